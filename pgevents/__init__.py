@@ -1,0 +1,76 @@
+"""A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
+
+from pgevents.client import EventClient, create_event_client
+from pgevents.errors import (
+    AppendOnlyError,
+    ConcurrencyError,
+    ConfigurationError,
+    ConnectionLostError,
+    EventDecodeError,
+    EventEncodeError,
+    IdempotencyError,
+    NotInstalledError,
+    PgEventsError,
+    PluginError,
+    RetryableError,
+    StagedEventsError,
+    UnknownEventTypeError,
+    UnsupportedTransactionError,
+)
+from pgevents.events import Event, EventTypes, NewEvent, event
+from pgevents.hookspecs import Conflict, Snapshot, hookimpl
+from pgevents.ordering import Horizon, HorizonHolder, Position
+from pgevents.projections import (
+    MultiStreamProjectionBase,
+    ProjectionBase,
+    create_multi_stream_projection_base_class,
+    create_projection_base_class,
+)
+from pgevents.reading import EventStream
+from pgevents.reducers import Pipeline, derive, pipeline
+from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.streams import Stream, stream
+from pgevents.tables import create_events_table, create_projections_table
+
+__all__ = [
+    "AppendOnlyError",
+    "ConcurrencyError",
+    "ConfigurationError",
+    "Conflict",
+    "ConnectionLostError",
+    "Event",
+    "EventClient",
+    "EventDecodeError",
+    "EventEncodeError",
+    "EventStream",
+    "EventTypes",
+    "Horizon",
+    "HorizonHolder",
+    "IdempotencyError",
+    "MultiStreamProjectionBase",
+    "NewEvent",
+    "NotInstalledError",
+    "PgEventsError",
+    "Pipeline",
+    "PluginError",
+    "Position",
+    "ProjectionBase",
+    "RetryableError",
+    "SaveResult",
+    "SavedProjection",
+    "Snapshot",
+    "StagedEventsError",
+    "Stream",
+    "UnknownEventTypeError",
+    "UnsupportedTransactionError",
+    "create_event_client",
+    "create_events_table",
+    "create_multi_stream_projection_base_class",
+    "create_projection_base_class",
+    "create_projections_table",
+    "derive",
+    "event",
+    "hookimpl",
+    "pipeline",
+    "stream",
+]

@@ -1,0 +1,551 @@
+"""`EventClient`: save, read, validate, decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+import attrs
+import peewee
+
+from pgevents import installation
+from pgevents.database import Session, open_database
+from pgevents.deciding import Decision
+from pgevents.errors import ConfigurationError
+from pgevents.events import Event, EventTypes
+from pgevents.hookspecs import Plugins, Snapshot
+from pgevents.ordering import Horizon, check_installed, horizon_of
+from pgevents.reading import AsOf, EventStream, Reader
+from pgevents.saving import Latest, Save, position_of
+from pgevents.serialization import Serializer
+from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
+from pgevents.streams import Stream, stream
+from pgevents.tables import EventsModel, ProjectionsModel
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+    from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
+
+    Projection = ProjectionBase | MultiStreamProjectionBase
+
+__all__ = ["EventClient", "create_event_client"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+V = TypeVar("V")
+W = TypeVar("W")
+Types = str | Sequence[str | type[Any]] | None
+FINAL_WAIT = 10.0
+"""Seconds that a final read waits for writers in flight before it names them and gives up."""
+
+
+class EventClient:
+    """Saves events to one events table and reads them back; made by `create_event_client()`.
+
+    Attributes:
+        db: The Peewee database. Calls inside its `db.atomic()` join that transaction.
+        events: The model of the events table.
+        projections: The model of the projections table.
+        plugins: The client's plugins.
+        types: The event classes that it knows.
+    """
+
+    def __init__(
+        self,
+        db: peewee.PostgresqlDatabase,
+        events: type[EventsModel],
+        projections: type[ProjectionsModel],
+        types: EventTypes,
+        plugins: Plugins,
+    ) -> None:
+        self.db = db
+        self.events = events
+        self.projections = projections
+        self.types = types
+        self.plugins = plugins
+        self.serializer = Serializer()
+        self.session = Session(db)
+        self.reader = Reader(self.session, events.pgevents_spec, types, self.serializer)
+        self.snapshots = Snapshots(self.session, projections, self.serializer)
+        self._is_checked = False
+
+    def configure(self, plugin: Any) -> None:
+        """Let a newly registered plugin bring types and converters."""
+        if hasattr(plugin, "pgevents_configure_converter"):
+            self.serializer.configure(plugin.pgevents_configure_converter)
+        if hasattr(plugin, "pgevents_register_events"):
+            self.types = self.types.extended(plugin.pgevents_register_events)
+            self.reader.types = self.types
+
+    # -- tables ------------------------------------------------------------------------------------------------
+
+    def create_tables(self) -> None:
+        """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
+
+        Processes that call it at once wait for each other. Functions are replaced only if they differ, and then while
+        nobody is in the middle of a save.
+
+        Raises:
+            peewee.PeeweeException: The server refused, for example for lack of a privilege.
+        """
+        installation.install(self.session, self.events, self.projections)
+        self._is_checked = False
+
+    def create_tables_sql(self) -> str:
+        """The SQL that `create_tables()` runs, for review or for a migration tool."""
+        return installation.install_sql(self.events, self.projections)
+
+    def maintenance(self, reason: str) -> AbstractContextManager[None]:
+        """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.
+
+        Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by which
+        role, why, and the statement.
+
+        Args:
+            reason: Why; it is kept.
+
+        Raises:
+            ConfigurationError: No reason.
+
+        Example:
+            ```python
+            with client.maintenance("erasure request 17"):
+                client.db.execute_sql("UPDATE my_app.events SET data = data - 'email' WHERE id = 5")
+            ```
+        """
+        return installation.maintenance(self.session, reason)
+
+    def horizon(self) -> Horizon:
+        """Up to where the log can no longer change, and who holds that back."""
+        self.check_installed()
+        return horizon_of(self.session.execute, self.events.pgevents_spec)
+
+    def check_installed(self) -> None:
+        """That tables and functions are there and sound; asked once, before the first save or final read.
+
+        Raises:
+            NotInstalledError: They are missing, or others than this client's.
+            ConfigurationError: The sequence could give out ids twice or out of order.
+        """
+        if not self._is_checked:
+            check_installed(self.session.execute, self.events.pgevents_spec)
+            self._is_checked = True
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def save_event(
+        self,
+        event: T,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        created_at: datetime | None = None,
+    ) -> Event[T]:
+        """Save one event; see `save_events`."""
+        return cast("list[Event[T]]", Save(self, metadata, idempotency_key, created_at).run([event]))[0]
+
+    def save_events(
+        self,
+        events: Sequence[T],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        created_at: datetime | None = None,
+    ) -> list[Event[T]]:
+        """Save events, all or none, in one round trip.
+
+        Args:
+            events: Instances of event classes, or dicts `{"type": ..., "data": {...}}`; none is `[]`.
+            metadata: A JSON object for each of them; keys that begin with `$` are reserved.
+            idempotency_key: A save repeated with its key saves nothing and returns what the first one saved.
+            created_at: When they happened, with a time zone (for imports); by default now.
+
+        Returns:
+            The saved events, in the order given.
+
+        Raises:
+            EventEncodeError: Data that cannot be stored. Nothing was written.
+            UnknownEventTypeError: An object that is no event of this client.
+            IdempotencyError: The key saved other events before.
+            RetryableError: Nothing was written; try again.
+
+        Example:
+            ```python
+            client.save_events([{"type": "CART_CREATED", "data": {"cart_id": "c1"}}])
+            ```
+        """
+        return Save(self, metadata, idempotency_key, created_at).run(events)
+
+    def save_event_with_stream_validation(
+        self,
+        event: T,
+        latest_event_id: Latest,
+        streams: Sequence[Stream[Any]] | Stream[Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        created_at: datetime | None = None,
+    ) -> Event[T]:
+        """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
+        positions = [position_of(latest_event_id, streams)]
+        save = Save(self, metadata, idempotency_key, created_at, positions, latest_event_id)
+        return cast("list[Event[T]]", save.run([event]))[0]
+
+    def save_events_with_stream_validation(
+        self,
+        events: Sequence[T],
+        latest_event_id: Latest,
+        streams: Sequence[Stream[Any]] | Stream[Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        created_at: datetime | None = None,
+    ) -> list[Event[T]]:
+        """Save events only if the streams hold exactly what the caller has read.
+
+        Args:
+            events: As for `save_events`.
+            latest_event_id: The read itself or its `.position`: exact. Or an event or its id: then nothing may stand
+                above that id in any of the streams. None: the streams must be empty.
+            streams: What the decision rests on. A read knows its own.
+            metadata: As for `save_events`.
+            idempotency_key: As for `save_events`; a repeated save is recognised before a conflict is reported.
+            created_at: As for `save_events`.
+
+        Raises:
+            ConcurrencyError: Refused, with the ids of the events that the caller had not read. Nothing was written.
+            ConfigurationError: An id above the last one issued, or streams that the position does not belong to.
+            RetryableError: Nothing was written; try again.
+
+        Example:
+            ```python
+            history = client.get_event_stream(cart_id="c1")
+            client.save_events_with_stream_validation([{"type": "CHECKED_OUT", "data": {"cart_id": "c1"}}], history)
+            ```
+        """
+        positions = [position_of(latest_event_id, streams)]
+        return Save(self, metadata, idempotency_key, created_at, positions, latest_event_id).run(events)
+
+    def preview(self, event: T) -> Event[T]:
+        """An event in its envelope as it would be saved, with id 0; nothing is written."""
+        new = Save(self).new_event(event)
+        now = datetime.now(timezone.utc)
+        return Event(0, new.type, cast(T, new.data), new.metadata, now, now)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    @overload
+    def get_event_stream(
+        self, types: TypeForm[D], /, *, after: int = ..., data: Mapping[str, Any] | None = ..., final: bool = ...,
+        as_of: AsOf | None = ..., **identifier: Any,
+    ) -> EventStream[D]: ...
+    @overload
+    def get_event_stream(
+        self, types: Types = ..., /, *, after: int = ..., data: Mapping[str, Any] | None = ..., final: bool = ...,
+        as_of: AsOf | None = ..., **identifier: Any,
+    ) -> EventStream[Any]: ...
+    def get_event_stream(
+        self,
+        types: Any = None,
+        /,
+        *,
+        after: int = 0,
+        data: Mapping[str, Any] | None = None,
+        final: bool = False,
+        as_of: AsOf | None = None,
+        **identifier: Any,
+    ) -> EventStream[Any]:
+        """The events of a stream, ordered by id, with the position to validate a save against.
+
+        Args:
+            types: A class, a union of classes, a type's name or a sequence of these; nothing means any.
+            after: Only events above this id.
+            data: Identifiers by field name, for fields that cannot be written as keywords.
+            final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late event.
+            as_of: Only events up to this id, or created up to this time.
+            **identifier: Field and value, or a list of values of which any will do.
+
+        Raises:
+            ConfigurationError: An identifier of None, or another argument that cannot be meant.
+            EventDecodeError: A stored event does not fit its class.
+            RetryableError: A final read met a transaction that did not end in time.
+
+        Example:
+            ```python
+            history = client.get_event_stream(CartEvent, cart_id="c1")
+            ```
+        """
+        return self.get_event_streams([stream(types, data=data, **identifier)], after=after, final=final, as_of=as_of)
+
+    def get_event_streams(
+        self, streams: Sequence[Stream[D]], *, after: int = 0, final: bool = False, as_of: AsOf | None = None
+    ) -> EventStream[D]:
+        """The events of several streams in one order, each event once; arguments as for `get_event_stream`."""
+        if not final:
+            return self.reader.read(streams, after=after, as_of=as_of)
+        if as_of is not None:
+            raise ConfigurationError("final and as_of exclude each other: the past up to an id is read with as_of alone")
+        self.check_installed()
+        return self.reader.read_final(streams, after=after, wait=FINAL_WAIT)
+
+    @overload
+    def iter_event_stream(
+        self, types: TypeForm[D], /, *, after: int = ..., data: Mapping[str, Any] | None = ...,
+        as_of: AsOf | None = ..., **identifier: Any,
+    ) -> Iterator[Event[D]]: ...
+    @overload
+    def iter_event_stream(
+        self, types: Types = ..., /, *, after: int = ..., data: Mapping[str, Any] | None = ...,
+        as_of: AsOf | None = ..., **identifier: Any,
+    ) -> Iterator[Event[Any]]: ...
+    def iter_event_stream(
+        self,
+        types: Any = None,
+        /,
+        *,
+        after: int = 0,
+        data: Mapping[str, Any] | None = None,
+        as_of: AsOf | None = None,
+        **identifier: Any,
+    ) -> Iterator[Event[Any]]:
+        """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
+
+        Pages of the index are read as the loop goes on, so it may save events and holds no transaction open.
+
+        Example:
+            ```python
+            for event in client.iter_event_stream():
+                print(event.id, event.type)
+            ```
+        """
+        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of)
+
+    def iter_event_streams(
+        self, streams: Sequence[Stream[D]], *, after: int = 0, as_of: AsOf | None = None
+    ) -> Iterator[Event[D]]:
+        """Like `get_event_streams`, one event at a time in constant memory."""
+        return self.reader.pages(streams, after, as_of)
+
+    @overload
+    def get_latest_event(
+        self, types: TypeForm[D], /, *, data: Mapping[str, Any] | None = ..., final: bool = ..., **identifier: Any
+    ) -> Event[D] | None: ...
+    @overload
+    def get_latest_event(
+        self, types: Types = ..., /, *, data: Mapping[str, Any] | None = ..., final: bool = ..., **identifier: Any
+    ) -> Event[Any] | None: ...
+    def get_latest_event(
+        self, types: Any = None, /, *, data: Mapping[str, Any] | None = None, final: bool = True, **identifier: Any
+    ) -> Event[Any] | None:
+        """The event of a stream with the greatest id, or None.
+
+        Args:
+            types: As for `get_event_stream`.
+            data: As for `get_event_stream`.
+            final: Wait (10 seconds at most) until no event can appear below it, so that its id may be validated
+                against. False: do not wait, for display.
+            **identifier: As for `get_event_stream`.
+
+        Raises:
+            RetryableError: A transaction that writes to the stream did not end in time; the message names it.
+
+        Example:
+            ```python
+            latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
+            ```
+        """
+        if final:
+            self.check_installed()
+        return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
+
+    # -- projections -------------------------------------------------------------------------------------------
+
+    def save_projection(self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]) -> SaveResult[V]:
+        """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
+        return projection.save_projection()
+
+    def get_projection(
+        self, projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]], id: Any
+    ) -> SavedProjection[V] | None:
+        """The snapshot of a projection, if one of its present version is saved.
+
+        Args:
+            projection: The projection's class.
+            id: Its id.
+        """
+        return self.snapshots.get(projection.projection_type, str(id), projection.version, projection.view_class())
+
+    def query_projections(
+        self,
+        projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]],
+        /,
+        *,
+        where: peewee.Expression | None = None,
+        order_by: Any = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        data: Mapping[str, Any] | None = None,
+        **match: Any,
+    ) -> list[SavedProjection[V]]:
+        """Saved projections of one class whose views have these values.
+
+        Args:
+            projection: The projection's class; its type and version are matched.
+            where: A Peewee expression on the projections model, for more.
+            order_by: A column or expression of the projections model, or a list of them; by default the id.
+            limit: At most so many.
+            offset: Leave out so many first.
+            data: Values by field name, for fields that cannot be written as keywords.
+            **match: Field and value. A list means any of; a field that is an array matches it exactly.
+
+        Example:
+            ```python
+            open_carts = client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
+            ```
+        """
+        wanted = {**(data or {}), **match}
+        kind, version, view_class = projection.projection_type, projection.version, projection.view_class()
+        return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
+
+    def save_snapshot(
+        self, projection: type[Any], id: str, view: V, latest_event_id: int, *, events_folded: int = 0
+    ) -> SaveResult[V]:
+        """Save a view that is folded from exactly the final events up to an id; `save_projection` does that."""
+        hooks = self.plugins.implemented
+        data = self.serializer.encode(view, projection.__name__)
+        snapshot = Snapshot(
+            projection.projection_type, id, data, view, latest_event_id, projection.version, events_folded
+        )
+        if "pgevents_before_snapshot" in hooks:
+            snapshot = self.plugins.before_snapshot(self, snapshot)
+        result = self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))
+        if "pgevents_after_snapshot" in hooks:
+            self.plugins.hook.pgevents_after_snapshot(client=self, snapshot=snapshot, status=result.status)
+        return result
+
+    # -- deciding ----------------------------------------------------------------------------------------------
+
+    @overload
+    def decide(
+        self,
+        projections: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
+        decider: Callable[[V], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[
+            ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
+            ProjectionBase[W, Any] | MultiStreamProjectionBase[W, Any],
+        ],
+        decider: Callable[[V, W], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: Sequence[Projection[Any, Any]],
+        decider: Callable[..., Any],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    def decide(
+        self,
+        projections: Any,
+        decider: Callable[..., Any],
+        *,
+        retries: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> list[Event[Any]]:
+        """Read, decide, and save what was decided, only if all that was read still holds; retried on a conflict.
+
+        Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked before
+        they are read, so that a try is never in vain.
+
+        Args:
+            projections: A projection, or several that the decision rests on.
+            decider: Called with the view (or views, in order); returns an event, a sequence of events, or None for
+                nothing. It may be called several times, so it should do nothing but decide.
+            retries: How many times to try again.
+            metadata: As for `save_events`.
+            idempotency_key: As for `save_events`.
+
+        Returns:
+            The saved events.
+
+        Raises:
+            ConcurrencyError: The last try met a conflict, too.
+            RetryableError: The last try met a deadlock or a lock timeout.
+            StagedEventsError: A projection has staged events, or an `as_of`.
+
+        Example:
+            ```python
+            client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
+            ```
+        """
+        several = tuple(projections) if isinstance(projections, Iterable) else (projections,)
+        return Decision(self, several, decider, retries, metadata, idempotency_key).run()
+
+
+def create_event_client(
+    db: peewee.PostgresqlDatabase | str,
+    events: type[EventsModel],
+    projections: type[ProjectionsModel],
+    event_types: Any = None,
+    *,
+    plugins: Iterable[Any] | str = (),
+) -> EventClient:
+    """A client for one events table and one projections table.
+
+    Args:
+        db: A Peewee `PostgresqlDatabase` (or a subclass, such as a pool), or a URL `postgresql://...`.
+        events: From `create_events_table()`.
+        projections: From `create_projections_table()`.
+        event_types: The event classes that it may save and decodes; by default all that were made by `@event`.
+        plugins: Instances or modules that implement hooks, or "auto" for all installed packages that offer any.
+
+    Raises:
+        ConfigurationError: Models in the wrong place, or a database that is none.
+        PluginError: A plugin that cannot be registered.
+
+    Example:
+        ```python
+        from pgevents import create_event_client, create_events_table, create_projections_table
+
+        client = create_event_client(
+            "postgresql://localhost/shop", create_events_table("shop"), create_projections_table("shop")
+        )
+        ```
+    """
+    for given, base, factory in (
+        (events, EventsModel, "create_events_table"),
+        (projections, ProjectionsModel, "create_projections_table"),
+    ):
+        if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
+    database = open_database(db)
+    database.bind([events, projections])
+    types = EventTypes.everything if event_types is None else EventTypes(event_types)
+    client = EventClient(database, events, projections, types, Plugins())
+    client.plugins.on_register = client.configure
+    if plugins == "auto":
+        client.plugins.load_entry_points()
+    elif isinstance(plugins, str):
+        raise ConfigurationError(f'plugins is a list of plugins or "auto", not {plugins!r}')
+    else:
+        for plugin in plugins:
+            client.plugins.register(plugin)
+    return client

@@ -1,0 +1,140 @@
+"""The database at work: opened from a URL, asked in one round trip, its errors told in pgevents' terms."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import attrs
+import peewee
+import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR, make_dsn, parse_dsn
+
+from pgevents.errors import (
+    AppendOnlyError,
+    ConfigurationError,
+    ConnectionLostError,
+    IdempotencyError,
+    NotInstalledError,
+    PgEventsError,
+    RetryableError,
+    UnsupportedTransactionError,
+)
+
+__all__ = ["Session", "open_database"]
+
+RETRYABLE = {
+    "40001": "a serialization failure",
+    "40P01": "a deadlock",
+    "55P03": "a lock timeout",
+    "57014": "a statement timeout or a cancel request",
+}
+REFUSED: dict[str, type[PgEventsError]] = {
+    "PGE01": UnsupportedTransactionError,
+    "PGE02": ConfigurationError,
+    "PGE03": AppendOnlyError,
+    "25006": UnsupportedTransactionError,
+}
+
+
+def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
+    """A Peewee database from itself or from a URL; nothing connects yet.
+
+    Raises:
+        ConfigurationError: Not PostgreSQL, or a URL that cannot be read. A password is never repeated.
+    """
+    if isinstance(db, str):
+        if not db.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "the connection URL starts with postgresql://, as in postgresql://user:password@host:5432/database"
+            )
+        try:
+            parts = parse_dsn(db)
+            database = peewee.PostgresqlDatabase(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
+        except psycopg2.Error:
+            raise ConfigurationError(
+                "the connection URL cannot be read; it has the form postgresql://user:password@host:5432/database, "
+                "with special characters in the password as %XX"
+            ) from None
+        return database
+    if isinstance(db, peewee.DatabaseProxy):
+        raise ConfigurationError("initialize the DatabaseProxy first and give the client its database (proxy.obj)")
+    if not isinstance(db, peewee.PostgresqlDatabase):
+        raise ConfigurationError(f"pgevents needs a peewee.PostgresqlDatabase or a URL, not {type(db).__name__}")
+    return db
+
+
+def url_of(db: peewee.PostgresqlDatabase) -> str:
+    """The libpq connection string of a database, for other processes; it holds the password, if there is one."""
+    params = {key: value for key, value in db.connect_params.items() if isinstance(value, (str, int))}
+    name = str(db.database)
+    return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
+
+
+@attrs.frozen
+class Session:
+    """Runs SQL on a Peewee database and raises pgevents' errors."""
+
+    db: peewee.PostgresqlDatabase
+
+    def execute(self, sql: str, params: Any = None) -> Any:
+        """One statement (or several in one message) on this thread's connection; a cursor.
+
+        Raises:
+            RetryableError: Deadlock, lock or statement timeout, serialization failure.
+            ConnectionLostError: The connection broke.
+            NotInstalledError: Table or function does not exist.
+            UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
+        """
+        db = self.db
+        if not db.in_transaction() and not db.is_closed():
+            connection = db.connection()
+            if connection.closed:
+                db.close()
+            elif not connection.autocommit:
+                raise UnsupportedTransactionError(
+                    "autocommit was switched off on this connection, so nobody would commit; "
+                    "leave it as Peewee sets it and use db.atomic() for transactions"
+                )
+        try:
+            return db.execute_sql(sql, params)
+        except peewee.PeeweeException as error:
+            self._translate(error)
+
+    def check_alive(self) -> None:
+        """Inside a transaction: that it was not lost to an SQL error which somebody swallowed.
+
+        PostgreSQL answers the COMMIT of such a transaction with a silent ROLLBACK.
+
+        Raises:
+            UnsupportedTransactionError: The transaction can only be rolled back.
+        """
+        if self.db.connection().get_transaction_status() == TRANSACTION_STATUS_INERROR:
+            raise UnsupportedTransactionError(
+                "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
+                "let the error through, or guard the statement by a savepoint (db.atomic())"
+            )
+
+    def _translate(self, error: peewee.PeeweeException) -> NoReturn:
+        cause = error.args[0] if error.args and isinstance(error.args[0], psycopg2.Error) else None
+        code = cause.pgcode if cause is not None else None
+        diagnosis = cause.diag if cause is not None else None
+        message = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
+        detail = diagnosis.message_detail if diagnosis is not None else None
+        if code in RETRYABLE:
+            whole = "; run the whole db.atomic() block again" if self.db.in_transaction() else ""
+            extra = f" ({detail})" if detail else ""
+            raise RetryableError(f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}") from error
+        if code == "PGE04":
+            raise IdempotencyError(message, key="") from error
+        if code in REFUSED:
+            raise REFUSED[code](message) from error
+        if code in {"42P01", "42883", "3F000"}:
+            raise NotInstalledError(f"{message}: run client.create_tables()") from error
+        if not self.db.is_closed() and self.db.connection().closed:
+            if not self.db.in_transaction():
+                self.db.close()
+            raise ConnectionLostError(
+                f"the connection broke: {message.strip()}. A save may or may not have been committed: "
+                "repeat it with its idempotency_key. The next call connects anew"
+            ) from error
+        raise error

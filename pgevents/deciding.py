@@ -1,0 +1,87 @@
+"""Read, decide, save: optimistic at first, and locked where optimism would starve."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
+from pgevents.events import Event
+from pgevents.ordering import streams_json
+from pgevents.saving import Save
+
+if TYPE_CHECKING:
+    from pgevents.client import EventClient
+
+__all__ = ["Decision"]
+
+OPTIMISTIC_TRIES = 2
+
+
+@attrs.frozen
+class Decision:
+    """One call of `EventClient.decide`."""
+
+    client: EventClient
+    projections: Sequence[Any]
+    decider: Callable[..., Any]
+    retries: int
+    metadata: Mapping[str, Any] | None
+    key: str | None
+
+    def run(self) -> list[Event[Any]]:
+        """Try until it holds; the last conflict is raised."""
+        if not self.projections:
+            raise ConfigurationError("decide needs at least one projection to decide on")
+        if self.retries < 0:
+            raise ConfigurationError(f"retries is 0 or more, not {self.retries}")
+        for projection in self.projections:
+            if projection.has_staged_events or projection.as_of is not None:
+                raise StagedEventsError(f"decide needs the saved present; {projection!r} has staged events or an as_of")
+        if self.client.db.in_transaction():
+            return self._try_locked(1)
+        attempt, last = 0, self.retries + 1
+        while True:
+            attempt += 1
+            try:
+                if attempt <= OPTIMISTIC_TRIES:
+                    return self._try_optimistic(attempt)
+                with self.client.db.atomic():
+                    return self._try_locked(attempt)
+            except RetryableError as error:
+                delay = error.retry_after if isinstance(error, ConcurrencyError) else None
+                if attempt >= last:
+                    if delay is None:
+                        raise
+                    last += 1
+                time.sleep(random.uniform(0, 0.005 * attempt) if delay is None else delay)
+
+    def _try_optimistic(self, attempt: int) -> list[Event[Any]]:
+        decided = self._decide()
+        positions = [projection.position for projection in self.projections]
+        return self._save(decided, attempt, positions)
+
+    def _try_locked(self, attempt: int) -> list[Event[Any]]:
+        """Nothing can come between, so nothing needs to be checked: the locks stand until the commit."""
+        client = self.client
+        client.check_installed()
+        streams = [one for projection in self.projections for one in projection.get_streams()]
+        client.session.execute(f"SELECT {client.events.pgevents_spec.qualified('_lock')}(%s)", [streams_json(streams)])
+        return self._save(self._decide(), attempt, None)
+
+    def _decide(self) -> Any:
+        return self.decider(*(projection.refresh().view for projection in self.projections))
+
+    def _save(self, decided: Any, attempt: int, positions: Any) -> list[Event[Any]]:
+        if decided is None:
+            return []
+        several = cast("Sequence[Any]", decided if isinstance(decided, (list, tuple)) else [decided])
+        save = Save(self.client, self.metadata, self.key, None, positions, positions, attempt)
+        saved = save.run(several)
+        for projection in self.projections:
+            projection.refresh()
+        return saved

@@ -1,0 +1,141 @@
+"""What can go wrong, each with the fields that a caller needs to act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "AppendOnlyError",
+    "ConcurrencyError",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "EventDecodeError",
+    "EventEncodeError",
+    "IdempotencyError",
+    "NotInstalledError",
+    "PgEventsError",
+    "PluginError",
+    "RetryableError",
+    "StagedEventsError",
+    "UnknownEventTypeError",
+    "UnsupportedTransactionError",
+]
+
+
+class PgEventsError(Exception):
+    """The base of every error that pgevents itself raises."""
+
+
+class ConfigurationError(PgEventsError, ValueError):
+    """A name, an argument or a server setting that pgevents cannot work with."""
+
+
+class NotInstalledError(PgEventsError, LookupError):
+    """The tables or functions are missing, or older than this client: run `client.create_tables()`."""
+
+
+class UnknownEventTypeError(PgEventsError, LookupError):
+    """An event class or a type's name that this client does not know.
+
+    Attributes:
+        event_type: The class or name that was given.
+    """
+
+    def __init__(self, message: str, event_type: object = None) -> None:
+        super().__init__(message)
+        self.event_type = event_type
+
+
+class EventEncodeError(PgEventsError, ValueError):
+    """An event, its metadata or a view that cannot be stored as JSON in PostgreSQL."""
+
+
+class EventDecodeError(PgEventsError, ValueError):
+    """A stored event or snapshot does not fit its class.
+
+    Attributes:
+        event_id: The id of the stored event, or None if it was never stored.
+        event_type: Its type (of a snapshot: the projection's type).
+        field: The field at fault, if it is known.
+    """
+
+    def __init__(
+        self, message: str, *, event_id: int | None = None, event_type: str = "", field: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+        self.event_type = event_type
+        self.field = field
+
+
+class RetryableError(PgEventsError):
+    """Nothing was written, and the same call may well succeed when it is made again.
+
+    Deadlocks, lock and statement timeouts and serialization failures arrive as this class, with the
+    driver's error as the cause. Inside `db.atomic()` PostgreSQL has given up the whole transaction:
+    leave the block and run all of it again.
+    """
+
+
+class ConcurrencyError(RetryableError):
+    """A validated save was refused: the streams hold events that the caller had not read.
+
+    Attributes:
+        conflicting_ids: Ids of the events that were not known to the caller (at most 100).
+        expected: The position or id that the caller gave.
+        attempts: How many times it was tried.
+        retry_after: Seconds after which a plugin asked for one more try, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        conflicting_ids: Sequence[int] = (),
+        expected: Any = None,
+        attempts: int = 1,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.conflicting_ids = tuple(conflicting_ids)
+        self.expected = expected
+        self.attempts = attempts
+        self.retry_after = retry_after
+
+
+class ConnectionLostError(PgEventsError, ConnectionError):
+    """The connection broke during the call; the next call connects anew.
+
+    Whether a save was committed is not known: look, or repeat it with its `idempotency_key`, which is always safe.
+    """
+
+
+class IdempotencyError(PgEventsError, ValueError):
+    """An idempotency key was used before, for other events.
+
+    Attributes:
+        key: The key.
+        saved_ids: Ids of the events that were saved with it.
+    """
+
+    def __init__(self, message: str, *, key: str, saved_ids: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+        self.saved_ids = tuple(saved_ids)
+
+
+class UnsupportedTransactionError(PgEventsError, RuntimeError):
+    """The connection's transaction cannot keep the promises (its isolation level, a standby, autocommit off)."""
+
+
+class AppendOnlyError(PgEventsError, TypeError):
+    """Events are appended through the client; the log is neither written nor changed in another way."""
+
+
+class StagedEventsError(PgEventsError, RuntimeError):
+    """A projection with staged (unsaved) or hand-fed events was asked for something only saved history allows."""
+
+
+class PluginError(PgEventsError, ValueError):
+    """A plugin that cannot be registered; the message names what to mend."""

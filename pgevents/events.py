@@ -1,0 +1,271 @@
+"""`@event`, the envelope of a saved event, and the registry of types."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Generic, TypeVar, overload
+
+import attrs
+
+from pgevents.errors import ConfigurationError, UnknownEventTypeError
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[Any], Any]:
+        return lambda decorated: decorated
+
+
+__all__ = ["Event", "EventType", "EventTypes", "NewEvent", "event", "event_type_of"]
+
+T = TypeVar("T")
+D_co = TypeVar("D_co", covariant=True)
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+_MARK = "__pgevents_type__"
+
+
+@attrs.frozen
+class EventType:
+    """What `@event` knows of a class: its name in the log, its version and its past."""
+
+    name: str
+    cls: type[Any]
+    version: int = 1
+    upcasters: Mapping[int, Upcaster] = attrs.field(factory=dict[int, Upcaster])
+    formerly: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name under which events of this class stand in the log."""
+        return (self.name, *self.formerly)
+
+
+@attrs.frozen
+class Event(Generic[D_co]):
+    """An event as it stands in the log: the envelope and, inside it, your own class.
+
+    Attributes:
+        id: Its place in the one total order of the log.
+        type: The name under which it is stored.
+        data: An instance of the class registered for the type, or a dict if there is none.
+        metadata: What is known about the event rather than by it (correlation id, actor, ...).
+        created_at: When it was saved (or the `created_at` that the save was given); has a time zone.
+        updated_at: Equal to `created_at` unless the event was redacted.
+    """
+
+    id: int
+    type: str
+    data: D_co
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+@attrs.frozen
+class NewEvent:
+    """An event that is about to be saved, as hooks see it: no id yet.
+
+    Attributes:
+        type: The name under which it will be stored.
+        data: An instance of a registered class, or a dict.
+        metadata: Metadata of this one event; a JSON object.
+    """
+
+    type: str
+    data: Any
+    metadata: dict[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+def _check_type_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
+    if len(name) > 200 or any(ord(char) < 32 for char in name):
+        raise ConfigurationError(f"an event type's name has at most 200 characters and no control characters: {name!r}")
+    return name
+
+
+@overload
+def event(name: type[T], /) -> type[T]: ...
+@overload
+def event(
+    name: str | None = None,
+    /,
+    *,
+    version: int = 1,
+    upcasters: Mapping[int, Upcaster] | None = None,
+    formerly: Iterable[str] = (),
+) -> Callable[[type[T]], type[T]]: ...
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def event(
+    name: Any = None,
+    /,
+    *,
+    version: int = 1,
+    upcasters: Mapping[int, Upcaster] | None = None,
+    formerly: Iterable[str] = (),
+) -> Any:
+    """Make a class an event: `attrs.frozen`, and registered under a name.
+
+    Args:
+        name: The type's name in the log; bare `@event` takes the class's name.
+        version: Version of the data's shape. Raise it when old data needs an upcaster.
+        upcasters: For each older version, a function from its data (a dict) to the next version's.
+            They run when events are read; the log is never rewritten.
+        formerly: Names that the type had before; reads by class find those events too.
+
+    Raises:
+        ConfigurationError: A name, version or upcaster that cannot work.
+
+    Example:
+        ```python
+        from pgevents import event
+
+        @event("CART_CREATED", version=2, upcasters={1: lambda data: {**data, "currency": "GBP"}})
+        class CartCreated:
+            cart_id: str
+            currency: str
+        ```
+    """
+
+    def register(cls: type[T], type_name: str) -> type[T]:
+        made = cls if attrs.has(cls) and "__attrs_attrs__" in vars(cls) else attrs.frozen(cls)
+        steps = dict(upcasters or {})
+        if version < 1 or set(steps) - set(range(1, version)):
+            raise ConfigurationError(
+                f"{type_name}: version {version} takes upcasters for the versions from 1 to {version - 1}, "
+                f"not for {sorted(steps)}"
+            )
+        old_names = tuple(_check_type_name(old) for old in formerly)
+        kind = EventType(_check_type_name(type_name), made, version, steps, old_names)
+        setattr(made, _MARK, kind)
+        EventTypes.everything.add(kind)
+        return made
+
+    if isinstance(name, type):
+        return register(name, name.__name__)
+    return lambda cls: register(cls, cls.__name__ if name is None else name)
+
+
+def event_type_of(cls: type[Any]) -> EventType:
+    """The `EventType` of a class made by `@event`.
+
+    Raises:
+        UnknownEventTypeError: The class was not made by `@event`.
+    """
+    kind = vars(cls).get(_MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if kind is None:
+        shown = getattr(cls, "__qualname__", repr(cls))
+        raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
+    return typing.cast(EventType, kind)
+
+
+class EventTypes:
+    """The event classes that a client knows, by class and by name.
+
+    A client made without `event_types` uses `EventTypes.everything`: all classes decorated so far, and later.
+    """
+
+    everything: typing.ClassVar[EventTypes]
+
+    def __init__(self, classes: Any = None) -> None:
+        self.restricted = classes is not None
+        self._by_name: dict[str, EventType] = {}
+        self._ambiguous: dict[str, list[str]] = {}
+        for cls in _flatten(classes):
+            self.add(event_type_of(cls))
+
+    def add(self, kind: EventType) -> None:
+        """Register a type; a class that is defined again (a reloaded module) replaces its former self."""
+        for name in kind.names:
+            known = self._by_name.get(name)
+            if known is not None and known.cls is not kind.cls and not _same_definition(known.cls, kind.cls):
+                if self.restricted:
+                    raise ConfigurationError(f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}")
+                self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
+            self._by_name[name] = kind
+
+    def extended(self, register: Callable[..., Iterable[type[Any]] | None]) -> EventTypes:
+        """A registry of its own with the classes that a plugin brings added; the shared one is left as it is."""
+        added = list(register(types=self) or ())
+        if not added or not self.restricted:
+            return self  # classes made by @event are in the shared registry already
+        made = EventTypes(())
+        made._by_name = dict(self._by_name)
+        for cls in added:
+            made.add(event_type_of(cls))
+        return made
+
+    def find(self, name: str) -> EventType | None:
+        """The type registered under a stored name, or None."""
+        if name in self._ambiguous:
+            raise ConfigurationError(
+                f"several classes claim the event type {name!r}: {', '.join(self._ambiguous[name])}; "
+                "name the ones this client shall use: create_event_client(db, events, projections, event_types)"
+            )
+        return self._by_name.get(name)
+
+    def of(self, instance: object) -> EventType:
+        """The type of an event that is to be saved.
+
+        Raises:
+            UnknownEventTypeError: No event, or an event that this client was not made for.
+        """
+        cls = type(instance)
+        kind = event_type_of(cls)
+        if self.restricted and self._by_name.get(kind.name) is not kind:
+            raise UnknownEventTypeError(
+                f"this client was created without the event type {kind.name!r} ({cls.__qualname__}); "
+                "add the class to its event_types",
+                cls,
+            )
+        return kind
+
+    def names(self, wanted: Any) -> tuple[str, ...] | None:
+        """The stored names that a `types` argument stands for; None for any type.
+
+        Args:
+            wanted: A class, a union of classes, a name, a sequence of these, or None for any type.
+
+        Raises:
+            UnknownEventTypeError: A class that is no event.
+            ConfigurationError: Something that is no type at all.
+        """
+        if wanted is None:
+            return None
+        found: dict[str, None] = {}
+        for item in _flatten(wanted):
+            names = (_check_type_name(item),) if isinstance(item, str) else event_type_of(item).names
+            found.update(dict.fromkeys(names))
+        return tuple(found)
+
+
+def _flatten(wanted: Any) -> Iterable[Any]:
+    """Classes and names out of a class, a union, an annotated alias, a name or (nested) sequences of these."""
+    if wanted is None:
+        return
+    if isinstance(wanted, (str, type)):
+        yield wanted
+    elif isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union:
+        for part in typing.get_args(wanted):
+            yield from _flatten(part)
+    elif hasattr(wanted, "__value__"):  # a `type X = A | B` alias
+        yield from _flatten(wanted.__value__)
+    elif isinstance(wanted, Iterable) and not isinstance(wanted, (Mapping, bytes)):
+        for part in typing.cast("Iterable[Any]", wanted):
+            yield from _flatten(part)
+    else:
+        raise ConfigurationError(
+            f"event types are named by a class, a union of classes, a type's name or a sequence of these, not {wanted!r}"
+        )
+
+
+def _same_definition(one: type[Any], other: type[Any]) -> bool:
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+EventTypes.everything = EventTypes()

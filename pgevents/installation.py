@@ -1,0 +1,86 @@
+"""Making schema, tables, functions and guards, and the audited way round the guards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peewee
+
+from pgevents.database import Session
+from pgevents.errors import ConfigurationError
+from pgevents.ordering import functions_sql, generation_of
+from pgevents.tables import EventsModel, ProjectionsModel, TableSpec
+
+__all__ = ["install", "install_sql", "maintenance"]
+
+# One installer at a time, whatever it installs: CREATE ... IF NOT EXISTS alone fails when two run at once.
+TURN_SQL = "SELECT pg_advisory_xact_lock(hashtextextended('pgevents.create_tables', 0))"
+COMMENT_SQL = "SELECT obj_description(to_regproc(%s), 'pg_proc')"
+
+
+def install(session: Session, events: type[EventsModel], projections: type[ProjectionsModel]) -> None:
+    """Create or update everything that a client needs, in one transaction."""
+    spec = events.pgevents_spec
+    with session.db.atomic():
+        session.execute(TURN_SQL)
+        for table in (spec, projections.pgevents_spec):
+            for statement in _missing(session, table):
+                session.execute(statement)
+        for model in (events, projections):
+            for index in _additional_indexes(model):
+                session.db.execute(index)
+        comment = session.execute(COMMENT_SQL, [spec.qualified("_append")]).fetchone()[0]
+        if comment != f"pgevents {generation_of(spec)}":
+            # Waits for writers in flight and keeps new ones out. One that called the old function and has not
+            # inserted yet is turned away by the new guard.
+            session.execute(f"LOCK TABLE {spec.qualified()} IN SHARE ROW EXCLUSIVE MODE")
+            session.execute(functions_sql(spec))
+
+
+def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:
+    """The same as SQL text; additional indexes made with Peewee are not part of it."""
+    spec = events.pgevents_spec
+    parts = [*spec.create_statements().values(), *projections.pgevents_spec.create_statements().values(), functions_sql(spec)]
+    return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"
+
+
+def _missing(session: Session, table: TableSpec) -> Iterator[str]:
+    """The statements that are still needed: `IF NOT EXISTS` alone would take locks that stall writers."""
+    for name, statement in table.create_statements().items():
+        kind = "to_regnamespace" if name.startswith("schema ") else "to_regclass"
+        (found,) = session.execute(f"SELECT {kind}(%s) IS NOT NULL", [name.removeprefix("schema ")]).fetchone()
+        if not found:
+            yield statement
+
+
+def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> Iterator[Any]:
+    wanted = model.pgevents_spec.additional_indexes
+    for index in wanted(model) if callable(wanted) else wanted:
+        if isinstance(index, peewee.Node):
+            yield index
+            continue
+        names = (index,) if isinstance(index, str) else tuple(index)
+        fields = {field.column_name: field for field in model._meta.sorted_fields}
+        unknown = [name for name in names if name not in fields]
+        if unknown:
+            raise ConfigurationError(
+                f"additional_indexes names no column {unknown[0]!r}; there are {list(fields)}. "
+                "For a field of the data use data_indexes; for an expression give a Peewee index"
+            )
+        made = peewee.ModelIndex(
+            model, [fields[name] for name in names], name=model.pgevents_spec.index_name(*names).strip('"'), safe=True
+        )
+        yield made
+
+
+@contextmanager
+def maintenance(session: Session, reason: str) -> Iterator[None]:
+    """A transaction with the guard's switch on; see `EventClient.maintenance`."""
+    if not reason.strip():
+        raise ConfigurationError("maintenance needs a reason; it is kept in the audit trail")
+    with session.db.atomic():
+        session.execute("SELECT set_config('pgevents.maintenance', %s, true)", [reason])
+        yield
+        session.execute("SELECT set_config('pgevents.maintenance', '', true)")

@@ -1,0 +1,202 @@
+"""The append function, positions, final reads and the horizon: the consistency contract in code.
+
+The SQL itself stands in `ordering.sql`, to be read and reviewed as SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import attrs
+
+from pgevents.errors import ConfigurationError, NotInstalledError
+from pgevents.streams import Stream
+from pgevents.tables import TableSpec
+
+__all__ = ["Horizon", "HorizonHolder", "Position", "append_sql", "check_installed", "functions_sql", "horizon_of"]
+
+KEY_LIMIT = 64
+"""How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
+
+FUNCTIONS = ("acquire", "stream_keys", "refuse", "lock", "final_bound", "append", "repeated", "guard")
+
+
+@attrs.frozen
+class Position:
+    """What a read has seen: the exact thing to validate a save against.
+
+    Attributes:
+        last_id: Id of the last event that was read, or the base if there was none.
+        base: The id that the read started from (a snapshot's id, a final bound, or 0).
+        count: How many matching events above the base were read.
+        streams: The streams that were read.
+    """
+
+    last_id: int
+    base: int
+    count: int
+    streams: tuple[Stream[Any], ...]
+    ids: array[int] = attrs.field(factory=lambda: array("q"), eq=False, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The condition in the form that the append function takes."""
+        return {"base": self.base, "seen": self.count, "streams": [one.as_json() for one in self.streams]}
+
+
+@attrs.frozen
+class HorizonHolder:
+    """A transaction that holds the horizon back.
+
+    Attributes:
+        pid: The backend's process id; None for a prepared transaction.
+        since: When its transaction began; None where the role may not see it.
+        published: The id above which its events will stand.
+        application: Its `application_name`.
+    """
+
+    pid: int | None
+    since: datetime | None
+    published: int
+    application: str
+
+
+@attrs.frozen
+class Horizon:
+    """Up to where the log can no longer change.
+
+    Attributes:
+        id: Every event with an id up to this one is committed and visible, or will never exist.
+        last_issued: The last id given out; equal to `id` when nobody is in the middle of a save.
+        holders: Who holds it back, the oldest first; empty when nobody does.
+    """
+
+    id: int
+    last_issued: int
+    holders: tuple[HorizonHolder, ...] = ()
+
+
+@cache
+def _template() -> str:
+    return (files("pgevents") / "ordering.sql").read_text(encoding="utf-8")
+
+
+@cache
+def functions_sql(spec: TableSpec) -> str:
+    """The functions and triggers of an events table, as SQL to run or to review."""
+    marks = {name: spec.qualified(f"_{name}") for name in FUNCTIONS}
+    marks |= {
+        "table": spec.qualified(),
+        "table_literal": spec.qualified().replace("'", "''"),
+        "sequence": spec.qualified("_id_seq"),
+        "maintenance": spec.qualified("_maintenance"),
+        "key_limit": str(KEY_LIMIT),
+        "fields": "ARRAY[" + ", ".join(f"'{field}'" for field in spec.data_indexes) + "]::text[]",
+    }
+    text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec), _template())
+    first = iter(("IF",))
+    text = re.sub(r"\{\{elsif\}\}", lambda _: next(first, "ELSIF"), text)
+    generation = hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
+    return f"{text}\n{_triggers_sql(spec, generation)}"
+
+
+def _each(block: str, spec: TableSpec) -> str:
+    return "".join(block.replace("{{field}}", field) for field in spec.data_indexes)
+
+
+def _triggers_sql(spec: TableSpec, generation: str) -> str:
+    table, guard = spec.qualified(), spec.qualified("_guard")
+    return f"""\
+CREATE OR REPLACE TRIGGER pgevents_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
+COMMENT ON FUNCTION {spec.qualified("_append")} IS 'pgevents {generation}';
+"""
+
+
+def generation_of(spec: TableSpec) -> str:
+    """The digest that tells whether the installed functions are these."""
+    found = re.search(r"IS 'pgevents (\w+)'", functions_sql(spec))
+    assert found is not None
+    return found[1]
+
+
+def append_sql(spec: TableSpec) -> str:
+    """The statement of every save; parameters: events, conditions, idempotency key, created_at."""
+    return f"SELECT status, ids, created, stored FROM {spec.qualified('_append')}(%s, %s, %s, %s)"
+
+
+def streams_json(streams: Sequence[Stream[Any]]) -> str:
+    """Streams in the form that the database functions take."""
+    return json.dumps([one.as_json() for one in streams])
+
+
+INSTALLED_SQL = """\
+SELECT to_regclass(%(table)s) IS NOT NULL,
+    obj_description(to_regproc(%(append)s), 'pg_proc'),
+    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1
+FROM (VALUES (1)) AS one LEFT JOIN pg_sequence AS s ON s.seqrelid = to_regclass(%(sequence)s)
+"""
+
+SEQUENCE_SQL = "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
+
+
+def check_installed(execute: Any, spec: TableSpec) -> None:
+    """What a client checks before its first save or final read.
+
+    Raises:
+        NotInstalledError: Table or functions are missing, or the functions are others than this client's.
+        ConfigurationError: The sequence could give out ids twice or out of order.
+    """
+    names = {"table": spec.qualified(), "append": spec.qualified("_append"), "sequence": spec.qualified("_id_seq")}
+    has_table, comment, sequence_is_sound = execute(INSTALLED_SQL, names).fetchone()
+    if not has_table or comment is None:
+        what = "append function" if has_table else "table"
+        raise NotInstalledError(f"the {what} of {spec.qualified()} does not exist yet: run client.create_tables()")
+    if comment != f"pgevents {generation_of(spec)}":
+        raise NotInstalledError(
+            f"the functions of {spec.qualified()} were made by another version of pgevents or for other data_indexes "
+            f"than {list(spec.data_indexes)}: run client.create_tables()"
+        )
+    if not sequence_is_sound:
+        raise ConfigurationError(
+            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, CACHE 1 and NO CYCLE, "
+            "else ids come twice or out of order; ALTER SEQUENCE it back"
+        )
+    last, greatest = execute(
+        SEQUENCE_SQL.format(sequence=spec.qualified("_id_seq"), table=spec.qualified()), None
+    ).fetchone()
+    if greatest is not None and greatest > last:
+        raise ConfigurationError(
+            f"the sequence {spec.qualified('_id_seq')} stands at {last}, behind the last event {greatest} "
+            "(a RESTART, or a restore without its sequence); "
+            f"""set it: SELECT setval('{spec.qualified("_id_seq")}', {greatest})"""
+        )
+
+
+HORIZON_SQL = """\
+SELECT a.pid, a.xact_start, coalesce(a.application_name, ''), l.pid IS NULL,
+    (%(last)s + ((l.objid::bigint - (%(last)s & 2147483647) + 3221225472 & 2147483647) - 1073741824))::bigint AS published
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %(table)s::regclass
+    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+    AND l.pid IS DISTINCT FROM pg_backend_pid()
+ORDER BY published, a.xact_start
+"""
+
+
+def horizon_of(execute: Any, spec: TableSpec) -> Horizon:
+    """The bound over everything, and who holds it back."""
+    sequence = spec.qualified("_id_seq")
+    (last,) = execute(f"SELECT (last_value - (NOT is_called)::int)::bigint FROM {sequence}", None).fetchone()
+    rows = execute(HORIZON_SQL, {"last": last, "table": spec.qualified()}).fetchall()
+    holders = tuple(HorizonHolder(pid, since, published, application) for pid, since, application, _, published in rows)
+    return Horizon(min([last, *(holder.published for holder in holders)]), last, holders)

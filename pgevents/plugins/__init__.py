@@ -1,0 +1,1 @@
+"""Bundled plugins, made of public hooks only."""

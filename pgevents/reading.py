@@ -1,0 +1,244 @@
+"""Reads: a stream's events in one statement, in order, each once, with the position that they were read at."""
+
+from __future__ import annotations
+
+import json
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast, overload
+
+import attrs
+
+from pgevents.database import Session
+from pgevents.errors import ConfigurationError, RetryableError
+from pgevents.events import Event, EventTypes
+from pgevents.ordering import Position, horizon_of, streams_json
+from pgevents.serialization import VERSION_KEY, Serializer
+from pgevents.streams import Stream, merge_streams, where_sql
+from pgevents.tables import TableSpec
+
+__all__ = ["EventStream", "Reader"]
+
+D_co = TypeVar("D_co", covariant=True)
+AsOf = int | datetime
+
+COLUMNS = "id, type, data::text, metadata::text, created_at, updated_at"
+PAGE = 5_000
+FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
+NO_EVENT = "NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
+
+
+class EventStream(Sequence[Event[D_co]], Generic[D_co]):
+    """The events of a read, in order, and the position to validate a save against."""
+
+    __slots__ = ("_events", "position")
+
+    def __init__(self, events: Sequence[Event[D_co]], position: Position) -> None:
+        self._events = events
+        self.position = position
+
+    @overload
+    def __getitem__(self, index: int) -> Event[D_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Event[D_co]]: ...
+    def __getitem__(self, index: int | slice) -> Event[D_co] | Sequence[Event[D_co]]:
+        return self._events[index]
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event[D_co]]:
+        return iter(self._events)
+
+    def __repr__(self) -> str:
+        return f"<EventStream of {len(self)} events, last id {self.position.last_id}>"
+
+
+@attrs.define
+class Reader:
+    """Reads one events table and decodes its rows."""
+
+    session: Session
+    spec: TableSpec
+    types: EventTypes
+    serializer: Serializer
+
+    def decode(self, row: Sequence[Any]) -> Event[Any]:
+        """A row of `COLUMNS` as an event."""
+        event_id, name, data_text, metadata_text, created_at, updated_at = row
+        metadata: dict[str, Any] = {} if metadata_text == "{}" else json.loads(metadata_text)
+        version = metadata.pop(VERSION_KEY, 1) if metadata else 1
+        data: Any = json.loads(data_text)
+        kind = self.types.find(name)
+        if kind is not None:
+            data = self.serializer.decode_event(kind, data, version, event_id)
+        return Event(event_id, name, data, metadata, created_at, updated_at)
+
+    def select(
+        self, streams: Sequence[Stream[Any]], after: int | str, as_of: AsOf | None, *, tail: str = "ORDER BY id"
+    ) -> tuple[str, list[Any]]:
+        """The statement of a read: a branch for each stream, each on its own index range, each event once.
+
+        `after` is an id, or the SQL of one.
+        """
+        bounds, bound_params = (["id > %s"], [after]) if isinstance(after, int) else ([f"id > {after}"], cast("list[Any]", []))
+        if as_of is not None:
+            bounds.append("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s")
+            bound_params.append(as_of)
+        branches: list[str] = []
+        params: list[Any] = []
+        before: list[tuple[str, list[Any]]] = []
+        for one in streams:
+            condition, values = where_sql(one)
+            where = " AND ".join([condition, *bounds, *(f"({other}) IS NOT TRUE" for other, _ in before)])
+            branches.append(f"(SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE {where} {tail})")
+            params += [*values, *bound_params, *(value for _, others in before for value in others)]
+            before.append((condition, values))
+        if not branches:
+            return f"SELECT {NO_EVENT} WHERE false", []
+        if len(branches) == 1:
+            return branches[0][1:-1], params
+        return "\nUNION ALL\n".join(branches) + f"\n{tail}", params
+
+    def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
+        """An ordinary read: one statement, no locks, nothing awaited."""
+        merged = merge_streams(streams)
+        sql, params = self.select(merged, check_id(after, "after"), check_as_of(as_of))
+        return self._stream(self.session.execute(sql, params).fetchall(), merged, after)
+
+    def read_final(
+        self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None
+    ) -> EventStream[Any]:
+        """Only what can no longer change, in one round trip; its position is exact with nothing left to count.
+
+        Args:
+            streams: What to read.
+            after: Events above this id.
+            wait: None to cut at the bound at once; else the seconds to wait until what was visible at the
+                start is final.
+        """
+        merged = merge_streams(streams)
+        rows, bound = self._read_at_bound(merged, check_id(after, "after"))
+        newest = max((row[0] for row in rows), default=0)
+        if newest > bound and wait is not None:
+            self._await_bound(merged, newest, wait)
+            rows, bound = self._read_at_bound(merged, after)
+            rows = [row for row in rows if row[0] <= newest]
+            bound = max(min(bound, newest), after)
+        rows = [row for row in rows if row[0] <= bound]
+        events = [self.decode(row) for row in rows]
+        last = events[-1].id if events else after
+        return EventStream(events, Position(last, max(bound, after), 0, merged))
+
+    def _read_at_bound(self, merged: Sequence[Stream[Any]], after: int) -> tuple[list[Any], int]:
+        """The bound, then the events, as statements of one message: the read's snapshot is the younger."""
+        select, params = self.select(merged, after, None)
+        sql = (
+            FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
+            + f"SELECT {NO_EVENT}, current_setting('pgevents.bound')::bigint\nUNION ALL\n"
+            + f"SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        )
+        rows = self.session.execute(sql, [streams_json(merged) if merged else "[]", *params]).fetchall()
+        return [row[:6] for row in rows[1:]], rows[0][6]
+
+    def _await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
+        """Until everything up to `newest` is final. No lock is awaited, so no deadlock either: hence the limit."""
+        deadline = time.monotonic() + wait
+        pause = 0.001
+        bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
+        while self.session.execute(bound_sql, [streams_json(merged)]).fetchone()[0] < newest:
+            if time.monotonic() > deadline:
+                holders = horizon_of(self.session.execute, self.spec).holders
+                names = ", ".join(f"backend {holder.pid} (since {holder.since})" for holder in holders) or "a transaction"
+                raise RetryableError(
+                    f"event {newest} was not final within {wait} s: {names} is in the middle of a save; try again"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+
+    def latest(self, streams: Sequence[Stream[Any]], *, final: bool, wait: float) -> Event[Any] | None:
+        """The event with the greatest id; when `final`, only once everything below it is final too."""
+        merged = merge_streams(streams)
+        select, params = self.select(merged, 0, None, tail="ORDER BY id DESC LIMIT 1")
+        if not final:
+            row = self.session.execute(select, params).fetchone()
+            return None if row is None else self.decode(row)
+        sql = (
+            f"SELECT set_config('pgevents.latest', coalesce((SELECT id FROM ({select}) AS e), 0)::text, true);\n"
+            + FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
+            + f"SELECT {COLUMNS}, current_setting('pgevents.bound')::bigint FROM {self.spec.qualified()}"
+            + " WHERE id = current_setting('pgevents.latest')::bigint"
+        )
+        row = self.session.execute(sql, [*params, streams_json(merged)]).fetchone()
+        if row is None:
+            return None
+        if row[0] > row[6]:
+            self._await_bound(merged, row[0], wait)
+        return self.decode(row[:6])
+
+    def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
+        """Any number of events in constant memory: pages along the order, each one index range."""
+        merged = merge_streams(streams)
+        check_as_of(as_of)
+        last = check_id(after, "after")
+        while True:
+            sql, params = self.select(merged, last, as_of, tail=f"ORDER BY id LIMIT {PAGE}")
+            rows = self.session.execute(sql, params).fetchall()
+            for row in rows:
+                yield self.decode(row)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
+
+    def read_after_snapshot(
+        self, snapshot_sql: str, snapshot_params: Sequence[Any], streams: Sequence[Stream[Any]], as_of: AsOf | None
+    ) -> tuple[Any, EventStream[Any]]:
+        """A snapshot's row and the events after it, in one statement.
+
+        The snapshot stands in the first row, with its `latest_event_id` as id and no type.
+        """
+        merged = merge_streams(streams)
+        select, params = self.select(merged, "coalesce((SELECT latest_event_id FROM snapshot), 0)", as_of)
+        sql = (
+            f"WITH snapshot AS ({snapshot_sql})\n"
+            "SELECT latest_event_id, NULL, data::text, NULL, created_at, updated_at FROM snapshot\n"
+            f"UNION ALL\nSELECT * FROM ({select}) AS e ORDER BY 1"
+        )
+        rows = self.session.execute(sql, [*snapshot_params, *params]).fetchall()
+        if rows and rows[0][1] is None:
+            return rows[0], self._stream(rows[1:], merged, rows[0][0])
+        return None, self._stream(rows, merged, 0)
+
+    def _stream(self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int) -> EventStream[Any]:
+        decode = self.decode
+        events = [decode(row) for row in rows]
+        last = rows[-1][0] if rows else after
+        return EventStream(events, Position(last, after, len(rows), merged, array("q", [row[0] for row in rows])))
+
+
+def check_id(value: object, what: str) -> int:
+    """An event id as an int.
+
+    Raises:
+        ConfigurationError: Text, a bool, a negative number or anything else.
+    """
+    if type(value) is not int or value < 0:
+        raise ConfigurationError(f"{what} is the id of an event, a whole number from 0 on, not {value!r}")
+    return value
+
+
+def check_as_of(as_of: object) -> AsOf | None:
+    """An `as_of` argument: an id, or a time with its zone.
+
+    Raises:
+        ConfigurationError: Anything else.
+    """
+    if isinstance(as_of, datetime):
+        if as_of.tzinfo is None:
+            raise ConfigurationError(f"as_of={as_of!r} has no time zone; use datetime.now(timezone.utc) or alike")
+        return as_of
+    return None if as_of is None else check_id(as_of, "as_of")
+
+

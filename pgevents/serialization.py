@@ -1,0 +1,217 @@
+"""Events and views to JSON and back: cattrs for the classes, upcasters for their past."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from pgevents.errors import EventDecodeError, EventEncodeError
+from pgevents.events import EventType
+
+__all__ = ["Serializer", "dump_json", "make_event_converter"]
+
+V = TypeVar("V")
+VERSION_KEY = "$version"
+"""Where the version of an event's data stands in its stored metadata, when it is not 1."""
+
+
+def make_event_converter() -> cattrs.Converter:
+    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone, tuples.
+
+    Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused.
+    """
+    converter = make_converter(unstruct_collection_overrides={tuple: list})
+    for kind, to_text, from_text in (
+        (Decimal, str, _decimal),
+        (UUID, str, UUID),
+        (date, date.isoformat, date.fromisoformat),
+        (time, time.isoformat, time.fromisoformat),
+        (datetime, _datetime_text, _datetime),
+    ):
+        converter.register_unstructure_hook(kind, to_text)
+        converter.register_structure_hook(kind, cast("Callable[[Any, Any], Any]", _typed(kind, from_text)))
+    converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
+    converter.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=value))
+    for plain in (int, float, bool, str):
+        converter.register_structure_hook(plain, _strict(plain))
+    return converter
+
+
+def _typed(kind: type[Any], from_text: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        return value if isinstance(value, kind) and type(value) is kind else from_text(value)
+
+    return structure
+
+
+def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
+    """Take the JSON type that was stored and no other: "3" is no quantity, and 3 no name."""
+    accepted = (int, float) if kind is float else (kind,)
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) not in accepted:
+            raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        return kind(value) if kind is float else value
+
+    return structure
+
+
+def _decimal(value: Any) -> Decimal:
+    if isinstance(value, float):
+        raise TypeError(f"expected a Decimal as text, got the float {value!r}")
+    return Decimal(value)
+
+
+def _datetime_text(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError(f"{value!r} has no time zone; use datetime.now(timezone.utc) or .replace(tzinfo=...)")
+    return value.isoformat()
+
+
+def _datetime(value: str) -> datetime:
+    return datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
+
+
+def dump_json(value: object, what: str) -> str:
+    """JSON text that PostgreSQL's jsonb takes.
+
+    Raises:
+        EventEncodeError: NaN or infinity, a NUL character, a lone surrogate, or a value that JSON has no form for.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        raise EventEncodeError(f"{what}: a string holds half of a surrogate pair, which is not text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventEncodeError(f"{what} cannot be stored as JSON: {error}") from error
+    if "\\u0000" in text and _holds_nul(value):
+        raise EventEncodeError(f"{what}: PostgreSQL cannot hold a NUL character in a string; remove it")
+    return text
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value)
+        return any(_holds_nul(part) for pair in pairs.items() for part in pair)
+    if isinstance(value, (list, tuple)):
+        return any(_holds_nul(part) for part in cast("list[object]", value))
+    return False
+
+
+class Serializer:
+    """Encodes and decodes for one client, with one cattrs converter."""
+
+    def __init__(self, converter: cattrs.Converter | None = None) -> None:
+        self.converter = converter or make_event_converter()
+        self._decoders: dict[type[Any], Callable[[Any, Any], Any]] = {}
+        self._quick = self.converter.copy(detailed_validation=False)
+
+    def configure(self, change: Callable[..., Any]) -> None:
+        """Let a plugin add hooks to the converter."""
+        change(converter=self.converter)
+        self._quick = self.converter.copy(detailed_validation=False)
+        self._decoders.clear()
+
+    def encode(self, data: object, what: str) -> dict[str, Any]:
+        """An event's data, or a view, as a JSON-ready dict.
+
+        Raises:
+            EventEncodeError: Not an object, or a value without a JSON form.
+        """
+        try:
+            plain = self.converter.unstructure(data)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise EventEncodeError(f"{what} cannot be stored: {error}") from error
+        if not isinstance(plain, dict):
+            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {data!r}")
+        for key in cast("dict[Any, Any]", plain):
+            if not isinstance(key, str):
+                raise EventEncodeError(f"{what}: JSON objects have text keys, not {key!r}")
+        return cast("dict[str, Any]", plain)
+
+    def decode(self, data: dict[str, Any], cls: type[V], *, event_id: int | None, event_type: str) -> V:
+        """An instance of `cls` from stored data.
+
+        Raises:
+            EventDecodeError: Names the event, its type and the field that does not fit.
+        """
+        decoder = self._decoders.get(cls)
+        if decoder is None:
+            decoder = self._decoders[cls] = self._quick.get_structure_hook(cls)
+        try:
+            return cast(V, decoder(data, cls))
+        except Exception:
+            return self._decode_slowly(data, cls, event_id, event_type)
+
+    def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
+        """Once more, with a converter that keeps track of the field that it is at."""
+        try:
+            return self.converter.structure(data, cls)
+        except Exception as error:
+            field, reason = _first_fault(error)
+            place = f"event {event_id}" if event_id is not None else "data"
+            at_field = f", field {field!r}" if field else ""
+            raise EventDecodeError(
+                f"{place} of type {event_type!r}{at_field}: {reason}; it does not fit {cls.__qualname__}. "
+                "Give the field a default, or raise the event's version and add an upcaster",
+                event_id=event_id,
+                event_type=event_type,
+                field=field,
+            ) from error
+
+    def decode_event(self, kind: EventType, data: dict[str, Any], version: int, event_id: int | None) -> Any:
+        """Stored data of any version as an instance of the type's class, through its upcasters.
+
+        Raises:
+            EventDecodeError: An upcaster is missing or fails, or the data does not fit the class.
+        """
+        while version < kind.version:
+            step = kind.upcasters.get(version)
+            if step is not None:
+                try:
+                    data = step(data)
+                except Exception as error:
+                    raise EventDecodeError(
+                        f"event {event_id} of type {kind.name!r}: the upcaster from version {version} failed: {error!r}",
+                        event_id=event_id,
+                        event_type=kind.name,
+                    ) from error
+            version += 1
+        if version > kind.version:
+            raise EventDecodeError(
+                f"event {event_id} of type {kind.name!r} has version {version}, this program knows {kind.version}: "
+                "it was written by a newer one",
+                event_id=event_id,
+                event_type=kind.name,
+            )
+        return self.decode(data, kind.cls, event_id=event_id, event_type=kind.name)
+
+
+def _first_fault(error: BaseException) -> tuple[str | None, str]:
+    """The path of the first field at fault in cattrs' tree of errors, and what is wrong with it."""
+    path: list[str] = []
+    while True:
+        inner = getattr(error, "exceptions", None)
+        if not inner:
+            break
+        error = inner[0]
+        for note in getattr(error, "__notes__", ()):
+            name = getattr(note, "name", None)
+            if name is None:
+                name = getattr(note, "index", None)
+            if name is not None:
+                path.append(str(name))
+    if isinstance(error, KeyError):
+        return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
+    return ".".join(path) or None, str(error) or type(error).__name__
+

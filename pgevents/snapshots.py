@@ -1,0 +1,152 @@
+"""Snapshots in the projections table: saved if newer, read back as views, queried by their fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
+import peewee
+
+from pgevents.database import Session
+from pgevents.hookspecs import Snapshot
+from pgevents.serialization import Serializer, dump_json
+from pgevents.streams import check_field_name, identifier_text
+from pgevents.tables import ProjectionsModel, TableSpec
+
+__all__ = ["SaveResult", "SavedProjection", "Snapshots"]
+
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+COLUMNS = "type, id, data::text AS data, latest_event_id, version, created_at, updated_at"
+
+# A newer version replaces any older one; of the same version only the later fold wins.
+SAVE_SQL = """\
+INSERT INTO {table} AS stands (type, id, data, latest_event_id, version)
+VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (type, id) DO UPDATE SET data = excluded.data, latest_event_id = excluded.latest_event_id,
+    version = excluded.version, updated_at = clock_timestamp()
+WHERE excluded.version > stands.version
+    OR excluded.version = stands.version AND excluded.latest_event_id > stands.latest_event_id
+RETURNING {columns}, xmax = 0
+"""
+
+
+@attrs.frozen
+class SavedProjection(Generic[V_co]):
+    """A snapshot as it stands in the projections table.
+
+    Attributes:
+        type: The projection's type.
+        id: The projection's id, as text.
+        data: The view.
+        latest_event_id: Id of the last event that is folded into it.
+        version: The version of the projection that folded it.
+        created_at: When the first snapshot of this id was saved.
+        updated_at: When this one was saved.
+    """
+
+    type: str
+    id: str
+    data: V_co
+    latest_event_id: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@attrs.frozen
+class SaveResult(Generic[V_co]):
+    """What came of saving a projection.
+
+    Attributes:
+        status: "created", "updated" or "skipped".
+        projection: The row that stands now.
+    """
+
+    status: str
+    projection: SavedProjection[V_co]
+
+
+@attrs.frozen
+class Snapshots:
+    """Reads and writes one projections table."""
+
+    session: Session
+    model: type[ProjectionsModel]
+    serializer: Serializer
+
+    @property
+    def _spec(self) -> TableSpec:
+        return self.model.pgevents_spec
+
+    def decode(self, row: Sequence[Any], view_class: type[V]) -> SavedProjection[V]:
+        """A row of `COLUMNS` as a saved projection."""
+        kind, id_text, data, latest, version, created_at, updated_at = row[:7]
+        view = self.serializer.decode(json.loads(data), view_class, event_id=None, event_type=kind)
+        return SavedProjection(kind, id_text, view, latest, version, created_at, updated_at)
+
+    def save(self, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
+        """Save a snapshot unless an equal or newer one stands."""
+        sql = SAVE_SQL.format(table=self._spec.qualified(), columns=COLUMNS)
+        data = dump_json(snapshot.data, f"the view of {snapshot.type} {snapshot.id!r}")
+        values = [snapshot.type, snapshot.id, data, snapshot.latest_event_id, snapshot.version]
+        row = self.session.execute(sql, values).fetchone()
+        if row is not None:
+            return SaveResult("created" if row[7] else "updated", self.decode(row, view_class))
+        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s"
+        row = self.session.execute(sql, values[:2]).fetchone()
+        return SaveResult("skipped", self.decode(row, view_class))
+
+    def select(self, kind: str, id_text: str, version: int) -> tuple[str, list[Any]]:
+        """The statement that finds the snapshot of one version, for `get` and for reads that start from it."""
+        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s AND version = %s"
+        return sql, [kind, id_text, version]
+
+    def get(self, kind: str, id_text: str, version: int, view_class: type[V]) -> SavedProjection[V] | None:
+        """The snapshot of this version, or None."""
+        row = self.session.execute(*self.select(kind, id_text, version)).fetchone()
+        return None if row is None else self.decode(row, view_class)
+
+    def query(
+        self,
+        kind: str,
+        version: int,
+        view_class: type[V],
+        match: Mapping[str, Any],
+        where: peewee.Expression | None,
+        order_by: Any,
+        limit: int | None,
+        offset: int | None,
+    ) -> list[SavedProjection[V]]:
+        """Snapshots of one type whose views have these values."""
+        model = self.model
+        fields = [getattr(model, name) for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")]
+        query = model.select(*fields[:2], peewee.Cast(model.data, "text"), *fields[2:])
+        query = query.where((model.type == kind) & (model.version == version))
+        for field, value in match.items():
+            column = peewee.SQL(f"\"t1\".data->>'{check_field_name(field)}'")
+            query = query.where(peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(_candidates(field, value), unpack=False))))
+        if where is not None:
+            query = query.where(where)
+        query = query.order_by(*(order_by if isinstance(order_by, (list, tuple)) else [order_by or model.id]))
+        if limit is not None:
+            query = query.limit(limit)
+        if offset is not None:
+            query = query.offset(offset)
+        sql, params = cast("tuple[str, list[Any]]", query.sql())
+        return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
+
+
+def _candidates(field: str, value: Any) -> list[str]:
+    """The texts that `data->>'field'` may have: any of a list; of an array field the array itself, exactly."""
+    if not isinstance(value, (list, tuple)):
+        return [identifier_text(field, value)]
+    several = cast("Sequence[Any]", value)
+    texts = [identifier_text(field, one) for one in several if not isinstance(one, (list, tuple, dict))]
+    return [*texts, json.dumps(list(several), ensure_ascii=False, default=lambda one: identifier_text(field, one))]
+
+

@@ -1,0 +1,162 @@
+"""`stream()`: which events a question is about, and the SQL that finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from uuid import UUID
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+from pgevents.events import EventTypes
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+__all__ = ["Stream", "check_field_name", "identifier_text", "merge_streams", "stream", "where_sql"]
+
+D = TypeVar("D")
+D_co = TypeVar("D_co", covariant=True)
+
+
+@attrs.frozen
+class Stream(Generic[D_co]):
+    """Events of some types that carry some identifiers; make one with `stream()`.
+
+    Attributes:
+        types: Stored type names, or None for any type; an empty tuple matches nothing.
+        match: Field name to the texts that it may have, as `data->>'field'` gives them.
+    """
+
+    types: tuple[str, ...] | None
+    match: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can match: an empty list of types or of values."""
+        return self.types == () or any(not values for _, values in self.match)
+
+    def as_json(self) -> dict[str, Any]:
+        """The form in which the database functions take a stream."""
+        return {"types": self.types, "match": {field: values for field, values in self.match}}
+
+
+@overload
+def stream(types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, **identifier: Any) -> Stream[D]: ...
+@overload
+def stream(
+    types: str | Sequence[str | type[Any]] | None = None,
+    /,
+    *,
+    data: Mapping[str, Any] | None = None,
+    **identifier: Any,
+) -> Stream[Any]: ...
+def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **identifier: Any) -> Stream[Any]:
+    """Describe a stream: events of these types whose data has these values.
+
+    Args:
+        types: An event class, a union of classes, a type's name, or a sequence of these; nothing means any type.
+        data: Identifiers by field name, for fields that cannot be written as keywords.
+        **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of.
+            Several fields must all match.
+
+    Raises:
+        ConfigurationError: `None` or another value that cannot identify, or a field that is no identifier.
+
+    Example:
+        ```python
+        from pgevents import stream
+
+        one_cart = stream("ITEM_ADDED", cart_id="c1")
+        two_carts = stream(cart_id=["c1", "c2"])
+        ```
+    """
+    wanted = {**(data or {}), **identifier}
+    match = tuple((check_field_name(field), _texts(field, value)) for field, value in wanted.items())
+    return Stream(EventTypes.everything.names(types), match)
+
+
+def check_field_name(field: object) -> str:
+    """A field's name as it may stand in SQL: a Python identifier of at most 63 bytes.
+
+    Raises:
+        ConfigurationError: Anything else.
+    """
+    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
+        raise ConfigurationError(
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
+        )
+    return field
+
+
+def identifier_text(field: str, value: object) -> str:
+    """The text that `data->>'field'` gives for a value once it is stored.
+
+    Raises:
+        ConfigurationError: None, a float or another type that has no single text, or a NUL character.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, UUID)):
+        return str(value)
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ConfigurationError(f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}")
+        return value
+    hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
+    raise ConfigurationError(
+        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, Enum or a list of these"
+    )
+
+
+def _texts(field: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        many: Iterable[object] = value  # pyright: ignore[reportUnknownVariableType]
+        return tuple(dict.fromkeys(identifier_text(field, item) for item in many))
+    return (identifier_text(field, value),)
+
+
+def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
+    """The same question in as few streams as possible: each that is left is one index range.
+
+    Streams with one identifier become the union of their types; streams of the same types that differ
+    in the values of their only field become one list. Streams that match nothing fall out.
+    """
+    by_match: dict[Any, tuple[str, ...] | None] = {}
+    for one in streams:
+        if one.is_empty:
+            continue
+        match = tuple((field, tuple(sorted(values))) for field, values in one.match)
+        if match not in by_match:
+            by_match[match] = one.types
+        else:
+            known = by_match[match]
+            either = None if known is None or one.types is None else tuple(dict.fromkeys(known + one.types))
+            by_match[match] = either
+    merged: dict[Any, Stream[Any]] = {}
+    for match, types in by_match.items():
+        kinds = None if types is None else tuple(sorted(types))
+        slot = (kinds, match[0][0]) if len(match) == 1 else (kinds, match)
+        known_stream = merged.get(slot)
+        if known_stream is not None and len(match) == 1:
+            values = tuple(sorted({*known_stream.match[0][1], *match[0][1]}))
+            match = ((match[0][0], values),)
+        merged[slot] = Stream(kinds, match)
+    return tuple(merged.values())
+
+
+def where_sql(one: Stream[Any]) -> tuple[str, list[Any]]:
+    """The condition of one stream as SQL with `%s` for its values; field names are checked identifiers."""
+    parts: list[str] = []
+    params: list[Any] = []
+    for field, values in one.match:
+        parts.append(f"data->>'{check_field_name(field)}' " + ("= %s" if len(values) == 1 else "= ANY(%s)"))
+        params.append(values[0] if len(values) == 1 else list(values))
+    if one.types is not None:
+        parts.append("type = %s" if len(one.types) == 1 else "type = ANY(%s)")
+        params.append(one.types[0] if len(one.types) == 1 else list(one.types))
+    return " AND ".join(parts) or "true", params

@@ -1,0 +1,259 @@
+"""Model factories: the columns, indexes and names of an events table and a projections table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, NoReturn, cast
+
+import attrs
+import peewee
+
+from pgevents.errors import AppendOnlyError, ConfigurationError
+from pgevents.streams import check_field_name
+
+__all__ = ["EventsModel", "ProjectionsModel", "TableSpec", "create_events_table", "create_projections_table"]
+
+AdditionalIndexes = Sequence[Any] | Callable[[type[peewee.Model]], Sequence[Any]]
+
+EVENTS_SQL = """\
+CREATE TABLE IF NOT EXISTS {table} (
+    id bigint GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME {sequence}) PRIMARY KEY,
+    type text NOT NULL CHECK (type <> ''),
+    data jsonb NOT NULL CHECK (jsonb_typeof(data) = 'object'),
+    metadata jsonb NOT NULL DEFAULT '{{}}' CHECK (jsonb_typeof(metadata) = 'object'),
+    idempotency_key text COLLATE "C",
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+"""
+
+MAINTENANCE_SQL = """\
+CREATE TABLE IF NOT EXISTS {maintenance} (
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    role text NOT NULL,
+    operation text NOT NULL,
+    reason text NOT NULL,
+    statement text NOT NULL
+);
+"""
+
+PROJECTIONS_SQL = """\
+CREATE TABLE IF NOT EXISTS {table} (
+    type text NOT NULL,
+    id text NOT NULL,
+    data jsonb NOT NULL,
+    latest_event_id bigint NOT NULL,
+    version int NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (type, id)
+);
+"""
+
+
+@attrs.frozen
+class TableSpec:
+    """Where a table stands and what it is indexed by."""
+
+    kind: str
+    name: str
+    schema: str | None
+    data_indexes: tuple[str, ...]
+    additional_indexes: AdditionalIndexes = ()
+
+    def qualified(self, suffix: str = "") -> str:
+        """The quoted name of the table, or of what belongs to it by a suffix."""
+        own = f'"{self.name}{suffix}"'
+        return own if self.schema is None else f'"{self.schema}".{own}'
+
+    def index_name(self, *parts: str) -> str:
+        """A quoted index name that no other table of the schema can have by accident."""
+        name = "_".join((self.name, *parts, "idx"))
+        if len(name.encode()) > 63:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+            name = name.encode()[:52].decode(errors="ignore") + "_" + digest
+        return f'"{name}"'
+
+    def create_statements(self) -> dict[str, str]:
+        """The DDL of schema, table and indexes, by the quoted name of what each statement makes."""
+        table = self.qualified()
+        made: dict[str, str] = {}
+        if self.schema is not None:
+            made[f'schema "{self.schema}"'] = f'CREATE SCHEMA IF NOT EXISTS "{self.schema}";\n'
+        if self.kind == "projections":
+            made[table] = PROJECTIONS_SQL.format(table=table)
+            return made | dict(self._index(f"type, (data->>'{field}'), id", "data", field) for field in self.data_indexes)
+        maintenance = self.qualified("_maintenance")
+        made[table] = EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq"))
+        made[maintenance] = MAINTENANCE_SQL.format(maintenance=maintenance)
+        made |= [
+            self._index("type, id", "type"),
+            self._index("idempotency_key", "idempotency_key", only="idempotency_key IS NOT NULL"),
+        ]
+        return made | dict(self._index(f"(data->>'{field}'), id", "data", field) for field in self.data_indexes)
+
+    def _index(self, columns: str, *parts: str, only: str = "") -> tuple[str, str]:
+        name = self.index_name(*parts)
+        create = "CREATE UNIQUE INDEX" if only else "CREATE INDEX"
+        where = f" WHERE {only}" if only else ""
+        qualified = name if self.schema is None else f'"{self.schema}".{name}'
+        return qualified, f"{create} IF NOT EXISTS {name} ON {self.qualified()} ({columns}){where};\n"
+
+
+class _TimestampField(peewee.DateTimeField):
+    field_type = "TIMESTAMPTZ"
+
+
+class _PgEventsModel(peewee.Model):
+    pgevents_spec: ClassVar[TableSpec]
+
+    @classmethod
+    def create_table(cls, *args: Any, **options: Any) -> NoReturn:
+        """Refused: a table alone would lack its functions and guards."""
+        raise AppendOnlyError(
+            f"{cls.__name__}.create_table() would make the table without its indexes, functions and guards; "
+            "use client.create_tables()"
+        )
+
+
+class EventsModel(_PgEventsModel):
+    """The Peewee model of an events table: for reading, joins and migrations. Events are saved by the client."""
+
+    id = peewee.BigIntegerField(primary_key=True)
+    type = peewee.TextField()
+    data = peewee.JSONField()
+    metadata = peewee.JSONField()
+    idempotency_key = peewee.TextField(null=True)
+    created_at = _TimestampField()
+    updated_at = _TimestampField()
+
+
+class ProjectionsModel(_PgEventsModel):
+    """The Peewee model of a projections table: one row for each snapshot."""
+
+    type = peewee.TextField()
+    id = peewee.TextField()
+    data = peewee.JSONField()
+    latest_event_id = peewee.BigIntegerField()
+    version = peewee.IntegerField()
+    created_at = _TimestampField()
+    updated_at = _TimestampField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("type", "id")
+
+
+def _refusal(name: str) -> Callable[..., NoReturn]:
+    def refused(self_or_cls: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        raise AppendOnlyError(
+            f"events are not written through the model: .{name}() would go round locks and hooks; "
+            "use client.save_event(...) (the log is append-only)"
+        )
+
+    return refused
+
+
+for _name in ("save", "delete_instance"):
+    setattr(EventsModel, _name, _refusal(_name))
+for _name in (
+    *("create", "insert", "insert_many", "insert_from", "replace", "replace_many", "get_or_create", "bulk_create"),
+    *("update", "bulk_update", "set_by_id", "delete", "delete_by_id", "truncate_table"),
+):
+    setattr(EventsModel, _name, classmethod(cast(Any, _refusal(_name))))
+
+
+def create_events_table(
+    schema: str | None = None,
+    name: str = "events",
+    data_indexes: Iterable[str] = (),
+    additional_indexes: AdditionalIndexes = (),
+) -> type[EventsModel]:
+    """Declare an events table.
+
+    Args:
+        schema: The schema that holds it, made by `client.create_tables()`; None: the connection's own.
+        name: The table's name, at most 48 bytes (functions and indexes are named after it).
+        data_indexes: Fields of the events' data to index, the most selective first. They are also what
+            validated saves lock by, so name the ids that streams are about.
+        additional_indexes: Column names or tuples of them, or Peewee indexes; or a function that
+            takes the model and returns these.
+
+    Returns:
+        A Peewee model for reading; nothing is created yet.
+
+    Raises:
+        ConfigurationError: A name that is no identifier, or too long.
+
+    Example:
+        ```python
+        from pgevents import create_events_table
+
+        events = create_events_table(schema="my_app", data_indexes=["cart_id", "product_id"])
+        ```
+    """
+    return cast("type[EventsModel]", _model(EventsModel, "events", schema, name, data_indexes, additional_indexes))
+
+
+def create_projections_table(
+    schema: str | None = None,
+    name: str = "projections",
+    data_indexes: Iterable[str] = (),
+    additional_indexes: AdditionalIndexes = (),
+) -> type[ProjectionsModel]:
+    """Declare a projections table, where snapshots stand; arguments as for `create_events_table`.
+
+    Args:
+        schema: The schema that holds it; None: the connection's own.
+        name: The table's name, at most 48 bytes.
+        data_indexes: Fields of the views to index, for `client.query_projections()`.
+        additional_indexes: As for `create_events_table`.
+
+    Raises:
+        ConfigurationError: A name that is no identifier, or too long.
+
+    Example:
+        ```python
+        from pgevents import create_projections_table
+
+        views = create_projections_table(schema="my_app", name="views", data_indexes=["user_id"])
+        ```
+    """
+    return cast(
+        "type[ProjectionsModel]", _model(ProjectionsModel, "projections", schema, name, data_indexes, additional_indexes)
+    )
+
+
+def _model(
+    base: type[_PgEventsModel],
+    kind: str,
+    schema: str | None,
+    name: str,
+    data_indexes: Iterable[str],
+    additional_indexes: AdditionalIndexes,
+) -> type[_PgEventsModel]:
+    if isinstance(data_indexes, str):
+        raise ConfigurationError(f"data_indexes is a list of field names; write [{data_indexes!r}]")
+    fields = tuple(check_field_name(field) for field in data_indexes)
+    if len(set(fields)) != len(fields):
+        raise ConfigurationError(f"data_indexes names a field twice: {list(fields)}")
+    _check_name("table", name, 48)
+    if schema is not None:
+        _check_name("schema", schema, 63)
+    spec = TableSpec(kind, name, schema, fields, additional_indexes)
+    meta = type("Meta", (), {"table_name": name, "schema": schema})
+    class_name = "".join(part.capitalize() for part in name.split("_")) or "Table"
+    return cast("type[_PgEventsModel]", type(class_name, (base,), {"Meta": meta, "pgevents_spec": spec}))
+
+
+def _check_name(what: str, name: object, most: int) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        hint = ": for a table in a schema write schema='my_app', name='events'" if "." in str(name) else ""
+        raise ConfigurationError(
+            f"a {what}'s name consists of letters, digits and underscores and starts with no digit, not {name!r}{hint}"
+        )
+    if len(name.encode()) > most:
+        raise ConfigurationError(
+            f"the {what}'s name {name!r} has {len(name.encode())} bytes; PostgreSQL cuts names at 63, "
+            f"and what is named after it needs room: at most {most}"
+        )

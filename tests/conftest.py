@@ -1,0 +1,85 @@
+"""One server for the whole run, a fresh database for each test, and the shop that most tests are about."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from peewee import PostgresqlDatabase
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
+from pgevents.embedded import embedded_database
+from .shop import CartEvent
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A server to make databases on: the one that PGEVENTS_DATABASE_URL names, or an embedded one."""
+    given = os.environ.get("PGEVENTS_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with embedded_database(durable=False, settings={"max_connections": "150"}) as db:
+        yield db.url
+
+
+@pytest.fixture
+def url(server_url: str) -> Iterator[str]:
+    """The connection string of a database of the test's own."""
+    name = f"pgevents_test_{os.getpid()}_{next(_numbers)}"
+    admin = psycopg2.connect(server_url)
+    admin.autocommit = True
+    admin.cursor().execute(f"CREATE DATABASE {name}")
+    yield make_dsn(**{**parse_dsn(server_url), "dbname": name})
+    admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.close()
+
+
+def database(url: str, **options: Any) -> PostgresqlDatabase:
+    """A Peewee database on a libpq connection string."""
+    params = parse_dsn(url)
+    return PostgresqlDatabase(params.pop("dbname"), **params, **options)
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[PostgresqlDatabase]:
+    """A Peewee database of the test's own."""
+    made = database(url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_client(url: str) -> Iterator[Callable[..., EventClient]]:
+    """Clients on the same tables of one database, each with a connection of its own."""
+    opened: list[PostgresqlDatabase] = []
+
+    def make(**options: Any) -> EventClient:
+        opened.append(database(url))
+        return shop_client(opened[-1], **options)
+
+    yield make
+    for db in opened:
+        db.close()
+
+
+def shop_client(db: PostgresqlDatabase | str, event_types: Any = CartEvent, **options: Any) -> EventClient:
+    """A client for the shop's tables, as a program would make it."""
+    events = create_events_table(schema="my_app", name="events", data_indexes=["cart_id", "product_id"])
+    views = create_projections_table(schema="my_app", name="views", data_indexes=["id", "user_id"])
+    return create_event_client(db, events, views, event_types, **options)
+
+
+@pytest.fixture
+def client(make_client: Callable[..., EventClient]) -> EventClient:
+    """A client for the shop, tables made."""
+    made = make_client()
+    made.create_tables()
+    return made
