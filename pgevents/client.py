@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 
-    Projection = ProjectionBase | MultiStreamProjectionBase
-
 __all__ = ["EventClient", "create_event_client"]
 
 T = TypeVar("T")
@@ -454,7 +452,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: Sequence[Projection[Any, Any]],
+        projections: Sequence[ProjectionBase[Any, Any] | MultiStreamProjectionBase[Any, Any]],
         decider: Callable[..., Any],
         *,
         retries: int = ...,
@@ -496,7 +494,7 @@ class EventClient:
             client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
             ```
         """
-        several = tuple(projections) if isinstance(projections, Iterable) else (projections,)
+        several: Sequence[Any] = projections if isinstance(projections, (list, tuple)) else (projections,)
         return Decision(self, several, decider, retries, metadata, idempotency_key).run()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, cast
 
 import attrs
 import peewee
@@ -65,7 +66,7 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
 
 def url_of(db: peewee.PostgresqlDatabase) -> str:
     """The libpq connection string of a database, for other processes; it holds the password, if there is one."""
-    params = {key: value for key, value in db.connect_params.items() if isinstance(value, (str, int))}
+    params = {key: str(value) for key, value in db.connect_params.items() if isinstance(value, (str, int))}
     name = str(db.database)
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
@@ -85,7 +86,7 @@ class Session:
             NotInstalledError: Table or function does not exist.
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
         """
-        db = self.db
+        db: Any = self.db
         if not db.in_transaction() and not db.is_closed():
             connection = db.connection()
             if connection.closed:
@@ -100,6 +101,14 @@ class Session:
         except peewee.PeeweeException as error:
             self._translate(error)
 
+    def connection(self) -> Any:
+        """This thread's psycopg2 connection."""
+        return cast(Any, self.db).connection()
+
+    def atomic(self) -> AbstractContextManager[Any]:
+        """`db.atomic()`: a transaction, or a savepoint inside one."""
+        return cast("AbstractContextManager[Any]", cast(Any, self.db).atomic())
+
     def check_alive(self) -> None:
         """Inside a transaction: that it was not lost to an SQL error which somebody swallowed.
 
@@ -108,7 +117,7 @@ class Session:
         Raises:
             UnsupportedTransactionError: The transaction can only be rolled back.
         """
-        if self.db.connection().get_transaction_status() == TRANSACTION_STATUS_INERROR:
+        if self.connection().get_transaction_status() == TRANSACTION_STATUS_INERROR:
             raise UnsupportedTransactionError(
                 "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
                 "let the error through, or guard the statement by a savepoint (db.atomic())"
@@ -130,7 +139,7 @@ class Session:
             raise REFUSED[code](message) from error
         if code in {"42P01", "42883", "3F000"}:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error
-        if not self.db.is_closed() and self.db.connection().closed:
+        if not self.db.is_closed() and self.connection().closed:
             if not self.db.in_transaction():
                 self.db.close()
             raise ConnectionLostError(

@@ -50,7 +50,7 @@ class Decision:
             try:
                 if attempt <= OPTIMISTIC_TRIES:
                     return self._try_optimistic(attempt)
-                with self.client.db.atomic():
+                with self.client.session.atomic():
                     return self._try_locked(attempt)
             except RetryableError as error:
                 delay = error.retry_after if isinstance(error, ConcurrencyError) else None

@@ -133,7 +133,7 @@ def event(
     """
 
     def register(cls: type[T], type_name: str) -> type[T]:
-        made = cls if attrs.has(cls) and "__attrs_attrs__" in vars(cls) else attrs.frozen(cls)
+        made: type[T] = cls if "__attrs_attrs__" in vars(cls) else attrs.frozen(cls)
         steps = dict(upcasters or {})
         if version < 1 or set(steps) - set(range(1, version)):
             raise ConfigurationError(
@@ -147,8 +147,13 @@ def event(
         return made
 
     if isinstance(name, type):
-        return register(name, name.__name__)
-    return lambda cls: register(cls, cls.__name__ if name is None else name)
+        bare: type[Any] = name
+        return register(bare, bare.__name__)
+
+    def decorate(cls: type[T]) -> type[T]:
+        return register(cls, cls.__name__ if name is None else name)
+
+    return decorate
 
 
 def event_type_of(cls: type[Any]) -> EventType:
@@ -256,7 +261,8 @@ def _flatten(wanted: Any) -> Iterable[Any]:
     elif hasattr(wanted, "__value__"):  # a `type X = A | B` alias
         yield from _flatten(wanted.__value__)
     elif isinstance(wanted, Iterable) and not isinstance(wanted, (Mapping, bytes)):
-        for part in typing.cast("Iterable[Any]", wanted):
+        parts: Iterable[Any] = wanted  # pyright: ignore[reportUnknownVariableType]
+        for part in parts:
             yield from _flatten(part)
     else:
         raise ConfigurationError(

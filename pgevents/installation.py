@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import peewee
 
@@ -23,14 +23,14 @@ COMMENT_SQL = "SELECT obj_description(to_regproc(%s), 'pg_proc')"
 def install(session: Session, events: type[EventsModel], projections: type[ProjectionsModel]) -> None:
     """Create or update everything that a client needs, in one transaction."""
     spec = events.pgevents_spec
-    with session.db.atomic():
+    with session.atomic():
         session.execute(TURN_SQL)
         for table in (spec, projections.pgevents_spec):
             for statement in _missing(session, table):
                 session.execute(statement)
         for model in (events, projections):
             for index in _additional_indexes(model):
-                session.db.execute(index)
+                cast(Any, session.db).execute(index)
         comment = session.execute(COMMENT_SQL, [spec.qualified("_append")]).fetchone()[0]
         if comment != f"pgevents {generation_of(spec)}":
             # Waits for writers in flight and keeps new ones out. One that called the old function and has not
@@ -76,11 +76,11 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
 
 
 @contextmanager
-def maintenance(session: Session, reason: str) -> Iterator[None]:
+def maintenance(session: Session, reason: str) -> Generator[None, None, None]:
     """A transaction with the guard's switch on; see `EventClient.maintenance`."""
     if not reason.strip():
         raise ConfigurationError("maintenance needs a reason; it is kept in the audit trail")
-    with session.db.atomic():
+    with session.atomic():
         session.execute("SELECT set_config('pgevents.maintenance', %s, true)", [reason])
         yield
         session.execute("SELECT set_config('pgevents.maintenance', '', true)")

@@ -143,10 +143,7 @@ class _Projection(Generic[V, E]):
         """
         client = self._client()
         for given in events:
-            if isinstance(given, Event):
-                self._staged.append(cast("Event[Any]", given))
-            else:
-                self._staged.append(client.preview(given))
+            self._staged.append(cast("Event[Any]", given) if type(given) is Event else client.preview(given))
         self._folded = None
         return self
 
@@ -293,7 +290,7 @@ class ProjectionBase(_Projection[V, E]):
     def get_streams(self) -> Sequence[Stream[Any]]:
         """The one stream of `event_types` with the projection's identifiers."""
         types = self.event_types if self.event_types is not None else _event_argument(type(self))
-        return (cast("Stream[Any]", stream(types, data=self.get_event_identifiers())),)
+        return (stream(types, data=self.get_event_identifiers()),)
 
 
 class MultiStreamProjectionBase(_Projection[V, E]):
@@ -327,8 +324,11 @@ def _event_argument(cls: type[Any]) -> Any:
     return None if wanted is Any or wanted is dict or typing.get_origin(wanted) is dict else wanted
 
 
-def create_projection_base_class(client: EventClient) -> type[ProjectionBase[V, E]]:
+def create_projection_base_class(client: EventClient) -> Any:
     """A `ProjectionBase` whose subclasses know their client: `CartProjection("c1")`.
+
+    Type checkers cannot follow a base class that is made at run time; for them derive from `ProjectionBase`
+    and say `client = my_client` in the class.
 
     Args:
         client: The client to read with.
@@ -341,12 +341,12 @@ def create_projection_base_class(client: EventClient) -> type[ProjectionBase[V, 
             ...
         ```
     """
-    return cast("type[ProjectionBase[V, E]]", _bound(ProjectionBase, client))
+    return _bound(ProjectionBase, client)
 
 
-def create_multi_stream_projection_base_class(client: EventClient) -> type[MultiStreamProjectionBase[V, E]]:
+def create_multi_stream_projection_base_class(client: EventClient) -> Any:
     """A `MultiStreamProjectionBase` whose subclasses know their client."""
-    return cast("type[MultiStreamProjectionBase[V, E]]", _bound(MultiStreamProjectionBase, client))
+    return _bound(MultiStreamProjectionBase, client)
 
 
 def _bound(base: Any, client: EventClient) -> Any:

@@ -7,7 +7,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
@@ -83,7 +83,8 @@ class Reader:
 
         `after` is an id, or the SQL of one.
         """
-        bounds, bound_params = (["id > %s"], [after]) if isinstance(after, int) else ([f"id > {after}"], cast("list[Any]", []))
+        bounds = ["id > %s" if isinstance(after, int) else f"id > {after}"]
+        bound_params: list[Any] = [after] if isinstance(after, int) else []
         if as_of is not None:
             bounds.append("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s")
             bound_params.append(as_of)

@@ -106,7 +106,7 @@ class Pipeline:
     def _check(self, view: object) -> None:
         if not attrs.has(type(view)):
             raise ConfigurationError(f"a pipeline folds into an attrs class, not into {type(view).__qualname__}")
-        fields = {field.name for field in attrs.fields(type(view))}
+        fields = {field.name for field in attrs.fields(cast(Any, type(view)))}
         named = [name for stage in self.stages if isinstance(stage, _Fields) for name, _ in stage.reducers]
         for name in [*named, *(name for name, _ in self.derived)]:
             if name not in fields:
@@ -144,7 +144,7 @@ def pipeline(*whole: Reducer, **fields: Reducer | Sequence[Reducer]) -> Pipeline
     stages: list[_Fields | _Whole] = [_Whole(_checked(reducer, "a reducer")) for reducer in whole]
     pairs: list[tuple[str, Reducer]] = []
     for name, given in fields.items():
-        several = cast("Sequence[Reducer]", given if isinstance(given, Sequence) else (given,))
+        several: Sequence[Any] = given if isinstance(given, Sequence) else (given,)
         pairs += [(name, _checked(reducer, name)) for reducer in several]
     if pairs:
         stages.append(_Fields(tuple(pairs)))

@@ -98,7 +98,7 @@ class Save:
         if "pgevents_after_save" not in hooks:
             is_new, saved = self._append(events, arguments)
         else:
-            with client.db.atomic():
+            with client.session.atomic():
                 is_new, saved = self._append(events, arguments)
                 if is_new:
                     client.plugins.hook.pgevents_after_save(client=client, events=saved)
@@ -108,8 +108,9 @@ class Save:
         return saved
 
     def _check(self, given: object) -> None:
-        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
-            raise ConfigurationError(f"events are a list, not {type(given).__name__}; for one use the singular method")
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            kind = type(cast(Any, given)).__name__
+            raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
         key = self.key
         if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 500 or min(key) < " "):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(
@@ -182,11 +183,11 @@ class Save:
     def _data(self, new: NewEvent, event_id: int) -> Any:
         """The data as the caller gave it; what a hook put in its place is decoded as a read would."""
         kind = self.client.types.find(new.type)
-        if kind is None or not isinstance(new.data, dict):
-            return new.data
-        return self.client.serializer.decode(
-            cast("dict[str, Any]", new.data), kind.cls, event_id=event_id, event_type=new.type
-        )
+        data: Any = new.data
+        if kind is None or not isinstance(data, dict):
+            return data
+        stored = cast("dict[str, Any]", data)
+        return self.client.serializer.decode(stored, kind.cls, event_id=event_id, event_type=new.type)
 
     def _refused(self, events: Sequence[NewEvent], found: Sequence[int]) -> ConcurrencyError:
         client = self.client

@@ -36,7 +36,7 @@ def make_event_converter() -> cattrs.Converter:
         (datetime, _datetime_text, _datetime),
     ):
         converter.register_unstructure_hook(kind, to_text)
-        converter.register_structure_hook(kind, cast("Callable[[Any, Any], Any]", _typed(kind, from_text)))
+        converter.register_structure_hook(kind, _typed(kind, from_text))
     converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=value))
     for plain in (int, float, bool, str):
@@ -134,10 +134,11 @@ class Serializer:
             raise EventEncodeError(f"{what} cannot be stored: {error}") from error
         if not isinstance(plain, dict):
             raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {data!r}")
-        for key in cast("dict[Any, Any]", plain):
-            if not isinstance(key, str):
+        found = cast("dict[str, Any]", plain)
+        for key in found:
+            if type(key) is not str:
                 raise EventEncodeError(f"{what}: JSON objects have text keys, not {key!r}")
-        return cast("dict[str, Any]", plain)
+        return found
 
     def decode(self, data: dict[str, Any], cls: type[V], *, event_id: int | None, event_type: str) -> V:
         """An instance of `cls` from stored data.

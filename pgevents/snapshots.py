@@ -123,7 +123,7 @@ class Snapshots:
         offset: int | None,
     ) -> list[SavedProjection[V]]:
         """Snapshots of one type whose views have these values."""
-        model = self.model
+        model: Any = self.model
         fields = [getattr(model, name) for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")]
         query = model.select(*fields[:2], peewee.Cast(model.data, "text"), *fields[2:])
         query = query.where((model.type == kind) & (model.version == version))
@@ -137,7 +137,7 @@ class Snapshots:
             query = query.limit(limit)
         if offset is not None:
             query = query.offset(offset)
-        sql, params = cast("tuple[str, list[Any]]", query.sql())
+        sql, params = query.sql()
         return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
 
 

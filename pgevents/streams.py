@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
 import attrs
@@ -115,8 +115,8 @@ def identifier_text(field: str, value: object) -> str:
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)):
-        many: Iterable[object] = value  # pyright: ignore[reportUnknownVariableType]
-        return tuple(dict.fromkeys(identifier_text(field, item) for item in many))
+        several = cast("Iterable[object]", value)
+        return tuple(dict.fromkeys(identifier_text(field, item) for item in several))
     return (identifier_text(field, value),)
 
 
