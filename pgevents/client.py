@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-import attrs
 import peewee
 
 from pgevents import installation
@@ -494,7 +493,7 @@ class EventClient:
             client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
             ```
         """
-        several: Sequence[Any] = projections if isinstance(projections, (list, tuple)) else (projections,)
+        several: Any = projections if isinstance(projections, (list, tuple)) else (projections,)  # pyright: ignore[reportUnknownVariableType]
         return Decision(self, several, decider, retries, metadata, idempotency_key).run()
 
 

@@ -96,6 +96,7 @@ def functions_sql(spec: TableSpec) -> str:
         "table": spec.qualified(),
         "table_literal": spec.qualified().replace("'", "''"),
         "sequence": spec.qualified("_id_seq"),
+        "sequence_literal": spec.qualified("_id_seq").replace("'", "''"),
         "maintenance": spec.qualified("_maintenance"),
         "key_limit": str(KEY_LIMIT),
         "fields": "ARRAY[" + ", ".join(f"'{field}'" for field in spec.data_indexes) + "]::text[]",
@@ -114,8 +115,11 @@ def _each(block: str, spec: TableSpec) -> str:
 
 def _triggers_sql(spec: TableSpec, generation: str) -> str:
     table, guard = spec.qualified(), spec.qualified("_guard")
+    setting = f"current_setting('pgevents.t' || '{table}'::regclass::oid::bigint, true)"
     return f"""\
-CREATE OR REPLACE TRIGGER pgevents_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
+CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table} FOR EACH STATEMENT
+    WHEN ({setting} IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
 COMMENT ON FUNCTION {spec.qualified("_append")} IS 'pgevents {generation}';

@@ -17,27 +17,32 @@
 CREATE OR REPLACE FUNCTION {{acquire}}(_shared bigint[], _exclusive bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
+    _keys bigint[];
     _own_timeout text;
     _deadline timestamptz;
     _round int := 0;
+    _k bigint;
+    _done boolean;
 BEGIN
-    IF cardinality(_exclusive) = 0 THEN
-        PERFORM pg_advisory_xact_lock_shared(k)
-        FROM (SELECT DISTINCT k FROM unnest(_shared) AS u(k) ORDER BY k OFFSET 0) AS sorted;
+    _keys := ARRAY(SELECT DISTINCT k FROM unnest(_shared || _exclusive) AS u(k) ORDER BY k);
+    IF _exclusive = '{}' THEN
+        FOREACH _k IN ARRAY _keys LOOP
+            _done := pg_advisory_xact_lock_shared(_k) IS NULL;
+        END LOOP;
         RETURN;
     END IF;
     BEGIN
-        IF NOT EXISTS (
-            SELECT FROM (
-                SELECT k, bool_or(x) AS x
-                FROM (SELECT unnest(_shared), false UNION ALL SELECT unnest(_exclusive), true) AS u(k, x)
-                GROUP BY k ORDER BY k OFFSET 0
-            ) AS sorted
-            WHERE NOT CASE WHEN x THEN pg_try_advisory_xact_lock(k) ELSE pg_try_advisory_xact_lock_shared(k) END
-        ) THEN
-            RETURN;
-        END IF;
-        RAISE lock_not_available;  -- gives back those that were taken
+        FOREACH _k IN ARRAY _keys LOOP
+            IF _k = ANY (_exclusive) THEN
+                _done := pg_try_advisory_xact_lock(_k);
+            ELSE
+                _done := pg_try_advisory_xact_lock_shared(_k);
+            END IF;
+            IF NOT _done THEN
+                RAISE lock_not_available;  -- gives back those that were taken
+            END IF;
+        END LOOP;
+        RETURN;
     EXCEPTION WHEN lock_not_available THEN
         _own_timeout := current_setting('lock_timeout');
     END;
@@ -49,12 +54,13 @@ BEGIN
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '50ms', true);
-            PERFORM CASE WHEN x THEN pg_advisory_xact_lock(k) ELSE pg_advisory_xact_lock_shared(k) END
-            FROM (
-                SELECT k, bool_or(x) AS x
-                FROM (SELECT unnest(_shared), false UNION ALL SELECT unnest(_exclusive), true) AS u(k, x)
-                GROUP BY k ORDER BY k OFFSET 0
-            ) AS sorted;
+            FOREACH _k IN ARRAY _keys LOOP
+                IF _k = ANY (_exclusive) THEN
+                    _done := pg_advisory_xact_lock(_k) IS NULL;
+                ELSE
+                    _done := pg_advisory_xact_lock_shared(_k) IS NULL;
+                END IF;
+            END LOOP;
             PERFORM set_config('lock_timeout', _own_timeout, true);
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
@@ -67,7 +73,7 @@ BEGIN
                         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
                             AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
                             AND l.pid IS DISTINCT FROM pg_backend_pid()
-                            AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_shared || _exclusive)
+                            AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_keys)
                     );
             END IF;
         END;
@@ -90,7 +96,8 @@ DECLARE
     _field text;
     _anything boolean := false;
 BEGIN
-    FOR _stream IN SELECT jsonb_array_elements(_streams) LOOP
+    FOR _n IN 0 .. jsonb_array_length(_streams) - 1 LOOP
+        _stream := _streams->_n;
         _values := NULL;
         FOREACH _field IN ARRAY {{fields}} LOOP
             _values := _stream->'match'->_field;
@@ -169,7 +176,7 @@ BEGIN
     IF _streams IS NOT NULL THEN
         _keys := {{stream_keys}}(_streams);
     END IF;
-    SELECT last_value - (NOT is_called)::int INTO _last FROM {{sequence}};  -- before the locks are looked at
+    _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);  -- before the locks are looked at
     WITH locks AS MATERIALIZED (
         SELECT l.virtualtransaction AS vxid, l.objsubid, l.classid, l.objid, l.mode,
             l.classid::bigint << 32 | l.objid::bigint AS key
@@ -230,6 +237,8 @@ DECLARE
     _found bigint[];
     _some bigint[];
     _k bigint;
+    _done boolean;
+    _count CONSTANT int := jsonb_array_length(_events);
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
         PERFORM {{refuse}}();
@@ -241,7 +250,8 @@ BEGIN
     -- Locks. _held IS NULL: this transaction has the bulk lock, which stands for all keys of its events.
     IF _held IS NOT NULL THEN
         _shared := ARRAY[hashtextextended('e', _seed)];
-        FOR _event IN SELECT jsonb_array_elements(_events) LOOP
+        FOR _n IN 0 .. _count - 1 LOOP
+            _event := _events->_n;
             _data := _event->'data';
             _k := hashtextextended('t' || (_event->>'type'), _seed);
             IF _k <> ALL (_shared) THEN _shared := _shared || _k; END IF;
@@ -251,7 +261,7 @@ BEGIN
             {{/field}}
             EXIT WHEN cardinality(_shared) > {{key_limit}};
         END LOOP;
-        IF cardinality(_held) > 0 THEN
+        IF _held <> '{}' THEN
             _shared := ARRAY(SELECT unnest(_shared) EXCEPT SELECT unnest(_held));
         END IF;
         _held := _held || _shared;
@@ -262,7 +272,8 @@ BEGIN
         END IF;
     END IF;
     IF _conditions IS NOT NULL THEN
-        FOR _condition IN SELECT jsonb_array_elements(_conditions) LOOP
+        FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+            _condition := _conditions->_n;
             _some := {{stream_keys}}(_condition->'streams');
             IF hashtextextended('e', _seed) = ANY (_held_exclusive) THEN
                 _some := '{}';
@@ -278,27 +289,28 @@ BEGIN
         END IF;
         _shared := _shared || _bulk;
     END IF;
-    PERFORM {{acquire}}(_shared, _exclusive);
+    _done := {{acquire}}(_shared, _exclusive) IS NULL;
 
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
-    SELECT last_value - (NOT is_called)::int INTO _last FROM {{sequence}};
+    _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);
     IF _published IS NULL THEN
         _published := _last;
-        PERFORM pg_advisory_xact_lock_shared(_table::int, (_last & 2147483647)::int);
+        _done := pg_advisory_xact_lock_shared(_table::int, (_last & 2147483647)::int) IS NULL;
     END IF;
     _state := _published || '|' || coalesce(_held::text, '*') || '|' || _held_exclusive::text;
 
     IF _key IS NOT NULL THEN
         SELECT * INTO status, ids, created, stored FROM {{repeated}}(_events, _key);
         IF status IS NOT NULL THEN
-            PERFORM set_config(_setting, _state, true);
+            _state := set_config(_setting, _state, true);
             RETURN;
         END IF;
     END IF;
 
     -- Check, in statements that are younger than the locks.
     IF _conditions IS NOT NULL THEN
-        FOR _condition IN SELECT jsonb_array_elements(_conditions) LOOP
+        FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+            _condition := _conditions->_n;
             _base := (_condition->>'base')::bigint;
             _most := (_condition->>'seen')::bigint + 100;
             _found := '{}';
@@ -307,13 +319,18 @@ BEGIN
                 ids := ARRAY[_last];
                 EXIT;
             END IF;
-            FOR _stream IN SELECT jsonb_array_elements(_condition->'streams') LOOP
+            FOR _i IN 0 .. jsonb_array_length(_condition->'streams') - 1 LOOP
+                _stream := _condition->'streams'->_i;
                 _match := _stream->'match';
                 _types := nullif(_stream->'types', 'null');
                 _rest := NULL;
                 {{#field}}
                 {{elsif}} _match ? '{{field}}' THEN
-                    _values := ARRAY(SELECT jsonb_array_elements_text(_match->'{{field}}'));
+                    IF jsonb_array_length(_match->'{{field}}') = 1 THEN
+                        _values := ARRAY[_match->'{{field}}'->>0];
+                    ELSE
+                        _values := ARRAY(SELECT jsonb_array_elements_text(_match->'{{field}}'));
+                    END IF;
                     _rest := nullif(_match - '{{field}}', '{}');
                     _some := ARRAY(
                         SELECT id FROM {{table}}
@@ -349,15 +366,20 @@ BEGIN
             END IF;
         END LOOP;
         IF status IS NOT NULL THEN
-            PERFORM set_config(_setting, _state, true);
+            _state := set_config(_setting, _state, true);
             RETURN;
         END IF;
     END IF;
 
     -- Insert. The guard lets only an open setting of this generation pass.
     created := coalesce(_created_at, clock_timestamp());
-    PERFORM set_config(_setting, 'open:{{generation}}|' || _published, true);
-    IF _key IS NULL THEN
+    _done := set_config(_setting, 'open:{{generation}}|', true) IS NULL;
+    IF _key IS NULL AND _count = 1 THEN
+        INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
+        VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), created, created)
+        RETURNING id INTO _k;
+        ids := ARRAY[_k];
+    ELSIF _key IS NULL THEN
         WITH inserted AS (
             INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
             SELECT e->>'type', e->'data', coalesce(e->'metadata', '{}'), created, created
@@ -376,8 +398,8 @@ BEGIN
         )
         SELECT array_agg(id ORDER BY id) INTO ids FROM inserted;
     END IF;
-    PERFORM set_config(_setting, _state, true);
-    IF coalesce(cardinality(ids), 0) < jsonb_array_length(_events) THEN  -- the same key was saved while this one waited
+    _state := set_config(_setting, _state, true);
+    IF coalesce(cardinality(ids), 0) < _count THEN  -- the same key was saved while this one waited
         IF ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
         END IF;
@@ -425,10 +447,8 @@ BEGIN
         NEW.updated_at := clock_timestamp();
         RETURN NEW;
     END IF;
-    IF TG_OP = 'INSERT' THEN
-        IF starts_with(_state, 'open:{{generation}}|') THEN
-            RETURN NULL;
-        ELSIF starts_with(_state, 'open:') THEN
+    IF TG_OP = 'INSERT' THEN  -- the trigger's own condition has let this generation's appends pass
+        IF starts_with(_state, 'open:') THEN
             RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
         END IF;
         RAISE EXCEPTION USING ERRCODE = 'PGE03',

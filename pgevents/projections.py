@@ -143,7 +143,8 @@ class _Projection(Generic[V, E]):
         """
         client = self._client()
         for given in events:
-            self._staged.append(cast("Event[Any]", given) if type(given) is Event else client.preview(given))
+            staged: Any = given if type(given) is Event else client.preview(given)  # pyright: ignore[reportUnknownVariableType]
+            self._staged.append(staged)
         self._folded = None
         return self
 

@@ -144,7 +144,7 @@ def pipeline(*whole: Reducer, **fields: Reducer | Sequence[Reducer]) -> Pipeline
     stages: list[_Fields | _Whole] = [_Whole(_checked(reducer, "a reducer")) for reducer in whole]
     pairs: list[tuple[str, Reducer]] = []
     for name, given in fields.items():
-        several: Sequence[Any] = given if isinstance(given, Sequence) else (given,)
+        several: Any = given if isinstance(given, Sequence) else (given,)  # pyright: ignore[reportUnknownVariableType]
         pairs += [(name, _checked(reducer, name)) for reducer in several]
     if pairs:
         stages.append(_Fields(tuple(pairs)))
