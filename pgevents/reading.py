@@ -110,7 +110,7 @@ class Reader:
         return self._stream(self.session.execute(sql, params).fetchall(), merged, after)
 
     def read_final(
-        self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None
+        self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
     ) -> EventStream[Any]:
         """Only what can no longer change, in one round trip; its position is exact with nothing left to count.
 
@@ -119,23 +119,29 @@ class Reader:
             after: Events above this id.
             wait: None to cut at the bound at once; else the seconds to wait until what was visible at the
                 start is final.
+            limit: At most so many; the position then ends with the last of them.
         """
         merged = merge_streams(streams)
-        rows, bound = self._read_at_bound(merged, check_id(after, "after"))
+        rows, bound = self._read_at_bound(merged, check_id(after, "after"), limit)
         newest = max((row[0] for row in rows), default=0)
         if newest > bound and wait is not None:
             self._await_bound(merged, newest, wait)
-            rows, bound = self._read_at_bound(merged, after)
+            rows, bound = self._read_at_bound(merged, after, limit)
             rows = [row for row in rows if row[0] <= newest]
             bound = max(min(bound, newest), after)
+        if limit is not None and len(rows) == limit:
+            bound = min(bound, rows[-1][0])
         rows = [row for row in rows if row[0] <= bound]
         events = [self.decode(row) for row in rows]
         last = events[-1].id if events else after
         return EventStream(events, Position(last, max(bound, after), 0, merged))
 
-    def _read_at_bound(self, merged: Sequence[Stream[Any]], after: int) -> tuple[list[Any], int]:
+    def _read_at_bound(
+        self, merged: Sequence[Stream[Any]], after: int, limit: int | None
+    ) -> tuple[list[Any], int]:
         """The bound, then the events, as statements of one message: the read's snapshot is the younger."""
-        select, params = self.select(merged, after, None)
+        tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
+        select, params = self.select(merged, after, None, tail=tail)
         sql = (
             FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
             + f"SELECT {NO_EVENT}, current_setting('pgevents.bound')::bigint\nUNION ALL\n"
@@ -225,7 +231,7 @@ def check_id(value: object, what: str) -> int:
     Raises:
         ConfigurationError: Text, a bool, a negative number or anything else.
     """
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise ConfigurationError(f"{what} is the id of an event, a whole number from 0 on, not {value!r}")
     return value
 
