@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, cast
 
@@ -14,6 +15,7 @@ from pgevents.errors import (
     AppendOnlyError,
     ConfigurationError,
     ConnectionLostError,
+    EventEncodeError,
     IdempotencyError,
     NotInstalledError,
     PgEventsError,
@@ -29,6 +31,10 @@ RETRYABLE = {
     "55P03": "a lock timeout",
     "57014": "a statement timeout or a cancel request",
 }
+SWALLOWED = (
+    "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
+    "let the error through, or guard the statement by a savepoint (db.atomic())"
+)
 REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
@@ -50,8 +56,10 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             )
         try:
             parts = parse_dsn(db)
+            if _spilt(parts):
+                raise psycopg2.ProgrammingError
             database = peewee.PostgresqlDatabase(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
-        except psycopg2.Error:
+        except (psycopg2.Error, ValueError):
             raise ConfigurationError(
                 "the connection URL cannot be read; it has the form postgresql://user:password@host:5432/database, "
                 "with special characters in the password as %XX"
@@ -62,6 +70,12 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
     if not isinstance(db, peewee.PostgresqlDatabase):
         raise ConfigurationError(f"pgevents needs a peewee.PostgresqlDatabase or a URL, not {type(db).__name__}")
     return db
+
+
+def _spilt(parts: Mapping[str, str]) -> bool:
+    """Whether a part of an unescaped password was taken for host, port or database, which error messages name."""
+    host, port, name = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
+    return "@" in name or "@" in host[1:] and host[0] != "/" or not port.replace(",", "").isdecimal() and port != ""
 
 
 def url_of(db: peewee.PostgresqlDatabase) -> str:
@@ -118,13 +132,11 @@ class Session:
             UnsupportedTransactionError: The transaction can only be rolled back.
         """
         if self.connection().get_transaction_status() == TRANSACTION_STATUS_INERROR:
-            raise UnsupportedTransactionError(
-                "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
-                "let the error through, or guard the statement by a savepoint (db.atomic())"
-            )
+            raise UnsupportedTransactionError(SWALLOWED)
 
     def _translate(self, error: peewee.PeeweeException) -> NoReturn:
-        cause = error.args[0] if error.args and isinstance(error.args[0], psycopg2.Error) else None
+        orig: object = getattr(error, "orig", None)  # where Peewee keeps the driver's error
+        cause = orig if isinstance(orig, psycopg2.Error) else None
         code = cause.pgcode if cause is not None else None
         diagnosis = cause.diag if cause is not None else None
         message = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
@@ -137,6 +149,12 @@ class Session:
             raise IdempotencyError(message, key="") from error
         if code in REFUSED:
             raise REFUSED[code](message) from error
+        if code == "25P02":
+            raise UnsupportedTransactionError(SWALLOWED) from error
+        if code == "54000" and "index row" in message:
+            raise EventEncodeError(
+                f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
+            ) from error
         if code in {"42P01", "42883", "3F000"}:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error
         if not self.db.is_closed() and self.connection().closed:

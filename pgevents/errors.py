@@ -119,7 +119,7 @@ class IdempotencyError(PgEventsError, ValueError):
         saved_ids: Ids of the events that were saved with it.
     """
 
-    def __init__(self, message: str, *, key: str, saved_ids: Sequence[int] = ()) -> None:
+    def __init__(self, message: str, *, key: str = "", saved_ids: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.key = key
         self.saved_ids = tuple(saved_ids)

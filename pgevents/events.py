@@ -20,7 +20,7 @@ else:
         return lambda decorated: decorated
 
 
-__all__ = ["Event", "EventType", "EventTypes", "NewEvent", "event", "event_type_of"]
+__all__ = ["Event", "EventType", "EventTypes", "NewEvent", "event", "event_type_of", "is_text"]
 
 T = TypeVar("T")
 D_co = TypeVar("D_co", covariant=True)
@@ -84,9 +84,18 @@ class NewEvent:
 def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
-    if len(name) > 200 or any(ord(char) < 32 for char in name):
+    if len(name) > 200 or any(ord(char) < 32 for char in name) or not is_text(name):
         raise ConfigurationError(f"an event type's name has at most 200 characters and no control characters: {name!r}")
     return name
+
+
+def is_text(value: str) -> bool:
+    """Whether a str can be sent as UTF-8 at all: one with half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @overload

@@ -17,7 +17,7 @@ from pgevents.errors import (
     IdempotencyError,
     UnsupportedTransactionError,
 )
-from pgevents.events import Event, NewEvent
+from pgevents.events import Event, NewEvent, is_text
 from pgevents.hookspecs import Conflict
 from pgevents.ordering import Position, append_sql
 from pgevents.reading import EventStream, check_id
@@ -112,12 +112,16 @@ class Save:
             kind = type(cast(Any, given)).__name__
             raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
         key = self.key
-        if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 500 or min(key) < " "):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 500 or min(key) < " " or not is_text(key)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(
                 f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
             )
-        if self.created_at is not None and self.created_at.tzinfo is None:
-            raise ConfigurationError(f"created_at={self.created_at!r} has no time zone; use datetime.now(timezone.utc)")
+        when: object = self.created_at
+        if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):
+            raise ConfigurationError(f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}")
+        metadata: object = self.metadata
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
 
     def new_event(self, given: Any) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""

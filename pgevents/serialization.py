@@ -55,9 +55,11 @@ def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
     """Take the JSON type that was stored and no other: "3" is no quantity, and 3 no name."""
     accepted = (int, float) if kind is float else (kind,)
 
-    def structure(value: Any, _: Any) -> Any:
+    def structure(value: Any, cls: Any) -> Any:
         if type(value) not in accepted:
             raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        if cls is not kind and isinstance(cls, type) and issubclass(cls, kind):  # an IntEnum, a class of str
+            return cls(value)
         return kind(value) if kind is float else value
 
     return structure
@@ -130,7 +132,7 @@ class Serializer:
         """
         try:
             plain = self.converter.unstructure(data)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise EventEncodeError(f"{what} cannot be stored: {error}") from error
         if not isinstance(plain, dict):
             raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {data!r}")

@@ -10,7 +10,7 @@ from uuid import UUID
 import attrs
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventTypes
+from pgevents.events import EventTypes, is_text
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -104,6 +104,8 @@ def identifier_text(field: str, value: object) -> str:
     if isinstance(value, (int, UUID)):
         return str(value)
     if isinstance(value, str):
+        if not is_text(value):
+            raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
             raise ConfigurationError(f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}")
         return value
@@ -126,8 +128,12 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     Streams with one identifier become the union of their types; streams of the same types that differ
     in the values of their only field become one list. Streams that match nothing fall out.
     """
+    if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
+        if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"streams are a list of stream(...), not of {one!r}")
         if one.is_empty:
             continue
         match = tuple((field, tuple(sorted(values))) for field, values in one.match)
