@@ -131,7 +131,10 @@ class Save:
             kind = client.types.find(new.type)
             if kind is not None:
                 data = client.serializer.encode(new.data, new.type)
-                typed = client.serializer.decode(data, kind.cls, event_id=None, event_type=new.type)
+                typed = client.serializer.check(data, kind.cls, new.type)
+                lost = sorted(set(data) - set(client.serializer.encode(typed, new.type)))
+                if lost:
+                    raise EventEncodeError(f"{new.type}: {kind.cls.__qualname__} has no field {lost[0]!r}")
                 new = attrs.evolve(new, data=typed)
         else:
             new = NewEvent(client.types.of(given).name, given)
@@ -153,7 +156,12 @@ class Save:
             if metadata:
                 row["metadata"] = metadata
             rows.append(row)
-        return dump_json(rows, ", ".join(dict.fromkeys(new.type for new in events)))
+        text = dump_json(rows, ", ".join(dict.fromkeys(new.type for new in events)))
+        for row in json.loads(text):  # what cannot be read back would break every read of its stream, for ever
+            kind = client.types.find(row["type"])
+            if kind is not None:
+                client.serializer.check(row["data"], kind.cls, row["type"])
+        return text
 
     def _append(self, events: Sequence[NewEvent], arguments: tuple[Any, ...]) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""

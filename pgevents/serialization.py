@@ -148,13 +148,32 @@ class Serializer:
         Raises:
             EventDecodeError: Names the event, its type and the field that does not fit.
         """
+        try:
+            return self._decode_quickly(data, cls)
+        except Exception:
+            return self._decode_slowly(data, cls, event_id, event_type)
+
+    def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
+        """That what is about to be stored can be read back, for the log keeps it for ever; the instance.
+
+        Raises:
+            EventEncodeError: Names the type and the field that does not fit.
+        """
+        try:
+            return self._decode_quickly(data, cls)
+        except Exception:
+            try:
+                return self.converter.structure(data, cls)
+            except Exception as error:
+                field, reason = _first_fault(error)
+                at_field = f", field {field!r}" if field else ""
+                raise EventEncodeError(f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}") from error
+
+    def _decode_quickly(self, data: dict[str, Any], cls: type[V]) -> V:
         decoder = self._decoders.get(cls)
         if decoder is None:
             decoder = self._decoders[cls] = self._quick.get_structure_hook(cls)
-        try:
-            return cast(V, decoder(data, cls))
-        except Exception:
-            return self._decode_slowly(data, cls, event_id, event_type)
+        return cast(V, decoder(data, cls))
 
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
         """Once more, with a converter that keeps track of the field that it is at."""
