@@ -533,6 +533,8 @@ def create_event_client(
     ):
         if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
+    if events.pgevents_spec.qualified() == projections.pgevents_spec.qualified():
+        raise ConfigurationError(f"events and projections need a table each, not both {events.pgevents_spec.qualified()}")
     database = open_database(db)
     database.bind([events, projections])
     types = EventTypes.everything if event_types is None else EventTypes(event_types)

@@ -77,8 +77,8 @@ class TableSpec:
         return own if self.schema is None else f'"{self.schema}".{own}'
 
     def index_name(self, *parts: str) -> str:
-        """A quoted index name that no other table of the schema can have by accident."""
-        name = "_".join((self.name, *parts, "idx"))
+        """A quoted index name that no other table of the schema can have: `$` stands in no table's or field's name."""
+        name = "$".join((self.name, *parts, "idx"))
         if len(name.encode()) > 63:
             digest = hashlib.sha256(name.encode()).hexdigest()[:10]
             name = name.encode()[:52].decode(errors="ignore") + "_" + digest
