@@ -135,7 +135,7 @@ def generation_of(spec: TableSpec) -> str:
 
 def append_sql(spec: TableSpec) -> str:
     """The statement of every save; parameters: events, conditions, idempotency key, created_at."""
-    return f"SELECT status, ids, created, stored FROM {spec.qualified('_append')}(%s, %s, %s, %s)"
+    return f"SELECT {spec.qualified('_append')}(%s, %s, %s, %s)"
 
 
 def streams_json(streams: Sequence[Stream[Any]]) -> str:

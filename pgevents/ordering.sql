@@ -201,25 +201,25 @@ $pgevents$;
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:
 --       succeed only if exactly `seen` events above id `base` match one of the streams.
--- status: 'saved' (ids), 'repeated' (ids, stored: what the key saved before), 'conflict' (ids that match now),
---         'reused' (ids: the key saved other content), 'future' (ids: the last id issued). Only 'saved' has written.
+-- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
+--         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
+--         issued). Only 'saved' has written anything.
 CREATE OR REPLACE FUNCTION {{append}}(
     _events jsonb,
     _conditions jsonb DEFAULT NULL,
     _key text DEFAULT NULL,
-    _created_at timestamptz DEFAULT NULL,
-    OUT status text, OUT ids bigint[], OUT created timestamptz, OUT stored jsonb
-) LANGUAGE plpgsql VOLATILE AS $pgevents$
-#variable_conflict use_column
+    _created_at timestamptz DEFAULT NULL
+) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _table CONSTANT oid := '{{table_literal}}'::regclass::oid;
     _seed CONSTANT bigint := _table::bigint;
     _setting CONSTANT text := 'pgevents.t' || _seed;
-    _bulk CONSTANT bigint := hashtextextended('b', _seed);
-    _state text := nullif(current_setting(_setting, true), '');
-    _published bigint := split_part(_state, '|', 1)::bigint;
-    _held bigint[] := coalesce(nullif(split_part(_state, '|', 2), '*')::bigint[], CASE WHEN _state IS NULL THEN '{}' END::bigint[]);
-    _held_exclusive bigint[] := coalesce(split_part(_state, '|', 3)::bigint[], '{}');
+    _everything CONSTANT bigint := hashtextextended('e', _seed);
+    _bulk bigint;
+    _state text := current_setting(_setting, true);
+    _published bigint;
+    _held bigint[] := '{}';
+    _held_exclusive bigint[] := '{}';
     _shared bigint[] := '{}';
     _exclusive bigint[] := '{}';
     _last bigint;
@@ -237,8 +237,11 @@ DECLARE
     _found bigint[];
     _some bigint[];
     _k bigint;
+    _next bigint;
     _done boolean;
     _count CONSTANT int := jsonb_array_length(_events);
+    _ids bigint[];
+    _result jsonb;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
         PERFORM {{refuse}}();
@@ -247,9 +250,15 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
 
+    IF _state <> '' THEN  -- not the first save of this transaction
+        _published := split_part(_state, '|', 1);
+        _held := nullif(split_part(_state, '|', 2), '*');
+        _held_exclusive := split_part(_state, '|', 3);
+    END IF;
+
     -- Locks. _held IS NULL: this transaction has the bulk lock, which stands for all keys of its events.
     IF _held IS NOT NULL THEN
-        _shared := ARRAY[hashtextextended('e', _seed)];
+        _shared := ARRAY[_everything];
         FOR _n IN 0 .. _count - 1 LOOP
             _event := _events->_n;
             _data := _event->'data';
@@ -268,14 +277,15 @@ BEGIN
         IF cardinality(_held) > {{key_limit}} THEN
             _held := NULL;
             _shared := '{}';
-            _exclusive := ARRAY[_bulk];
+            _exclusive := ARRAY[hashtextextended('b', _seed)];
         END IF;
     END IF;
     IF _conditions IS NOT NULL THEN
+        _bulk := hashtextextended('b', _seed);
         FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
             _condition := _conditions->_n;
             _some := {{stream_keys}}(_condition->'streams');
-            IF hashtextextended('e', _seed) = ANY (_held_exclusive) THEN
+            IF _everything = ANY (_held_exclusive) THEN
                 _some := '{}';
             ELSIF _held_exclusive <> '{}' THEN
                 _some := ARRAY(SELECT unnest(_some) EXCEPT SELECT unnest(_held_exclusive));
@@ -284,12 +294,24 @@ BEGIN
             _exclusive := _exclusive || _some;
         END LOOP;
         IF cardinality(_held_exclusive) > {{key_limit}} THEN  -- the whole table: every other key is taken beside it
-            _exclusive := array_remove(ARRAY[CASE WHEN _bulk = ANY (_exclusive) THEN _bulk END, hashtextextended('e', _seed)], NULL);
-            _held_exclusive := ARRAY[hashtextextended('e', _seed)];
+            _exclusive := CASE WHEN _bulk = ANY (_exclusive) THEN ARRAY[_bulk, _everything] ELSE ARRAY[_everything] END;
+            _held_exclusive := ARRAY[_everything];
         END IF;
         _shared := _shared || _bulk;
     END IF;
-    _done := {{acquire}}(_shared, _exclusive) IS NULL;
+    IF _exclusive = '{}' AND _count = 1 THEN  -- few enough to be sorted here
+        LOOP
+            _next := NULL;
+            FOREACH _k IN ARRAY _shared LOOP
+                IF _k < _next OR _next IS NULL THEN _next := _k; END IF;
+            END LOOP;
+            EXIT WHEN _next IS NULL;
+            _done := pg_advisory_xact_lock_shared(_next) IS NULL;
+            _shared := array_remove(_shared, _next);
+        END LOOP;
+    ELSE
+        _done := {{acquire}}(_shared, _exclusive) IS NULL;
+    END IF;
 
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
     _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);
@@ -300,10 +322,10 @@ BEGIN
     _state := _published || '|' || coalesce(_held::text, '*') || '|' || _held_exclusive::text;
 
     IF _key IS NOT NULL THEN
-        SELECT * INTO status, ids, created, stored FROM {{repeated}}(_events, _key);
-        IF status IS NOT NULL THEN
+        _result := {{repeated}}(_events, _key);
+        IF _result IS NOT NULL THEN
             _state := set_config(_setting, _state, true);
-            RETURN;
+            RETURN _result;
         END IF;
     END IF;
 
@@ -315,8 +337,7 @@ BEGIN
             _most := (_condition->>'seen')::bigint + 100;
             _found := '{}';
             IF _base > _last THEN
-                status := 'future';
-                ids := ARRAY[_last];
+                _result := jsonb_build_object('status', 'future', 'ids', ARRAY[_last]);
                 EXIT;
             END IF;
             FOR _i IN 0 .. jsonb_array_length(_condition->'streams') - 1 LOOP
@@ -360,78 +381,79 @@ BEGIN
                 _found := CASE WHEN _found = '{}' THEN _some ELSE ARRAY(SELECT unnest(_found) UNION SELECT unnest(_some)) END;
             END LOOP;
             IF cardinality(_found) <> _most - 100 THEN
-                status := 'conflict';
-                ids := _found;
+                _result := jsonb_build_object('status', 'conflict', 'ids', _found);
                 EXIT;
             END IF;
         END LOOP;
-        IF status IS NOT NULL THEN
+        IF _result IS NOT NULL THEN
             _state := set_config(_setting, _state, true);
-            RETURN;
+            RETURN _result;
         END IF;
     END IF;
 
     -- Insert. The guard lets only an open setting of this generation pass.
-    created := coalesce(_created_at, clock_timestamp());
+    _created_at := coalesce(_created_at, clock_timestamp());
     _done := set_config(_setting, 'open:{{generation}}|', true) IS NULL;
     IF _key IS NULL AND _count = 1 THEN
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
-        VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), created, created)
+        VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), _created_at, _created_at)
         RETURNING id INTO _k;
-        ids := ARRAY[_k];
+        _ids := ARRAY[_k];
     ELSIF _key IS NULL THEN
         WITH inserted AS (
             INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
-            SELECT e->>'type', e->'data', coalesce(e->'metadata', '{}'), created, created
+            SELECT e->>'type', e->'data', coalesce(e->'metadata', '{}'), _created_at, _created_at
             FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n) ORDER BY n
             RETURNING id
         )
-        SELECT array_agg(id ORDER BY id) INTO ids FROM inserted;
+        SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     ELSE
         WITH inserted AS (
             INSERT INTO {{table}} (type, data, metadata, idempotency_key, created_at, updated_at)
             SELECT e->>'type', e->'data', coalesce(e->'metadata', '{}'),
-                _key || CASE WHEN n > 1 THEN chr(31) || n ELSE '' END, created, created
+                _key || CASE WHEN n > 1 THEN chr(31) || n ELSE '' END, _created_at, _created_at
             FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n) ORDER BY n
             ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
             RETURNING id
         )
-        SELECT array_agg(id ORDER BY id) INTO ids FROM inserted;
+        SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     END IF;
     _state := set_config(_setting, _state, true);
-    IF coalesce(cardinality(ids), 0) < _count THEN  -- the same key was saved while this one waited
-        IF ids IS NOT NULL THEN
+    IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
+        IF _ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
         END IF;
-        SELECT * INTO status, ids, created, stored FROM {{repeated}}(_events, _key);
-        RETURN;
+        RETURN {{repeated}}(_events, _key);
     END IF;
-    IF ids[1] <= _last THEN
+    IF _ids[1] <= _last THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE02',
-            MESSAGE = 'the sequence of the events table gave out id ' || ids[1] || ' after id ' || _last
+            MESSAGE = 'the sequence of the events table gave out id ' || _ids[1] || ' after id ' || _last
                 || ': it must be CACHE 1, INCREMENT 1, NO CYCLE and never be set back';
     END IF;
-    status := 'saved';
+    RETURN jsonb_build_object(
+        'status', 'saved', 'ids', _ids,
+        'created_at', to_char(_created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'));
 END
 $pgevents$;
 
--- [repeated] What an idempotency key saved before; status is NULL if it is new.
-CREATE OR REPLACE FUNCTION {{repeated}}(
-    _events jsonb, _key text, OUT status text, OUT ids bigint[], OUT created timestamptz, OUT stored jsonb
-) LANGUAGE plpgsql VOLATILE AS $pgevents$
-#variable_conflict use_column
+-- [repeated] What an idempotency key saved before; NULL if it is new.
+CREATE OR REPLACE FUNCTION {{repeated}}(_events jsonb, _key text) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _ids bigint[];
+    _stored jsonb;
 BEGIN
-    SELECT array_agg(id ORDER BY id), min(created_at),
-        jsonb_agg(jsonb_build_object('type', type, 'data', data, 'metadata', metadata) ORDER BY id)
-    INTO ids, created, stored
+    SELECT array_agg(id ORDER BY id), jsonb_agg(jsonb_build_object('type', type, 'data', data) ORDER BY id)
+    INTO _ids, _stored
     FROM {{table}}
     WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32);
-    IF ids IS NOT NULL THEN
-        status := CASE
-            WHEN (SELECT jsonb_agg(e - 'metadata' ORDER BY n) FROM jsonb_array_elements(stored) WITH ORDINALITY AS s(e, n))
-                = (SELECT jsonb_agg(e - 'metadata' ORDER BY n) FROM jsonb_array_elements(_events) WITH ORDINALITY AS g(e, n))
-            THEN 'repeated' ELSE 'reused' END;
+    IF _ids IS NULL THEN
+        RETURN NULL;
     END IF;
+    RETURN jsonb_build_object('ids', _ids, 'status', CASE
+        WHEN _stored = (
+            SELECT jsonb_agg(e - 'metadata' ORDER BY n) FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n))
+        THEN 'repeated' ELSE 'reused' END);
 END
 $pgevents$;
 

@@ -185,6 +185,11 @@ class Reader:
             self._await_bound(merged, row[0], wait)
         return self.decode(row[:6])
 
+    def by_ids(self, ids: Sequence[int]) -> list[Event[Any]]:
+        """Events by their ids, in order."""
+        sql = f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE id = ANY(%s) ORDER BY id"
+        return [self.decode(row) for row in self.session.execute(sql, [list(ids)]).fetchall()]
+
     def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
         merged = merge_streams(streams)

@@ -167,18 +167,16 @@ class Save:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         client = self.client
         sql = append_sql(client.events.pgevents_spec)
-        status, ids, created, stored = client.session.execute(sql, arguments).fetchone()
+        (answer,) = client.session.execute(sql, arguments).fetchone()
+        status, ids = answer["status"], answer["ids"]
         if status == "saved":
+            created = datetime.fromisoformat(answer["created_at"])
             return True, [
                 Event(event_id, new.type, self._data(new, event_id), new.metadata, created, created)
                 for event_id, new in zip(ids, events, strict=True)
             ]
         if status == "repeated":
-            decode = client.reader.decode
-            return False, [
-                decode((event_id, one["type"], json.dumps(one["data"]), json.dumps(one["metadata"]), created, created))
-                for event_id, one in zip(ids, stored, strict=True)
-            ]
+            return False, client.reader.by_ids(ids)
         if status == "reused":
             raise IdempotencyError(
                 f"idempotency key {self.key!r} saved other events before (ids {ids}); use a new key for a new save",
