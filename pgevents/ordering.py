@@ -99,7 +99,8 @@ def functions_sql(spec: TableSpec) -> str:
         "sequence_literal": spec.qualified("_id_seq").replace("'", "''"),
         "maintenance": spec.qualified("_maintenance"),
         "key_limit": str(KEY_LIMIT),
-        "fields": "ARRAY[" + ", ".join(f"'{field}'" for field in spec.data_indexes) + "]::text[]",
+        "first_field": _first_field(spec),
+        "keys_of_one": str(2 + len(spec.data_indexes)),
     }
     text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec), _template())
     first = iter(("IF",))
@@ -107,6 +108,12 @@ def functions_sql(spec: TableSpec) -> str:
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
     return f"{text}\n{_triggers_sql(spec, generation)}"
+
+
+def _first_field(spec: TableSpec) -> str:
+    """The expression for the first data index, in declared order, that a stream names."""
+    whens = " ".join(f"WHEN _stream->'match' ? '{field}' THEN '{field}'" for field in spec.data_indexes)
+    return f"CASE {whens} END" if whens else "NULL"
 
 
 def _each(block: str, spec: TableSpec) -> str:

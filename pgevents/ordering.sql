@@ -3,46 +3,37 @@
 -- psql) takes the same locks.
 --
 -- Marks in double braces are filled in by pgevents.ordering: table and function names are quoted identifiers,
--- {{fields}} is the list of data indexes in declared order, {{generation}} a digest of this text.
+-- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text.
 --
--- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and
--- which keys it holds: 'published|{shared}|{exclusive}' (shared '*': the bulk lock stands for all of them). A
--- savepoint's rollback reverts it exactly as it releases the locks. While an append inserts, it reads
--- 'open:<generation>|...'.
+-- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
+-- many keys it has asked for: 'published|keys' (keys '*': the bulk lock stands for all of them). A savepoint's rollback
+-- reverts it exactly as it releases the locks. While an append inserts, it reads 'open:<generation>|'.
+--
+-- PL/pgSQL makes each expression ready anew in each transaction, so what every save passes is kept to few of them.
 
--- [acquire] All locks of a save in one sorted pass by hash, each once in its strongest mode.
+-- [acquire] All locks of a validated save or a bulk save in one sorted pass by hash, each once in its strongest mode.
 -- Behind a queued exclusive request every later shared one queues too: so exclusive locks are first only tried, then
 -- awaited 50 ms at a time. Those who wait for the same exclusive lock stand in line at its gate (the key's
 -- complement), which no shared lock ever asks for.
 CREATE OR REPLACE FUNCTION {{acquire}}(_shared bigint[], _exclusive bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
-    _keys bigint[];
     _own_timeout text;
     _deadline timestamptz;
     _round int := 0;
-    _k bigint;
-    _done boolean;
 BEGIN
-    _keys := ARRAY(SELECT DISTINCT k FROM unnest(_shared || _exclusive) AS u(k) ORDER BY k);
-    IF _exclusive = '{}' THEN
-        FOREACH _k IN ARRAY _keys LOOP
-            _done := pg_advisory_xact_lock_shared(_k) IS NULL;
-        END LOOP;
-        RETURN;
-    END IF;
     BEGIN
-        FOREACH _k IN ARRAY _keys LOOP
-            IF _k = ANY (_exclusive) THEN
-                _done := pg_try_advisory_xact_lock(_k);
-            ELSE
-                _done := pg_try_advisory_xact_lock_shared(_k);
-            END IF;
-            IF NOT _done THEN
-                RAISE lock_not_available;  -- gives back those that were taken
-            END IF;
-        END LOOP;
-        RETURN;
+        IF NOT EXISTS (
+            SELECT FROM (
+                SELECT k, bool_or(x) AS x
+                FROM (SELECT unnest(_shared), false UNION ALL SELECT unnest(_exclusive), true) AS u(k, x)
+                GROUP BY k ORDER BY k OFFSET 0
+            ) AS sorted
+            WHERE NOT CASE WHEN x THEN pg_try_advisory_xact_lock(k) ELSE pg_try_advisory_xact_lock_shared(k) END
+        ) THEN
+            RETURN;
+        END IF;
+        RAISE lock_not_available;  -- gives back those that were taken
     EXCEPTION WHEN lock_not_available THEN
         _own_timeout := current_setting('lock_timeout');
     END;
@@ -54,13 +45,12 @@ BEGIN
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '50ms', true);
-            FOREACH _k IN ARRAY _keys LOOP
-                IF _k = ANY (_exclusive) THEN
-                    _done := pg_advisory_xact_lock(_k) IS NULL;
-                ELSE
-                    _done := pg_advisory_xact_lock_shared(_k) IS NULL;
-                END IF;
-            END LOOP;
+            PERFORM CASE WHEN x THEN pg_advisory_xact_lock(k) ELSE pg_advisory_xact_lock_shared(k) END
+            FROM (
+                SELECT k, bool_or(x) AS x
+                FROM (SELECT unnest(_shared), false UNION ALL SELECT unnest(_exclusive), true) AS u(k, x)
+                GROUP BY k ORDER BY k OFFSET 0
+            ) AS sorted;
             PERFORM set_config('lock_timeout', _own_timeout, true);
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
@@ -73,7 +63,7 @@ BEGIN
                         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
                             AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
                             AND l.pid IS DISTINCT FROM pg_backend_pid()
-                            AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_keys)
+                            AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_shared || _exclusive)
                     );
             END IF;
         END;
@@ -88,50 +78,39 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{stream_keys}}(_streams jsonb) RETURNS bigint[]
 LANGUAGE plpgsql STABLE AS $pgevents$
 DECLARE
-    _table CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
-    _keys bigint[] := '{}';
-    _types bigint[] := '{}';
+    _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
+    _keys bigint[];
     _stream jsonb;
-    _values jsonb;
     _field text;
-    _anything boolean := false;
+    _values jsonb;
 BEGIN
     FOR _n IN 0 .. jsonb_array_length(_streams) - 1 LOOP
         _stream := _streams->_n;
-        _values := NULL;
-        FOREACH _field IN ARRAY {{fields}} LOOP
+        _field := {{first_field}};
+        IF _field IS NOT NULL THEN
             _values := _stream->'match'->_field;
-            EXIT WHEN _values IS NOT NULL;
-        END LOOP;
-        IF _values IS NOT NULL THEN
             FOR _i IN 0 .. jsonb_array_length(_values) - 1 LOOP
-                _keys := _keys || hashtextextended('v' || _field || '=' || (_values->>_i), _table);
+                _keys := _keys || hashtextextended('v' || _field || '=' || (_values->>_i), _seed);
             END LOOP;
-        END IF;
-        IF jsonb_typeof(_stream->'types') = 'array' THEN
-            FOR _i IN 0 .. jsonb_array_length(_stream->'types') - 1 LOOP
-                _types := _types || hashtextextended('t' || (_stream->'types'->>_i), _table);
-                IF _values IS NULL THEN
-                    _keys := _keys || _types[cardinality(_types)];
-                END IF;
-            END LOOP;
+        ELSIF jsonb_typeof(_stream->'types') = 'array' THEN
+            _keys := _keys || ARRAY(SELECT hashtextextended('t' || t, _seed) FROM jsonb_array_elements_text(_stream->'types') AS t);
         ELSE
-            _anything := true;
-            IF _values IS NULL THEN
-                _keys := _keys || hashtextextended('e', _table);
-            END IF;
+            _keys := _keys || hashtextextended('e', _seed);
         END IF;
     END LOOP;
-    IF cardinality(_keys) > {{key_limit}} THEN  -- coarser: lock memory is shared by the whole cluster
+    IF cardinality(_keys) > {{key_limit}} THEN
         _keys := ARRAY(SELECT DISTINCT unnest(_keys));
-        IF cardinality(_keys) > {{key_limit}} THEN
-            _keys := ARRAY(SELECT DISTINCT unnest(_types));
-            IF _anything OR cardinality(_keys) > {{key_limit}} THEN
-                _keys := ARRAY[hashtextextended('e', _table)];
-            END IF;
+    END IF;
+    IF cardinality(_keys) > {{key_limit}} THEN  -- coarser, by types: lock memory is shared by the whole cluster
+        _keys := ARRAY(
+            SELECT DISTINCT hashtextextended('t' || t, _seed)
+            FROM jsonb_array_elements(_streams) AS s,
+                jsonb_array_elements_text(CASE jsonb_typeof(s->'types') WHEN 'array' THEN s->'types' ELSE '[]' END) AS t);
+        IF cardinality(_keys) > {{key_limit}} OR jsonb_path_exists(_streams, '$[*] ? (@.types == null)') THEN
+            _keys := ARRAY[hashtextextended('e', _seed)];
         END IF;
     END IF;
-    RETURN _keys;
+    RETURN coalesce(_keys, '{}');
 END
 $pgevents$;
 
@@ -211,120 +190,114 @@ CREATE OR REPLACE FUNCTION {{append}}(
     _created_at timestamptz DEFAULT NULL
 ) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
-    _table CONSTANT oid := '{{table_literal}}'::regclass::oid;
-    _seed CONSTANT bigint := _table::bigint;
-    _setting CONSTANT text := 'pgevents.t' || _seed;
-    _everything CONSTANT bigint := hashtextextended('e', _seed);
-    _bulk bigint;
-    _state text := current_setting(_setting, true);
+    _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
+    _state text := current_setting('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, true);
     _published bigint;
-    _held bigint[] := '{}';
-    _held_exclusive bigint[] := '{}';
-    _shared bigint[] := '{}';
-    _exclusive bigint[] := '{}';
+    _asked text;
+    _keys int;
+    _shared bigint[];
+    _exclusive bigint[];
     _last bigint;
-    _event jsonb;
-    _data jsonb;
     _condition jsonb;
     _stream jsonb;
     _match jsonb;
     _types jsonb;
-    _names text[];
+    _field text;
     _values text[];
     _rest jsonb;
     _base bigint;
     _most bigint;
     _found bigint[];
     _some bigint[];
-    _k bigint;
-    _next bigint;
-    _done boolean;
-    _count CONSTANT int := jsonb_array_length(_events);
+    _id bigint;
     _ids bigint[];
+    _done boolean;
+    _count int := jsonb_array_length(_events);
     _result jsonb;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
         PERFORM {{refuse}}();
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-
     IF _state <> '' THEN  -- not the first save of this transaction
         _published := split_part(_state, '|', 1);
-        _held := nullif(split_part(_state, '|', 2), '*');
-        _held_exclusive := split_part(_state, '|', 3);
+        _asked := split_part(_state, '|', 2);
     END IF;
 
-    -- Locks. _held IS NULL: this transaction has the bulk lock, which stands for all keys of its events.
-    IF _held IS NOT NULL THEN
-        _shared := ARRAY[_everything];
-        FOR _n IN 0 .. _count - 1 LOOP
-            _event := _events->_n;
-            _data := _event->'data';
-            _k := hashtextextended('t' || (_event->>'type'), _seed);
-            IF _k <> ALL (_shared) THEN _shared := _shared || _k; END IF;
-            {{#field}}
-            _k := hashtextextended('v{{field}}=' || (_data->>'{{field}}'), _seed);
-            IF _k <> ALL (_shared) THEN _shared := _shared || _k; END IF;
-            {{/field}}
-            EXIT WHEN cardinality(_shared) > {{key_limit}};
-        END LOOP;
-        IF _held <> '{}' THEN
-            _shared := ARRAY(SELECT unnest(_shared) EXCEPT SELECT unnest(_held));
-        END IF;
-        _held := _held || _shared;
-        IF cardinality(_held) > {{key_limit}} THEN
-            _held := NULL;
-            _shared := '{}';
-            _exclusive := ARRAY[hashtextextended('b', _seed)];
-        END IF;
-    END IF;
-    IF _conditions IS NOT NULL THEN
-        _bulk := hashtextextended('b', _seed);
-        FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
-            _condition := _conditions->_n;
-            _some := {{stream_keys}}(_condition->'streams');
-            IF _everything = ANY (_held_exclusive) THEN
-                _some := '{}';
-            ELSIF _held_exclusive <> '{}' THEN
-                _some := ARRAY(SELECT unnest(_some) EXCEPT SELECT unnest(_held_exclusive));
-            END IF;
-            _held_exclusive := _held_exclusive || _some;
-            _exclusive := _exclusive || _some;
-        END LOOP;
-        IF cardinality(_held_exclusive) > {{key_limit}} THEN  -- the whole table: every other key is taken beside it
-            _exclusive := CASE WHEN _bulk = ANY (_exclusive) THEN ARRAY[_bulk, _everything] ELSE ARRAY[_everything] END;
-            _held_exclusive := ARRAY[_everything];
-        END IF;
-        _shared := _shared || _bulk;
-    END IF;
-    IF _exclusive = '{}' AND _count = 1 THEN  -- few enough to be sorted here
-        LOOP
-            _next := NULL;
-            FOREACH _k IN ARRAY _shared LOOP
-                IF _k < _next OR _next IS NULL THEN _next := _k; END IF;
-            END LOOP;
-            EXIT WHEN _next IS NULL;
-            _done := pg_advisory_xact_lock_shared(_next) IS NULL;
-            _shared := array_remove(_shared, _next);
-        END LOOP;
+    -- Locks.
+    IF _count = 1 AND _state <> '' IS NOT TRUE AND _conditions IS NULL THEN
+        PERFORM pg_advisory_xact_lock_shared(k)
+        FROM (
+            SELECT DISTINCT hashtextextended(t, _seed) AS k
+            FROM unnest(ARRAY['e', 't' || (_events->0->>'type')
+                {{#field}}
+                , 'v{{field}}=' || (_events->0->'data'->>'{{field}}')
+                {{/field}}
+            ]) AS u(t)
+            WHERE t IS NOT NULL ORDER BY k OFFSET 0
+        ) AS sorted;
+        _asked := {{keys_of_one}};
     ELSE
-        _done := {{acquire}}(_shared, _exclusive) IS NULL;
+        IF _asked IS DISTINCT FROM '*' THEN
+            FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
+                _shared := ARRAY(
+                    SELECT DISTINCT hashtextextended(t, _seed)
+                    FROM (SELECT e FROM jsonb_array_elements(_events) AS e LIMIT CASE _pass WHEN 1 THEN {{key_limit}} END) AS first_ones
+                        CROSS JOIN LATERAL unnest(ARRAY['e', 't' || (e->>'type')
+                            {{#field}}
+                            , 'v{{field}}=' || (e->'data'->>'{{field}}')
+                            {{/field}}
+                        ]) AS u(t)
+                    WHERE t IS NOT NULL);
+                EXIT WHEN _count <= {{key_limit}} OR cardinality(_shared) > {{key_limit}};
+            END LOOP;
+        END IF;
+        IF _conditions IS NOT NULL THEN
+            FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+                _exclusive := _exclusive || {{stream_keys}}(_conditions->_n->'streams');
+            END LOOP;
+        END IF;
+        _keys := coalesce(nullif(_asked, '*')::int, 0);
+        IF _keys > 0 AND _keys + cardinality(_shared) + coalesce(cardinality(_exclusive), 0) > {{key_limit}} THEN
+            _keys := count(*) FROM pg_locks AS l  -- those that it really has: it may have asked for few again and again
+                WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid = pg_backend_pid();
+            IF _keys + cardinality(_exclusive) > {{key_limit}} THEN  -- the whole table: everybody else takes that key too
+                _exclusive := ARRAY[hashtextextended('e', _seed)];
+            END IF;
+        END IF;
+        IF _asked = '*' THEN
+            _shared := '{}';
+        ELSIF _keys + cardinality(_shared) > {{key_limit}} THEN
+            _shared := '{}';
+            _exclusive := _exclusive || hashtextextended('b', _seed);
+            _asked := '*';
+        ELSE
+            _asked := _keys + cardinality(_shared) + coalesce(cardinality(_exclusive), 0);
+        END IF;
+        IF _conditions IS NOT NULL THEN
+            _shared := _shared || hashtextextended('b', _seed);
+        END IF;
+        IF _exclusive <> '{}' THEN
+            _done := {{acquire}}(_shared, _exclusive) IS NULL;
+        ELSE
+            PERFORM pg_advisory_xact_lock_shared(k)
+            FROM (SELECT k FROM unnest(_shared) AS u(k) ORDER BY k OFFSET 0) AS sorted;
+        END IF;
     END IF;
 
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
     _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);
     IF _published IS NULL THEN
         _published := _last;
-        _done := pg_advisory_xact_lock_shared(_table::int, (_last & 2147483647)::int) IS NULL;
+        _done := pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
     END IF;
-    _state := _published || '|' || coalesce(_held::text, '*') || '|' || _held_exclusive::text;
+    _state := _published || '|' || _asked;
 
     IF _key IS NOT NULL THEN
         _result := {{repeated}}(_events, _key);
         IF _result IS NOT NULL THEN
-            _state := set_config(_setting, _state, true);
+            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
             RETURN _result;
         END IF;
     END IF;
@@ -342,17 +315,16 @@ BEGIN
             END IF;
             FOR _i IN 0 .. jsonb_array_length(_condition->'streams') - 1 LOOP
                 _stream := _condition->'streams'->_i;
-                _match := _stream->'match';
+                _field := {{first_field}};
                 _types := nullif(_stream->'types', 'null');
-                _rest := NULL;
+                _rest := nullif((_stream->'match') - coalesce(_field, ''), '{}');
+                IF _field IS NOT NULL THEN
+                    _values := ARRAY(SELECT jsonb_array_elements_text(_stream->'match'->_field));
+                ELSIF _types IS NOT NULL THEN
+                    _values := ARRAY(SELECT jsonb_array_elements_text(_types));
+                END IF;
                 {{#field}}
-                {{elsif}} _match ? '{{field}}' THEN
-                    IF jsonb_array_length(_match->'{{field}}') = 1 THEN
-                        _values := ARRAY[_match->'{{field}}'->>0];
-                    ELSE
-                        _values := ARRAY(SELECT jsonb_array_elements_text(_match->'{{field}}'));
-                    END IF;
-                    _rest := nullif(_match - '{{field}}', '{}');
+                {{elsif}} _field = '{{field}}' THEN
                     _some := ARRAY(
                         SELECT id FROM {{table}}
                         WHERE data->>'{{field}}' = ANY (_values) AND id > _base AND (_types IS NULL OR _types ? type)
@@ -361,16 +333,13 @@ BEGIN
                         LIMIT _most);
                 {{/field}}
                 {{elsif}} _types IS NOT NULL THEN
-                    _names := ARRAY(SELECT jsonb_array_elements_text(_types));
-                    _rest := nullif(_match, '{}');
                     _some := ARRAY(
                         SELECT id FROM {{table}}
-                        WHERE type = ANY (_names) AND id > _base
+                        WHERE type = ANY (_values) AND id > _base
                             AND (_rest IS NULL OR NOT EXISTS (
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
                         LIMIT _most);
                 ELSE
-                    _rest := nullif(_match, '{}');
                     _some := ARRAY(
                         SELECT id FROM {{table}}
                         WHERE id > _base
@@ -386,19 +355,19 @@ BEGIN
             END IF;
         END LOOP;
         IF _result IS NOT NULL THEN
-            _state := set_config(_setting, _state, true);
+            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
             RETURN _result;
         END IF;
     END IF;
 
     -- Insert. The guard lets only an open setting of this generation pass.
     _created_at := coalesce(_created_at, clock_timestamp());
-    _done := set_config(_setting, 'open:{{generation}}|', true) IS NULL;
+    _done := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, 'open:{{generation}}|', true) IS NULL;
     IF _key IS NULL AND _count = 1 THEN
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
         VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), _created_at, _created_at)
-        RETURNING id INTO _k;
-        _ids := ARRAY[_k];
+        RETURNING id INTO _id;
+        _ids := ARRAY[_id];
     ELSIF _key IS NULL THEN
         WITH inserted AS (
             INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
@@ -418,7 +387,7 @@ BEGIN
         )
         SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     END IF;
-    _state := set_config(_setting, _state, true);
+    _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
     IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
         IF _ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
