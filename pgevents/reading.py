@@ -27,7 +27,7 @@ AsOf = int | datetime
 COLUMNS = "id, type, data::text, metadata::text, created_at, updated_at"
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
-NO_EVENT = "NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
+NO_EVENT = "NULL::bigint AS id, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
 
 
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):
