@@ -6,8 +6,9 @@
 -- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text.
 --
 -- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
--- many keys it has asked for: 'published|keys' (keys '*': the bulk lock stands for all of them). A savepoint's rollback
--- reverts it exactly as it releases the locks. While an append inserts, it reads 'open:<generation>|'.
+-- many keys it has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its
+-- events. A savepoint's rollback reverts it exactly as it releases the locks. While an append inserts, it reads
+-- 'open:<generation>|'.
 --
 -- PL/pgSQL makes each expression ready anew in each transaction, so what every save passes is kept to few of them.
 
@@ -193,8 +194,8 @@ DECLARE
     _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
     _state text := current_setting('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, true);
     _published bigint;
-    _asked text;
     _keys int;
+    _is_bulk boolean;
     _shared bigint[];
     _exclusive bigint[];
     _last bigint;
@@ -222,11 +223,12 @@ BEGIN
     END IF;
     IF _state <> '' THEN  -- not the first save of this transaction
         _published := split_part(_state, '|', 1);
-        _asked := split_part(_state, '|', 2);
+        _keys := split_part(_state, '|', 2);
+        _is_bulk := split_part(_state, '|', 3) = 'bulk';
     END IF;
 
     -- Locks.
-    IF _count = 1 AND _state <> '' IS NOT TRUE AND _conditions IS NULL THEN
+    IF _count = 1 AND _keys IS NULL AND _conditions IS NULL THEN
         PERFORM pg_advisory_xact_lock_shared(k)
         FROM (
             SELECT DISTINCT hashtextextended(t, _seed) AS k
@@ -237,9 +239,12 @@ BEGIN
             ]) AS u(t)
             WHERE t IS NOT NULL ORDER BY k OFFSET 0
         ) AS sorted;
-        _asked := {{keys_of_one}};
+        _keys := {{keys_of_one}};
     ELSE
-        IF _asked IS DISTINCT FROM '*' THEN
+        _keys := coalesce(_keys, 0);
+        _shared := '{}';
+        _exclusive := '{}';
+        IF _is_bulk IS NOT TRUE THEN
             FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
                 _shared := ARRAY(
                     SELECT DISTINCT hashtextextended(t, _seed)
@@ -258,23 +263,19 @@ BEGIN
                 _exclusive := _exclusive || {{stream_keys}}(_conditions->_n->'streams');
             END LOOP;
         END IF;
-        _keys := coalesce(nullif(_asked, '*')::int, 0);
-        IF _keys > 0 AND _keys + cardinality(_shared) + coalesce(cardinality(_exclusive), 0) > {{key_limit}} THEN
+        IF _keys > 0 AND _keys + cardinality(_shared || _exclusive) > {{key_limit}} THEN
             _keys := count(*) FROM pg_locks AS l  -- those that it really has: it may have asked for few again and again
                 WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid = pg_backend_pid();
-            IF _keys + cardinality(_exclusive) > {{key_limit}} THEN  -- the whole table: everybody else takes that key too
-                _exclusive := ARRAY[hashtextextended('e', _seed)];
+            IF _exclusive <> '{}' AND _keys + cardinality(_exclusive) > {{key_limit}} THEN
+                _exclusive := ARRAY[hashtextextended('e', _seed)];  -- the whole table: everybody else takes that key too
             END IF;
         END IF;
-        IF _asked = '*' THEN
-            _shared := '{}';
-        ELSIF _keys + cardinality(_shared) > {{key_limit}} THEN
+        IF _is_bulk IS NOT TRUE AND _keys + cardinality(_shared) > {{key_limit}} THEN
+            _is_bulk := true;
             _shared := '{}';
             _exclusive := _exclusive || hashtextextended('b', _seed);
-            _asked := '*';
-        ELSE
-            _asked := _keys + cardinality(_shared) + coalesce(cardinality(_exclusive), 0);
         END IF;
+        _keys := _keys + cardinality(_shared || _exclusive);
         IF _conditions IS NOT NULL THEN
             _shared := _shared || hashtextextended('b', _seed);
         END IF;
@@ -292,7 +293,7 @@ BEGIN
         _published := _last;
         _done := pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
     END IF;
-    _state := _published || '|' || _asked;
+    _state := _published || '|' || _keys || CASE WHEN _is_bulk THEN '|bulk' ELSE '|' END;
 
     IF _key IS NOT NULL THEN
         _result := {{repeated}}(_events, _key);
