@@ -1,0 +1,16 @@
+"""The `pgevents` command; its options stand in `pgevents --help`."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, or say what to install for it."""
+    try:
+        from pgevents.cli.commands import run_command
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.exit(f'pgevents: {error.name} is missing; the command line is an extra: pip install "pgevents[cli]"')
+    run_command()

@@ -1,0 +1,130 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import peewee
+
+from pgevents.errors import ConfigurationError, PgEventsError
+
+__all__ = ["run_command"]
+
+EXIT_CODES = """\
+Exit codes: 0 all is well; 1 something failed, or a check did not hold; 2 the command was not understood, or \
+a file is not what it should be; 130 interrupted.
+"""
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group that tells what PostgreSQL and pgevents refused, rather than showing a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from pgevents.embedded import EmbeddedServerError
+
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name != "rich":
+                raise
+            fail('rich is missing; it is an extra: pip install "pgevents[cli]"')
+        except BrokenPipeError:
+            raise
+        except (PgEventsError, peewee.PeeweeException, EmbeddedServerError, OSError) as error:
+            fail(" ".join(str(error).split()) or type(error).__name__)
+
+
+def run_command() -> NoReturn:
+    """Run the command that was given; errors are one line on the standard error."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.Abort:
+        click.echo("pgevents: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            click.echo(f"pgevents: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(error.exit_code)
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line and exit code 1."""
+    raise click.ClickException(message)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(package_name="pgevents", prog_name="pgevents")
+def cli() -> None:
+    """An event store in PostgreSQL."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+@contextmanager
+def server(url: str | None) -> Generator[tuple[str, str], None, None]:
+    """The URL of the given server, or of an embedded one for the time of the block, and how to call it."""
+    if url is not None:
+        yield url, "your database"
+        return
+    from pgevents.embedded import embedded_database
+
+    start = time.perf_counter()
+    with embedded_database() as db:
+        yield db.url, f"an embedded PostgreSQL, started in {time.perf_counter() - start:.1f} s, gone afterwards"
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.option(
+    "--csv",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="Order lines of your own, .csv or .csv.gz, in place of the ones that are shipped. The first line names "
+    "the columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country.",
+)
+@click.option(
+    "--database",
+    "url",
+    metavar="URL",
+    help="A PostgreSQL database (postgresql://...) in place of an embedded one. The demo makes a schema of its own "
+    "there, and leaves it for you to look at.",
+)
+def demo(path: Path | None, url: str | None) -> None:
+    """Replay one day of a real shop and check it to the penny.
+
+    Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted and queried.
+    At the end eight processes buy the last piece of one product, and one of them gets it.
+    """
+    from pgevents.demo import ORDERS
+    from pgevents.demo.orders import NoOrders, read_orders
+    from pgevents.demo.run import new_schema, run
+    from pgevents.demo.screen import Screen
+
+    screen, path, schema = Screen(), path or ORDERS, new_schema()
+    try:
+        orders = read_orders(path)
+    except NoOrders as error:
+        raise click.UsageError(f"{path}: {error}") from error
+    if not orders.usable:
+        reason = f", such as: {orders.skipped[0].reason}" if orders.skipped else ""
+        fail(f"{path}: no line can be replayed{reason}")
+    screen.head(path.name, orders)
+    with server(url) as (database, name):
+        screen.say(f"Database: {name}")
+        try:
+            report = run(orders, path, database, schema, screen)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from error
+        screen.show(report)
+    if url is not None:
+        screen.say(f"The tables are left in the schema {schema}; DROP SCHEMA {schema} CASCADE removes them.")
+    if not report.is_right:
+        sys.exit(1)

@@ -1,0 +1,129 @@
+"""The day once more: order lines become events, and what came of them becomes snapshots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from attrs import define, field
+
+from pgevents import EventClient, stream
+
+from .orders import Line, Orders, is_cancellation
+from .shop import (
+    CartCheckedOut,
+    CartEvent,
+    CartOpened,
+    CartProjection,
+    ItemAdded,
+    ItemRemoved,
+    ProductProjection,
+    add_item,
+    check_out,
+    open_cart,
+)
+
+__all__ = ["Pace", "Replayed", "replay", "take_snapshots"]
+
+LINES_TO_DECIDE = 20
+"""An invoice up to this size is bought as people buy: line by line. A larger one comes as a batch."""
+
+BATCH = 5_000
+Progress = Callable[[int], object]
+
+
+@define
+class Pace:
+    """How many of something, in how many seconds."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """How many in one second."""
+        return self.count / self.seconds if self.seconds else 0.0
+
+
+@define
+class Replayed:
+    """What the replay did, and how fast.
+
+    Attributes:
+        events: All events saved.
+        decisions: Those of them that were decided one by one.
+        batched: Those of them that came in batches.
+        batches: How many batches.
+    """
+
+    events: int = 0
+    decisions: Pace = field(factory=Pace)
+    batched: Pace = field(factory=Pace)
+    batches: int = 0
+
+
+def replay(client: EventClient, orders: Orders, progress: Progress = lambda lines: None) -> Replayed:
+    """Save all invoices as carts.
+
+    Args:
+        client: Where to; its log holds none of these carts yet.
+        orders: What to replay.
+        progress: Told after each invoice how many lines it had.
+    """
+    done = Replayed()
+    for invoice, lines in orders.invoices.items():
+        start = time.perf_counter()
+        if len(lines) <= LINES_TO_DECIDE:
+            pace, count = done.decisions, _decide(client, invoice, lines)
+        else:
+            pace, count = done.batched, _batch(client, invoice, lines)
+            done.batches += 1
+        pace.seconds += time.perf_counter() - start
+        pace.count += count
+        done.events += count
+        progress(len(lines))
+    return done
+
+
+def _decide(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
+    """As customers do: each step looks at the cart, and is saved only if the cart is still as it was seen."""
+    cart = CartProjection(invoice, client)
+    client.decide(cart, partial(open_cart, opened=_opened(invoice, lines)))
+    for line in lines:
+        client.decide(cart, partial(add_item, item=_item(invoice, line)))
+    client.decide(cart, partial(check_out, at=lines[-1].at))
+    return len(lines) + 2
+
+
+def _batch(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
+    """As an import does: the whole cart in one transaction, and only if there is no such cart yet."""
+    items: list[CartEvent] = [_item(invoice, line) for line in lines]
+    with client.db.atomic():  # pyright: ignore[reportUnknownMemberType]
+        client.save_event_with_stream_validation(_opened(invoice, lines), None, stream(CartEvent, cart_id=invoice))
+        for start in range(0, len(items), BATCH):
+            client.save_events(items[start : start + BATCH])
+        client.save_event(CartCheckedOut(invoice, lines[-1].at))
+    return len(lines) + 2
+
+
+def _opened(invoice: str, lines: Sequence[Line]) -> CartOpened:
+    first = lines[0]
+    return CartOpened(invoice, first.customer_id, first.country, is_cancellation(invoice), first.at)
+
+
+def _item(invoice: str, line: Line) -> ItemAdded | ItemRemoved:
+    kind = ItemRemoved if is_cancellation(invoice) else ItemAdded
+    return kind(invoice, line.product_id, line.description, line.quantity, line.price)
+
+
+def take_snapshots(client: EventClient, orders: Orders, progress: Progress = lambda snapshots: None) -> Pace:
+    """Save a snapshot of every cart and of every product, for the queries that follow."""
+    start = time.perf_counter()
+    for invoice in orders.invoices:
+        CartProjection(invoice, client).save_projection()
+        progress(1)
+    for product in orders.products:
+        ProductProjection(product, client).save_projection()
+        progress(1)
+    return Pace(len(orders.invoices) + len(orders.products), time.perf_counter() - start)

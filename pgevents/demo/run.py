@@ -1,0 +1,71 @@
+"""The demo from the file to the report."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from attrs import evolve
+
+from .audit import audit_csv
+from .orders import Orders
+from .race import race
+from .replay import replay, take_snapshots
+from .report import Report, make_report
+from .shop import shop_client
+
+__all__ = ["new_schema", "run"]
+
+BUYERS = 8
+
+
+class Stages(Protocol):
+    """Where progress is shown; `screen.Screen` is one."""
+
+    def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], object]]:
+        """A stage of the work; gives what is to be told how much was done."""
+        ...
+
+
+def new_schema() -> str:
+    """A name for a schema that is not there yet: each run has tables of its own."""
+    return f"pgevents_demo_{datetime.now():%Y%m%d_%H%M%S}_{secrets.token_hex(2)}"
+
+
+def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Report:
+    """Replay, snapshot, query, compare, race.
+
+    Args:
+        orders: What to replay; at least one line.
+        path: Where they came from, for the audit.
+        url: The database.
+        schema: The schema to make for the tables.
+        screen: Where progress is shown.
+
+    Raises:
+        ConfigurationError: A URL that cannot be one.
+        peewee.PeeweeException: The database cannot be reached, or refuses.
+    """
+    client = shop_client(url, schema)
+    client.create_tables()
+    try:
+        with screen.stage("Replay", orders.usable, "lines") as progress:
+            replayed = replay(client, orders, progress)
+        with screen.stage("Snapshots", len(orders.invoices) + len(orders.products), "views") as progress:
+            snapshots = take_snapshots(client, orders, progress)
+        report = make_report(client, orders, audit_csv(path), replayed, snapshots)
+        with screen.stage("Last piece", BUYERS, "buyers") as progress:
+            ended = race(client, url, schema, _prize(report), BUYERS, progress)
+        return evolve(report, race=ended)
+    finally:
+        client.db.close()
+
+
+def _prize(report: Report) -> str:
+    """The best seller that is a thing: codes of things begin with a digit, those of postage and the like do not."""
+    best = report.best_sellers
+    return next((product.id for product in best if product.id[0].isdigit()), best[0].id)
