@@ -15,7 +15,8 @@
 -- [acquire] All locks of a validated save or a bulk save in one sorted pass by hash, each once in its strongest mode.
 -- Behind a queued exclusive request every later shared one queues too: so exclusive locks are first only tried, then
 -- awaited 50 ms at a time. Those who wait for the same exclusive lock stand in line at its gate (the key's
--- complement), which no shared lock ever asks for.
+-- complement), which no shared lock ever asks for; but whoever holds locks already does not, or the first in line
+-- might be waiting for those.
 CREATE OR REPLACE FUNCTION {{acquire}}(_shared bigint[], _exclusive bigint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
@@ -42,7 +43,10 @@ BEGIN
         PERFORM set_config('lock_timeout', '10s', true);
     END IF;
     _deadline := clock_timestamp() + current_setting('lock_timeout')::interval;
-    PERFORM pg_advisory_xact_lock(~k) FROM (SELECT DISTINCT k FROM unnest(_exclusive) AS u(k) ORDER BY k OFFSET 0) AS sorted;
+    IF NOT EXISTS (SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.pid = pg_backend_pid()) THEN
+        PERFORM pg_advisory_xact_lock(~k)
+        FROM (SELECT DISTINCT k FROM unnest(_exclusive) AS u(k) ORDER BY k OFFSET 0) AS sorted;
+    END IF;
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '50ms', true);
@@ -67,9 +71,25 @@ BEGIN
                             AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_shared || _exclusive)
                     );
             END IF;
+            -- PostgreSQL hardly finds a deadlock among those who wait in short turns, so it is looked for here: who
+            -- holds the keys, whom do they wait for, and so on, back to this one.
+            IF EXISTS (
+                WITH RECURSIVE ahead(pid) AS (
+                    SELECT l.pid FROM pg_locks AS l
+                    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> pg_backend_pid()
+                        AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+                        AND (l.classid::bigint << 32 | l.objid::bigint)
+                            = ANY (CASE l.mode WHEN 'ExclusiveLock' THEN _shared || _exclusive ELSE _exclusive END)
+                    UNION
+                    SELECT unnest(pg_blocking_pids(a.pid)) FROM ahead AS a
+                )
+                SELECT FROM ahead WHERE pid = pg_backend_pid()
+            ) THEN
+                RAISE deadlock_detected USING MESSAGE = 'this transaction and another wait for each other';
+            END IF;
         END;
         _round := _round + 1;
-        PERFORM pg_sleep(least(0.01 * _round, 0.1));
+        PERFORM pg_sleep(least(0.01 * _round, 0.1) * random());
     END LOOP;
 END
 $pgevents$;
@@ -156,7 +176,10 @@ BEGIN
     IF _streams IS NOT NULL THEN
         _keys := {{stream_keys}}(_streams);
     END IF;
-    _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);  -- before the locks are looked at
+    _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);  -- before the locks are looked at
+    IF _last IS NULL THEN  -- nothing issued since the sequence was made or restarted
+        SELECT last_value - 1 INTO _last FROM {{sequence}};
+    END IF;
     WITH locks AS MATERIALIZED (
         SELECT l.virtualtransaction AS vxid, l.objsubid, l.classid, l.objid, l.mode,
             l.classid::bigint << 32 | l.objid::bigint AS key
@@ -288,7 +311,10 @@ BEGIN
     END IF;
 
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
-    _last := coalesce(pg_sequence_last_value('{{sequence_literal}}'::regclass), 0);
+    _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);
+    IF _last IS NULL THEN  -- nothing issued since the sequence was made or restarted
+        SELECT last_value - 1 INTO _last FROM {{sequence}};
+    END IF;
     IF _published IS NULL THEN
         _published := _last;
         _done := pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
