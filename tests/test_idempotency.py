@@ -1,0 +1,153 @@
+"""Idempotency keys: a save that is repeated returns what the first one saved."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgevents import ConcurrencyError, ConfigurationError, EventClient, IdempotencyError, stream
+from .shop import CartCreated, ItemAddedToCart
+
+Make = Callable[..., EventClient]
+BATCH = [CartCreated("c1", "u1"), ItemAddedToCart("c1", "p1", 1, 5), CartCreated("c1", "u1")]
+
+
+def test_a_repeated_save_returns_what_was_saved(client: EventClient) -> None:
+    """The second call writes nothing and returns the first one's event, its metadata and its time."""
+    first = client.save_event(CartCreated("c1", "u1"), idempotency_key="k", metadata={"try": 1})
+    client.save_event(CartCreated("c2", "u1"))
+    again = client.save_event(CartCreated("c1", "u1"), idempotency_key="k", metadata={"try": 2})
+    assert again == first
+    assert len(client.get_event_stream()) == 2
+
+
+def test_a_batch_has_one_key_and_is_found_whole(client: EventClient) -> None:
+    """A batch, with equal events in it, is repeated as one."""
+    first = client.save_events(BATCH, idempotency_key="k")
+    assert client.save_events(BATCH, idempotency_key="k") == first
+    assert len(client.get_event_stream()) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BATCH[:1],
+        BATCH[:2],
+        [*BATCH, CartCreated("c1", "u1")],
+        [BATCH[1], BATCH[0], BATCH[2]],
+        [CartCreated("c1", "u2"), *BATCH[1:]],
+    ],
+)
+def test_the_same_key_with_other_content_is_an_error(client: EventClient, other: list[Any]) -> None:
+    """Fewer, more, exchanged or other events under a used key are refused, and nothing is half-written."""
+    client.save_events(BATCH, idempotency_key="k")
+    with pytest.raises(IdempotencyError) as caught:
+        client.save_events(other, idempotency_key="k")
+    assert caught.value.key == "k"
+    assert caught.value.saved_ids == (1, 2, 3)
+    assert len(client.get_event_stream()) == 3
+
+
+def test_keys_that_begin_alike_are_different(client: EventClient) -> None:
+    """A key that continues another one is a key of its own, also beside a batch."""
+    client.save_events(BATCH, idempotency_key="k")
+    for key in ("k2", "k ", "k\x7f", "kk", "K", "%", "k_", "\u00a0"):
+        client.save_event(CartCreated("c1", "u1"), idempotency_key=key)
+    assert len(client.get_event_stream()) == 11
+
+
+def test_a_repeated_validated_save_is_no_conflict(client: EventClient) -> None:
+    """A validated save whose answer was lost is repeated: it meets its own event and is no conflict."""
+    read = client.get_event_stream(cart_id="c1")
+    first = client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="k")
+    assert client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="k") == first
+    with pytest.raises(ConcurrencyError):
+        client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="other")
+
+
+def test_a_refused_save_does_not_use_up_its_key(client: EventClient) -> None:
+    """After a conflict the same key may save."""
+    client.save_event(CartCreated("c1", "u1"))
+    with pytest.raises(ConcurrencyError):
+        client.save_event_with_stream_validation(CartCreated("c1", "u1"), 0, [stream(cart_id="c1")], idempotency_key="k")
+    saved = client.save_event_with_stream_validation(
+        CartCreated("c1", "u1"), 1, [stream(cart_id="c1")], idempotency_key="k"
+    )
+    assert client.save_event(CartCreated("c1", "u1"), idempotency_key="k") == saved
+
+
+def test_a_rolled_back_save_does_not_use_up_its_key(client: EventClient) -> None:
+    """What was rolled back was never saved: the key is free."""
+    with pytest.raises(ZeroDivisionError), client.db.atomic():
+        client.save_event(CartCreated("c1", "u1"), idempotency_key="k")
+        1 / 0  # noqa: B018
+    assert client.save_event(CartCreated("c1", "u2"), idempotency_key="k").data.user_id == "u2"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_key_used_by_many_at_once_saves_once(client: EventClient, make_client: Make, size: int) -> None:
+    """Eight writers with one key at the same moment: one save, eight equal answers."""
+    writers = [make_client() for _ in range(8)]
+    barrier, answers = threading.Barrier(8), []
+
+    def save(writer: EventClient) -> None:
+        writer.check_installed()
+        barrier.wait()
+        try:
+            answers.append(writer.save_events(BATCH[:size], idempotency_key="k"))
+        except Exception as error:
+            answers.append(error)
+        writer.db.close()
+
+    threads = [threading.Thread(target=save, args=(writer,)) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [answers[0]] * 8
+    assert len(client.get_event_stream()) == size
+
+
+def test_a_shorter_batch_that_races_with_a_longer_one_is_whole_or_refused(client: EventClient, make_client: Make) -> None:
+    """Two batches of different length under one key at once: one is saved whole, the other is an error."""
+    for round_ in range(10):
+        barrier, answers = threading.Barrier(2), []
+
+        def save(size: int, key: str, barrier: threading.Barrier = barrier, answers: list[Any] = answers) -> None:
+            writer = make_client()
+            writer.check_installed()
+            barrier.wait()
+            try:
+                answers.append(len(writer.save_events(BATCH[:size], idempotency_key=key)))
+            except IdempotencyError:
+                answers.append("refused")
+            writer.db.close()
+
+        threads = [threading.Thread(target=save, args=(size, f"k{round_}")) for size in (2, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, answers)) in (["2", "refused"], ["3", "refused"])
+    (uneven,) = client.db.execute_sql(
+        "SELECT count(*) FROM my_app.events WHERE idempotency_key ~ '^k' AND split_part(idempotency_key, chr(31), 2) = ''"
+    ).fetchone()
+    assert uneven == 10
+
+
+@pytest.mark.parametrize("key", ["", "x" * 501, "a\nb", "a\0b", "a\x1fb", 5, b"k", "\ud800"])
+def test_what_is_no_key_is_refused(client: EventClient, key: Any) -> None:
+    """A key is a text of some length, without control characters."""
+    with pytest.raises(ConfigurationError, match="idempotency key"):
+        client.save_event(CartCreated("c1", "u1"), idempotency_key=key)
+    assert len(client.get_event_stream()) == 0
+
+
+def test_long_keys_of_any_script_work(client: EventClient) -> None:
+    """500 characters of four bytes each fit the index."""
+    key = "\U0001f40e" * 500
+    first = client.save_events(BATCH, idempotency_key=key)
+    assert client.save_events(BATCH, idempotency_key=key) == first

@@ -1,0 +1,110 @@
+"""Saving: all or nothing, in order, in one transaction, with metadata and times."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from pgevents import ConfigurationError, EventClient, UnknownEventTypeError, create_event_client
+from .shop import CartCreated, ItemAddedToCart
+
+
+def test_ids_follow_the_order_given(client: EventClient) -> None:
+    """A batch comes back in the order in which it was given, with ids that follow that order."""
+    given = [ItemAddedToCart("c1", f"p{n}", n, n) for n in range(200)]
+    saved = client.save_events(given)
+    assert [one.data for one in saved] == given
+    assert [one.id for one in saved] == list(range(1, 201))
+    assert [one.data for one in client.get_event_stream()] == given
+
+
+def test_no_events_are_no_save(client: EventClient) -> None:
+    """An empty list is `[]`, and not even the tables are asked for."""
+    assert client.save_events([]) == []
+    assert client.save_events(()) == []
+    unreachable = create_event_client("postgresql://127.0.0.1:1/x", client.events, client.projections)
+    assert unreachable.save_events([]) == []
+    client.db.bind([client.events, client.projections])
+
+
+def test_a_batch_is_all_or_nothing(client: EventClient) -> None:
+    """One event that cannot be saved keeps the whole batch out."""
+    with pytest.raises(UnknownEventTypeError):
+        client.save_events([CartCreated("c1", "u1"), object()])
+    assert len(client.get_event_stream()) == 0
+
+
+def test_ten_thousand_events_are_one_transaction(client: EventClient) -> None:
+    """A large batch is saved whole, in one transaction and in order."""
+    given = [ItemAddedToCart(f"c{n % 700}", f"p{n}", n, n) for n in range(10_000)]
+    saved = client.save_events(given)
+    assert [one.id for one in saved] == list(range(1, 10_001))
+    assert client.db.execute_sql("SELECT count(DISTINCT xmin::text), count(*) FROM my_app.events").fetchone() == (1, 10_000)
+    assert [one.data.quantity for one in client.get_event_stream(ItemAddedToCart, cart_id="c699")] == list(range(699, 10_000, 700))
+
+
+def test_metadata_is_kept_beside_the_data(client: EventClient) -> None:
+    """Metadata is given to each event of a save and read back with it."""
+    client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1")], metadata={"request": "r1", "n": [1, None]})
+    assert [one.metadata for one in client.get_event_stream()] == [{"request": "r1", "n": [1, None]}] * 2
+
+
+def test_events_of_the_past_keep_their_time(client: EventClient) -> None:
+    """An import says when its events happened; order is still by id."""
+    then = datetime(2010, 12, 1, 8, 26, tzinfo=timezone(timedelta(hours=1)))
+    saved = client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1")], created_at=then)
+    assert [one.created_at for one in saved] == [then, then] == [one.created_at for one in client.get_event_stream()]
+    assert saved[0].updated_at == then
+
+
+@pytest.mark.parametrize("when", [datetime(2024, 1, 1), "2024-01-01", date(2024, 1, 1), 0])
+def test_a_time_without_zone_is_refused(client: EventClient, when: Any) -> None:
+    """`created_at` is a datetime with a zone; anything else is refused before the write."""
+    with pytest.raises(ConfigurationError, match="time zone"):
+        client.save_event(CartCreated("c1", "u1"), created_at=when)
+    assert len(client.get_event_stream()) == 0
+
+
+@pytest.mark.parametrize("given", ["text", b"bytes", {"type": "T", "data": {}}, CartCreated("c1", "u1"), iter([]), None, 3])
+def test_a_batch_is_a_list(client: EventClient, given: Any) -> None:
+    """What is no list of events is refused, with a hint at the singular method."""
+    with pytest.raises(ConfigurationError, match="events are a list"):
+        client.save_events(given)
+    assert len(client.get_event_stream()) == 0
+
+
+@pytest.mark.parametrize("given", [None, 3, object(), CartCreated, [CartCreated("c1", "u1")]])
+def test_what_is_no_event_is_refused(client: EventClient, given: Any) -> None:
+    """An object of no registered type, the class itself, or a list in the singular method is refused by name."""
+    with pytest.raises(UnknownEventTypeError, match="is not an event class"):
+        client.save_event(given)
+    assert len(client.get_event_stream()) == 0
+
+
+def test_a_saved_event_is_not_saved_again_by_mistake(client: EventClient) -> None:
+    """Handing a saved envelope back to `save_event` is refused; its data may be saved again."""
+    saved = client.save_event(CartCreated("c1", "u1"))
+    with pytest.raises(UnknownEventTypeError):
+        client.save_event(saved)
+    assert client.save_event(saved.data).id == 2
+
+
+def test_preview_shows_what_would_be_saved_and_saves_nothing(client: EventClient) -> None:
+    """A preview has the envelope, id 0, and leaves the log alone."""
+    shown = client.preview(CartCreated("c1", "u1"))
+    assert (shown.id, shown.type, shown.data) == (0, "CART_CREATED", CartCreated("c1", "u1"))
+    assert len(client.get_event_stream()) == 0
+
+
+def test_a_value_too_long_for_its_index_is_refused_whole(client: EventClient) -> None:
+    """A data-index value beyond what an index entry can hold is refused with the index's name; the batch with it."""
+    import secrets
+
+    from pgevents import EventEncodeError
+
+    with pytest.raises(EventEncodeError, match=r"cart_id.*2,700 bytes"):
+        client.save_events([CartCreated("c1", "u1"), CartCreated(secrets.token_hex(4000), "u1")])
+    assert len(client.get_event_stream()) == 0
+    assert client.save_event(CartCreated("c" * 2000, "u1")).data.cart_id == "c" * 2000
