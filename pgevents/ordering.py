@@ -48,7 +48,8 @@ class Position:
 
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
-        return {"base": self.base, "seen": self.count, "streams": [one.as_json() for one in self.streams]}
+        condition = {"base": self.base, "seen": self.count, "streams": [one.as_json() for one in self.streams]}
+        return condition | {"sum": sum(self.ids)} if len(self.ids) == self.count else condition
 
 
 @attrs.frozen
