@@ -143,16 +143,18 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
             known = by_match[match]
             either = None if known is None or one.types is None else tuple(dict.fromkeys(known + one.types))
             by_match[match] = either
-    merged: dict[Any, Stream[Any]] = {}
+    merged: dict[Any, Stream[Any] | set[str]] = {}
     for match, types in by_match.items():
         kinds = None if types is None else tuple(sorted(types))
-        slot = (kinds, match[0][0]) if len(match) == 1 else (kinds, match)
-        known_stream = merged.get(slot)
-        if known_stream is not None and len(match) == 1:
-            values = tuple(sorted({*known_stream.match[0][1], *match[0][1]}))
-            match = ((match[0][0], values),)
-        merged[slot] = Stream(kinds, match)
-    return tuple(merged.values())
+        if len(match) == 1:
+            ((field, values),) = match
+            cast("set[str]", merged.setdefault((kinds, field), set[str]())).update(values)
+        else:
+            merged[kinds, match] = Stream(kinds, match)
+    return tuple(
+        one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
+        for (kinds, field), one in merged.items()
+    )
 
 
 def where_sql(one: Stream[Any]) -> tuple[str, list[Any]]:
