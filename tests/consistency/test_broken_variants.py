@@ -1,0 +1,44 @@
+"""The laboratory proves something only if it sees the faults: each of these has been made in a prototype or a product."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from .lab import Race
+from .oracle import judge
+from .variants import BROKEN
+
+RACES: dict[str, Race] = {
+    "check by last id after an ordinary read": Race("one key", weights={"plain": 5, "by_position": 5}),
+    "lock and check in one statement": Race("one key", weights={"by_position": 1}),
+    "plain saves without locks": Race("one key", weights={"plain": 5, "by_position": 5}),
+    "validated saves without BULK while batches run": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
+    "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
+    "bound inside the reading statement": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
+    "publication once per transaction": Race("types", weights={"plain": 3, "withdrawn_first": 5, "final": 8}),
+    "snapshot at the last id seen": Race("one key", weights={"plain": 5, "snapshot": 5}),
+}
+"""For each fault the race that brings it out soonest."""
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_laboratory_sees_the_fault(url: str, fault: str) -> None:
+    """With the fault in it, the race has anomalies."""
+    race = attrs.evolve(RACES[fault], seconds=1.0, pause=0.02, variant=BROKEN[fault], followers=False)
+    for _ in range(8):
+        report = judge(url, race.shape, race.run(url))
+        assert report.failures == []
+        if report.anomalies:
+            print(f"\n{len(report.anomalies)} anomalies, such as: {report.anomalies[0]}")
+            return
+    pytest.fail(f"the laboratory does not see this fault: {fault}")
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_same_race_is_clean_without_the_fault(url: str, fault: str) -> None:
+    """What the laboratory reports of a broken variant is the variant's fault, not the laboratory's."""
+    race = attrs.evolve(RACES[fault], seconds=1.0, pause=0.02, followers=False)
+    report = judge(url, race.shape, race.run(url))
+    assert report.failures == []
+    assert report.anomalies == []

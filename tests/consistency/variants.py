@@ -1,0 +1,160 @@
+"""The library with pauses in it, and the library deliberately broken: a test that cannot see a fault proves nothing.
+
+A variant is made from the generated text of the functions by replacing parts of it, each of which must be there.
+The mark of the generation stays, so the guard and the client's check take the variant for the real thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from pgevents.ordering import Position, functions_sql
+from pgevents.reading import NO_EVENT, Reader
+from pgevents.database import Session
+from pgevents.ordering import streams_json
+from pgevents.tables import TableSpec
+
+Replacement = tuple[str, str]
+
+
+def replaced(text: str, old: str, new: str, count: int = 1) -> str:
+    """The text with a part replaced, which must be there so many times (-1: at least once)."""
+    found = text.count(old)
+    assert found == count or (count == -1 and found), f"{old!r} is {found} times in the functions, not {count} times"
+    return text.replace(old, new)
+
+
+PLACES: dict[str, Replacement] = {
+    "locked": ("    -- Publish a lower bound", "{pause}    -- Publish a lower bound"),
+    "published": ("    _state := _published ||", "{pause}    _state := _published ||"),
+    "checked": ("    -- Insert. The guard", "{pause}    -- Insert. The guard"),
+    "numbered": ("    IF _ids[1] <= _last THEN", "{pause}    IF _ids[1] <= _last THEN"),
+    "issued": ("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),
+    "bound": ("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),
+}
+"""Where pauses are put: after the locks, the publication, the check, `nextval`; between both looks of a final bound, after it."""
+
+
+@attrs.frozen
+class Variant:
+    """A variant of the functions and of the client.
+
+    Attributes:
+        name: What is different about it.
+        replacements: Parts of the functions' text, and what stands there instead; `{...}` names a function.
+        patch: Changes the client; called in each process.
+        chance: How often a pause is made.
+        places: Where; by default everywhere.
+    """
+
+    name: str
+    replacements: tuple[Replacement, ...] = ()
+    patch: Callable[[], None] = lambda: None
+    chance: float = 0.3
+    places: tuple[str, ...] = tuple(PLACES)
+
+    def sql_for(self, spec: TableSpec, pause: float) -> str:
+        """The variant's functions, with pauses of up to so many seconds."""
+        text = functions_sql(spec)
+        for old, new in self.replacements:
+            old, new = (part.replace("{acquire}", spec.qualified("_acquire")) for part in (old, new))
+            text = replaced(text, old, new, -1)
+        sleep = f"    PERFORM pg_sleep(random() * {pause}) WHERE random() < {self.chance};\n" if pause else ""
+        for place in self.places:
+            old, new = PLACES[place]
+            text = replaced(text, old, new.replace("{pause}", sleep))
+        return text
+
+
+RIGHT = Variant("right")
+
+EXCLUSIVE_LOCKS = "            _done := {acquire}(_shared, _exclusive) IS NULL;"
+
+
+def _check_by_last_id() -> None:
+    def as_json(self: Position) -> dict[str, Any]:
+        return {"base": self.last_id, "seen": 0, "streams": [one.as_json() for one in self.streams]}
+
+    Position.as_json = as_json  # type: ignore[method-assign]
+
+
+def _bound_after_events() -> None:
+    def read(self: Reader, merged: Any, after: int, limit: int | None) -> Any:
+        tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
+        rows = self.session.execute(*self.select(merged, after, None, tail=tail)).fetchall()
+        bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
+        return rows, self.session.execute(bound_sql, [streams_json(merged)]).fetchone()[0]
+
+    Reader._read_at_bound = read  # type: ignore[method-assign]
+
+
+def _bound_in_the_same_statement() -> None:
+    def read(self: Reader, merged: Any, after: int, limit: int | None) -> Any:
+        tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
+        select, params = self.select(merged, after, None, tail=tail)
+        bound = f"WITH bound AS MATERIALIZED (SELECT {self.spec.qualified('_final_bound')}(%s) AS id)\n"
+        sql = f"{bound}SELECT {NO_EVENT}, id FROM bound UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        rows = self.session.execute(sql, [streams_json(merged), *params]).fetchall()
+        return [row[:6] for row in rows[1:]], rows[0][6]
+
+    Reader._read_at_bound = read  # type: ignore[method-assign]
+
+
+def _published_once_per_transaction() -> None:
+    """The client remembers the publication, and a savepoint's rollback does not make it forget."""
+    execute = Session.execute
+    remembered: dict[str, str | None] = {"published": None}
+
+    def forgetful(self: Session, sql: str, params: Any = None) -> Any:
+        if not self.db.in_transaction():
+            remembered["published"] = None
+        if "_append" not in sql or not self.db.in_transaction():
+            return execute(self, sql, params)
+        setting = "'pgevents.t' || 'lab.events'::regclass::oid::bigint"
+        if remembered["published"] is not None:
+            state = "coalesce(nullif(current_setting({0}, true), ''), %s)".format(setting)
+            execute(self, f"SELECT set_config({setting}, {state}, true)", [remembered["published"] + "|0|"])
+        answer = execute(self, sql, params)
+        remembered["published"] = execute(self, f"SELECT split_part(current_setting({setting}), '|', 1)").fetchone()[0]
+        return answer
+
+    Session.execute = forgetful  # type: ignore[method-assign]
+
+
+def _snapshot_at_the_last_id_seen() -> None:
+    def read_final(self: Reader, streams: Any, *, after: int = 0, wait: Any = None, limit: Any = None) -> Any:
+        return self.read(streams, after=after)
+
+    Reader.read_final = read_final  # type: ignore[method-assign]
+
+
+BROKEN: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("check by last id after an ordinary read", patch=_check_by_last_id, places=("numbered",)),
+        Variant(
+            "lock and check in one statement",
+            (
+                (EXCLUSIVE_LOCKS, "            IF _conditions IS NULL THEN " + EXCLUSIVE_LOCKS.strip() + " END IF;"),
+                (" AND id > _base", " AND id > _base AND (SELECT true FROM {acquire}(_shared, _exclusive))"),
+            ),
+            places=("numbered", "checked"),
+        ),
+        Variant(
+            "plain saves without locks",
+            (("PERFORM pg_advisory_xact_lock_shared(k)", "PERFORM k"),),
+            places=("numbered", "checked"),
+        ),
+        Variant(
+            "validated saves without BULK while batches run",
+            (("            _shared := _shared || hashtextextended('b', _seed);\n", ""),),
+            places=("numbered", "checked"),
+        ),
+        Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
+        Variant("bound inside the reading statement", patch=_bound_in_the_same_statement, places=("numbered", "bound")),
+        Variant("publication once per transaction", patch=_published_once_per_transaction, places=("numbered",)),
+        Variant("snapshot at the last id seen", patch=_snapshot_at_the_last_id_seen, places=("numbered",)),
+    )
+}
