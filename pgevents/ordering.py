@@ -38,6 +38,8 @@ class Position:
         base: The id that the read started from (a snapshot's id, a final bound, or 0).
         count: How many matching events above the base were read.
         streams: The streams that were read.
+        ids: Ids of the events above the base.
+        in_transaction: Whether it was read inside a transaction, where a savepoint may roll back what was seen.
     """
 
     last_id: int
@@ -45,11 +47,14 @@ class Position:
     count: int
     streams: tuple[Stream[Any], ...]
     ids: array[int] = attrs.field(factory=lambda: array("q"), eq=False, repr=False)
+    in_transaction: bool = attrs.field(default=False, eq=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
         condition = {"base": self.base, "seen": self.count, "streams": [one.as_json() for one in self.streams]}
-        return condition | {"sum": sum(self.ids)} if len(self.ids) == self.count else condition
+        if self.in_transaction:
+            condition["ids"] = "{" + ",".join(map(str, self.ids)) + "}"
+        return condition
 
 
 @attrs.frozen

@@ -203,7 +203,8 @@ $pgevents$;
 -- [append] The one way into the table.
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:
---       succeed only if exactly `seen` events above id `base` match one of the streams (and their ids add up to `sum`, if given).
+--       succeed only if exactly `seen` events above id `base` match one of the streams. A read inside a transaction
+--       may have seen what a savepoint rolled back since, so it says which: "ids": "{1,2,5}".
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
 --         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
 --         issued). Only 'saved' has written anything.
@@ -376,10 +377,11 @@ BEGIN
                 END IF;
                 _found := CASE WHEN _found = '{}' THEN _some ELSE ARRAY(SELECT unnest(_found) UNION SELECT unnest(_some)) END;
             END LOOP;
-            -- The sum tells others from as many that were read in a savepoint and rolled back with it.
-            IF cardinality(_found) <> _most - 100
-                OR (_condition->>'sum')::numeric <> (SELECT coalesce(sum(i), 0) FROM unnest(_found) AS u(i))
-            THEN
+            _done := cardinality(_found) = _most - 100;
+            IF _condition ? 'ids' THEN
+                _done := (_condition->>'ids')::bigint[] = ARRAY(SELECT unnest(_found) ORDER BY 1);
+            END IF;
+            IF NOT _done THEN
                 _result := jsonb_build_object('status', 'conflict', 'ids', _found);
                 EXIT;
             END IF;
