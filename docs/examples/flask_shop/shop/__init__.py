@@ -1,0 +1,52 @@
+"""A small tea shop on pgevents: pages, a JSON API, and one last tin that everybody wants.
+
+- `domain.py`: events, views and decisions
+- `carts.py`: what a customer can do
+- `pages.py`, `api.py`: by browser, by program
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, current_app, render_template, session
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import Conflict, HTTPException
+
+from pgevents.flask import PgEvents
+
+from .api import api
+from .carts import stock_the_shelf
+from .domain import Refused, ShopEvent
+from .pages import pages
+
+events = PgEvents(event_types=ShopEvent, user=lambda: session.get("cart_id"), demo=stock_the_shelf)
+
+
+def create_app(**config: Any) -> Flask:
+    """The app; settings come from here, or from the environment with the prefix FLASK_."""
+    app = Flask(__name__)
+    app.config.from_mapping(
+        SECRET_KEY="for the demonstration only",
+        SESSION_COOKIE_SAMESITE="Lax",  # so that other sites cannot post forms in a customer's name
+        PGEVENTS_DATABASE_URL="embedded",
+        PGEVENTS_SCHEMA="tea_shop",
+        PGEVENTS_DATA_INDEXES=["cart_id", "tea_id"],
+    )
+    app.config.from_prefixed_env()
+    app.config.from_mapping(config)
+    events.init_app(app)
+    app.register_blueprint(pages)
+    app.register_blueprint(api)
+    app.register_error_handler(Refused, refused)
+    app.register_error_handler(HTTPException, problem)
+    app.add_template_filter(lambda pence: f"£{pence / 100:,.2f}", "money")
+    return app
+
+
+def refused(error: Refused) -> ResponseReturnValue:
+    return current_app.handle_http_exception(Conflict(str(error)))
+
+
+def problem(error: HTTPException) -> ResponseReturnValue:
+    return render_template("problem.html", error=error), error.code or 500

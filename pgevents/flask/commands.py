@@ -1,0 +1,94 @@
+"""`flask pgevents`: the commands of an app's event store."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+import peewee
+from flask.cli import AppGroup
+
+from pgevents.embedded import EmbeddedServerError
+from pgevents.errors import PgEventsError
+from pgevents.flask.context import active_store
+from pgevents.streams import stream
+
+__all__ = ["commands"]
+
+PROJECTIONS_SQL = """\
+SELECT type, id, version, latest_event_id, updated_at, data::text
+FROM {table} WHERE (%(type)s IS NULL OR type = %(type)s) AND (%(id)s IS NULL OR id = %(id)s) ORDER BY type, id
+"""
+
+
+class _Commands(AppGroup):
+    """A group whose errors are one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (PgEventsError, EmbeddedServerError, peewee.PeeweeException) as error:
+            raise click.ClickException(str(error).strip()) from error
+
+
+commands = _Commands("pgevents", help="The app's event store.")
+
+
+@commands.command()
+@click.option("--sql", is_flag=True, help="Print the SQL instead, for a migration tool.")
+def init(sql: bool) -> None:
+    """Make the tables and their functions, or bring them up to date."""
+    client = active_store().client
+    if sql:
+        click.echo(client.create_tables_sql())
+    else:
+        client.create_tables()
+        click.echo(f"{client.events.pgevents_spec.qualified()} is ready.")
+
+
+@commands.command()
+def demo() -> None:
+    """Make the tables, and save what the app brings for a demonstration."""
+    store = active_store()
+    if store.demo is None:
+        raise click.ClickException("this app brings no demonstration: PgEvents(app, demo=function)")
+    store.client.create_tables()
+    store.demo()
+    click.echo("Done; to see what is there: flask pgevents events")
+
+
+@commands.command()
+@click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
+@click.option("--type", "types", multiple=True, help="Only this type; may be given several times.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Only so many.")
+def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
+    """Show the newest events, the last one at the bottom."""
+    for part in match:
+        if "=" not in part:
+            raise click.UsageError(f"{part}: write FIELD=VALUE, as in cart_id=c1")
+    client = active_store().client
+    wanted = stream(types or None, data=dict(part.split("=", 1) for part in match))
+    sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")
+    rows = client.session.execute(sql, params).fetchall()
+    for event_id, kind, data, metadata, created_at, _ in reversed(rows):
+        line = f"{event_id:>5}  {created_at:%Y-%m-%d %H:%M:%S}  {kind}  {data}"
+        click.echo(line if metadata == "{}" else f"{line}  {metadata}")
+    if not rows:
+        click.echo("No events.")
+
+
+@commands.command()
+@click.argument("type", required=False)
+@click.argument("id", required=False)
+def projections(type: str | None, id: str | None) -> None:
+    """Show which projections are saved, or with TYPE and ID what one of them holds."""
+    client = active_store().client
+    sql = PROJECTIONS_SQL.format(table=client.projections.pgevents_spec.qualified())
+    rows = client.session.execute(sql, {"type": type, "id": id}).fetchall()
+    for kind, own_id, version, latest, updated_at, data in rows:
+        click.echo(f"{kind} {own_id}  version {version}, up to event {latest}, saved {updated_at:%Y-%m-%d %H:%M:%S}")
+        if id is not None:
+            click.echo(json.dumps(json.loads(data), indent=2, ensure_ascii=False))
+    if not rows:
+        click.echo("No projections.")

@@ -1,0 +1,149 @@
+"""`PgEvents`: an event client for each app that it is initialised for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import peewee
+from flask import Flask
+
+from pgevents.client import create_event_client
+from pgevents.errors import ConfigurationError
+from pgevents.flask.commands import commands
+from pgevents.flask.context import EXTENSION, Store
+from pgevents.flask.metadata import RequestMetadata, name_response
+from pgevents.flask.pool import Pool, give_back
+from pgevents.flask.responses import HANDLERS
+from pgevents.tables import EventsModel, ProjectionsModel, create_events_table, create_projections_table
+
+__all__ = ["PgEvents"]
+
+DEFAULTS: dict[str, Any] = {
+    "PGEVENTS_DATABASE_URL": None,
+    "PGEVENTS_SCHEMA": None,
+    "PGEVENTS_EVENTS_TABLE": "events",
+    "PGEVENTS_DATA_INDEXES": (),
+    "PGEVENTS_PROJECTIONS_TABLE": "projections",
+    "PGEVENTS_PROJECTION_INDEXES": (),
+    "PGEVENTS_MAX_CONNECTIONS": 20,
+    "PGEVENTS_POOL_TIMEOUT": 5,
+}
+
+
+class PgEvents:
+    """The extension. It gives each app a client, connections, responses to errors, metadata and commands.
+
+    The configuration of an app, each with its default:
+
+    - `PGEVENTS_DATABASE_URL`: `postgresql://...`, or `embedded` for a server of the app's own with its data in the
+      instance folder (`embedded:folder` for another; needs the extra `embedded`). By default the environment variable
+      of that name.
+    - `PGEVENTS_SCHEMA` (the connection's own), `PGEVENTS_EVENTS_TABLE` (`events`), `PGEVENTS_PROJECTIONS_TABLE`
+      (`projections`): where the tables stand.
+    - `PGEVENTS_DATA_INDEXES`, `PGEVENTS_PROJECTION_INDEXES` (none): the fields that are indexed.
+    - `PGEVENTS_MAX_CONNECTIONS` (20): of one process, so workers times this is what the server must allow.
+    - `PGEVENTS_POOL_TIMEOUT` (5): seconds to wait for one of them before the response is 503.
+
+    Example:
+        ```python
+        from flask import Flask, session
+        from pgevents.flask import PgEvents
+
+        events = PgEvents(user=lambda: session.get("user_id"))
+
+        def create_app():
+            app = Flask(__name__)
+            app.config["PGEVENTS_DATABASE_URL"] = "postgresql://localhost/shop"
+            events.init_app(app)
+            return app
+        ```
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        events: type[EventsModel] | None = None,
+        projections: type[ProjectionsModel] | None = None,
+        event_types: Any = None,
+        plugins: Iterable[Any] = (),
+        database: peewee.PostgresqlDatabase | None = None,
+        user: Callable[[], object] | None = None,
+        demo: Callable[[], object] | None = None,
+    ) -> None:
+        """What holds for all apps that it will be initialised for.
+
+        Args:
+            app: Initialise it for this app at once.
+            events: The model of the events table, in place of configuration. A model belongs to one database: to that
+                of the app that was initialised last.
+            projections: The model of the projections table, likewise.
+            event_types: As for `create_event_client`.
+            plugins: Plugins of the client, besides the one that writes `request_id` and `user` into metadata.
+            database: A Peewee database in place of a URL. Who gives one opens and closes its connections.
+            user: Says who makes the request, for the metadata of its events; None for nobody.
+            demo: What `flask pgevents demo` calls when the tables are made.
+        """
+        self._events = events
+        self._projections = projections
+        self._event_types = event_types
+        self._plugins = tuple(plugins)
+        self._database = database
+        self._user = user
+        self._demo = demo
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Give an app its client; nothing connects before it is needed.
+
+        Args:
+            app: The app, configured.
+
+        Raises:
+            ConfigurationError: No database, a setting that cannot work, or an app that was initialised before.
+        """
+        if EXTENSION in app.extensions:
+            raise ConfigurationError(f"the app {app.name!r} has its PgEvents already")
+        config = _config(app)
+        for key, default in DEFAULTS.items():
+            config.setdefault(key, default)
+        events = self._events or create_events_table(
+            config["PGEVENTS_SCHEMA"], config["PGEVENTS_EVENTS_TABLE"], config["PGEVENTS_DATA_INDEXES"]
+        )
+        projections = self._projections or create_projections_table(
+            config["PGEVENTS_SCHEMA"], config["PGEVENTS_PROJECTIONS_TABLE"], config["PGEVENTS_PROJECTION_INDEXES"]
+        )
+        plugins = [RequestMetadata(self._user), *self._plugins]
+        database = _pool(app) if self._database is None else self._database
+        client = create_event_client(database, events, projections, self._event_types, plugins=plugins)
+        app.extensions[EXTENSION] = Store(client, self._demo)
+        app.teardown_appcontext(give_back)
+        app.after_request(name_response)
+        for error, handler in HANDLERS.items():
+            if error not in app.error_handler_spec[None][None]:  # the app's own stays
+                app.register_error_handler(error, handler)
+        app.cli.add_command(commands)
+
+
+def _config(app: Flask) -> dict[str, Any]:
+    return cast("dict[str, Any]", app.config)
+
+
+def _pool(app: Flask) -> Pool:
+    config = _config(app)
+    url = config["PGEVENTS_DATABASE_URL"] or os.environ.get("PGEVENTS_DATABASE_URL")
+    if not isinstance(url, str):
+        raise ConfigurationError(
+            'app.config["PGEVENTS_DATABASE_URL"] is not set: give it a URL, as in '
+            'postgresql://user:password@host:5432/database, or "embedded" for a server of the app\'s own'
+        )
+    return Pool(
+        url,
+        os.path.join(app.instance_path, "pgevents"),
+        size=config["PGEVENTS_MAX_CONNECTIONS"],
+        timeout=config["PGEVENTS_POOL_TIMEOUT"],
+        name=app.name,
+    )

@@ -1,0 +1,71 @@
+"""pgevents' errors as responses: what a client of the app can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, current_app, jsonify, request
+from werkzeug.exceptions import Conflict, HTTPException, ServiceUnavailable, UnprocessableEntity
+
+from pgevents.errors import ConcurrencyError, ConnectionLostError, IdempotencyError, NotInstalledError, RetryableError
+from pgevents.flask.pool import UnavailableError
+
+__all__ = ["HANDLERS"]
+
+RETRY_AFTER = 1
+"""Seconds that a 503 asks to wait."""
+
+
+def _respond(error: HTTPException, cause: Exception, **fields: Any) -> Response:
+    """As JSON, or as the app's own page for the code, whichever the request accepts; the page finds the cause in it."""
+    error.__cause__ = cause
+    accepted = request.accept_mimetypes
+    if request.is_json or accepted["application/json"] > accepted["text/html"]:
+        response = jsonify(error=error.name, message=error.description, **fields)
+        response.status_code = error.code or 500
+    else:
+        response = current_app.make_response(current_app.handle_http_exception(error))
+    if isinstance(error, ServiceUnavailable) and error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _conflict(error: ConcurrencyError) -> Response:
+    ids = list(error.conflicting_ids)
+    events = ", ".join(map(str, ids))
+    text = f"Something came in between (events {events}). Nothing was changed: look again, then decide anew."
+    return _respond(Conflict(text), error, conflicting_ids=ids)
+
+
+def _repeated(error: IdempotencyError) -> Response:
+    text = "This idempotency key was used for something else before. Nothing was changed."
+    return _respond(UnprocessableEntity(text), error, saved_ids=list(error.saved_ids))
+
+
+def _busy(error: Exception) -> Response:
+    current_app.logger.warning("%s", error)
+    text = "The database is busy. Nothing was changed: try again in a moment."
+    return _respond(ServiceUnavailable(text, retry_after=RETRY_AFTER), error)
+
+
+def _lost(error: ConnectionLostError) -> Response:
+    """No Retry-After: it may have been done already."""
+    current_app.logger.warning("%s", error)
+    text = "The connection to the database broke. Look whether it was done before you try again."
+    return _respond(ServiceUnavailable(text), error)
+
+
+def _not_installed(error: NotInstalledError) -> Response:
+    current_app.logger.error("%s, or: flask pgevents init", error)
+    return _respond(ServiceUnavailable("The event store is not set up yet: flask pgevents init"), error)
+
+
+HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
+    ConcurrencyError: _conflict,
+    IdempotencyError: _repeated,
+    RetryableError: _busy,
+    UnavailableError: _busy,
+    ConnectionLostError: _lost,
+    NotInstalledError: _not_installed,
+}
