@@ -90,18 +90,17 @@ class Reader:
             bound_params.append(as_of)
         branches: list[str] = []
         params: list[Any] = []
-        before: list[tuple[str, list[Any]]] = []
         for one in streams:
             condition, values = where_sql(one)
-            where = " AND ".join([condition, *bounds, *(f"({other}) IS NOT TRUE" for other, _ in before)])
+            where = " AND ".join([condition, *bounds])
             branches.append(f"(SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE {where} {tail})")
-            params += [*values, *bound_params, *(value for _, others in before for value in others)]
-            before.append((condition, values))
+            params += [*values, *bound_params]
         if not branches:
             return f"SELECT {NO_EVENT} WHERE false", []
         if len(branches) == 1:
             return branches[0][1:-1], params
-        return "\nUNION ALL\n".join(branches) + f"\n{tail}", params
+        every = "\nUNION ALL\n".join(branches)
+        return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}", params
 
     def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
