@@ -20,7 +20,7 @@ from pgevents.reading import AsOf, EventStream, Reader
 from pgevents.saving import Latest, Save, position_of
 from pgevents.serialization import Serializer
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
-from pgevents.streams import Stream, stream
+from pgevents.streams import Stream, id_text, stream
 from pgevents.tables import EventsModel, ProjectionsModel
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ class EventClient:
             projection: The projection's class.
             id: Its id.
         """
-        return self.snapshots.get(projection.projection_type, str(id), projection.version, projection.view_class())
+        return self.snapshots.get(projection.projection_type, id_text(id), projection.version, projection.view_class())
 
     def query_projections(
         self,

@@ -14,7 +14,7 @@ from pgevents.ordering import Position
 from pgevents.reading import AsOf, check_as_of
 from pgevents.reducers import Pipeline
 from pgevents.snapshots import SavedProjection, SaveResult
-from pgevents.streams import Stream, merge_streams, stream
+from pgevents.streams import Stream, id_text, merge_streams, stream
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -191,7 +191,7 @@ class _Projection(Generic[V, E]):
         final = client.reader.read_final(self.get_streams(), after=after)
         view = self._fold(final, self.initial_view() if saved is None else saved.data)
         result = client.save_snapshot(
-            type(self), str(self.id), view, final[-1].id if final else after, events_folded=len(final)
+            type(self), id_text(self.id), view, final[-1].id if final else after, events_folded=len(final)
         )
         self._loaded = self._folded = None
         return result
@@ -211,7 +211,7 @@ class _Projection(Generic[V, E]):
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
         if self._loaded is None:
             client, kind = self._client(), type(self)
-            snapshot, params = client.snapshots.select(kind.projection_type, str(self.id), kind.version)
+            snapshot, params = client.snapshots.select(kind.projection_type, id_text(self.id), kind.version)
             if isinstance(self.as_of, int):
                 snapshot, params = f"{snapshot} AND latest_event_id <= %s", [*params, self.as_of]
             elif self.as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
@@ -219,7 +219,7 @@ class _Projection(Generic[V, E]):
             row, events = client.reader.read_after_snapshot(snapshot, params, self.get_streams(), self.as_of)
             saved = None
             if row is not None:
-                whole = (kind.projection_type, str(self.id), row[2], row[0], kind.version, row[4], row[5])
+                whole = (kind.projection_type, id_text(self.id), row[2], row[0], kind.version, row[4], row[5])
                 saved = cast("SavedProjection[V]", client.snapshots.decode(whole, kind.view_class()))
             self._loaded = _Loaded(saved, events, events.position)
         return self._loaded

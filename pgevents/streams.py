@@ -15,7 +15,7 @@ from pgevents.events import EventTypes, is_text
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["Stream", "check_field_name", "identifier_text", "merge_streams", "stream", "where_sql"]
+__all__ = ["Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "stream", "where_sql"]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
@@ -113,6 +113,15 @@ def identifier_text(field: str, value: object) -> str:
     raise ConfigurationError(
         f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, Enum or a list of these"
     )
+
+
+def id_text(id: object) -> str:
+    """A projection's id as text: as it stands in the events, if it can identify events; else as `str` gives it.
+
+    Raises:
+        ConfigurationError: None, or text that PostgreSQL cannot hold.
+    """
+    return identifier_text("id", id if id is None or isinstance(id, (str, int, UUID, Enum)) else str(id))
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
