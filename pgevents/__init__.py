@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient, create_event_client
+    from pgevents.details import Conflict, Operation, Snapshot
     from pgevents.errors import (
         AppendOnlyError,
         ConcurrencyError,
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
         UnknownEventTypeError,
         UnsupportedTransactionError,
     )
-    from pgevents.events import Event, EventTypes, NewEvent, event
-    from pgevents.hookspecs import Conflict, Snapshot, hookimpl
+    from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, event
+    from pgevents.hookspecs import hookimpl
     from pgevents.ordering import Horizon, HorizonHolder, Position
     from pgevents.projections import (
         MultiStreamProjectionBase,
@@ -50,7 +51,7 @@ else:
 
 
 # Where names are looked for, modules that import little first; one that exports a public name must be in this list.
-_MODULES = "errors events streams hookspecs reducers tables snapshots reading ordering projections client".split()
+_MODULES = "errors events streams details hookspecs reducers tables snapshots reading ordering projections client".split()
 
 __all__ = [
     "AppendOnlyError",
@@ -70,6 +71,7 @@ __all__ = [
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
+    "Operation",
     "PgEventsError",
     "Pipeline",
     "PluginError",
@@ -80,6 +82,7 @@ __all__ = [
     "SavedProjection",
     "Snapshot",
     "StagedEventsError",
+    "StoredEvent",
     "Stream",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",

@@ -12,9 +12,10 @@ import peewee
 from pgevents import installation
 from pgevents.database import Session, open_database
 from pgevents.deciding import Decision
+from pgevents.details import Snapshot
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
-from pgevents.hookspecs import Plugins, Snapshot
+from pgevents.hooks import Plugins
 from pgevents.ordering import Horizon, check_installed, horizon_of
 from pgevents.reading import AsOf, EventStream, Reader
 from pgevents.saving import Latest, Save, position_of
@@ -48,6 +49,8 @@ class EventClient:
         projections: The model of the projections table.
         plugins: The client's plugins.
         types: The event classes that it knows.
+        serializer: Makes JSON of events and views, and the reverse.
+        session: Runs SQL on `db`, and tells its errors in pgevents' terms.
     """
 
     def __init__(
@@ -56,26 +59,28 @@ class EventClient:
         events: type[EventsModel],
         projections: type[ProjectionsModel],
         types: EventTypes,
-        plugins: Plugins,
     ) -> None:
         self.db = db
         self.events = events
         self.projections = projections
-        self.types = types
-        self.plugins = plugins
+        self.types = self._own_types = types
         self.serializer = Serializer()
         self.session = Session(db)
         self.reader = Reader(self.session, events.pgevents_spec, types, self.serializer)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
+        self.plugins = Plugins(self)
         self._is_checked = False
 
-    def configure(self, plugin: Any) -> None:
-        """Let a newly registered plugin bring types and converters."""
-        if hasattr(plugin, "pgevents_configure_converter"):
-            self.serializer.configure(plugin.pgevents_configure_converter)
-        if hasattr(plugin, "pgevents_register_events"):
-            self.types = self.types.extended(plugin.pgevents_register_events)
-            self.reader.types = self.types
+    def use_plugins(self, hooks: frozenset[str]) -> None:
+        """Take up what plugins bring; called when any come or go that implement one of these hooks."""
+        plugins = self.plugins
+        if "pgevents_configure_converter" in hooks:
+            self.serializer.use(plugins.converter())
+        if "pgevents_register_events" in hooks:
+            self.types = self.reader.types = self._own_types.extended(plugins.event_classes())
+        is_changed = "pgevents_before_decode" in plugins.implemented
+        self.reader.before_decode = plugins.before_decode if is_changed else None
+        self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -88,11 +93,13 @@ class EventClient:
         Raises:
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
-        installation.install(self.session, self.events, self.projections)
+        with self.session.atomic():
+            installation.install(self.session, self.events, self.projections)
+            self.plugins.hook.pgevents_create_tables(client=self)
         self._is_checked = False
 
     def create_tables_sql(self) -> str:
-        """The SQL that `create_tables()` runs, for review or for a migration tool."""
+        """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of plugins."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
@@ -408,20 +415,15 @@ class EventClient:
         return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
 
     def save_snapshot(
-        self, projection: type[Any], id: str, view: V, latest_event_id: int, *, events_folded: int = 0
+        self, projection: type[Any], id: str, view: V, latest_event_id: int, events: Sequence[Event[Any]] = ()
     ) -> SaveResult[V]:
         """Save a view that is folded from exactly the final events up to an id; `save_projection` does that."""
-        hooks = self.plugins.implemented
+        kind, version = projection.projection_type, projection.version
         data = self.serializer.encode(view, projection.__name__)
-        snapshot = Snapshot(
-            projection.projection_type, id, data, view, latest_event_id, projection.version, events_folded
-        )
-        if "pgevents_before_snapshot" in hooks:
-            snapshot = self.plugins.before_snapshot(self, snapshot)
-        result = self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))
-        if "pgevents_after_snapshot" in hooks:
-            self.plugins.hook.pgevents_after_snapshot(client=self, snapshot=snapshot, status=result.status)
-        return result
+        snapshot = Snapshot(kind, id, data, view, latest_event_id, version, events)
+        if self.plugins.implemented:
+            return self.snapshots.save_with_hooks(self.plugins, snapshot, projection.view_class())
+        return self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))
 
     # -- deciding ----------------------------------------------------------------------------------------------
 
@@ -512,7 +514,8 @@ def create_event_client(
         events: From `create_events_table()`.
         projections: From `create_projections_table()`.
         event_types: The event classes that it may save and decodes; by default all that were made by `@event`.
-        plugins: Instances or modules that implement hooks, or "auto" for all installed packages that offer any.
+        plugins: Instances or modules that implement hooks. "auto", alone or in the list, stands for what installed
+            packages offer (see `Plugins.load_installed`); without it none of them is looked for.
 
     Raises:
         ConfigurationError: Models in the wrong place, or a database that is none.
@@ -538,13 +541,12 @@ def create_event_client(
     database = open_database(db)
     database.bind([events, projections])
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
-    client = EventClient(database, events, projections, types, Plugins())
-    client.plugins.on_register = client.configure
-    if plugins == "auto":
-        client.plugins.load_entry_points()
-    elif isinstance(plugins, str):
-        raise ConfigurationError(f'plugins is a list of plugins or "auto", not {plugins!r}')
-    else:
-        for plugin in plugins:
+    client = EventClient(database, events, projections, types)
+    if not isinstance(plugins, Iterable) or isinstance(plugins, str) and plugins != "auto":  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {plugins!r}')
+    for plugin in ["auto"] if plugins == "auto" else plugins:
+        if plugin == "auto":
+            client.plugins.load_installed()
+        else:
             client.plugins.register(plugin)
     return client

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.details import Operation
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
 from pgevents.ordering import streams_json
@@ -42,11 +43,19 @@ class Decision:
         for projection in self.projections:
             if projection.has_staged_events or projection.as_of is not None:
                 raise StagedEventsError(f"decide needs the saved present; {projection!r} has staged events or an as_of")
+        kinds = ", ".join(dict.fromkeys(projection.projection_type for projection in self.projections))
+        with self.client.plugins.observed(Operation("decide", projection=kinds)) as operation:
+            saved = self._run(operation)
+            operation.events = len(saved)
+        return saved
+
+    def _run(self, operation: Operation) -> list[Event[Any]]:
         if self.client.db.in_transaction():
             return self._try_locked(1)
         attempt, last = 0, self.retries + 1
         while True:
             attempt += 1
+            operation.attempt = attempt
             try:
                 if attempt <= OPTIMISTIC_TRIES:
                     return self._try_optimistic(attempt)

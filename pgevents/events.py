@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
@@ -20,7 +20,7 @@ else:
         return lambda decorated: decorated
 
 
-__all__ = ["Event", "EventType", "EventTypes", "NewEvent", "event", "event_type_of", "is_text"]
+__all__ = ["Event", "EventType", "EventTypes", "NewEvent", "StoredEvent", "event", "event_type_of", "is_text"]
 
 T = TypeVar("T")
 D_co = TypeVar("D_co", covariant=True)
@@ -79,6 +79,25 @@ class NewEvent:
     type: str
     data: Any
     metadata: dict[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+@attrs.frozen
+class StoredEvent:
+    """An event as it is stored, before its data become an instance: what `pgevents_before_decode` sees.
+
+    Attributes:
+        id: Its id; 0 if it is about to be saved.
+        type: The name under which it is stored.
+        version: The version of its data's shape.
+        data: The data, as JSON gives them.
+        metadata: The metadata.
+    """
+
+    id: int
+    type: str
+    version: int
+    data: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def _check_type_name(name: object) -> str:
@@ -203,9 +222,8 @@ class EventTypes:
                 self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
             self._by_name[name] = kind
 
-    def extended(self, register: Callable[..., Iterable[type[Any]] | None]) -> EventTypes:
-        """A registry of its own with the classes that a plugin brings added; the shared one is left as it is."""
-        added = list(register(types=self) or ())
+    def extended(self, added: Sequence[type[Any]]) -> EventTypes:
+        """A registry of its own with the classes that plugins bring added; the shared one is left as it is."""
         if not added or not self.restricted:
             return self  # classes made by @event are in the shared registry already
         made = EventTypes(())

@@ -1,6 +1,6 @@
-"""Every hook, documented, and the plugin manager of a client.
+"""Every hook, documented: when it is called, in which transaction, with what, and what it may do.
 
-A plugin is an object or a module whose functions carry the `hookimpl` mark:
+A plugin is an object or a module whose functions carry the `hookimpl` mark and are named after hooks:
 
 ```python
 from pgevents import hookimpl
@@ -11,114 +11,171 @@ class Announce:
         for event in events:
             print(event.id, event.type)
 ```
+
+A function takes those of the hook's arguments that it needs. Plugins are called in pluggy's order: the last registered
+first; `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` move one to the front or to the end. A wrapper
+(`@hookimpl(wrapper=True)`, a generator with one `yield`) runs around all others and returns their result or another.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import pluggy
-
-from pgevents.errors import PluginError
-from pgevents.events import Event, EventTypes, NewEvent
 
 if TYPE_CHECKING:
     import cattrs
 
     from pgevents.client import EventClient
+    from pgevents.details import Conflict, Operation, Snapshot
+    from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
 
-__all__ = ["Conflict", "Plugins", "Snapshot", "hookimpl", "hookspec"]
+__all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 
 PROJECT = "pgevents"
+"""pluggy's name for the project, and the entry-point group of installed plugins."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-"""The mark of a hook's implementation; takes pluggy's `tryfirst`, `trylast` and `wrapper`."""
+"""The mark of a hook's implementation; takes pluggy's `tryfirst`, `trylast`, `wrapper` and `specname`."""
 
 
-@attrs.frozen
-class Conflict:
-    """A validated save that was refused.
+@hookspec
+def pgevents_registered(client: EventClient) -> None:
+    """Called once for each plugin, at the end of its registration.
 
-    Attributes:
-        events: What was to be saved.
-        expected: The position or id that the caller gave.
-        conflicting_ids: Ids of the events that the caller had not read (at most 100).
-        attempt: 1 for the first try of a `decide` or of a save, then 2, ...
+    The place to refuse a client that the plugin cannot serve. Nothing needs to be connected yet.
+
+    Args:
+        client: The client that the plugin was registered with.
+
+    Raises:
+        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_registered(self, client):
+            if client.types.find("INVOICE_SENT") is None:
+                raise ValueError("the invoice plugin needs the event type INVOICE_SENT")
+        ```
     """
 
-    events: tuple[NewEvent, ...]
-    expected: Any
-    conflicting_ids: tuple[int, ...]
-    attempt: int
 
+@hookspec
+def pgevents_register_events(types: EventTypes) -> Iterable[type[Any]] | None:
+    """Called once for each plugin, when it is registered: bring event classes, with their upcasters.
 
-@attrs.frozen
-class Snapshot:
-    """A projection that is about to be saved, or was.
+    Args:
+        types: The client's registry, as it is so far.
 
-    Attributes:
-        type: The projection's type.
-        id: The projection's id.
-        data: The view as a JSON-ready dict.
-        view: The view itself.
-        latest_event_id: Id of the last event that is folded into it.
-        version: The projection's version.
-        events_folded: How many events were folded since the snapshot before.
+    Returns:
+        Classes made by `@event`, or None. They are the client's own until the plugin is unregistered.
+
+    Raises:
+        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+
+    Example:
+        ```python
+        @event("LOGIN_FAILED", version=2, upcasters={1: lambda data: {**data, "address": ""}})
+        class LoginFailed:
+            user_id: str
+            address: str
+
+        @hookimpl
+        def pgevents_register_events():
+            return [LoginFailed]
+        ```
     """
 
-    type: str
-    id: str
-    data: dict[str, Any]
-    view: Any
-    latest_event_id: int
-    version: int
-    events_folded: int
+
+@hookspec
+def pgevents_configure_converter(converter: cattrs.Converter) -> None:
+    """Called when a plugin is registered: teach the client's converter types of your own.
+
+    When plugins come or go it is called again, with a new converter: so do nothing in it but configure.
+
+    Args:
+        converter: The cattrs converter that makes JSON of events and views, and events and views of JSON.
+
+    Raises:
+        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_configure_converter(self, converter):
+            converter.register_unstructure_hook(Money, str)
+            converter.register_structure_hook(Money, lambda text, _: Money(text))
+        ```
+    """
+
+
+@hookspec
+def pgevents_create_tables(client: EventClient) -> None:
+    """Called at the end of `client.create_tables()`, in its transaction: make tables of your own.
+
+    Processes that call it at once wait for each other; it is called again at every start of many programs.
+
+    Args:
+        client: The client whose tables are made.
+
+    Raises:
+        Exception: Any exception rolls back the whole `create_tables()`.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_create_tables(self, client):
+            client.db.create_tables([Outbox])
+        ```
+    """
 
 
 @hookspec
 def pgevents_before_save(client: EventClient, events: Sequence[NewEvent]) -> Sequence[NewEvent] | None:
-    """Called before a save, in the caller's transaction if there is one.
+    """Called before every save, in the caller's transaction if there is one; at each try of a `decide`.
 
     Plugins run one after the other, each with what the one before it returned. What the last one returns is what is
-    validated, locked by and stored.
+    locked by, compared with an earlier save of the same idempotency key, and stored. A wrapper gets and returns
+    events, too.
 
     Args:
         client: The client that saves.
-        events: What is about to be saved, in order.
+        events: What is about to be saved, in order; the data are instances of event classes, or dicts.
 
     Returns:
-        The events to save in their place, as many as were given; None to leave them as they are.
+        The events to save in their place, as many as were given; None to leave them as they are. Data may be replaced
+        by a JSON-ready dict, which the event's class must be able to read (after `pgevents_before_decode`).
 
     Raises:
-        Exception: Any exception vetoes the save; nothing is written.
+        Exception: Any exception vetoes the save: it reaches the caller, and nothing is written.
 
     Example:
         ```python
         @hookimpl
         def pgevents_before_save(self, client, events):
-            return [attrs.evolve(e, metadata={**e.metadata, "source": "shop"}) for e in events]
+            return [attrs.evolve(new, metadata={"source": "shop", **new.metadata}) for new in events]
         ```
     """
 
 
 @hookspec
 def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> None:
-    """Called when events are written and not yet committed: what is written here commits with them.
+    """Called when events are written and not yet committed: what is written here commits with them, or not at all.
 
-    Without a transaction of the caller's, one is opened around save and hook.
+    In a transaction of the caller's it runs in a savepoint around save and hook; else one is opened. Not called for
+    a save that an idempotency key recognised as a repeat: nothing was written then.
 
     Args:
-        client: The client that saved; saving more events through it is allowed.
-        events: The saved events, with ids.
+        client: The client that saved. Saving more events through it is allowed, and calls the hooks for those.
+        events: The events of one save, with ids, as a read gives them.
 
     Raises:
-        Exception: Any exception rolls back the save (inside `db.atomic()`: leaves that to the caller's block).
+        Exception: Any exception undoes the save and what the hooks wrote, and reaches the caller. So does an SQL error
+            that a plugin swallowed: PostgreSQL could only roll back.
 
     Example:
         ```python
@@ -134,11 +191,16 @@ def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> No
 def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> None:
     """Called when events are durable: after the commit of the outermost transaction, and only if they are in the log.
 
-    Its errors are logged; they never undo or hide the save.
+    Never for what was rolled back (with its savepoint, or by an SQL error that somebody swallowed), nor for a repeat
+    that an idempotency key recognised. A process that dies right after the commit does not call it: whatever must
+    not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within `db.manual_commit()` or a
+    transaction that Peewee does not know of is refused before anything is written, for its end could not be seen.
+
+    An error is logged; it never undoes or hides the save, and the next plugin is still called.
 
     Args:
-        client: The client that saved.
-        events: The events of one save.
+        client: The client that saved. No transaction is open.
+        events: The events of one save; saves of one transaction come in their order.
 
     Example:
         ```python
@@ -151,56 +213,67 @@ def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> 
 
 @hookspec
 def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> float | None:
-    """Called when a validated save was refused; nothing was written.
+    """Called when a validated save was refused, in the caller's transaction if there is one; nothing was written.
+
+    An error is logged; the caller gets the `ConcurrencyError` in any case.
 
     Args:
         client: The client that tried to save.
-        conflict: What was expected and what stands there.
+        conflict: What was expected, what stands there, and which try it was.
 
     Returns:
-        Seconds to wait before one more try (`decide` reads again first), or None to leave it to the caller. The
-        longest wait that a plugin asks for is taken. Inside `db.atomic()` nothing is tried again.
+        Seconds after which `decide` shall read and decide once more, also when its `retries` are used up; None
+        to leave that to `decide`. Of several plugins' the longest wait counts. For a validated save of its own nothing
+        is tried again: the same position can only be refused again. There, and inside `db.atomic()`, the seconds reach
+        the caller as the error's `retry_after`.
 
     Example:
         ```python
         @hookimpl
         def pgevents_validation_conflict(self, client, conflict):
             log.info("conflict with %s", conflict.conflicting_ids)
+            return 0.05 if conflict.attempt == 1 else None
         ```
     """
 
 
 @hookspec
 def pgevents_before_snapshot(client: EventClient, snapshot: Snapshot) -> Snapshot | None:
-    """Called before a projection is saved as a snapshot.
+    """Called before a projection is saved, in the transaction of the snapshot (a savepoint of the caller's, if any).
+
+    Plugins run one after the other, each with what the one before it returned. A wrapper gets and returns a snapshot.
 
     Args:
         client: The projection's client.
         snapshot: What is about to be saved.
 
     Returns:
-        A changed snapshot (`attrs.evolve(snapshot, data=...)`), or None to leave it as it is.
+        The snapshot with other data (`attrs.evolve(snapshot, data=...)`), or None to leave it as it is. Later views
+        are folded on from these data, so what the reducers need must stay.
 
     Raises:
-        Exception: Any exception vetoes the snapshot; nothing is written.
+        Exception: Any exception vetoes the snapshot: it reaches the caller, and nothing is written.
 
     Example:
         ```python
         @hookimpl
         def pgevents_before_snapshot(self, client, snapshot):
-            return attrs.evolve(snapshot, data={**snapshot.data, "secret": None})
+            return attrs.evolve(snapshot, data={**snapshot.data, "note": ""})
         ```
     """
 
 
 @hookspec
 def pgevents_after_snapshot(client: EventClient, snapshot: Snapshot, status: str) -> None:
-    """Called after a projection was saved, in the same transaction if there is one.
+    """Called after a projection was saved, in the transaction of the snapshot.
 
     Args:
         client: The projection's client.
         snapshot: What was saved.
         status: "created", "updated" or "skipped" (an equal or newer one stands).
+
+    Raises:
+        Exception: Any exception undoes the snapshot and reaches the caller.
 
     Example:
         ```python
@@ -212,183 +285,77 @@ def pgevents_after_snapshot(client: EventClient, snapshot: Snapshot, status: str
 
 
 @hookspec
-def pgevents_configure_converter(converter: cattrs.Converter) -> None:
-    """Called once for each plugin, when it is registered: add structure and unstructure hooks of your own types.
+def pgevents_before_decode(client: EventClient, events: Sequence[StoredEvent]) -> Sequence[StoredEvent] | None:
+    """Called once for each read (of a long one: for each page) that found events, before their data become instances.
+
+    The counterpart of `pgevents_before_save` for what changes data: plugins run one after the other in the opposite
+    order, so that what was put on last comes off first (`tryfirst` and `trylast` mean what they say). Called for a
+    save, too, to see that its events can be read back; their id is then 0.
 
     Args:
-        converter: The client's cattrs converter.
+        client: The client that reads.
+        events: What was read, in order, with data and metadata as they are stored, before any upcaster.
+
+    Returns:
+        As many in their place (`attrs.evolve(stored, data=...)`), or None to leave them as they are.
+
+    Raises:
+        Exception: Any exception ends the read and reaches the caller.
 
     Example:
         ```python
         @hookimpl
-        def pgevents_configure_converter(self, converter):
-            converter.register_unstructure_hook(Money, str)
-            converter.register_structure_hook(Money, lambda text, _: Money(text))
+        def pgevents_before_decode(self, client, events):
+            return [attrs.evolve(one, data=expand(one.data)) for one in events]
         ```
     """
 
 
 @hookspec
-def pgevents_register_events(types: EventTypes) -> Iterable[type[Any]] | None:
-    """Called once for each plugin, when it is registered: bring event classes.
+def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
+    """Called when a projection's view was folded from the log, in the caller's transaction if there is one.
+
+    Not called for staged or hand-fed events, nor for an `as_of` view. An error is logged; it never hides the view.
 
     Args:
-        types: The client's registry.
-
-    Returns:
-        Event classes to add to it, or None.
+        client: The projection's client.
+        projection: The projection. It is in use: to save a snapshot, save one of a copy (`copy.copy(projection)`).
+        events: The events that were folded on top of the snapshot.
 
     Example:
         ```python
         @hookimpl
-        def pgevents_register_events(self, types):
-            return [LoginFailed]
+        def pgevents_after_fold(self, projection, events):
+            log.debug("%r was folded from %d events", projection, len(events))
+        ```
+    """
+
+
+@hookspec
+def pgevents_observe(client: EventClient, operation: Operation) -> AbstractContextManager[object] | None:
+    """Called when an operation begins, to watch it: what the returned context manager measures is the operation.
+
+    Operations nest: a `decide` holds reads, folds and saves. The manager sees an exception that ends the operation, and
+    cannot suppress it; its own errors are logged.
+
+    Args:
+        client: The client at work.
+        operation: What it does. Its results are filled in before the manager exits.
+
+    Returns:
+        A context manager that is entered now and left when the operation ends; or None.
+
+    Example:
+        ```python
+        @hookimpl
+        @contextmanager
+        def pgevents_observe(self, operation):
+            start = time.perf_counter()
+            yield
+            print(operation.name, operation.events, time.perf_counter() - start)
         ```
     """
 
 
 SPECS = {name: spec for name, spec in list(globals().items()) if name.startswith("pgevents_")}
-
-
-class Plugins:
-    """The plugins of one client.
-
-    Attributes:
-        hook: pluggy's caller for all hooks.
-    """
-
-    def __init__(self) -> None:
-        import sys
-
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(sys.modules[__name__])
-        self.hook = self._manager.hook
-        self.implemented: frozenset[str] = frozenset()
-        self.on_register: Callable[[Any], None] = lambda plugin: None
-
-    def register(self, plugin: Any, name: str | None = None) -> None:
-        """Add a plugin.
-
-        Args:
-            plugin: An instance, or a module.
-            name: A name for `unregister` and `names`; by default pluggy makes one.
-
-        Raises:
-            PluginError: A class in place of an instance, a misspelt hook, a wrong argument's name, no hook at all, or a
-                plugin that is registered already.
-        """
-        if inspect.isclass(plugin):
-            raise PluginError(f"{plugin.__qualname__} is a class; register an instance of it: {plugin.__qualname__}()")
-        _check_hooks(plugin)
-        try:
-            self._manager.register(plugin, name)
-        except ValueError as error:
-            raise PluginError(f"{_name_of(plugin)}: {error}") from error
-        self._note()
-        try:
-            self.on_register(plugin)
-        except BaseException:
-            self._manager.unregister(plugin)
-            self._note()
-            raise
-
-    def unregister(self, plugin: Any) -> None:
-        """Remove a plugin, by itself or by its name.
-
-        Raises:
-            PluginError: It is not registered.
-        """
-        found = self._manager.get_plugin(plugin) if isinstance(plugin, str) else plugin
-        if found is None or not self._manager.is_registered(found):
-            raise PluginError(f"{plugin!r} is not registered; these are: {self.names()}")
-        self._manager.unregister(found)
-        self._note()
-
-    def load_entry_points(self) -> int:
-        """Register the installed packages that offer an entry point in the group `pgevents`; how many were new."""
-        before = set(self._manager.get_plugins())
-        self._manager.load_setuptools_entrypoints(PROJECT)
-        new = set(self._manager.get_plugins()) - before
-        for plugin in new:
-            self._manager.unregister(plugin)
-            self.register(plugin() if inspect.isclass(plugin) else plugin)
-        return len(new)
-
-    def names(self) -> list[str]:
-        """The names of the registered plugins, in order of registration."""
-        return [name for name, _ in self._manager.list_name_plugin()]
-
-    def __iter__(self) -> Any:
-        return iter(plugin for _, plugin in self._manager.list_name_plugin())
-
-    def __len__(self) -> int:
-        return len(self._manager.get_plugins())
-
-    def __contains__(self, plugin: object) -> bool:
-        return self._manager.is_registered(plugin)
-
-    def _note(self) -> None:
-        """Which hooks have an implementation at all: a save asks this set and calls nothing else."""
-        self.implemented = frozenset(name for name in SPECS if getattr(self.hook, name).get_hookimpls())
-
-    def before_save(self, client: EventClient, events: list[NewEvent]) -> list[NewEvent]:
-        """Run the hook as a chain: each plugin sees what the one before it returned."""
-        for impl in reversed(self.hook.pgevents_before_save.get_hookimpls()):
-            arguments = {"client": client, "events": tuple(events)}
-            replaced = impl.function(*(arguments[name] for name in impl.argnames))
-            if replaced is not None:
-                if len(replaced) != len(events) or not all(isinstance(one, NewEvent) for one in replaced):
-                    raise PluginError(
-                        f"{impl.plugin_name}: pgevents_before_save returns as many NewEvents as it was given "
-                        f"({len(events)}) or None"
-                    )
-                events = list(replaced)
-        return events
-
-
-    def before_snapshot(self, client: EventClient, snapshot: Snapshot) -> Snapshot:
-        """Run the hook as a chain, as `before_save`."""
-        for impl in reversed(self.hook.pgevents_before_snapshot.get_hookimpls()):
-            arguments = {"client": client, "snapshot": snapshot}
-            replaced = impl.function(*(arguments[name] for name in impl.argnames))
-            if replaced is not None:
-                if not isinstance(replaced, Snapshot):
-                    raise PluginError(f"{impl.plugin_name}: pgevents_before_snapshot returns a Snapshot or None")
-                snapshot = replaced
-        return snapshot
-
-
-def _name_of(plugin: Any) -> str:
-    return plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__qualname__
-
-
-def _check_hooks(plugin: Any) -> None:
-    """Misspelt hooks and arguments are errors now, not silence at run time."""
-    marked = 0
-    for name in dir(plugin):
-        if not name.startswith("pgevents_"):
-            member = inspect.getattr_static(plugin, name, None)
-            if hasattr(member, f"{PROJECT}_impl"):
-                _fail_unknown(plugin, name)
-            continue
-        function = getattr(plugin, name)
-        if name not in SPECS:
-            _fail_unknown(plugin, name)
-        if not hasattr(function, f"{PROJECT}_impl"):
-            raise PluginError(f"{_name_of(plugin)}.{name} lacks the mark @pgevents.hookimpl")
-        marked += 1
-        offered = list(inspect.signature(SPECS[name]).parameters)
-        for argument in inspect.signature(function).parameters:
-            if argument not in offered:
-                near = difflib.get_close_matches(argument, offered, 1, 0.3)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise PluginError(
-                    f"{_name_of(plugin)}.{name} asks for {argument!r}, the hook offers {', '.join(offered)}{hint}"
-                )
-    if not marked:
-        raise PluginError(f"{_name_of(plugin)} implements no hook; there are {', '.join(SPECS)}")
-
-
-def _fail_unknown(plugin: Any, name: str) -> None:
-    near = difflib.get_close_matches(name, SPECS, 1, 0.0)
-    raise PluginError(f"{_name_of(plugin)}.{name} is no hook of pgevents; did you mean {near[0]}?")
+"""Every hook by its name."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
 
+from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, StagedEventsError
 from pgevents.events import Event
 from pgevents.ordering import Position
@@ -87,7 +88,14 @@ class _Projection(Generic[V, E]):
         """The view: snapshot, then saved events, then staged ones. An ordinary read, which waits for nobody."""
         if self._folded is None:
             self._folded = self._fold([*self._events(), *self._staged], self._base_view())
+            self._tell_fold()
         return self._folded
+
+    def _tell_fold(self) -> None:
+        client = self.client
+        if client is not None and "pgevents_after_fold" in client.plugins.implemented:
+            if not self.has_staged_events and self.as_of is None:
+                client.plugins.tell("pgevents_after_fold", projection=self, events=self._events())
 
     @property
     def position(self) -> Position:
@@ -191,7 +199,7 @@ class _Projection(Generic[V, E]):
         final = client.reader.read_final(self.get_streams(), after=after)
         view = self._fold(final, self.initial_view() if saved is None else saved.data)
         result = client.save_snapshot(
-            type(self), id_text(self.id), view, final[-1].id if final else after, events_folded=len(final)
+            type(self), id_text(self.id), view, final[-1].id if final else after, final
         )
         self._loaded = self._folded = None
         return result
@@ -231,8 +239,12 @@ class _Projection(Generic[V, E]):
         saved = self.saved_projection
         return self.initial_view() if saved is None else saved.data
 
-    def _fold(self, events: Iterable[Event[Any]], view: V) -> V:
-        return self.reducers.fold(events, view)
+    def _fold(self, events: Sequence[Event[Any]], view: V) -> V:
+        client = self.client
+        if client is None or "pgevents_observe" not in client.plugins.implemented:
+            return self.reducers.fold(events, view)
+        with client.plugins.observed(Operation("fold", projection=self.projection_type, events=len(events))):
+            return self.reducers.fold(events, view)
 
     @property
     def has_staged_events(self) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
 from pgevents.database import Session
+from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event, EventTypes, StoredEvent
 from pgevents.ordering import Position, horizon_of, streams_json
-from pgevents.serialization import VERSION_KEY, Serializer
+from pgevents.serialization import VERSION_KEY, Serializer, load_json
 from pgevents.streams import Stream, merge_streams, where_sql
 from pgevents.tables import TableSpec
 
@@ -27,6 +28,7 @@ AsOf = int | datetime
 COLUMNS = "id, type, data::text, metadata::text, created_at, updated_at"
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
+_UNOBSERVED = nullcontext(Operation("read"))
 NO_EVENT = "NULL::bigint AS id, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
 
 
@@ -64,17 +66,38 @@ class Reader:
     spec: TableSpec
     types: EventTypes
     serializer: Serializer
+    before_decode: Callable[[list[StoredEvent]], list[StoredEvent]] | None = None
+    observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
 
     def decode(self, row: Sequence[Any]) -> Event[Any]:
         """A row of `COLUMNS` as an event."""
         event_id, name, data_text, metadata_text, created_at, updated_at = row
-        metadata: dict[str, Any] = {} if metadata_text == "{}" else json.loads(metadata_text)
+        metadata: dict[str, Any] = {} if metadata_text == "{}" else load_json(metadata_text)
         version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-        data: Any = json.loads(data_text)
+        data: Any = load_json(data_text)
         kind = self.types.find(name)
         if kind is not None:
             data = self.serializer.decode_event(kind, data, version, event_id)
         return Event(event_id, name, data, metadata, created_at, updated_at)
+
+    def decode_all(self, rows: Sequence[Any]) -> list[Event[Any]]:
+        """Rows of `COLUMNS` as events; plugins see them together, to look up what they need at once."""
+        if self.before_decode is None or not rows:
+            decode = self.decode
+            return [decode(row) for row in rows]
+        stored: list[StoredEvent] = []
+        for event_id, name, data_text, metadata_text, _, _ in rows:
+            metadata = load_json(metadata_text)
+            stored.append(StoredEvent(event_id, name, metadata.pop(VERSION_KEY, 1), load_json(data_text), metadata))
+        events: list[Event[Any]] = []
+        for one, row in zip(self.before_decode(stored), rows, strict=True):
+            kind = self.types.find(one.type)
+            data = one.data if kind is None else self.serializer.decode_event(kind, one.data, one.version, one.id)
+            events.append(Event(one.id, one.type, data, one.metadata, row[4], row[5]))
+        return events
+
+    def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
+        return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
 
     def select(
         self, streams: Sequence[Stream[Any]], after: int | str, as_of: AsOf | None, *, tail: str = "ORDER BY id"
@@ -106,7 +129,10 @@ class Reader:
         """An ordinary read: one statement, no locks, nothing awaited."""
         merged = merge_streams(streams)
         sql, params = self.select(merged, check_id(after, "after"), check_as_of(as_of))
-        return self._stream(self.session.execute(sql, params).fetchall(), merged, after)
+        with self._observed(merged) as operation:
+            found = self._stream(self.session.execute(sql, params).fetchall(), merged, after)
+            operation.events = len(found)
+        return found
 
     def read_final(
         self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
@@ -121,7 +147,15 @@ class Reader:
             limit: At most so many; the position then ends with the last of them.
         """
         merged = merge_streams(streams)
-        rows, bound = self._read_at_bound(merged, check_id(after, "after"), limit)
+        with self._observed(merged) as operation:
+            found = self._read_final(merged, check_id(after, "after"), wait, limit)
+            operation.events = len(found)
+        return found
+
+    def _read_final(
+        self, merged: tuple[Stream[Any], ...], after: int, wait: float | None, limit: int | None
+    ) -> EventStream[Any]:
+        rows, bound = self._read_at_bound(merged, after, limit)
         newest = max((row[0] for row in rows), default=0)
         if newest > bound and wait is not None:
             self._await_bound(merged, newest, wait)
@@ -131,7 +165,7 @@ class Reader:
         if limit is not None and len(rows) == limit:
             bound = min(bound, rows[-1][0])
         rows = [row for row in rows if row[0] <= bound]
-        events = [self.decode(row) for row in rows]
+        events = self.decode_all(rows)
         last = events[-1].id if events else after
         return EventStream(events, Position(last, max(bound, after), 0, merged))
 
@@ -167,10 +201,15 @@ class Reader:
     def latest(self, streams: Sequence[Stream[Any]], *, final: bool, wait: float) -> Event[Any] | None:
         """The event with the greatest id; when `final`, only once everything below it is final too."""
         merged = merge_streams(streams)
+        with self._observed(merged) as operation:
+            found = self.decode_all(self._latest(merged, final, wait))
+            operation.events = len(found)
+        return found[0] if found else None
+
+    def _latest(self, merged: Sequence[Stream[Any]], final: bool, wait: float) -> list[Any]:
         select, params = self.select(merged, 0, None, tail="ORDER BY id DESC LIMIT 1")
         if not final:
-            row = self.session.execute(select, params).fetchone()
-            return None if row is None else self.decode(row)
+            return list(self.session.execute(select, params).fetchall())
         sql = (
             f"SELECT set_config('pgevents.latest', coalesce((SELECT id FROM ({select}) AS e), 0)::text, true);\n"
             + FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
@@ -179,15 +218,15 @@ class Reader:
         )
         row = self.session.execute(sql, [*params, streams_json(merged)]).fetchone()
         if row is None:
-            return None
+            return []
         if row[0] > row[6]:
             self._await_bound(merged, row[0], wait)
-        return self.decode(row[:6])
+        return [row[:6]]
 
     def by_ids(self, ids: Sequence[int]) -> list[Event[Any]]:
         """Events by their ids, in order."""
         sql = f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE id = ANY(%s) ORDER BY id"
-        return [self.decode(row) for row in self.session.execute(sql, [list(ids)]).fetchall()]
+        return self.decode_all(self.session.execute(sql, [list(ids)]).fetchall())
 
     def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
@@ -196,9 +235,14 @@ class Reader:
         last = check_id(after, "after")
         while True:
             sql, params = self.select(merged, last, as_of, tail=f"ORDER BY id LIMIT {PAGE}")
-            rows = self.session.execute(sql, params).fetchall()
-            for row in rows:
-                yield self.decode(row)
+            with self._observed(merged) as operation:
+                rows = self.session.execute(sql, params).fetchall()
+                operation.events = len(rows)
+            if self.before_decode is None:
+                for row in rows:
+                    yield self.decode(row)
+            else:
+                yield from self.decode_all(rows)
             if len(rows) < PAGE:
                 return
             last = rows[-1][0]
@@ -217,16 +261,18 @@ class Reader:
             "SELECT latest_event_id, NULL, data::text, NULL, created_at, updated_at FROM snapshot\n"
             f"UNION ALL\nSELECT * FROM ({select}) AS e ORDER BY 1"
         )
-        rows = self.session.execute(sql, [*snapshot_params, *params]).fetchall()
-        if rows and rows[0][1] is None:
-            return rows[0], self._stream(rows[1:], merged, rows[0][0])
-        return None, self._stream(rows, merged, 0)
+        with self._observed(merged) as operation:
+            rows = self.session.execute(sql, [*snapshot_params, *params]).fetchall()
+            snapshot = rows[0] if rows and rows[0][1] is None else None
+            found = self._stream(rows if snapshot is None else rows[1:], merged, 0 if snapshot is None else snapshot[0])
+            operation.events = len(found)
+        return snapshot, found
 
     def _stream(self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int) -> EventStream[Any]:
-        decode = self.decode
-        events = [decode(row) for row in rows]
+        events = self.decode_all(rows)
         last = rows[-1][0] if rows else after
-        return EventStream(events, Position(last, after, len(rows), merged, array("q", [row[0] for row in rows])))
+        ids = array("q", [row[0] for row in rows])
+        return EventStream(events, Position(last, after, len(rows), merged, ids, self.session.db.in_transaction()))
 
 
 def check_id(value: object, what: str) -> int:

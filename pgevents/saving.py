@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.details import Conflict, Operation
+from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
     ConcurrencyError,
     ConfigurationError,
     EventEncodeError,
     IdempotencyError,
-    UnsupportedTransactionError,
 )
-from pgevents.events import Event, NewEvent, is_text
-from pgevents.hookspecs import Conflict
+from pgevents.events import Event, NewEvent, StoredEvent, is_text
 from pgevents.ordering import Position, append_sql
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_json
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Latest", "Save", "position_of"]
 
 Latest = Position | EventStream[Any] | Event[Any] | int | None
-
-log = logging.getLogger("pgevents")
-
 
 def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | None) -> Position:
     """What a validated save is checked against: a read's own position, or "nothing above this id".
@@ -83,29 +79,50 @@ class Save:
     def run(self, given: Sequence[Any]) -> list[Event[Any]]:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
-        client = self.client
         events = [self.new_event(one) for one in given]
         if not events:
             return []
-        hooks = client.plugins.implemented
-        if "pgevents_before_save" in hooks:
-            events = client.plugins.before_save(client, events)
-        conditions = None
-        if self.positions is not None:
-            conditions = json.dumps([position.as_json() for position in self.positions])
-        arguments = (self._payload(events), conditions, self.key, self.created_at)
+        if self.client.plugins.implemented:
+            return self._run_with_hooks(events)
+        self.client.check_installed()
+        return self._append(events, self._payload(events)[0])[1]
+
+    def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
+        client, plugins = self.client, self.client.plugins
+        hooks = plugins.implemented
+        for hook in ("pgevents_after_save", "pgevents_after_commit"):
+            if hook in hooks:
+                refuse_unseen_end(client, hook)
         client.check_installed()
-        if "pgevents_after_save" not in hooks:
-            is_new, saved = self._append(events, arguments)
-        else:
-            with client.session.atomic():
-                is_new, saved = self._append(events, arguments)
-                if is_new:
-                    client.plugins.hook.pgevents_after_save(client=client, events=saved)
-                client.session.check_alive()
-        if is_new and "pgevents_after_commit" in hooks:
-            _when_durable(client, saved)
+        with plugins.observed(self._operation(events)) as operation:
+            events = plugins.before_save(events)
+            text, as_read = self._payload(events)
+            events = [self._as_read(new, data) for new, data in zip(events, as_read, strict=True)]
+            if "pgevents_after_save" not in hooks:
+                is_new, saved = self._append(events, text, operation)
+            else:
+                with client.session.atomic():
+                    is_new, saved = self._append(events, text, operation)
+                    if is_new and "pgevents_after_commit" in hooks:  # before those of what the hook itself saves
+                        when_durable(client, saved)
+                    if is_new:
+                        plugins.hook.pgevents_after_save(client=client, events=saved)
+                    client.session.check_alive()
+        if is_new and "pgevents_after_commit" in hooks and "pgevents_after_save" not in hooks:
+            when_durable(client, saved)
         return saved
+
+    def _operation(self, events: Sequence[NewEvent]) -> Operation:
+        types = tuple(dict.fromkeys(new.type for new in events))
+        return Operation("save" if self.positions is None else "validate", self._streams(), types, attempt=self.attempt)
+
+    def _streams(self) -> tuple[Stream[Any], ...]:
+        return tuple(one for position in self.positions or () for one in position.streams)
+
+    def _as_read(self, new: NewEvent, data: Any) -> NewEvent:
+        """The data as the caller gave them; what a hook put in their place as a read would give it."""
+        is_replaced = isinstance(new.data, dict) and (isinstance(data, dict) is False or self.client.reader.before_decode)
+        return attrs.evolve(new, data=data) if is_replaced else new
 
     def _check(self, given: object) -> None:
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
@@ -140,7 +157,8 @@ class Save:
             new = NewEvent(client.types.of(given).name, given)
         return attrs.evolve(new, metadata={**self.metadata, **new.metadata}) if self.metadata else new
 
-    def _payload(self, events: Sequence[NewEvent]) -> str:
+    def _payload(self, events: Sequence[NewEvent]) -> tuple[str, list[Any]]:
+        """The events as JSON, and their data as a read will give them."""
         client = self.client
         rows: list[dict[str, Any]] = []
         for new in events:
@@ -157,22 +175,47 @@ class Save:
                 row["metadata"] = metadata
             rows.append(row)
         text = dump_json(rows, ", ".join(dict.fromkeys(new.type for new in events)))
-        for row in json.loads(text):  # what cannot be read back would break every read of its stream, for ever
+        as_read: list[Any] = []
+        for row in self._undone(json.loads(text)):  # what cannot be read back would break every read of its stream
             kind = client.types.find(row["type"])
-            if kind is not None:
-                client.serializer.check(row["data"], kind.cls, row["type"])
-        return text
+            data = row["data"]
+            as_read.append(data if kind is None else client.serializer.check(data, kind.cls, row["type"]))
+        return text, as_read
 
-    def _append(self, events: Sequence[NewEvent], arguments: tuple[Any, ...]) -> tuple[bool, list[Event[Any]]]:
+    def _undone(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What plugins make of stored events when they are read."""
+        undo = self.client.reader.before_decode
+        if undo is None:
+            return rows
+        stored: list[StoredEvent] = []
+        for row in rows:
+            metadata = row.get("metadata", {})
+            stored.append(StoredEvent(0, row["type"], metadata.pop(VERSION_KEY, 1), row["data"], metadata))
+        return [{"type": one.type, "data": one.data} for one in undo(stored)]
+
+    def _append(
+        self, events: Sequence[NewEvent], text: str, operation: Operation | None = None
+    ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         client = self.client
+        conditions = None
+        if self.positions is not None:
+            conditions = json.dumps([position.as_json() for position in self.positions])
+        arguments = (text, conditions, self.key, self.created_at)
         sql = append_sql(client.events.pgevents_spec)
-        (answer,) = client.session.execute(sql, arguments).fetchone()
+        if operation is None:
+            (answer,) = client.session.execute(sql, arguments).fetchone()
+        else:
+            answer, arrived = client.session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
+            operation.status, operation.events = answer["status"], len(events)
+            if answer["status"] == "saved" and self.created_at is None:
+                waited = datetime.fromisoformat(answer["created_at"]) - arrived
+                operation.lock_wait = max(waited.total_seconds(), 0.0)
         status, ids = answer["status"], answer["ids"]
         if status == "saved":
             created = datetime.fromisoformat(answer["created_at"])
             return True, [
-                Event(event_id, new.type, self._data(new, event_id), new.metadata, created, created)
+                Event(event_id, new.type, new.data, new.metadata, created, created)
                 for event_id, new in zip(ids, events, strict=True)
             ]
         if status == "repeated":
@@ -190,26 +233,15 @@ class Save:
             )
         raise self._refused(events, ids)
 
-    def _data(self, new: NewEvent, event_id: int) -> Any:
-        """The data as the caller gave it; what a hook put in its place is decoded as a read would."""
-        kind = self.client.types.find(new.type)
-        data: Any = new.data
-        if kind is None or not isinstance(data, dict):
-            return data
-        stored = cast("dict[str, Any]", data)
-        return self.client.serializer.decode(stored, kind.cls, event_id=event_id, event_type=new.type)
-
     def _refused(self, events: Sequence[NewEvent], found: Sequence[int]) -> ConcurrencyError:
         client = self.client
         known = {event_id for position in self.positions or () for event_id in position.ids}
         last = max(position.last_id for position in self.positions or ())
         new = sorted(set(found) - known if known else [event_id for event_id in found if event_id > last] or found)[:100]
+        delay = None
         if "pgevents_validation_conflict" in client.plugins.implemented:
-            conflict = Conflict(tuple(events), self.expected, tuple(new), self.attempt)
-            delays = client.plugins.hook.pgevents_validation_conflict(client=client, conflict=conflict)
-            delay = max((value for value in delays if value is not None), default=None)
-        else:
-            delay = None
+            conflict = Conflict(tuple(events), self._streams(), self.expected, last, tuple(new), self.attempt)
+            delay = client.plugins.retry_delay(conflict)
         return ConcurrencyError(
             f"the streams hold events that were not read (ids {new[:10]}); nothing was written: read again, decide anew",
             conflicting_ids=new,
@@ -230,43 +262,3 @@ def _of_dict(given: Mapping[str, Any]) -> NewEvent:
     if not isinstance(data, dict) or not isinstance(metadata, dict):
         raise EventEncodeError(f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}")
     return NewEvent(name, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))
-
-
-def _when_durable(client: EventClient, saved: Sequence[Event[Any]]) -> None:
-    """Tell `pgevents_after_commit`, now or when the outermost transaction is over.
-
-    Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and after the rollback of
-    a savepoint: so inside a transaction the log itself is asked afterwards whether the events are in it.
-    """
-    if not client.db.in_transaction():
-        _after_commit(client, saved)
-        return
-
-    def when_committed() -> None:
-        try:
-            table = client.events.pgevents_spec.qualified()
-            ids = [event.id for event in saved]
-            sql = f"SELECT count(*) FROM {table} WHERE id = ANY(%s)"
-            if client.session.execute(sql, [ids]).fetchone()[0] == len(ids):
-                _after_commit(client, saved)
-        except Exception:
-            log.exception("whether events are durable could not be asked; pgevents_after_commit was not called")
-
-    try:
-        client.db.after_commit(when_committed)
-    except ValueError as error:
-        raise UnsupportedTransactionError(
-            "pgevents_after_commit cannot know the end of a manual_commit() block; use db.atomic()"
-        ) from error
-
-
-def _after_commit(client: EventClient, saved: Sequence[Event[Any]]) -> None:
-    """Each plugin by itself: an error of one neither hides the save nor keeps the next from being told."""
-    for impl in reversed(client.plugins.hook.pgevents_after_commit.get_hookimpls()):
-        arguments = {"client": client, "events": saved}
-        try:
-            impl.function(*(arguments[name] for name in impl.argnames))
-        except Exception:
-            log.exception("pgevents_after_commit of %s failed; the events are saved", impl.plugin_name)
-
-

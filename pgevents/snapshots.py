@@ -11,7 +11,9 @@ import attrs
 import peewee
 
 from pgevents.database import Session
-from pgevents.hookspecs import Snapshot
+from pgevents.durability import refuse_unseen_end
+from pgevents.details import Operation, Snapshot
+from pgevents.hooks import Plugins
 from pgevents.serialization import Serializer, dump_json
 from pgevents.streams import check_field_name, identifier_text
 from pgevents.tables import ProjectionsModel, TableSpec
@@ -100,6 +102,20 @@ class Snapshots:
         sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s"
         row = self.session.execute(sql, values[:2]).fetchone()
         return SaveResult("skipped", self.decode(row, view_class))
+
+    def save_with_hooks(self, plugins: Plugins, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
+        """The same in one transaction with the hooks before and after it."""
+        refuse_unseen_end(plugins.client, "pgevents_before_snapshot")
+        with plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation, self.session.atomic():
+            given = snapshot
+            snapshot = plugins.before_snapshot(snapshot)
+            if snapshot is not given:  # what cannot be read back would break every later view
+                self.serializer.check(snapshot.data, view_class, snapshot.type)
+            result = self.save(snapshot, view_class)
+            operation.status = result.status
+            plugins.hook.pgevents_after_snapshot(client=plugins.client, snapshot=snapshot, status=result.status)
+            self.session.check_alive()
+        return result
 
     def select(self, kind: str, id_text: str, version: int) -> tuple[str, list[Any]]:
         """The statement that finds the snapshot of one version, for `get` and for reads that start from it."""

@@ -1,0 +1,83 @@
+"""What hooks are told: one object for each thing that can happen, which can grow without breaking plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from pgevents.events import Event, NewEvent
+from pgevents.streams import Stream
+
+__all__ = ["Conflict", "Operation", "Snapshot"]
+
+
+@attrs.frozen
+class Conflict:
+    """A validated save that was refused.
+
+    Attributes:
+        events: What was to be saved.
+        streams: The streams that the decision rests on: types and identifiers.
+        expected: What the caller gave: a read, a position, an event, an id or None.
+        expected_id: Id of the last event that the caller had read; 0 if there was none.
+        conflicting_ids: Ids of the events that the caller had not read (at most 100).
+        attempt: 1 for a save, and for the first try of a `decide`; then 2, ...
+    """
+
+    events: tuple[NewEvent, ...]
+    streams: tuple[Stream[Any], ...]
+    expected: Any
+    expected_id: int
+    conflicting_ids: tuple[int, ...]
+    attempt: int
+
+
+@attrs.frozen
+class Snapshot:
+    """A projection that is about to be saved, or was.
+
+    Attributes:
+        type: The projection's type.
+        id: The projection's id.
+        data: The view as a JSON-ready dict: what is stored.
+        view: The view itself.
+        latest_event_id: Id of the last event that is folded into it.
+        version: The projection's version.
+        events: The events that were folded on top of the snapshot before.
+    """
+
+    type: str
+    id: str
+    data: dict[str, Any]
+    view: Any
+    latest_event_id: int
+    version: int
+    events: Sequence[Event[Any]] = ()
+
+
+@attrs.define(eq=False)
+class Operation:
+    """Something that a client does, as `pgevents_observe` sees it; the last four are known when it ends.
+
+    Attributes:
+        name: "save", "validate" (a validated save), "read", "fold", "decide" or "snapshot".
+        streams: The streams that are read or validated against.
+        types: The types of the events to be saved.
+        projection: The projection's type, of a fold, a decision or a snapshot.
+        attempt: Of a save within a `decide`: which try it is. Of a `decide`: how many it took.
+        events: How many events were saved, read or folded.
+        status: Of a save "saved" or "repeated" (its idempotency key was used before); of a snapshot what came of it.
+        lock_wait: Of a save, the seconds from its arrival at the server until its locks were held and its check was
+            made; None where that is not known.
+    """
+
+    name: str
+    streams: tuple[Stream[Any], ...] = ()
+    types: tuple[str, ...] = ()
+    projection: str = ""
+    attempt: int = 1
+    events: int = 0
+    status: str = ""
+    lock_wait: float | None = None
