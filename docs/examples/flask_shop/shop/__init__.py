@@ -40,8 +40,12 @@ def create_app(**config: Any) -> Flask:
     app.register_blueprint(api)
     app.register_error_handler(Refused, refused)
     app.register_error_handler(HTTPException, problem)
-    app.add_template_filter(lambda pence: f"£{pence / 100:,.2f}", "money")
+    app.add_template_filter(money)
     return app
+
+
+def money(pence: int) -> str:
+    return f"£{pence / 100:,.2f}"
 
 
 def refused(error: Refused) -> ResponseReturnValue:

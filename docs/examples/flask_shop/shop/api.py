@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import BadRequest, HTTPException
@@ -23,7 +23,8 @@ def error(error: HTTPException) -> tuple[Response, int]:
 
 def field(name: str, kind: type[Any]) -> Any:
     """A field of the request's body, of the right type."""
-    value = (request.get_json() or {}).get(name)
+    body: Any = request.get_json()
+    value: Any = cast(Json, body).get(name) if isinstance(body, dict) else None
     if type(value) is not kind:
         raise BadRequest(f"The body is a JSON object with {name!r}, {kind.__name__}.")
     return value
