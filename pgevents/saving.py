@@ -20,7 +20,7 @@ from pgevents.errors import (
 from pgevents.events import Event, NewEvent, StoredEvent, is_text
 from pgevents.ordering import Position, append_sql
 from pgevents.reading import EventStream, check_id
-from pgevents.serialization import VERSION_KEY, dump_json
+from pgevents.serialization import VERSION_KEY, dump_json, load_json
 from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Save:
             rows.append(row)
         text = dump_json(rows, ", ".join(dict.fromkeys(new.type for new in events)))
         as_read: list[Any] = []
-        for row in self._undone(json.loads(text)):  # what cannot be read back would break every read of its stream
+        for row in self._undone(load_json(text)):  # what cannot be read back would break every read of its stream
             kind = client.types.find(row["type"])
             data = row["data"]
             as_read.append(data if kind is None else client.serializer.check(data, kind.cls, row["type"]))
@@ -207,7 +207,8 @@ class Save:
             (answer,) = client.session.execute(sql, arguments).fetchone()
         else:
             answer, arrived = client.session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-            operation.status, operation.events = answer["status"], len(events)
+            operation.status = answer["status"]
+            operation.events = len(events) if operation.status in ("saved", "repeated") else 0
             if answer["status"] == "saved" and self.created_at is None:
                 waited = datetime.fromisoformat(answer["created_at"]) - arrived
                 operation.lock_wait = max(waited.total_seconds(), 0.0)

@@ -129,19 +129,29 @@ def _holds_nul(value: object) -> bool:
     return False
 
 
+class _QuickDecoders(dict[type[Any], Callable[[Any, Any], Any]]):
+    """By class, the decoder that is fast because it does not keep track of the field that it is at."""
+
+    def __init__(self, converter: cattrs.Converter) -> None:
+        super().__init__()
+        self._converter = converter.copy(detailed_validation=False)
+
+    def __missing__(self, cls: type[Any]) -> Callable[[Any, Any], Any]:
+        decoder = self[cls] = self._converter.get_structure_hook(cls)
+        return decoder
+
+
 class Serializer:
     """Encodes and decodes for one client, with one cattrs converter."""
 
     def __init__(self, converter: cattrs.Converter | None = None) -> None:
         self.converter = converter or make_event_converter()
-        self._decoders: dict[type[Any], Callable[[Any, Any], Any]] = {}
-        self._quick = self.converter.copy(detailed_validation=False)
+        self.quick = _QuickDecoders(self.converter)
 
     def use(self, converter: cattrs.Converter) -> None:
         """From now on encode and decode with this converter."""
         self.converter = converter
-        self._quick = self.converter.copy(detailed_validation=False)
-        self._decoders.clear()
+        self.quick = _QuickDecoders(converter)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
@@ -168,7 +178,7 @@ class Serializer:
             EventDecodeError: Names the event, its type and the field that does not fit.
         """
         try:
-            return self._decode_quickly(data, cls)
+            return cast(V, self.quick[cls](data, cls))
         except Exception:
             return self._decode_slowly(data, cls, event_id, event_type)
 
@@ -179,7 +189,7 @@ class Serializer:
             EventEncodeError: Names the type and the field that does not fit.
         """
         try:
-            return self._decode_quickly(data, cls)
+            return cast(V, self.quick[cls](data, cls))
         except Exception:
             try:
                 return self.converter.structure(data, cls)
@@ -187,12 +197,6 @@ class Serializer:
                 field, reason = _first_fault(error)
                 at_field = f", field {field!r}" if field else ""
                 raise EventEncodeError(f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}") from error
-
-    def _decode_quickly(self, data: dict[str, Any], cls: type[V]) -> V:
-        decoder = self._decoders.get(cls)
-        if decoder is None:
-            decoder = self._decoders[cls] = self._quick.get_structure_hook(cls)
-        return cast(V, decoder(data, cls))
 
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
         """Once more, with a converter that keeps track of the field that it is at."""
