@@ -373,7 +373,7 @@ BEGIN
                         WHERE id > _base
                             AND (_rest IS NULL OR NOT EXISTS (
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
-                        LIMIT _most);
+                        ORDER BY id LIMIT _most);
                 END IF;
                 _found := CASE WHEN _found = '{}' THEN _some ELSE ARRAY(SELECT unnest(_found) UNION SELECT unnest(_some)) END;
             END LOOP;

@@ -1,0 +1,242 @@
+"""Query plans: each question is answered from the index that was made for it, analysed or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, stream
+from pgevents.database import Session
+from pgevents.ordering import functions_sql
+from .conftest import _on, database, shop_client
+from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
+
+ANALYSED = ["analysed", "never analysed"]
+
+
+def fill(client: EventClient) -> None:
+    """20,000 events of a thousand carts and five hundred products, and a thousand snapshots."""
+    for start in range(0, 20_000, 10_000):
+        client.save_events(
+            [
+                {
+                    "type": "CART_CREATED" if n < 1000 else "ITEM_REMOVED_FROM_CART" if n % 10 == 0 else "ITEM_ADDED_TO_CART",
+                    "data": {"cart_id": f"c{n % 1000}", "user_id": "u", "product_id": f"p{n % 499}", "quantity": 1, "price_at_time": n},
+                }
+                for n in range(start, start + 10_000)
+            ]
+        )
+    client.db.execute_sql(
+        """INSERT INTO my_app.views (type, id, data, latest_event_id, version)
+        SELECT 'SHOPPING_CART', 'c' || n, jsonb_build_object('id', 'c' || n, 'user_id', 'u' || n), 15000, 1
+        FROM generate_series(0, 999) AS n"""
+    )
+
+
+@pytest.fixture(scope="module", params=ANALYSED)
+def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClient]:
+    """A shop of some size, with the planner's statistics and without any."""
+    name = f"pgevents_plans_{os.getpid()}"
+    _on(server_url, f"CREATE DATABASE {name}")
+    db = database(make_dsn(**{**parse_dsn(server_url), "dbname": name}))
+    client = shop_client(db, event_types=())
+    client.create_tables()
+    for table in ("events", "views"):
+        db.execute_sql(f"ALTER TABLE my_app.{table} SET (autovacuum_enabled = off)")
+    fill(client)
+    if request.param == "analysed":
+        db.execute_sql("ANALYZE")
+    yield shop_client(db, CartEvent)
+    db.close()
+    _on(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+def explain(client: EventClient, statement: str, params: Any = None) -> tuple[str, set[str], set[str]]:
+    """The plan as text, the kinds of its nodes, and the indexes that it uses."""
+    (found,) = client.db.execute_sql(f"EXPLAIN (FORMAT JSON) {statement}", params).fetchone()
+    (whole,) = json.loads(found) if isinstance(found, str) else found
+    every = list(nodes(whole["Plan"]))
+    tables = [node for node in every if node["Node Type"] == "Seq Scan"]
+    return (
+        json.dumps(whole, indent=1),
+        {node["Node Type"] for node in every},
+        {node["Index Name"] for node in every if "Index Name" in node} | {f"Seq Scan on {node['Relation Name']}" for node in tables},
+    )
+
+
+def asked(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
+    """The statement that a call sends to read events or snapshots, and its parameters."""
+    sent: list[tuple[str, Any]] = []
+    run = Session.execute
+
+    def spy(self: Session, sql: str, params: Any = None) -> Any:
+        sent.append((sql, params))
+        return run(self, sql, params)
+
+    monkeypatch.setattr(Session, "execute", spy)
+    call()
+    sql, params = sent[-1]
+    *before, last = sql.split(";\n")  # of a final read, the statement that reads
+    skipped = sum(text.count("%s") for text in before)
+    return last, list(params or ())[skipped:]
+
+
+class Streams(MultiStreamProjectionBase[CartView, CartEvent]):
+    projection_type = "SHOPPING_CART"
+
+    def initial_view(self) -> CartView:
+        return CartView(self.id)
+
+    def get_stream_options(self) -> Any:
+        return [stream(CartEvent, cart_id=self.id), stream(ItemAddedToCart, product_id="p5")]
+
+
+class Products(ProjectionBase[CartView, CartEvent]):
+    projection_type = "PRODUCTS"
+
+    def initial_view(self) -> CartView:
+        return CartView(self.id)
+
+    def get_event_identifiers(self) -> dict[str, str]:
+        return {"product_id": self.id}
+
+
+CART, PRODUCT = "events$data$cart_id$idx", "events$data$product_id$idx"
+TYPE, ID = "events$type$idx", "events_pkey"
+VIEWS = {"views_pkey", "views$data$id$idx", "views$data$user_id$idx"}  # each begins with the type
+
+READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
+    "one id": (lambda c: c.get_event_stream(cart_id="c7"), {CART}, True),
+    "types and id": (lambda c: c.get_event_stream(CartEvent, cart_id="c7"), {CART}, True),
+    "one type and id": (lambda c: c.get_event_stream(CartCreated, cart_id="c7"), {CART}, True),
+    "id after": (lambda c: c.get_event_stream(cart_id="c7", after=15_000), {CART}, True),
+    "id as of": (lambda c: c.get_event_stream(cart_id="c7", as_of=15_000), {CART}, True),
+    "list": (lambda c: c.get_event_stream(cart_id=["c7", "c8", "c9"]), {CART}, False),
+    "field without index, with id": (lambda c: c.get_event_stream(cart_id="c7", quantity=1), {CART}, True),
+    "one type": (lambda c: c.get_event_stream(CartCreated), {TYPE}, True),
+    "one type after": (lambda c: c.get_event_stream(ItemAddedToCart, after=19_900), {TYPE, ID}, True),
+    "rare types": (lambda c: c.get_event_stream(CartCreated | CartCheckedOut, after=15_000), {TYPE, ID}, False),
+    "everything after": (lambda c: c.get_event_stream(after=19_000), {ID}, True),
+    "page of everything": (lambda c: next(iter(c.iter_event_stream())), {ID}, True),
+    "page of types": (lambda c: next(iter(c.iter_event_stream(CartCreated))), {TYPE}, True),
+    "page of an id": (lambda c: list(c.iter_event_stream(cart_id="c7")), {CART}, True),
+    "several streams": (
+        lambda c: c.get_event_streams([stream(CartEvent, cart_id="c7"), stream(ItemAddedToCart, product_id="p5")]),
+        {CART, PRODUCT}, True,
+    ),
+    "final, one id": (lambda c: c.get_event_stream(CartEvent, cart_id="c7", final=True), {CART}, False),
+    "final, several": (
+        lambda c: c.get_event_streams([stream(cart_id="c7"), stream(product_id="p5")], final=True), {CART, PRODUCT}, False,
+    ),
+    "latest of an id": (lambda c: c.get_latest_event(cart_id="c7", final=False), {CART}, True),
+    "latest of types and id": (lambda c: c.get_latest_event(CartEvent, cart_id="c7", final=False), {CART}, True),
+    "latest of a type": (lambda c: c.get_latest_event(CartCreated, final=False), {TYPE, ID}, True),
+    "latest of all": (lambda c: c.get_latest_event(final=False), {ID}, True),
+    "load without snapshot": (lambda c: Products("p5", c).view, {PRODUCT, *VIEWS}, False),
+    "load after a snapshot": (lambda c: CartProjection("c7", c).view, {CART, *VIEWS}, False),
+    "load of several streams": (lambda c: Streams("c7", c).view, {CART, PRODUCT, *VIEWS}, False),
+    "snapshot": (lambda c: c.get_projection(CartProjection, "c7"), {"views_pkey"}, True),
+    "query": (lambda c: c.query_projections(CartProjection, user_id="u7"), {"views$data$user_id$idx"}, False),
+    "query of a list": (lambda c: c.query_projections(CartProjection, user_id=["u7", "u8"]), VIEWS, False),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+    """Every shape of question reads the index made for it, in the index's order where there is one to follow."""
+    call, expected, in_order = READS[read]
+    statement, params = asked(lambda: call(shop), monkeypatch)
+    plan, _, used = explain(shop, statement, params)
+    assert used and used <= expected, plan
+    if in_order:  # a few rows may be sorted faster than they are fetched in order; but the order must be there to use
+        with shop.db.atomic():
+            shop.db.execute_sql("SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off")
+            plan, kinds, used = explain(shop, statement, params)
+        assert used <= expected, plan
+        assert not kinds & {"Sort", "Incremental Sort"}, plan
+
+
+@pytest.mark.parametrize("read", ["latest of two ids", "two ids"])
+def test_two_identifiers_use_one_of_the_indexes(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+    """Of two indexed fields either index, or both, will do."""
+    calls = {
+        "two ids": lambda: shop.get_event_stream(cart_id="c7", product_id="p7"),
+        "latest of two ids": lambda: shop.get_latest_event(cart_id="c7", product_id="p7", final=False),
+    }
+    plan, _, used = explain(shop, *asked(calls[read], monkeypatch))
+    assert used and used <= {CART, PRODUCT}, plan
+
+
+def checks(client: EventClient) -> dict[str, str]:
+    """The check statements of the append function, their variables as parameters."""
+    found: dict[str, str] = {}
+    for text in re.findall(r"_some := ARRAY\(\n(.*?)\);\n", functions_sql(client.events.pgevents_spec), re.S):
+        name = "type" if "type = ANY" in text else "field" if "->>'cart_id' = ANY" in text else "product" if "->>'product_id' = ANY" in text else "all"
+        for n, variable in enumerate(("_values", "_base", "_types", "_rest", "_most"), 1):
+            text = re.sub(rf"\b{variable}\b", f"${n}", text)
+        found[name] = text
+    assert set(found) == {"field", "product", "type", "all"}
+    return found
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(
+    ("check", "arguments", "expected"),
+    [
+        ("field", "ARRAY['c7'], 0, NULL, NULL, 120", {CART}),
+        ("field", "ARRAY['c7'], 15000, '[\"CART_CREATED\"]', NULL, 120", {CART}),
+        ("field", "ARRAY['c7', 'c8'], 0, NULL, '{\"product_id\": [\"p7\"]}', 120", {CART}),
+        ("product", "ARRAY['p7'], 15000, NULL, NULL, 110", {PRODUCT}),
+        ("type", "ARRAY['CART_CREATED'], 0, '[\"CART_CREATED\"]', NULL, 1100", {TYPE, ID}),
+        ("type", "ARRAY['CART_CREATED', 'X'], 19000, '[]', NULL, 100", {TYPE, ID}),
+        ("all", "NULL, 19900, NULL, NULL, 200", {ID}),
+    ],
+)
+def test_the_check_of_a_validated_save_uses_its_index(
+    shop: EventClient, mode: str, check: str, arguments: str, expected: set[str]
+) -> None:
+    """What is counted with the locks held is counted on an index range, under custom and generic plans."""
+    text = checks(shop)[check]
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql(f"SET LOCAL plan_cache_mode = {mode}")
+        shop.db.execute_sql(f"PREPARE checked (text[], bigint, jsonb, jsonb, bigint) AS {text}")
+        plan, _, used = explain(shop, f"EXECUTE checked ({arguments})")
+        shop.db.execute_sql("DEALLOCATE checked")
+        transaction.rollback()
+    assert used and used <= expected, plan
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: str) -> None:
+    """What a key saved before is found in its partial index."""
+    found = re.search(r"FROM \S+\s+(WHERE idempotency_key = _key .*?);", functions_sql(shop.events.pgevents_spec), re.S)
+    assert found is not None
+    text = "SELECT id FROM my_app.events " + found[1].replace("_key ||", "$1 ||").replace("= _key", "= $1")
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql(f"SET LOCAL plan_cache_mode = {mode}")
+        shop.db.execute_sql(f"PREPARE looked (text) AS {text}")
+        plan, _, used = explain(shop, "EXECUTE looked ('k')")
+        shop.db.execute_sql("DEALLOCATE looked")
+        transaction.rollback()
+    assert used == {"events$idempotency_key$idx"}, plan
+
+
+def test_a_table_without_its_index_would_be_noticed(shop: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above can fail: with the index gone the same question is a sequential scan or another index."""
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')
+        plan, _, used = explain(shop, *asked(lambda: shop.get_event_stream(cart_id="c7"), monkeypatch))
+        transaction.rollback()
+    assert not used <= {CART}, plan
