@@ -127,7 +127,7 @@ class Page:
     def run_pycon(self, block: Block) -> None:
         test = doctest.DocTestParser().get_doctest(block.code, self.names, self.page.name, str(self.page), block.line)
         test.globs = self.names
-        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         report = io.StringIO()
         if doctest.DocTestRunner(optionflags=flags).run(test, out=report.write, clear_globs=False).failed:
             raise SystemExit(report.getvalue())
@@ -180,6 +180,7 @@ def environment(shop_database: Any) -> dict[str, str]:
     shop_database.cursor().execute(EMPTY_SQL)
     parts = shop_database.get_dsn_parameters()
     known = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": "shop"}
+    known["PGEVENTS_DATABASE_URL"] = "postgresql:///shop"  # for the tests that pages show
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DATABASE_URL"))}
     return {**inherited, **known, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
