@@ -415,12 +415,18 @@ class EventClient:
         return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
 
     def save_snapshot(
-        self, projection: type[Any], id: str, view: V, latest_event_id: int, events: Sequence[Event[Any]] = ()
+        self,
+        projection: type[Any],
+        id: str,
+        view: V,
+        latest_event_id: int,
+        events: Sequence[Event[Any]] = (),
+        base_saved_at: datetime | None = None,
     ) -> SaveResult[V]:
         """Save a view that is folded from exactly the final events up to an id; `save_projection` does that."""
         kind, version = projection.projection_type, projection.version
         data = self.serializer.encode(view, projection.__name__)
-        snapshot = Snapshot(kind, id, data, view, latest_event_id, version, events)
+        snapshot = Snapshot(kind, id, data, view, latest_event_id, version, events, base_saved_at)
         if self.plugins.implemented:
             return self.snapshots.save_with_hooks(self.plugins, snapshot, projection.view_class())
         return self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))

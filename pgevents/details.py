@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -46,6 +47,7 @@ class Snapshot:
         latest_event_id: Id of the last event that is folded into it.
         version: The projection's version.
         events: The events that were folded on top of the snapshot before.
+        base_saved_at: When the snapshot before was saved, on which they were folded; None if there was none.
     """
 
     type: str
@@ -55,6 +57,7 @@ class Snapshot:
     latest_event_id: int
     version: int
     events: Sequence[Event[Any]] = ()
+    base_saved_at: datetime | None = None
 
 
 @attrs.define(eq=False)

@@ -1,23 +1,17 @@
-"""The plugins of one client: registered with care, and called as `hookspecs` promises."""
+"""The plugins of one client: registered with care, found by entry point, taken away again."""
 
 from __future__ import annotations
 
-import logging
-import math
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from inspect import isclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import pluggy
 
-from pgevents import hookspecs
-from pgevents.details import Conflict, Operation, Snapshot
 from pgevents.errors import PluginError
-from pgevents.events import NewEvent, StoredEvent
+from pgevents.hook_calls import HookCalls, call, in_order
 from pgevents.hookspecs import PROJECT, SPECS
 from pgevents.plugin_checks import check_plugin, name_of
 from pgevents.serialization import make_event_converter
@@ -29,33 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Plugins"]
 
-T = TypeVar("T")
-Impl = pluggy.HookImpl
-
-log = logging.getLogger("pgevents")
-
 OFF_VARIABLE = "PGEVENTS_PLUGINS_OFF"
 """Names of installed plugins that "auto" leaves out, separated by commas; `*` for all."""
 
 
-class Plugins:
+class Plugins(HookCalls):
     """The plugins of one client: `client.plugins`.
 
     Attributes:
         client: The client.
-        hook: pluggy's caller for all hooks.
-        implemented: The names of the hooks that any plugin implements; empty when there is nothing to call.
+        implemented: The names of the hooks that any plugin implements.
     """
 
     def __init__(self, client: EventClient) -> None:
-        self.client = client
-        self.implemented: frozenset[str] = frozenset()
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        self.hook = self._manager.hook
+        super().__init__(client)
         self._event_classes: dict[str, list[type[Any]]] = {}
-
-    # -- registration ------------------------------------------------------------------------------------------
 
     def register(self, plugin: Any, name: str | None = None) -> str:
         """Add a plugin.
@@ -163,11 +145,8 @@ class Plugins:
 
     def _call_own(self, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
         """Call a hook of one plugin alone."""
-        impls = [impl for impl in _in_order(self._impls(hook)) if impl.plugin is plugin]
-        return [_call(impl, arguments) for impl in impls]
-
-    def _impls(self, hook: str) -> Sequence[Impl]:
-        return getattr(self.hook, hook).get_hookimpls() if hook in self.implemented else ()
+        impls = [impl for impl in in_order(self._impls(hook)) if impl.plugin is plugin]
+        return [call(impl, arguments) for impl in impls]
 
     def converter(self) -> cattrs.Converter:
         """A converter that all plugins have configured, in order of registration."""
@@ -180,173 +159,6 @@ class Plugins:
         """The event classes that plugins brought."""
         return [cls for classes in self._event_classes.values() for cls in classes]
 
-    # -- calls -------------------------------------------------------------------------------------------------
-
-    def before_save(self, events: list[NewEvent]) -> list[NewEvent]:
-        """What plugins make of events that are about to be saved."""
-        return self._several("pgevents_before_save", _in_order(self._impls("pgevents_before_save")), NewEvent, events)
-
-    def before_decode(self, events: list[StoredEvent]) -> list[StoredEvent]:
-        """What plugins make of stored events before they become instances."""
-        impls = _in_order(self._impls("pgevents_before_decode"))
-        marked = [impl.tryfirst - impl.trylast for impl in impls]
-        mirrored = [impl for mark in (1, 0, -1) for impl in _mirrored(mark, [i for i, m in zip(impls, marked) if m == mark])]
-        return self._several("pgevents_before_decode", mirrored, StoredEvent, events)
-
-    def _several(self, hook: str, impls: Sequence[Impl], kind: type[T], events: list[T]) -> list[T]:
-        def check(plugin: str, given: list[T], replaced: Any) -> list[T]:
-            several: list[Any] = list(replaced) if _is_sequence(replaced) else []
-            if len(several) != len(given) or not all(isinstance(one, kind) for one in several):
-                raise PluginError(
-                    f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), or None"
-                )
-            return several
-
-        return self._chain(hook, impls, "events", events, check)
-
-    def before_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """What plugins make of a snapshot that is about to be saved."""
-
-        def check(plugin: str, given: Snapshot, replaced: Any) -> Snapshot:
-            if not isinstance(replaced, Snapshot) or attrs.evolve(replaced, data=given.data) != given:
-                raise PluginError(f"{plugin}: pgevents_before_snapshot returns the snapshot with other data, or None")
-            return replaced
-
-        impls = _in_order(self._impls("pgevents_before_snapshot"))
-        return self._chain("pgevents_before_snapshot", impls, "snapshot", snapshot, check)
-
-    def _chain(self, hook: str, impls: Sequence[Impl], key: str, value: T, check: Callable[[str, T, Any], T]) -> T:
-        """Each plugin with what the one before it returned; wrappers around them all."""
-
-        def run() -> T:
-            current = value
-            for impl in impls:
-                if not impl.wrapper:
-                    replaced = _call(impl, {"client": self.client, key: _frozen(current)})
-                    if replaced is not None:
-                        current = check(impl.plugin_name, current, replaced)
-            return current
-
-        wrappers = [impl for impl in _in_order(self._impls(hook)) if impl.wrapper]
-        result = _wrapped(wrappers, {"client": self.client, key: _frozen(value)}, run)
-        return check(" and ".join(impl.plugin_name for impl in wrappers), value, result) if wrappers else result
-
-    def tell(self, hook: str, **arguments: Any) -> Sequence[Any]:
-        """Call each plugin by itself: its error is logged, and neither reaches the caller nor keeps the next from it."""
-        arguments["client"] = self.client
-        impls = _in_order(self._impls(hook))
-
-        def run() -> list[Any]:
-            plain = [impl for impl in impls if not impl.wrapper]
-            return [_logged(hook, impl.plugin_name, _call, impl, arguments) for impl in plain]
-
-        wrappers = [impl for impl in impls if impl.wrapper]
-        if not wrappers:
-            return run()
-        names = " and ".join(impl.plugin_name for impl in wrappers)
-        results = _logged(hook, names, _wrapped, wrappers, arguments, run)
-        return results if _is_sequence(results) else [results]
-
-    def retry_delay(self, conflict: Conflict) -> float | None:
-        """The longest wait that a plugin asks for after a conflict, or None."""
-        longest: float | None = None
-        for delay in self.tell("pgevents_validation_conflict", conflict=conflict):
-            if isinstance(delay, (int, float)) and not isinstance(delay, bool) and 0 <= delay < math.inf:
-                longest = max(delay, longest or 0.0)
-            elif delay is not None:
-                log.error("pgevents_validation_conflict returns seconds or None, not %r", delay)
-        return longest
-
-    @contextmanager
-    def _observed(self, operation: Operation) -> Generator[Operation, None, None]:
-        entered: list[tuple[str, Any]] = []
-        for impl in _in_order(self._impls("pgevents_observe")):
-            arguments = {"client": self.client, "operation": operation}
-            manager = _logged("pgevents_observe", impl.plugin_name, _entered, impl, arguments)
-            if manager is not None:
-                entered.append((impl.plugin_name, manager))
-        error: BaseException | None = None
-        try:
-            yield operation
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            outcome = (type(error), error, error.__traceback__) if error is not None else (None, None, None)
-            for name, manager in reversed(entered):
-                _left(name, manager, outcome)
-
-    def observed(self, operation: Operation) -> AbstractContextManager[Operation]:
-        """Let plugins watch what runs inside."""
-        return self._observed(operation) if "pgevents_observe" in self.implemented else nullcontext(operation)
-
     def list(self) -> Sequence[str]:
         """The names of the plugins, in order of registration."""
         return [name for name, _ in self._manager.list_name_plugin()]
-
-
-def _in_order(impls: Sequence[Impl]) -> Sequence[Impl]:
-    """As pluggy calls them: it keeps those to be called first at the end."""
-    return impls[::-1]
-
-
-def _mirrored(mark: int, impls: Sequence[Impl]) -> Sequence[Impl]:
-    """pluggy calls the last registered first, but among those marked trylast the first."""
-    return impls if mark else impls[::-1]
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if _is_sequence(value) else value
-
-
-def _is_sequence(value: object) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _call(impl: Impl, arguments: Mapping[str, Any]) -> Any:
-    return impl.function(*(arguments[name] for name in impl.argnames))
-
-
-def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Callable[[], T]) -> T:
-    """What pluggy does with wrappers, around something that is more than a list of calls."""
-    if not wrappers:
-        return inner()
-    generator = _call(wrappers[0], arguments)
-    try:
-        next(generator)
-    except StopIteration:
-        raise PluginError(f"the wrapper of {wrappers[0].plugin_name} did not yield") from None
-    try:
-        try:
-            result = _wrapped(wrappers[1:], arguments, inner)
-        except BaseException as error:
-            generator.throw(error)
-        else:
-            generator.send(result)
-    except StopIteration as stop:
-        return cast(T, stop.value)
-    raise PluginError(f"the wrapper of {wrappers[0].plugin_name} yielded twice")
-
-
-def _logged(hook: str, plugin_name: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except Exception:
-        log.exception("%s of the plugin %s failed", hook, plugin_name)
-        return None
-
-
-def _entered(impl: Impl, arguments: Mapping[str, Any]) -> Any:
-    manager = _call(impl, arguments)
-    if manager is not None:
-        manager.__enter__()
-    return manager
-
-
-def _left(plugin_name: str, manager: Any, outcome: tuple[Any, ...]) -> None:
-    """Leave an observer's context manager; a `@contextmanager` raises what it was given, which is no error of its own."""
-    try:
-        manager.__exit__(*outcome)
-    except Exception as error:
-        if error is not outcome[1]:
-            log.exception("pgevents_observe of the plugin %s failed", plugin_name)

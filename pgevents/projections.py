@@ -198,9 +198,9 @@ class _Projection(Generic[V, E]):
         after = 0 if saved is None else saved.latest_event_id
         final = client.reader.read_final(self.get_streams(), after=after)
         view = self._fold(final, self.initial_view() if saved is None else saved.data)
-        result = client.save_snapshot(
-            type(self), id_text(self.id), view, final[-1].id if final else after, final
-        )
+        last = final[-1].id if final else after
+        base_saved_at = None if saved is None else saved.updated_at
+        result = client.save_snapshot(type(self), id_text(self.id), view, last, final, base_saved_at)
         self._loaded = self._folded = None
         return result
 

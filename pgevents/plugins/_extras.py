@@ -1,0 +1,20 @@
+"""Packages that only one plugin needs: asked for when it is used, not when it is imported."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from pgevents import ConfigurationError
+
+
+def require(module: str, extra: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+        ConfigurationError: It is not installed; the message says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(f'{module} is not installed: pip install "pgevents[{extra}]"') from error

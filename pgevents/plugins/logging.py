@@ -1,0 +1,82 @@
+"""What is saved, refused and snapshotted, to the standard library's logging, with structured extras."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from pgevents import Conflict, Event, EventClient, Snapshot, hookimpl
+
+__all__ = ["Logging"]
+
+
+@attrs.define(eq=False)
+class Logging:
+    """Logs durable events (INFO), conflicts (WARNING) and snapshots (DEBUG).
+
+    Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`, and of events their
+    `ids`, `types` and `metadata`. What events say stays out of the log unless it is asked for.
+
+    Attributes:
+        logger: Where to; by default the logger `pgevents.events`.
+        payload: Whether the events' data go to the log as well, as `data`.
+
+    Example:
+        ```python
+        from pgevents.plugins.logging import Logging
+
+        client = create_event_client(db, events, views, plugins=[Logging()])
+        ```
+    """
+
+    logger: logging.Logger = attrs.field(factory=lambda: logging.getLogger("pgevents.events"))
+    payload: bool = False
+
+    @hookimpl
+    def pgevents_after_commit(self, client: EventClient, events: Sequence[Event[Any]]) -> None:
+        """One record for each save."""
+        if not self.logger.isEnabledFor(logging.INFO):
+            return
+        extra: dict[str, Any] = {
+            "table": client.events.pgevents_spec.qualified(),
+            "ids": [event.id for event in events],
+            "types": [event.type for event in events],
+            "metadata": [event.metadata for event in events],
+        }
+        if self.payload:
+            extra["data"] = [client.serializer.encode(event.data, event.type) for event in events]
+        types = ", ".join(dict.fromkeys(extra["types"]))
+        self.logger.info("saved %d event(s): %s", len(events), types, extra={"pgevents": extra})
+
+    @hookimpl
+    def pgevents_validation_conflict(self, client: EventClient, conflict: Conflict) -> None:
+        """One record for each refused save."""
+        extra = {
+            "table": client.events.pgevents_spec.qualified(),
+            "types": [new.type for new in conflict.events],
+            "streams": [one.as_json() for one in conflict.streams],
+            "expected_id": conflict.expected_id,
+            "conflicting_ids": list(conflict.conflicting_ids),
+            "attempt": conflict.attempt,
+        }
+        self.logger.warning(
+            "conflict at try %d: expected nothing new after event %d, found %s",
+            *(conflict.attempt, conflict.expected_id, list(conflict.conflicting_ids)),
+            extra={"pgevents": extra},
+        )
+
+    @hookimpl
+    def pgevents_after_snapshot(self, client: EventClient, snapshot: Snapshot, status: str) -> None:
+        """One record for each snapshot."""
+        extra = {
+            "table": client.projections.pgevents_spec.qualified(),
+            "type": snapshot.type,
+            "id": snapshot.id,
+            "status": status,
+            "latest_event_id": snapshot.latest_event_id,
+            "events_folded": len(snapshot.events),
+        }
+        self.logger.debug("snapshot of %s %s: %s", snapshot.type, snapshot.id, status, extra={"pgevents": extra})

@@ -1,0 +1,99 @@
+"""Who, why and in answer to what: metadata from context variables, on every event that is saved in their reach."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+from pgevents import Event, NewEvent, hookimpl
+
+__all__ = ["Metadata", "current", "event_context"]
+
+_context: ContextVar[Mapping[str, Any]] = ContextVar("pgevents_metadata", default=MappingProxyType({}))
+
+
+def current() -> dict[str, Any]:
+    """The metadata that an event saved here and now would get."""
+    return dict(_context.get())
+
+
+@contextmanager
+def event_context(
+    *,
+    correlation_id: str | None = None,
+    causation_id: str | int | None = None,
+    actor: str | None = None,
+    source: str | None = None,
+    cause: Event[Any] | None = None,
+    **more: Any,
+) -> Generator[dict[str, Any], None, None]:
+    """Give metadata to what is saved inside, in this thread or task; contexts nest, the inner one counts.
+
+    Args:
+        correlation_id: What all that belongs together has in common; by default the outer context's, the cause's, or a
+            new one.
+        causation_id: What this is the answer to.
+        actor: Who does it.
+        source: Which program does it.
+        cause: An event that is being dealt with: its id is the causation id, its correlation id goes on.
+        **more: Other metadata.
+
+    Yields:
+        The metadata.
+
+    Example:
+        ```python
+        from pgevents.plugins.metadata import event_context
+
+        for event in follow(client):
+            with event_context(cause=event, source="mailer"):
+                client.save_event(MailSent(event.data.cart_id))
+        ```
+    """
+    given = {"correlation_id": correlation_id, "causation_id": causation_id, "actor": actor, "source": source, **more}
+    inherited = current()
+    if cause is not None:
+        inherited["causation_id"] = cause.id
+        if "correlation_id" in cause.metadata:
+            inherited["correlation_id"] = cause.metadata["correlation_id"]
+    inherited.setdefault("correlation_id", str(uuid4()))
+    made = {**inherited, **{name: value for name, value in given.items() if value is not None}}
+    token = _context.set(MappingProxyType(made))
+    try:
+        yield dict(made)
+    finally:
+        _context.reset(token)
+
+
+@attrs.frozen(eq=False)
+class Metadata:
+    """Adds the metadata of `event_context` to every event; what the save itself says goes before.
+
+    Attributes:
+        source: The source where no context names one.
+
+    Example:
+        ```python
+        from pgevents.plugins.metadata import Metadata, event_context
+
+        client = create_event_client(db, events, views, plugins=[Metadata(source="shop")])
+        with event_context(actor="u1"):
+            client.save_event(CartCreated("c1", "u1"))
+        ```
+    """
+
+    source: str | None = None
+
+    @hookimpl
+    def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent] | None:
+        """Enrich the events."""
+        added = current()
+        if self.source is not None:
+            added.setdefault("source", self.source)
+        return [attrs.evolve(new, metadata={**added, **new.metadata}) for new in events] if added else None

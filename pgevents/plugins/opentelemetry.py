@@ -1,0 +1,156 @@
+"""Spans and metrics by OpenTelemetry (`pip install "pgevents[otel]"`).
+
+Spans follow the conventions for database clients, those of saves also the ones for messaging, with the events table as
+the destination. Nothing of what events say is recorded: types, counts and identifiers' names only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from pgevents import ConcurrencyError, EventClient, Operation, Snapshot, hookimpl
+from pgevents.plugins._extras import require
+
+__all__ = ["OpenTelemetry"]
+
+SCOPE = "pgevents"
+ON_DATABASE = {"save": "append", "validate": "append", "read": "read", "snapshot": "snapshot"}
+
+
+class OpenTelemetry:
+    """A span for each save, validated save, read, fold, decision and snapshot; they nest as the operations do.
+
+    Metrics:
+
+    | name | unit | of |
+    |---|---|---|
+    | `pgevents.appends` | `{event}` | events written, by table and type of save; also of transactions rolled back later |
+    | `pgevents.conflicts` | `{conflict}` | refused validated saves |
+    | `pgevents.retries` | `{retry}` | tries of `decide` after its first |
+    | `pgevents.snapshot.size` | `By` | snapshots saved, as JSON |
+    | `pgevents.lock.wait` | `s` | of a save, from its arrival at the server until it held its locks and its check was made |
+    | `db.client.operation.duration` | `s` | saves, reads and snapshots |
+
+    Args:
+        tracer_provider: By default the global one.
+        meter_provider: By default the global one.
+
+    Raises:
+        ConfigurationError: `opentelemetry-api` is not installed.
+
+    Example:
+        ```python
+        from pgevents.plugins.opentelemetry import OpenTelemetry
+
+        client = create_event_client(db, events, views, plugins=[OpenTelemetry()])
+        ```
+    """
+
+    def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
+        self._trace = require("opentelemetry.trace", "otel")
+        metrics = require("opentelemetry.metrics", "otel")
+        self._tracer = self._trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
+        meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
+        self._appends = meter.create_counter("pgevents.appends", "{event}", "Events written")
+        self._conflicts = meter.create_counter("pgevents.conflicts", "{conflict}", "Refused validated saves")
+        self._retries = meter.create_counter("pgevents.retries", "{retry}", "Tries of a decision after its first")
+        self._sizes = meter.create_histogram("pgevents.snapshot.size", "By", "Snapshots saved, as JSON")
+        self._waits = meter.create_histogram("pgevents.lock.wait", "s", "From a save's arrival until it held its locks")
+        self._durations = meter.create_histogram("db.client.operation.duration", "s", "Saves, reads and snapshots")
+
+    @hookimpl
+    @contextmanager
+    def pgevents_observe(self, client: EventClient, operation: Operation) -> Generator[None, None, None]:
+        """One span."""
+        common = self._common(client, operation)
+        kind = self._trace.SpanKind.CLIENT if operation.name in ON_DATABASE else self._trace.SpanKind.INTERNAL
+        target = common.get("db.collection.name", operation.projection)
+        name = f"{operation.name} {target}".strip()
+        start = time.perf_counter()
+        attributes = {**common, **_described(operation)}
+        with self._tracer.start_as_current_span(
+            name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            failed: BaseException | None = None
+            try:
+                yield
+            except BaseException as error:
+                failed = error
+                span.set_attribute("error.type", type(error).__qualname__)
+                span.set_status(self._trace.StatusCode.ERROR)  # without the message, which may quote an event
+                raise
+            finally:
+                span.set_attributes(_outcome(operation))
+                self._measure(operation, common, time.perf_counter() - start, failed)
+
+    @hookimpl
+    def pgevents_after_snapshot(self, snapshot: Snapshot, status: str) -> None:
+        """The size of what was written."""
+        if status != "skipped":
+            size = len(json.dumps(snapshot.data, ensure_ascii=False, separators=(",", ":")).encode())
+            self._sizes.record(size, {"pgevents.projection": snapshot.type})
+
+    def _common(self, client: EventClient, operation: Operation) -> dict[str, Any]:
+        """Attributes of few values, fit for metrics as well."""
+        common: dict[str, Any] = {"pgevents.operation": operation.name}
+        if operation.projection:
+            common["pgevents.projection"] = operation.projection
+        if operation.name in ON_DATABASE:
+            model = client.projections if operation.name == "snapshot" else client.events
+            common |= {
+                "db.system.name": "postgresql",
+                "db.namespace": str(client.db.database),
+                "db.collection.name": model.pgevents_spec.qualified().replace('"', ""),
+                "db.operation.name": ON_DATABASE[operation.name],
+            }
+        if operation.name in ("save", "validate"):
+            common |= {
+                "messaging.system": "pgevents",
+                "messaging.destination.name": common["db.collection.name"],
+                "messaging.operation.name": "append",
+                "messaging.operation.type": "send",
+            }
+        return common
+
+    def _measure(self, operation: Operation, common: dict[str, Any], seconds: float, failed: BaseException | None) -> None:
+        if failed is not None:
+            common = {**common, "error.type": type(failed).__qualname__}
+        if operation.name in ON_DATABASE:
+            self._durations.record(seconds, common)
+        if operation.status == "saved" and failed is None:
+            self._appends.add(operation.events, common)
+        if operation.lock_wait is not None:
+            self._waits.record(operation.lock_wait, common)
+        if operation.name == "validate" and isinstance(failed, ConcurrencyError):
+            self._conflicts.add(1, common)
+        if operation.name == "decide" and operation.attempt > 1:
+            self._retries.add(operation.attempt - 1, common)
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if operation.types:
+        found["pgevents.event.types"] = operation.types
+    if operation.streams:
+        fields = dict.fromkeys(field for one in operation.streams for field, _ in one.match)
+        found["pgevents.stream.fields"] = tuple(fields)
+    if operation.name in ("save", "validate"):
+        found["pgevents.attempt"] = operation.attempt
+    return found
+
+
+def _outcome(operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {"pgevents.events": operation.events}
+    if operation.status:
+        found["pgevents.status"] = operation.status
+    if operation.events > 1 and operation.name in ("save", "validate"):
+        found |= {"messaging.batch.message_count": operation.events, "db.operation.batch.size": operation.events}
+    if operation.name == "decide":
+        found["pgevents.attempts"] = operation.attempt
+    if operation.lock_wait is not None:
+        found["pgevents.lock.wait"] = operation.lock_wait
+    return found

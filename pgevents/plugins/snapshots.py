@@ -1,0 +1,63 @@
+"""Snapshots by themselves: whenever a view took many events to fold."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import attrs
+
+from pgevents import ConfigurationError, Event, EventClient, UnsupportedTransactionError, hookimpl
+
+__all__ = ["SnapshotPolicy"]
+
+log = logging.getLogger("pgevents.snapshots")
+
+
+def _at_least_one(instance: object, attribute: object, value: int) -> None:
+    if value < 1:
+        raise ConfigurationError(f"SnapshotPolicy(every={value}): a snapshot after 1 event or more")
+
+
+@attrs.frozen(eq=False)
+class SnapshotPolicy:
+    """Saves a snapshot after a view was folded from so many events, so that the next one starts from there.
+
+    Inside a transaction it is saved after the end. An error is logged; it never hides the view.
+
+    Attributes:
+        every: After how many events on top of the snapshot before.
+        types: The projection types that it applies to; by default all.
+
+    Example:
+        ```python
+        from pgevents.plugins.snapshots import SnapshotPolicy
+
+        client = create_event_client(db, events, views, plugins=[SnapshotPolicy(every=100)])
+        ```
+    """
+
+    every: int = attrs.field(default=100, validator=_at_least_one)
+    types: Collection[str] | None = None
+
+    @hookimpl
+    def pgevents_after_fold(self, client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
+        """Save one of a copy: the projection in use keeps view and position together."""
+        if len(events) < self.every or self.types is not None and projection.projection_type not in self.types:
+            return
+        copied = copy.copy(projection)
+
+        def save() -> None:
+            try:
+                copied.save_projection()
+            except UnsupportedTransactionError as error:  # a standby, say, answers reads only
+                log.debug("no snapshot of %s %s: %s", projection.projection_type, projection.id, error)
+            except Exception:
+                log.exception("the snapshot of %s %s failed", projection.projection_type, projection.id)
+
+        if client.db.in_transaction():
+            client.db.after_commit(save)
+        else:
+            save()
