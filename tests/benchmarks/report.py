@@ -1,0 +1,199 @@
+"""Slices to medians and ratios, as Markdown and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from attrs import frozen
+
+from .workloads import PEERS, Goal, Scale, Workload, workloads
+
+__all__ = ["markdown", "plot", "put_between_marks"]
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+@frozen
+class Ratio:
+    """A rate against another of the same rounds: the median, the least and the greatest."""
+
+    middle: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        spread = "" if self.least == self.most else f" ({self.least:.2f}–{self.most:.2f})"
+        return f"{self.middle:.2f}{spread}"
+
+
+class Figures:
+    """The slices of one workload."""
+
+    def __init__(self, workload: Workload, slices: Sequence[Mapping[str, Any]]) -> None:
+        self.workload = workload
+        self.slices: dict[str, list[Mapping[str, Any]]] = {}
+        for one in slices:
+            self.slices.setdefault(one["label"], []).append(one)
+
+    def rate(self, label: str) -> float:
+        """Units a second, the median of the rounds."""
+        return median(one["rate"] for one in self.slices[label])
+
+    def fastest(self, labels: Sequence[str]) -> str | None:
+        """Which of them it is; None if none has run."""
+        return max((label for label in labels if label in self.slices), key=self.rate, default=None)
+
+    def ratio(self, label: str, other: str | None) -> Ratio | None:
+        """One against another, round by round."""
+        if other is None or label not in self.slices:
+            return None
+        by_round = {one["round"]: one["rate"] for one in self.slices[other]}
+        found = [one["rate"] / by_round[one["round"]] for one in self.slices[label] if by_round.get(one["round"])]
+        return Ratio(median(found), min(found), max(found)) if found else None
+
+    def to(self, label: str, others: Sequence[str]) -> Ratio | None:
+        """Against the fastest of others; in a workload of several sizes, of the same size."""
+        size = label[label.index(" at ") :] if " at " in label else ""
+        return self.ratio(label, self.fastest([other + size for other in others]))
+
+    def reached(self, goal: Goal) -> Ratio | None:
+        """What a goal asks for; None if it has not run."""
+        if goal.of:
+            return self.ratio(goal.label, self.fastest(goal.of))
+        if goal.label not in self.slices:
+            return None
+        rates = [one["rate"] for one in self.slices[goal.label]]
+        return Ratio(median(rates), min(rates), max(rates))
+
+    def each(self, label: str, field: str) -> float | None:
+        """Microseconds of a field for one unit, the median of the rounds."""
+        found = [
+            one[field] / sum(one["units"]) * 1e6
+            for one in self.slices[label]
+            if one[field] is not None and sum(one["units"])
+        ]
+        return median(found) if found else None
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[Figures]:
+    by_key = {one.key: one for one in workloads(Scale(**result["about"]["scale"]))}
+    for key, found in result["workloads"].items():
+        yield Figures(by_key[key], found["slices"])
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """All tables: the goals first, then each workload."""
+    about = result["about"]
+    scale = about["scale"]
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in about["server"].items() if name != "server_version")
+    lines = [
+        f"PostgreSQL {about['server']['server_version']} ({settings}); Python {about['python']} on {about['system']}, "
+        f"{about['processors']} processors for clients and server together; {packages}. "
+        f"{scale['rounds']} rounds of {scale['seconds']:g} s for each contender.",
+        "",
+    ]
+    if scale["seconds"] < 1:
+        lines += ["A quick run: it shows that everything works, and says nothing of speed.", ""]
+    if about["peer_missing"]:
+        lines += [f"The peer did not run: {about['peer_missing']}.", ""]
+    figures = list(_figures(result))
+    lines += ["| workload | whose | against | goal | reached | |", "|---|---|---|--:|--:|---|"]
+    for one in figures:
+        for goal in one.workload.goals:
+            ratio = one.reached(goal)
+            if ratio is not None:
+                lines.append(
+                    f"| {one.workload.key} {one.workload.title} | {goal.label} | {goal.what} | "
+                    f"{_number(goal.floor)} | {ratio if goal.of else _number(ratio.middle)} | "
+                    f"{'met' if ratio.middle >= goal.floor else '**not met**'} |"
+                )
+    for one in figures:
+        lines += ["", *_table(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(figures: Figures) -> Iterator[str]:
+    workload = figures.workload
+    decides = workload.key.startswith("6/")
+    yield f"**{workload.key}: {workload.title}**"
+    yield ""
+    yield (
+        f"| contender | {workload.unit} a second | to the limit | to the better peer | client CPU, µs each | "
+        "server CPU, µs each | peak memory, MB |" + (" tries each | least–most of a process |" if decides else "")
+    )
+    yield "|---|--:|--:|--:|--:|--:|--:|" + ("--:|--:|" if decides else "")
+    for label, slices in figures.slices.items():
+        row = [
+            label,
+            _number(figures.rate(label)),
+            _text(figures.to(label, workload.limits)),
+            _text(figures.to(label, PEERS)),
+            _number(figures.each(label, "client_cpu")),
+            _number(figures.each(label, "server_cpu")),
+            _number(max(one["peak_mb"] for one in slices)),
+        ]
+        if decides:
+            done = sum(sum(one["units"]) for one in slices)
+            failed = sum(one["failed"] for one in slices)
+            row += [
+                f"{sum(one['tries'] for one in slices) / max(done, 1):.2f}" + (f" ({failed} given up)" if failed else ""),
+                f"{_number(median(min(one['units']) for one in slices))}–{_number(median(max(one['units']) for one in slices))}",
+            ]
+        yield "| " + " | ".join(row) + " |"
+
+
+def _text(ratio: Ratio | None) -> str:
+    return "" if ratio is None else str(ratio)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def put_between_marks(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    page = path.read_text(encoding="utf-8")
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} has no lines {BEGIN} and {END} to put the figures between")
+    path.write_text(f"{head}{begin}\n\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Bars of the ratios to the limit: pgevents and the better peer, workload by workload.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    rows: list[tuple[str, float, float | None]] = []
+    for one in _figures(result):
+        ours = one.to("pgevents", one.workload.limits)
+        if ours is not None:
+            best = one.fastest(PEERS)
+            theirs = one.to(best, one.workload.limits) if best else None
+            rows.append((f"{one.workload.key}  {one.workload.title}", ours.middle, theirs.middle if theirs else None))
+    rows.reverse()
+    figure = Figure(figsize=(9, 1 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    axes.barh([at + 0.2 for at in places], [row[1] for row in rows], 0.38, color="#336791", label="pgevents")
+    axes.barh([at - 0.2 for at in places], [row[2] or 0 for row in rows], 0.38, color="#c9a227", label="eventsourcing, its better recorder")
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.set_yticks(list(places), [row[0] for row in rows])
+    axes.set_xlabel("rate, as a part of what the least SQL reaches in the same rounds")
+    axes.legend(loc="upper right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)

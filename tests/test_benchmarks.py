@@ -1,0 +1,96 @@
+"""The benchmark itself: it runs, for every contender that is installed, and all of them tell of the same carts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from attrs import evolve
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from .benchmarks.carts import PLAIN, big_carts, small_carts
+from .benchmarks.contenders import CONTENDERS, PEER_MISSING
+from .benchmarks.report import BEGIN, END, markdown, put_between_marks
+from .benchmarks.runner import run_all
+from .benchmarks.seeding import create_database
+from .benchmarks.workloads import QUICK, Database, workloads
+
+SCALE = evolve(QUICK, seconds=0.01, many=2, batches=(100,), growth=(400,))
+PEERS = ("dcb", "classic")
+
+
+@pytest.fixture
+def superuser_url(url: str) -> str:
+    """The test's database, if it may be filled past the guards."""
+    connection = psycopg2.connect(url)
+    cursor = connection.cursor()
+    cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    (may,) = cursor.fetchone()
+    connection.close()
+    if not may:
+        pytest.skip("filling guarded tables takes a superuser")
+    return url
+
+
+@pytest.mark.parametrize("peers", [False, True], ids=["without the peer", "with the peer"])
+def test_every_contender_tells_of_the_same_carts(superuser_url: str, peers: bool) -> None:
+    """Who reads other rows, or folds them to something else, is no contender."""
+    if peers and PEER_MISSING:
+        pytest.skip(PEER_MISSING)
+    keys = [key for key in CONTENDERS if (key in PEERS) == peers] + ["pgevents"]
+    database = Database("carts", 2_500)
+    create_database(superuser_url, database, keys)
+    ids = [big_carts(database.size)[0], small_carts(database.size)[-1]]
+    for cart, length in zip(ids, (1_000, 20), strict=True):
+        views: list[Any] = []
+        for key in keys:
+            contender: Any = CONTENDERS[key](superuser_url, PLAIN)
+            contender.open()
+            try:
+                assert len(contender.read(cart)) == length, key
+                if hasattr(contender, "view"):
+                    views.append(contender.view(cart))
+            finally:
+                contender.close()
+        assert all(view == views[0] for view in views)
+        assert views[0].user_id == f"u-{cart}"
+
+
+def test_it_runs_and_reports(superuser_url: str, tmp_path: Path) -> None:
+    """A benchmark that is run once a year would rot in between."""
+    said: list[str] = []
+    keys = ["2", "6", "7", "11", "12", "13", "14/read"]
+    found = run_all(superuser_url, SCALE, keys, prefix="pgevents_smoke_", say=said.append)
+    assert set(found["workloads"]) == {
+        one.key for one in workloads(SCALE) if one.key in keys or one.key.partition("/")[0] in keys
+    }
+    for workload in found["workloads"].values():
+        assert all(sum(one["units"]) + one["failed"] > 0 or one["tries"] > 0 for one in workload["slices"])
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\noutdated\n{END}\nafter\n", encoding="utf-8")
+    put_between_marks(page, markdown(found))
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before") and text.endswith("after\n") and "outdated" not in text
+    assert "| 2 validated saves, one connection | pgevents | the unlocked check |" in text
+    assert ("| classic |" in text) == (not PEER_MISSING)
+
+
+def test_every_goal_names_those_who_run() -> None:
+    """A goal against a contender that does not run would never be looked at."""
+    for one in workloads(QUICK):
+        labels = set(one.runs)
+        for goal in one.goals:
+            assert {goal.label, *goal.of} <= labels, one.key
+        assert set(one.limits) & labels or one.key.startswith("14/")
+
+
+def test_its_databases_are_gone_afterwards(superuser_url: str) -> None:
+    """It leaves a server as it has found it."""
+    run_all(superuser_url, SCALE, ["1"], ["limit"], prefix="pgevents_smoke_", say=lambda _: None)
+    connection = psycopg2.connect(make_dsn(**parse_dsn(superuser_url)))
+    cursor = connection.cursor()
+    cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'pgevents_smoke_%'")
+    assert cursor.fetchone() == (0,)
+    connection.close()
