@@ -12,10 +12,11 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from .benchmarks.carts import PLAIN, big_carts, small_carts
 from .benchmarks.contenders import CONTENDERS, PEER_MISSING
+from .benchmarks.drivers import Database
 from .benchmarks.report import BEGIN, END, markdown, put_between_marks
 from .benchmarks.runner import run_all
 from .benchmarks.seeding import create_database
-from .benchmarks.workloads import QUICK, Database, workloads
+from .benchmarks.workloads import QUICK, workloads
 
 SCALE = evolve(QUICK, seconds=0.01, many=2, batches=(100,), growth=(400,))
 PEERS = ("dcb", "classic")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ def _scale(options: argparse.Namespace) -> Scale:
     return evolve(QUICK if options.quick else Scale(), **changes)
 
 
+@contextmanager
+def _embedded() -> Iterator[str]:
+    with embedded_database(database="postgres", settings={"max_connections": "200"}) as server:
+        yield server.url
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, and report."""
     options = _arguments(given)
@@ -58,9 +64,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.read:
         result = json.loads(options.read.read_text(encoding="utf-8"))
     else:
-        server = nullcontext() if options.url else embedded_database(database="postgres", settings={"max_connections": "200"})
-        with server as embedded:
-            url = options.url or embedded.url
+        with nullcontext(options.url) if options.url else _embedded() as url:
             result = run_all(
                 url, _scale(options), options.only, options.contenders,
                 say=lambda text: print(text, file=sys.stderr, flush=True), done=keep,

@@ -123,14 +123,15 @@ def data_of(shop: Shop, cart: str, number: int, length: int | None) -> tuple[str
         number: Place in the cart, from 0.
         length: Events until the cart is checked out; None for a cart that goes on for ever.
     """
+    fields: dict[str, Any] = {"cart_id": cart}
     if number == 0:
-        name, fields = "CART_CREATED", {"cart_id": cart, "user_id": f"u-{cart}"}
+        name, fields["user_id"] = "CART_CREATED", f"u-{cart}"
     elif length is not None and number == length - 1:
-        name, fields = "CART_CHECKED_OUT", {"cart_id": cart, "checked_out_at": CHECKED_OUT_AT}
+        name, fields["checked_out_at"] = "CART_CHECKED_OUT", CHECKED_OUT_AT
     else:
         letter = ROUND[(number - 1) % len(ROUND)]
         product = (sum(cart.encode()) * 13 + (number - 1) // len(ROUND) * 5 + ord(letter.lower())) % PRODUCTS
-        fields = {"cart_id": cart, "product_id": f"p{product}", "quantity": 2}
+        fields |= {"product_id": f"p{product}", "quantity": 2}
         name = "ITEM_REMOVED_FROM_CART" if letter.isupper() else "ITEM_ADDED_TO_CART"
         if letter.islower():
             fields["price_at_time"] = 1999

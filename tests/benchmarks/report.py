@@ -40,7 +40,7 @@ class Figures:
 
     def rate(self, label: str) -> float:
         """Units a second, the median of the rounds."""
-        return median(one["rate"] for one in self.slices[label])
+        return float(median(one["rate"] for one in self.slices[label]))
 
     def fastest(self, labels: Sequence[str]) -> str | None:
         """Which of them it is; None if none has run."""
@@ -137,13 +137,17 @@ def _table(figures: Figures) -> Iterator[str]:
             _number(max(one["peak_mb"] for one in slices)),
         ]
         if decides:
-            done = sum(sum(one["units"]) for one in slices)
-            failed = sum(one["failed"] for one in slices)
+            done, tries, failed = (sum(found) for found in zip(*map(_decided, slices), strict=True))
+            least, most = (median(pick(one["units"]) for one in slices) for pick in (min, max))
             row += [
-                f"{sum(one['tries'] for one in slices) / max(done, 1):.2f}" + (f" ({failed} given up)" if failed else ""),
-                f"{_number(median(min(one['units']) for one in slices))}–{_number(median(max(one['units']) for one in slices))}",
+                f"{tries / max(done, 1):.2f}" + (f" ({failed} given up)" if failed else ""),
+                f"{_number(least)}–{_number(most)}",
             ]
         yield "| " + " | ".join(row) + " |"
+
+
+def _decided(one: Mapping[str, Any]) -> tuple[int, int, int]:
+    return sum(one["units"]), one["tries"], one["failed"]
 
 
 def _text(ratio: Ratio | None) -> str:
@@ -190,7 +194,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     places = range(len(rows))
     axes.barh([at + 0.2 for at in places], [row[1] for row in rows], 0.38, color="#336791", label="pgevents")
-    axes.barh([at - 0.2 for at in places], [row[2] or 0 for row in rows], 0.38, color="#c9a227", label="eventsourcing, its better recorder")
+    axes.barh([at - 0.2 for at in places], [row[2] or 0 for row in rows], 0.38, color="#c9a227", label="eventsourcing")
     axes.axvline(1, color="#555555", linewidth=1)
     axes.set_yticks(list(places), [row[0] for row in rows])
     axes.set_xlabel("rate, as a part of what the least SQL reaches in the same rounds")

@@ -16,8 +16,9 @@ from typing import Any
 from attrs import asdict, frozen
 
 from .contenders import CONTENDERS, PEER_MISSING, connect, on_database
+from .drivers import Database, Run, Task
 from .seeding import create_database, drop_database, replace_database
-from .workloads import Database, Run, Scale, Task, Workload, workloads
+from .workloads import Scale, Workload, workloads
 
 __all__ = ["run_all"]
 
@@ -159,7 +160,6 @@ def _cpu_of_server(url: str) -> Callable[[], float | None]:
     cursor = connection.cursor()
     cursor.execute("SELECT pg_backend_pid()")
     (pid,) = cursor.fetchone()
-    connection_keeps_pid = connection  # its backend is what leads to the others
     try:
         import psutil
 
@@ -168,9 +168,10 @@ def _cpu_of_server(url: str) -> Callable[[], float | None]:
             return lambda: None
     except Exception:  # not installed, another machine, another user
         return lambda: None
+    finally:
+        connection.close()
 
     def seconds() -> float:
-        assert not connection_keeps_pid.closed
         own = postmaster.cpu_times()
         total = own.user + own.system + own.children_user + own.children_system
         for child in postmaster.children():
@@ -238,7 +239,12 @@ def run_all(
 
 
 def _rounds(
-    url: str, prefix: str, workload: Workload, runs: dict[str, Run], scale: Scale, server_cpu: Callable[[], float | None]
+    url: str,
+    prefix: str,
+    workload: Workload,
+    runs: dict[str, Run],
+    scale: Scale,
+    server_cpu: Callable[[], float | None],
 ) -> list[Slice]:
     teams: list[_Team] = []
     try:

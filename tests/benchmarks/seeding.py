@@ -1,4 +1,4 @@
-"""Databases of a known size: the same rows in the same order for every contender, made once and copied on the server."""
+"""Databases of a known size: the same rows in the same order for every contender, sent once, copied on the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg2.sql import SQL, Identifier
 
 from .carts import log_of_carts, log_of_one_cart
 from .contenders import CONTENDERS, Contender, connect
-from .workloads import Database
+from .drivers import Database
 
 __all__ = ["create_database", "drop_database", "replace_database"]
 
@@ -88,7 +88,8 @@ def _views(size: int) -> Iterator[str]:
     item = {"product_id": "p1", "quantity": 2, "price_at_time": 1999}
     for number in range(size):
         cart = f"c{number}"
-        view = {"id": cart, "user_id": f"u{number % (size // 10)}", "items": [item] * 3, "is_checked_out": False, "total": 11994}
+        view: dict[str, Any] = {"id": cart, "user_id": f"u{number % (size // 10)}", "items": [item] * 3}
+        view |= {"is_checked_out": False, "total": 11994}
         yield f"{cart}\t{json.dumps(view)}\n"
 
 

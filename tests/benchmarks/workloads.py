@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable
-from typing import Any
-
 from attrs import frozen
 
-from .carts import PLAIN, TENANT, Sample, Shop, big_carts, samples, small_carts
-from .contenders import Contender
+from .carts import big_carts, small_carts
+from .contenders import CONTENDERS
+from .drivers import (
+    Database,
+    Driver,
+    Run,
+    batches,
+    carts,
+    hot_cart,
+    long_cart,
+    single_events,
+    some_carts,
+    users,
+    whole_log,
+)
 
-__all__ = ["Database", "Goal", "Run", "Scale", "Task", "Workload", "workloads"]
-
-Op = Callable[[], int]
-Driver = Callable[["Contender", "Task"], Op]
+__all__ = ["PEERS", "QUICK", "Goal", "Scale", "Workload", "workloads"]
 
 
 @frozen
@@ -50,46 +55,6 @@ QUICK = Scale(1, 0.05, 400, 2_500, 200, 2, 3, (2,), (1, 100), (400, 2_500))
 
 
 @frozen
-class Database:
-    """A database that is made and filled for some workloads.
-
-    Attributes:
-        kind: "carts": a shop's log; "cart": one cart only; "views": snapshots, and a short log.
-        size: How many events, or snapshots.
-        tenant: Whether every event carries the one tenant, which is indexed too.
-    """
-
-    kind: str
-    size: int
-    tenant: bool = False
-
-    @property
-    def shop(self) -> Shop:
-        """The kind of events in it."""
-        return TENANT if self.tenant else PLAIN
-
-    @property
-    def name(self) -> str:
-        """What it is called on the server, after a prefix."""
-        return f"{self.kind}_{self.size}{'_tenant' if self.tenant else ''}"
-
-
-@frozen
-class Run:
-    """What one contender does in a workload.
-
-    Attributes:
-        contender: Key of `CONTENDERS`.
-        method: Its method.
-        database: Where.
-    """
-
-    contender: str
-    method: str
-    database: Database
-
-
-@frozen
 class Goal:
     """A ratio to reach.
 
@@ -104,30 +69,6 @@ class Goal:
     floor: float
     of: tuple[str, ...]
     what: str
-
-
-@frozen
-class Task:
-    """What a worker knows of its place.
-
-    Attributes:
-        key: The workload's.
-        label: The run's.
-        run: What to do.
-        number: Of the worker among those of its run, from 0.
-        hot: Counters that the workers of a run share: the cart that all decide on, tries, failures.
-    """
-
-    key: str
-    label: str
-    run: Run
-    number: int
-    hot: Any = None
-
-    @property
-    def owner(self) -> str:
-        """What the ids of its own carts begin with."""
-        return f"w{self.key}-{self.label}-{self.number}".replace(" ", "-")
 
 
 @frozen
@@ -157,144 +98,16 @@ class Workload:
     limits: tuple[str, ...] = ("limit",)
 
 
-# -- drivers: they feed a method of a contender, operation by operation ------------------------------------------------
-
-
-def _pool(task: Task, count: int) -> list[Sample]:
-    return samples(task.run.database.shop, task.owner, count)
-
-
-def single_events(contender: Contender, task: Task) -> Op:
-    """One event after the other, of carts that nobody else writes to."""
-    save, several = getattr(contender, task.run.method), itertools.cycle(_pool(task, 2_000))
-
-    def op() -> int:
-        save(next(several))
-        return 1
-
-    return op
-
-
-def batches(size: int) -> Driver:
-    """So many events at once."""
-
-    def driver(contender: Contender, task: Task) -> Op:
-        save, pool = getattr(contender, task.run.method), _pool(task, max(size, 2_000))
-        starts = itertools.cycle(range(0, len(pool) - size + 1, size))
-
-        def op() -> int:
-            start = next(starts)
-            save(pool[start : start + size])
-            return size
-
-        return op
-
-    return driver
-
-
-def carts(contender: Contender, task: Task) -> Op:
-    """One ordinary cart after the other, in random order, none twice before all were asked for."""
-    ids = small_carts(task.run.database.size)
-    random.Random(task.number).shuffle(ids)
-    ask, several = getattr(contender, task.run.method), itertools.cycle(ids)
-
-    def op() -> int:
-        ask(next(several))
-        return 1
-
-    return op
-
-
-def some_carts(ids: Callable[[int], list[str]]) -> Driver:
-    """A few carts again and again; every other one has a snapshot, for those runs that are labelled so."""
-
-    def driver(contender: Contender, task: Task) -> Op:
-        snapshot = "snapshot" in task.label
-        chosen = ids(task.run.database.size)[int(snapshot) :: 2][:200]
-        if snapshot:
-            for cart in chosen:
-                contender.snapshot(cart)  # type: ignore[attr-defined]
-        ask, several = getattr(contender, task.run.method), itertools.cycle(chosen)
-
-        def op() -> int:
-            ask(next(several))
-            return 1
-
-        return op
-
-    return driver
-
-
-def hot_cart(contender: Contender, task: Task) -> Op:
-    """All decide on the same cart, until it is full; then on the next."""
-    decide, hot = getattr(contender, task.run.method), task.hot
-
-    def op() -> int:
-        number = hot["cart"].value
-        tries, full = decide(f"hot-{task.key}-{task.label}-{number}")
-        with hot["tries"].get_lock():
-            hot["tries"].value += abs(tries)
-        if full:
-            with hot["cart"].get_lock():
-                if hot["cart"].value == number:
-                    hot["cart"].value = number + 1
-        if tries < 0:
-            with hot["failed"].get_lock():
-                hot["failed"].value += 1
-        return 0 if full or tries < 0 else 1
-
-    return op
-
-
-def users(contender: Contender, task: Task) -> Op:
-    """The snapshots of one user after the other."""
-    rng = random.Random(task.number)
-    ask, count = getattr(contender, task.run.method), task.run.database.size // 10
-
-    def op() -> int:
-        assert ask(f"u{rng.randrange(count)}") == 10
-        return 1
-
-    return op
-
-
-def whole_log(contender: Contender, task: Task) -> Op:
-    """All of it."""
-    method: Op = getattr(contender, task.run.method)
-    return method
-
-
-def long_cart(contender: Contender, task: Task) -> Op:
-    """Three reducers on every event of the one long cart."""
-    calls = 3 * task.run.database.size
-    fold = getattr(contender, task.run.method)
-    if task.run.method == "fold_from_memory":
-        fold = fold()
-
-    def op() -> int:
-        if task.run.method == "view":
-            fold("c0")
-        else:
-            fold()
-        return calls
-
-    return op
-
-
-# -- the workloads -----------------------------------------------------------------------------------------------------
-
-
 def runs(database: Database, **methods: str) -> dict[str, Run]:
     """Runs by label; `_` in a label stands for a space, and the label begins with the contender's key."""
     made: dict[str, Run] = {}
     for name, method in methods.items():
         label = name.replace("_", " ")
-        key = max((key for key in KEYS if label.startswith(key)), key=len)
+        key = max((key for key in CONTENDERS if label.startswith(key)), key=len)
         made[label] = Run(key, method, database)
     return made
 
 
-KEYS = ("limit", "check", "check in function", "copy", "pgevents", "dcb", "classic")
 CHECKS = ("check", "check in function")
 PEERS = ("dcb", "classic")
 
@@ -313,14 +126,8 @@ def workloads(scale: Scale) -> list[Workload]:
     """All of them, in order."""
     fresh, log = Database("carts", scale.fresh), Database("carts", scale.log)
     tenant, cart = Database("carts", scale.fresh, tenant=True), Database("cart", scale.log)
-    validated = {
-        "limit": "save_validated",
-        "check": "save_validated",
-        "check_in_function": "save_validated",
-        "pgevents": "save_validated",
-        "dcb": "save_validated",
-        "classic": "save_validated",
-    }
+    everybody = ("limit", "check", "check_in_function", "pgevents", "dcb", "classic")
+    validated = dict.fromkeys(everybody, "save_validated")
     made = [
         Workload(
             "1", "plain saves, one connection",
@@ -351,7 +158,7 @@ def workloads(scale: Scale) -> list[Workload]:
     for size in scale.batches:
         made.append(Workload(
             f"7/{size}", f"batches of {size:,}",
-            runs(fresh, limit="save_batch", copy="save_batch", pgevents="save_batch", dcb="save_batch", classic="save_batch"),
+            runs(fresh, **dict.fromkeys(("limit", "copy", "pgevents", "dcb", "classic"), "save_batch")),
             batches(size), "events",
             (Goal("pgevents", 0.7, ("copy",), "COPY"), *goals(peer=1.7)) if size >= 1_000 else (),
             warm=20 if size < 1_000 else 2, limits=("limit", "copy"),
@@ -378,9 +185,10 @@ def workloads(scale: Scale) -> list[Workload]:
             f"10/{variant}", f"view of a cart of {variant} events",
             runs(
                 log, limit="read", limit_after_snapshot="read_after_snapshot", pgevents="view",
-                pgevents_after_snapshot="view", dcb="view", classic="view", classic_after_snapshot="view_after_snapshot",
+                pgevents_after_snapshot="view", dcb="view", classic="view",
+                classic_after_snapshot="view_after_snapshot",
             ),
-            some_carts(ids), "views", limits=("limit",),
+            some_carts(ids), "views",
         ))
     made += [
         Workload(

@@ -1,0 +1,18 @@
+"""Who is compared: the least SQL that does the job, pgevents, and two recorders of the package `eventsourcing`."""
+
+from .base import Contender, connect, on_database
+from .limit import Checked, CheckedInFunction, Copy, Limit
+from .ours import PgEvents
+from .peer import PEER_MISSING, Classic, Dcb
+
+__all__ = ["CONTENDERS", "PEER_MISSING", "Contender", "connect", "on_database"]
+
+CONTENDERS: dict[str, type[Contender]] = {
+    "limit": Limit,
+    "check": Checked,
+    "check in function": CheckedInFunction,
+    "copy": Copy,
+    "pgevents": PgEvents,
+    "dcb": Dcb,
+    "classic": Classic,
+}
