@@ -7,66 +7,34 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
-import peewee
 
-from pgevents.errors import ConfigurationError, PgEventsError
+from pgevents.errors import ConfigurationError
+
+from .frame import EXIT_CODES, Commands, fail, run
+from .health import doctor, stats
+from .log import append, init, stream_command, tail
+from .transfer import export_command, import_command
+from .views import query, show
 
 __all__ = ["run_command"]
-
-EXIT_CODES = """\
-Exit codes: 0 all is well; 1 something failed, or a check did not hold; 2 the command was not understood, or \
-a file is not what it should be; 130 interrupted.
-"""
-INTERRUPTED = 130
-
-
-class Commands(click.Group):
-    """A group that tells what PostgreSQL and pgevents refused, rather than showing a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from pgevents.embedded import EmbeddedServerError
-
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if error.name != "rich":
-                raise
-            fail('rich is missing; it is an extra: pip install "pgevents[cli]"')
-        except BrokenPipeError:
-            raise
-        except (PgEventsError, peewee.PeeweeException, EmbeddedServerError, OSError) as error:
-            fail(" ".join(str(error).split()) or type(error).__name__)
-
-
-def run_command() -> NoReturn:
-    """Run the command that was given; errors are one line on the standard error."""
-    try:
-        sys.exit(cli.main(standalone_mode=False))
-    except click.Abort:
-        click.echo("pgevents: interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except click.ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
-        else:
-            click.echo(f"pgevents: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(error.exit_code)
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line and exit code 1."""
-    raise click.ClickException(message)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="pgevents", prog_name="pgevents")
 def cli() -> None:
     """An event store in PostgreSQL."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+for command in (init, append, tail, stream_command, show, query, import_command, export_command, stats, doctor):
+    cli.add_command(command)
+
+
+def run_command() -> NoReturn:
+    """Run the command that was given."""
+    run(cli)
 
 
 @contextmanager
@@ -105,7 +73,8 @@ def demo(path: Path | None, url: str | None) -> None:
     """
     from pgevents.demo import ORDERS
     from pgevents.demo.orders import NoOrders, read_orders
-    from pgevents.demo.run import new_schema, run
+    from pgevents.demo.run import new_schema
+    from pgevents.demo.run import run as run_demo
     from pgevents.demo.screen import Screen
 
     screen, path, schema = Screen(), path or ORDERS, new_schema()
@@ -120,7 +89,7 @@ def demo(path: Path | None, url: str | None) -> None:
     with server(url) as (database, name):
         screen.say(f"Database: {name}")
         try:
-            report = run(orders, path, database, schema, screen)
+            report = run_demo(orders, path, database, schema, screen)
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
         screen.show(report)

@@ -141,9 +141,10 @@ def _speed(report: Report) -> Table:
 
 def _race(race: Race) -> str:
     name = race.description or race.product_id
+    told = f"{race.sold_out} {'was' if race.sold_out == 1 else 'were'} told that it is sold out"
     text = (
-        f"{race.buyers} processes bought the last {name} at the same moment: {len(race.winners)} got it, "
-        f"{race.sold_out} were told that it is sold out. The log agrees: {race.sold} sold, {race.left} left."
+        f"{race.buyers} processes bought the last {name} at the same moment: {len(race.winners)} got it, {told}. "
+        f"The log agrees: {race.sold} sold, {race.left} left."
     )
     alike = Counter(failure.partition(": ")[2] for failure in race.failures)
     return "\n".join([text, *(f"{count} failed: {failure}" for failure, count in alike.items())])

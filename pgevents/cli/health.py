@@ -1,0 +1,234 @@
+"""Commands that look after a store: stats, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+from attrs import asdict, frozen
+
+from pgevents.client import EventClient
+from pgevents.errors import PgEventsError
+from pgevents.tables import TableSpec
+
+from .frame import EXIT_CODES, Store
+
+__all__ = ["doctor", "stats"]
+
+TYPES_SQL = """\
+SELECT type, count(*), max(id), min(created_at), max(created_at) FROM {table} GROUP BY type ORDER BY 2 DESC, 1
+"""
+VIEWS_SQL = """\
+SELECT type, version, count(*), min(latest_event_id), max(updated_at) FROM {table} GROUP BY 1, 2 ORDER BY 1, 2
+"""
+SIZE_SQL = "SELECT pg_total_relation_size(to_regclass(%s)), pg_total_relation_size(to_regclass(%s))"
+
+SERVER_SQL = """\
+SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
+    current_setting('default_transaction_isolation'), current_setting('fsync'), current_setting('autovacuum'),
+    current_setting('max_locks_per_transaction')::int
+        * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int),
+    (SELECT count(*) FROM pg_locks), (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())
+"""
+INDEXES_SQL = """\
+SELECT i.relname, x.indisvalid, coalesce(s.idx_scan, 0), pg_relation_size(i.oid), pg_get_indexdef(i.oid)
+FROM pg_index AS x
+JOIN pg_class AS i ON i.oid = x.indexrelid
+LEFT JOIN pg_stat_user_indexes AS s ON s.indexrelid = i.oid
+WHERE x.indrelid = to_regclass(%s)
+"""
+TABLE_SQL = """\
+SELECT n_live_tup, n_dead_tup, last_analyze, last_autoanalyze
+FROM pg_stat_user_tables WHERE relid = to_regclass(%s)
+"""
+GUARDS_SQL = """\
+SELECT tgname FROM pg_trigger
+WHERE tgrelid = to_regclass(%s) AND starts_with(tgname, 'pgevents_') AND tgenabled IN ('O', 'A')
+"""
+
+FEW_LOCKS = 5_000
+BIG = 100_000
+LONG = 10.0
+
+
+@click.command(epilog=EXIT_CODES)
+@Store.options
+def stats(**options: Any) -> None:
+    """Count what is in the store: events by type, saved projections, sizes, the horizon."""
+    store = Store(**options)
+    client = store.open()
+    events, views = client.events.pgevents_spec.qualified(), client.projections.pgevents_spec.qualified()
+    execute = client.session.execute
+    types, saved = (
+        execute(TYPES_SQL.format(table=events), None).fetchall(),
+        execute(VIEWS_SQL.format(table=views), None).fetchall(),
+    )
+    sizes = execute(SIZE_SQL, [events, views]).fetchone()
+    horizon = client.horizon()
+    if store.as_json:
+        found: dict[str, Any] = {
+            "types": [
+                dict(zip(("type", "events", "last_id", "first_at", "last_at"), row, strict=True)) for row in types
+            ],
+            "projections": [
+                dict(zip(("type", "version", "saved", "oldest_event_id", "saved_at"), row, strict=True))
+                for row in saved
+            ],
+            "bytes": {"events": sizes[0], "projections": sizes[1]},
+            "horizon": {"id": horizon.id, "last_issued": horizon.last_issued},
+        }
+        click.echo(json.dumps(found, default=datetime.isoformat))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("events", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("number", "last id", "last saved"):
+        table.add_column(heading, justify="right")
+    for name, count, last, _, at in types:
+        table.add_row(name, f"{count:,}", f"{last:,}", f"{at:%Y-%m-%d %H:%M:%S}")
+    if types:
+        console.print(table)
+    table = Table("projections", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("version", "saved", "oldest at event", "last saved"):
+        table.add_column(heading, justify="right")
+    for name, version, count, oldest, at in saved:
+        table.add_row(name, str(version), f"{count:,}", f"{oldest:,}", f"{at:%Y-%m-%d %H:%M:%S}")
+    if saved:
+        console.print(table)
+    total = sum(count for _, count, *_ in types)
+    console.print(f"{total:,} events in {sizes[0] / 1e6:,.1f} MB, {sum(row[2] for row in saved):,} projections in "
+                  f"{sizes[1] / 1e6:,.1f} MB; final up to id {horizon.id:,} of {horizon.last_issued:,}.")  # fmt: skip
+
+
+@frozen
+class Finding:
+    """What the doctor found.
+
+    Attributes:
+        level: "ok", "note" or "fault".
+        what: What it is.
+        advice: What to do; empty if nothing.
+    """
+
+    level: str
+    what: str
+    advice: str = ""
+
+
+@click.command(epilog=EXIT_CODES)
+@Store.options
+def doctor(**options: Any) -> None:
+    """Look for what is wrong with tables, indexes and server, and say what to do about it."""
+    store = Store(**options)
+    client = store.open()
+    findings = [*_installed(client), *_server(client), *_horizon(client)]
+    for model in (client.events, client.projections):
+        findings += [*_indexes(client, model.pgevents_spec), *_upkeep(client, model.pgevents_spec)]
+    marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
+    for finding in findings:
+        if store.as_json:
+            click.echo(json.dumps(asdict(finding), ensure_ascii=False))
+            continue
+        mark, colour = marks[finding.level]
+        click.echo(f"{click.style(mark, fg=colour)} {finding.what}")
+        if finding.advice:
+            click.echo(click.style(f"  {finding.advice}", dim=True))
+    if any(finding.level == "fault" for finding in findings):
+        sys.exit(1)
+
+
+def _installed(client: EventClient) -> Iterator[Finding]:
+    spec = client.events.pgevents_spec
+    try:
+        client.check_installed()
+        yield Finding("ok", f"{spec.qualified()} and its functions are of this version of pgevents")
+    except PgEventsError as error:
+        yield Finding("fault", str(error), "pgevents init brings functions up to date")
+    guards = {name for (name,) in client.session.execute(GUARDS_SQL, [spec.qualified()]).fetchall()}
+    missing = {"pgevents_insert", "pgevents_change", "pgevents_touch"} - guards
+    if missing:
+        yield Finding("fault", f"the log is not guarded: {', '.join(sorted(missing))} is missing or disabled",
+                      f"ALTER TABLE {spec.qualified()} ENABLE TRIGGER ALL, or pgevents init")  # fmt: skip
+    else:
+        yield Finding("ok", "the log is guarded against changes")
+
+
+def _server(client: EventClient) -> Iterator[Finding]:
+    row = client.session.execute(SERVER_SQL, None).fetchone()
+    version, number, is_standby, isolation, fsync, autovacuum, lock_room, locks, prepared = row
+    if number < 140_000:
+        yield Finding("fault", f"PostgreSQL {version}", "pgevents needs 14 or later")
+    else:
+        yield Finding("ok", f"PostgreSQL {version}")
+    if is_standby:
+        yield Finding("fault", "this server is a standby", "it answers display reads only; save on the primary")
+    if isolation != "read committed":
+        yield Finding("fault", f"transactions are {isolation} by default, and saves need read committed",
+                      "ALTER DATABASE ... SET default_transaction_isolation = 'read committed'")  # fmt: skip
+    if fsync == "off":
+        yield Finding("fault", "fsync is off: a power cut can destroy the database", "set fsync = on, except for tests")
+    if autovacuum == "off":
+        yield Finding("note", "autovacuum is off", "set autovacuum = on, or see to VACUUM and ANALYZE yourself")
+    room = f"room for {lock_room:,} locks, of which {locks:,} are taken"
+    if lock_room < FEW_LOCKS:
+        yield Finding("note", room,
+                      "raise max_locks_per_transaction (a restart): one transaction may take some 64")  # fmt: skip
+    else:
+        yield Finding("ok", room)
+    if prepared:
+        yield Finding("note", f"{prepared} prepared transactions are open", "COMMIT PREPARED or ROLLBACK PREPARED them")
+
+
+def _horizon(client: EventClient) -> Iterator[Finding]:
+    horizon = client.horizon()
+    held = False
+    for holder in horizon.holders:
+        age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
+        if age is None or age > LONG:
+            held = True
+            who = f"backend {holder.pid} {holder.application}".strip() if holder.pid else "a prepared transaction"
+            since = f"for {age:,.0f} s" if age is not None else "since nobody knows when"
+            advice = f"SELECT pg_terminate_backend({holder.pid})" if holder.pid else "ROLLBACK PREPARED it"
+            yield Finding("note", f"{who} holds the horizon at {holder.published:,} {since}: followers wait", advice)
+    if not held:
+        yield Finding("ok", f"the horizon is free: final up to id {horizon.id:,} of {horizon.last_issued:,}")
+
+
+def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
+    rows = {row[0]: row for row in client.session.execute(INDEXES_SQL, [spec.qualified()]).fetchall()}
+    live = (client.session.execute(TABLE_SQL, [spec.qualified()]).fetchone() or (0,))[0]
+    faults = 0
+    for field in spec.data_indexes:
+        if spec.index_name("data", field).strip('"') not in rows:
+            faults += 1
+            yield Finding("fault", f"{spec.qualified()} has no index on {field}", "pgevents init makes it")
+    for name, is_valid, scans, size, definition in rows.values():
+        if not is_valid:
+            faults += 1
+            yield Finding("fault", f"index {name} is broken", f"REINDEX INDEX CONCURRENTLY {name}")
+        elif not scans and live > BIG and "UNIQUE" not in definition:
+            faults += 1
+            yield Finding("note", f"index {name} ({size / 1e6:,.1f} MB) was never used since statistics began",
+                          "take its field out of data_indexes if no stream is about it")  # fmt: skip
+    if not faults:
+        yield Finding("ok", f"{len(rows)} indexes of {spec.qualified()} are there and sound")
+
+
+def _upkeep(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
+    row = client.session.execute(TABLE_SQL, [spec.qualified()]).fetchone()
+    if row is None:
+        return
+    live, dead, analyzed, auto_analyzed = row
+    if dead > 1_000 and dead > live // 2:
+        yield Finding(
+            "note", f"{spec.qualified()} is bloated: {dead:,} dead rows beside {live:,}", f"VACUUM {spec.qualified()}"
+        )
+    if live > BIG and not (analyzed or auto_analyzed):
+        yield Finding("note", f"{spec.qualified()} was never analyzed", f"ANALYZE {spec.qualified()}")
