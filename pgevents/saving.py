@@ -26,6 +26,9 @@ from pgevents.streams import Stream, merge_streams
 if TYPE_CHECKING:
     from pgevents.client import EventClient
 
+LONG_TAIL = 1_000
+"""How many events a validated save counts under its locks, before it counts what is final beforehand."""
+
 __all__ = ["Latest", "Save", "position_of"]
 
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -133,11 +136,11 @@ class Save:
             raise ConfigurationError(
                 f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
             )
-        when: object = self.created_at
-        if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):
+        when = self.created_at
+        if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}")
-        metadata: object = self.metadata
-        if metadata is not None and not isinstance(metadata, Mapping):
+        metadata = self.metadata
+        if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
 
     def new_event(self, given: Any) -> NewEvent:
@@ -200,7 +203,9 @@ class Save:
         client = self.client
         conditions = None
         if self.positions is not None:
-            conditions = json.dumps([position.as_json() for position in self.positions])
+            reader = client.reader
+            short = [reader.shortened(one) if one.count > LONG_TAIL and one.ids else one for one in self.positions]
+            conditions = json.dumps([position.as_json() for position in short])
         arguments = (text, conditions, self.key, self.created_at)
         sql = append_sql(client.events.pgevents_spec)
         if operation is None:
