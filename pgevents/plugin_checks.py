@@ -87,7 +87,10 @@ def _check_arguments(where: str, hook: str, function: Callable[..., Any]) -> Non
     offered = list(inspect.signature(SPECS[hook]).parameters)
     for argument in inspect.signature(function).parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            raise PluginError(f"{where} has {argument}; name the arguments: {hook} offers {', '.join(offered)}")
+            stars = "*" if argument.kind is argument.VAR_POSITIONAL else "**"
+            raise PluginError(
+                f"{where} takes {stars}{argument.name}; name the arguments: {hook} offers {', '.join(offered)}"
+            )
         if argument.name not in offered:
             near = _nearest(argument.name, offered)
             raise PluginError(
