@@ -41,6 +41,7 @@ class Contender:
 
     Attributes:
         tables: What it needs; contenders of the same family share them.
+        last: Where each cart stands that it writes to.
     """
 
     tables = ""
@@ -48,6 +49,7 @@ class Contender:
     def __init__(self, url: str, shop: Shop) -> None:
         self.url = url
         self.shop = shop
+        self.last: dict[str, int] = {}
 
     def open(self) -> None:
         """Connect."""

@@ -39,7 +39,6 @@ class Limit(Contender):
     def open(self) -> None:
         self.connection = connect(self.url)
         self.cursor = self.connection.cursor()
-        self.last: dict[str, int] = {}
 
     def close(self) -> None:
         self.connection.close()

@@ -34,7 +34,6 @@ class PgEvents(Contender):
         params = parse_dsn(self.url)
         self.db = PostgresqlDatabase(params.pop("dbname"), **params)
         self.client = self._client(self.db, self.shop)
-        self.last: dict[str, int] = {}
 
     def close(self) -> None:
         self.db.close()

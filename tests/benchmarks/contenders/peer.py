@@ -48,7 +48,6 @@ class _Recorder(Contender):
             originator_id_type="text",  # so that it takes the same cart ids as everybody
         )
         self.recorder = self._recorder()
-        self.last: dict[str, Any] = {}
 
     def _recorder(self) -> Any:
         raise NotImplementedError
