@@ -1,0 +1,26 @@
+"""Types are API: users' code is understood by mypy and pyright at their strictest, and so is the package itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("what", ["tests/typing", "pgevents"])
+def test_mypy_strict(what: str) -> None:
+    """`mypy --strict` finds nothing to complain of."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", what]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pyright_strict() -> None:
+    """`pyright` in strict mode finds nothing to complain of."""
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "tests/typing", "pgevents"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
