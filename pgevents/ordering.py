@@ -51,7 +51,8 @@ class Position:
 
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
-        condition: dict[str, Any] = {"base": self.base, "seen": self.count, "streams": [one.as_json() for one in self.streams]}
+        streams = [one.as_json() for one in self.streams]
+        condition: dict[str, Any] = {"base": self.base, "seen": self.count, "streams": streams}
         if self.in_transaction:
             condition["ids"] = "{" + ",".join(map(str, self.ids)) + "}"
         return condition
