@@ -269,6 +269,15 @@ def test_an_import_stops_at_a_bad_line_or_tells_of_it(log: Command, tmp_path: Pa
     assert len(log("stream", "--type", "C")[1].splitlines()) == 1
 
 
+def test_old_versions_of_events_are_carried_along(log: Command, tmp_path: Path) -> None:
+    """The version of an event's data is exported and imported, so that its upcasters still find it."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"type": "OLD", "data": {"n": 1}, "metadata": {"$version": 2}}\n')
+    assert log("import", path)[0] == 0
+    log("export", tmp_path / "again.jsonl", "--type", "OLD")
+    assert json.loads((tmp_path / "again.jsonl").read_text())["metadata"] == {"$version": 2}
+
+
 def test_any_csv_is_imported_as_events_of_one_type(log: Command, orders: Path) -> None:
     """With `--type` each row is an event, its data by column."""
     assert "imported 4 events" in log("import", orders, "--type", "ORDER_LINE")[2]

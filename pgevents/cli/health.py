@@ -218,7 +218,7 @@ def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
             yield Finding("note", f"index {name} ({size / 1e6:,.1f} MB) was never used since statistics began",
                           "take its field out of data_indexes if no stream is about it")  # fmt: skip
     if not faults:
-        yield Finding("ok", f"{len(rows)} indexes of {spec.qualified()} are there and sound")
+        yield Finding("ok", f"all indexes of {spec.qualified()} are there and sound ({len(rows)})")
 
 
 def _upkeep(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
