@@ -69,7 +69,7 @@ class TableSpec:
     name: str
     schema: str | None
     data_indexes: tuple[str, ...]
-    additional_indexes: AdditionalIndexes = ()
+    additional_indexes: AdditionalIndexes = attrs.field(default=(), eq=False)  # lists do not hash
 
     def qualified(self, suffix: str = "") -> str:
         """The quoted name of the table, or of what belongs to it by a suffix."""
