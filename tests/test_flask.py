@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import multiprocessing
 import threading
@@ -14,6 +15,7 @@ import pytest
 from flask import Flask, copy_current_request_context, request
 from psycopg2.extensions import parse_dsn
 
+import pgevents.flask
 from pgevents import ConcurrencyError, ConfigurationError, RetryableError, create_events_table, stream
 from pgevents.flask import PgEvents, UnavailableError, current_events, get_or_404, request_id
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
@@ -68,6 +70,17 @@ def taken_and_idle(app: Flask) -> tuple[int, int]:
     return len(pool._in_use), len(pool._connections)
 
 
+def test_the_example_of_the_module_runs(url: str) -> None:
+    """What stands in its docstring, on the test's database."""
+    program = pgevents.flask.__doc__.split("```python")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(program.replace("postgresql://localhost/shop", as_url(url)), names)
+    app = names["app"]
+    assert app.test_cli_runner().invoke(args=["pgevents", "init"]).exit_code == 0
+    assert app.test_client().post("/carts/c1").json == {"event": 1}
+    pool_of(app).close_all()
+
+
 # -- connections -------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +126,34 @@ def test_the_connection_goes_back_whatever_happens(make_app: Callable[..., Flask
     with app.app_context():
         saved = [event.data.cart_id for event in current_events.get_event_stream(CartCreated)]
         assert saved == (["c1", "c2"] if way == "raise" else ["c2"])
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_teardown_functions_of_the_app_may_ask_and_may_fail(url: str, order: str) -> None:
+    """Whichever comes first: at the latest, the connection goes back with the context itself."""
+    app = Flask("teardown")
+    app.config["PGEVENTS_DATABASE_URL"] = as_url(url)
+    asked: list[object] = []
+
+    def ask(error: BaseException | None) -> None:
+        asked.append(current_events.db.execute_sql("SELECT 1").fetchone())
+        if error is not None:
+            raise ValueError
+
+    if order == "before":
+        app.teardown_appcontext(ask)
+    PgEvents(app)
+    if order == "after":
+        app.teardown_appcontext(ask)
+    with app.app_context():
+        pass
+    assert taken_and_idle(app) == (0, 1)
+    with contextlib.suppress(ValueError), app.app_context():
+        current_events.db.begin()
+        raise KeyError
+    assert taken_and_idle(app) == (0, 1)
+    assert asked == [(1,), (1,)]
+    pool_of(app).close_all()
 
 
 def test_a_request_inside_a_context_leaves_its_connection_and_transaction_alone(make_app: Callable[..., Flask]) -> None:
@@ -444,7 +485,8 @@ def test_the_commands_make_fill_and_show_the_store(make_app: Callable[..., Flask
     """`flask pgevents init | demo | events | projections`."""
 
     def demo() -> None:
-        current_events.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1"), ItemAddedToCart("c1", "p1", 2, 5)])
+        added = ItemAddedToCart("c1", "p1", 2, 5)
+        current_events.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1"), added])
         CartProjection("c1", current_events).save_projection()
 
     app = make_app(demo=demo)

@@ -10,7 +10,7 @@ import peewee
 from flask.cli import AppGroup
 
 from pgevents.embedded import EmbeddedServerError
-from pgevents.errors import PgEventsError
+from pgevents.errors import NotInstalledError, PgEventsError
 from pgevents.flask.context import active_store
 from pgevents.streams import stream
 
@@ -29,7 +29,8 @@ class _Commands(AppGroup):
         try:
             return super().invoke(ctx)
         except (PgEventsError, EmbeddedServerError, peewee.PeeweeException) as error:
-            raise click.ClickException(str(error).strip()) from error
+            hint = ", or: flask pgevents init" if isinstance(error, NotInstalledError) else ""
+            raise click.ClickException(f"{str(error).strip()}{hint}") from error
 
 
 commands = _Commands("pgevents", help="The app's event store.")

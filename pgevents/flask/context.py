@@ -10,6 +10,7 @@ from flask import abort, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
 from pgevents.client import EventClient
+from pgevents.events import is_text
 from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 
 __all__ = ["EXTENSION", "Store", "active_store", "current_events", "get_or_404"]
@@ -46,7 +47,7 @@ def active_store() -> Store:
         )
     store = current_app.extensions.get(EXTENSION)
     if store is None:
-        raise RuntimeError(f"the app {current_app.name!r} has no PgEvents: PgEvents(app), or init_app(app) in its factory")
+        raise RuntimeError(f"the app {current_app.name!r} has no PgEvents: PgEvents(app), or init_app(app) in a factory")
     return cast(Store, store)
 
 
@@ -69,7 +70,7 @@ def get_or_404(projection: type[P], id: Any, description: str | None = None) -> 
             return get_or_404(CartProjection, cart_id).as_json()
         ```
     """
-    if isinstance(id, str) and "\0" in id:  # PostgreSQL holds no such text
+    if isinstance(id, str) and ("\0" in id or not is_text(id)):  # PostgreSQL holds no such text
         abort(404, description)
     found = projection(id, active_store().client)
     if found.saved_projection is None and not found.projection_events:

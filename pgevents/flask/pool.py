@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import peewee
 from flask import g, has_app_context
@@ -84,11 +84,11 @@ class Pool(PooledPostgresqlDatabase):
         except (peewee.OperationalError, MaxConnectionsExceeded) as error:
             raise UnavailableError(f"no connection to the database: {str(error).strip()}") from error
         pool: Any = self
-        g.setdefault("pgevents_connections", []).append(pool._in_use[id(pool.connection())])
+        g.setdefault("pgevents_lent", _Lent(self)).append(pool._in_use[id(pool.connection())])
         return True
 
-    def give_back(self, taken: Any) -> None:
-        """Put a connection back that a context took; whatever is open on it is rolled back."""
+    def take_back(self, taken: Any) -> None:
+        """The end of a loan: whatever is open on the connection is rolled back."""
         pool: Any = self
         if pool._in_use.get(id(taken.connection)) is not taken:
             return
@@ -130,7 +130,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
 
+class _Lent(list[Any]):
+    """What one context has of a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def give_back(self) -> None:
+        while self:
+            self._pool.take_back(self.pop())
+
+    __del__ = give_back  # for when another teardown function raised before ours, or asked something after it
+
+
 def give_back(error: BaseException | None) -> None:
     """At the end of a context: its connections, however it ended."""
-    for taken in g.pop("pgevents_connections", ()):
-        cast(Pool, active_store().client.db).give_back(taken)
+    lent: _Lent | None = g.get("pgevents_lent")
+    if lent is not None:
+        lent.give_back()

@@ -36,7 +36,7 @@ def remove(cart_id: str, tea_id: str) -> None:
 
 
 def check_out(cart_id: str, seen: int) -> None:
-    """Buy what the customer saw, and nothing else.
+    """Buy what the customer saw, and nothing else; who clicks twice buys once.
 
     Args:
         cart_id: The cart.
@@ -44,9 +44,13 @@ def check_out(cart_id: str, seen: int) -> None:
             another person), the save is refused with `ConcurrencyError`, which becomes a response 409.
     """
     cart = get_or_404(Cart, cart_id, "There is no such cart.")
+    if cart.view.is_checked_out:
+        return
     bought = domain.check_out(cart.view)
     latest = min(seen, cart.position.last_id)  # `seen` comes from outside
-    current_events.save_event_with_stream_validation(bought, latest, cart.get_streams())
+    current_events.save_event_with_stream_validation(
+        bought, latest, cart.get_streams(), idempotency_key=f"checkout of {cart_id}"
+    )
     cart.save_projection()
     Shelf("all").save_projection()
 

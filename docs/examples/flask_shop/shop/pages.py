@@ -51,9 +51,10 @@ def remove() -> Response:
 def check_out() -> Response:
     if not request.form["seen"].isdecimal():
         abort(400)
-    bought = cart_id()
+    bought = request.form["cart_id"]
     carts.check_out(bought, int(request.form["seen"]))
-    del session["cart_id"]
+    if bought == cart_id():
+        del session["cart_id"]
     return redirect(url_for(".order", order_id=bought), 303)
 
 
