@@ -7,6 +7,7 @@ Forgetting a subject deletes the key: the events stay, and reads give a redacted
 from __future__ import annotations
 
 import base64
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = ["Encryption", "Personal", "SubjectForgottenError"]
 MARK = "$encrypted"
 SUBJECT = "encrypted_for"
 REDACTED = "redacted"
+KEY_BYTES = 64
 
 TABLES_SQL = """\
 CREATE TABLE IF NOT EXISTS {keys} (
@@ -261,8 +263,8 @@ class Encryption:
             return one
         key = keys.get(one.metadata[SUBJECT])
         if key is None:
-            rule = self._rules.get(one.type)
-            shown = {field: rule.fields.get(field, "[redacted]") if rule else "[redacted]" for field in hidden}
+            values = self._rules[one.type].fields if one.type in self._rules else {}
+            shown = {field: copy.deepcopy(values.get(field, "[redacted]")) for field in hidden}
             return attrs.evolve(one, data={**one.data, **shown}, metadata={**one.metadata, REDACTED: True})
         cipher = self._aead.AESSIV(key)
         shown = {}
@@ -281,7 +283,7 @@ class Encryption:
         known = self._keys(client, subjects)
         for subject in subjects:
             if subject not in known:
-                key = self._aead.AESSIV.generate_key(512)
+                key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
                 stored = key if self._master_key is None else self._keywrap.aes_key_wrap(self._master_key, key)
                 self._execute(client, ADD_SQL, [subject, stored])
         if len(known) < len(subjects):
@@ -300,12 +302,12 @@ class Encryption:
         return {subject: None if key is None else self._unwrapped(bytes(key)) for subject, key in rows}
 
     def _unwrapped(self, stored: bytes) -> bytes:
-        if self._master_key is None:
+        if self._master_key is None and len(stored) == KEY_BYTES:
             return stored
         try:
-            key: bytes = self._keywrap.aes_key_unwrap(self._master_key, stored)
+            key: bytes = self._keywrap.aes_key_unwrap(self._master_key or bytes(32), stored)
         except self._keywrap.InvalidUnwrap as error:
-            raise ConfigurationError("the keys were wrapped with another master key, or with none") from error
+            raise ConfigurationError("this is not the master key that the subjects' keys were wrapped with") from error
         return key
 
     def _execute(self, client: EventClient, sql: str, params: Any) -> Any:

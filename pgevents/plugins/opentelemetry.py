@@ -18,7 +18,7 @@ from pgevents.plugins._extras import require
 __all__ = ["OpenTelemetry"]
 
 SCOPE = "pgevents"
-ON_DATABASE = {"save": "append", "validate": "append", "read": "read", "snapshot": "snapshot"}
+ON_DATABASE = {"save", "validate", "read", "snapshot"}
 
 
 class OpenTelemetry:
@@ -105,13 +105,13 @@ class OpenTelemetry:
                 "db.system.name": "postgresql",
                 "db.namespace": str(client.db.database),
                 "db.collection.name": model.pgevents_spec.qualified().replace('"', ""),
-                "db.operation.name": ON_DATABASE[operation.name],
+                "db.operation.name": operation.name,
             }
         if operation.name in ("save", "validate"):
             common |= {
                 "messaging.system": "pgevents",
                 "messaging.destination.name": common["db.collection.name"],
-                "messaging.operation.name": "append",
+                "messaging.operation.name": operation.name,
                 "messaging.operation.type": "send",
             }
         return common
