@@ -1,4 +1,4 @@
-"""The tea shop without Flask: what happens in it, what can be seen of it, and what it decides.
+"""The tea shop without requests and pages: what happens in it, what can be seen of it, and what it decides.
 
 Prices are whole pence. An item in a cart is taken off the shelf at once, so what is left of a tea follows from the same
 events as the carts; whoever decides on both sees the same log.
