@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import peewee
@@ -112,8 +113,9 @@ def _create(url: str, barrier: Any, results: Any) -> None:
         results.put(repr(error))
 
 
-def test_eight_processes_may_create_the_tables_at_once(url: str) -> None:
+def test_eight_processes_may_create_the_tables_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight processes call `create_tables()` on an empty database in the same moment; all succeed."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(8), context.Queue()
     workers = [context.Process(target=_create, args=(url, barrier, results)) for _ in range(8)]
