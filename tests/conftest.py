@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -15,6 +17,9 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
 from pgevents.embedded import embedded_database
 from .shop import CartEvent
+
+# Processes that a test starts find its functions by name; at the end, so that pgevents is still the installed one.
+sys.path.append(str(Path(__file__).parent.parent))
 
 _numbers = itertools.count(1)
 
