@@ -97,23 +97,33 @@ class Save:
             if hook in hooks:
                 refuse_unseen_end(client, hook)
         client.check_installed()
-        with plugins.observed(self._operation(events)) as operation:
-            events = plugins.before_save(events)
-            text, as_read = self._payload(events)
-            events = [self._as_read(new, data) for new, data in zip(events, as_read, strict=True)]
-            if "pgevents_after_save" not in hooks:
-                is_new, saved = self._append(events, text, operation)
-            else:
-                with client.session.atomic():
-                    is_new, saved = self._append(events, text, operation)
-                    if is_new and "pgevents_after_commit" in hooks:  # before those of what the hook itself saves
-                        when_durable(client, saved)
-                    if is_new:
-                        plugins.hook.pgevents_after_save(client=client, events=saved)
-                    client.session.check_alive()
+        if "pgevents_observe" not in hooks:
+            is_new, saved = self._save_with_hooks(events, hooks, None)
+        else:
+            with plugins.observed(self._operation(events)) as operation:
+                is_new, saved = self._save_with_hooks(events, hooks, operation)
         if is_new and "pgevents_after_commit" in hooks and "pgevents_after_save" not in hooks:
             when_durable(client, saved)
         return saved
+
+    def _save_with_hooks(
+        self, events: list[NewEvent], hooks: frozenset[str], operation: Operation | None
+    ) -> tuple[bool, list[Event[Any]]]:
+        client, plugins = self.client, self.client.plugins
+        if "pgevents_before_save" in hooks:
+            events = plugins.before_save(events)
+        text, as_read = self._payload(events)
+        events = [self._as_read(new, data) for new, data in zip(events, as_read, strict=True)]
+        if "pgevents_after_save" not in hooks:
+            return self._append(events, text, operation)
+        with client.session.atomic():
+            is_new, saved = self._append(events, text, operation)
+            if is_new and "pgevents_after_commit" in hooks:  # before those of what the hook itself saves
+                when_durable(client, saved)
+            if is_new:
+                plugins.hook.pgevents_after_save(client=client, events=saved)
+            client.session.check_alive()
+        return is_new, saved
 
     def _operation(self, events: Sequence[NewEvent]) -> Operation:
         types = tuple(dict.fromkeys(new.type for new in events))

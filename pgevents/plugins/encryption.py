@@ -263,7 +263,7 @@ class Encryption:
             return one
         key = keys.get(one.metadata[SUBJECT])
         if key is None:
-            values = self._rules[one.type].fields if one.type in self._rules else {}
+            values: Mapping[str, Any] = self._rules[one.type].fields if one.type in self._rules else {}
             shown = {field: copy.deepcopy(values.get(field, "[redacted]")) for field in hidden}
             return attrs.evolve(one, data={**one.data, **shown}, metadata={**one.metadata, REDACTED: True})
         cipher = self._aead.AESSIV(key)
