@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
 import pgevents.client
 from pgevents import (
     ConcurrencyError,

@@ -415,7 +415,11 @@ def test_nested_transactions_commit_together(client: EventClient, make_client: M
 
 def test_a_change_of_the_data_indexes_waits_for_writers_and_turns_away_none_wrongly(url: str) -> None:
     """While writers are at it, the functions are replaced for other data indexes, again and again: no decision is wrong."""
-    from pgevents import create_event_client, create_events_table, create_projections_table
+    from pgevents import (
+        create_event_client,
+        create_events_table,
+        create_projections_table,
+    )
 
     race = Race("one key", seconds=2.5, pause=0, followers=False)
     race.install(url)

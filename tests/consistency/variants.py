@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from pgevents.ordering import Position, functions_sql
-from pgevents.reading import NO_EVENT, Reader
+
 from pgevents.database import Session
-from pgevents.ordering import streams_json
+from pgevents.ordering import Position, functions_sql, streams_json
+from pgevents.reading import NO_EVENT, Reader
 from pgevents.tables import TableSpec
 
 Replacement = tuple[str, str]
@@ -114,7 +114,7 @@ def _published_once_per_transaction() -> None:
             return execute(self, sql, params)
         setting = "'pgevents.t' || 'lab.events'::regclass::oid::bigint"
         if remembered["published"] is not None:
-            state = "coalesce(nullif(current_setting({0}, true), ''), %s)".format(setting)
+            state = f"coalesce(nullif(current_setting({setting}, true), ''), %s)"
             execute(self, f"SELECT set_config({setting}, {state}, true)", [remembered["published"] + "|0|"])
         answer = execute(self, sql, params)
         remembered["published"] = execute(self, f"SELECT split_part(current_setting({setting}), '|', 1)").fetchone()[0]
