@@ -247,6 +247,9 @@ class EventTypes:
         Raises:
             UnknownEventTypeError: No event, or an event that this client was not made for.
         """
+        if isinstance(instance, type):
+            name = instance.__qualname__
+            raise UnknownEventTypeError(f"{name} is a class; an event is an instance of it: {name}(...)", instance)
         cls = type(instance)
         kind = event_type_of(cls)
         if self.restricted and self._by_name.get(kind.name) is not kind:

@@ -61,8 +61,10 @@ class _Projection(Generic[V, E]):
             as_of: The state after this event id or at this time (with zone), instead of now.
 
         Raises:
-            ConfigurationError: No client, or an `as_of` that is neither.
+            ConfigurationError: The class has no `projection_type`, or an `as_of` that is neither id nor time.
         """
+        if not hasattr(type(self), "projection_type"):
+            raise ConfigurationError(f'{type(self).__name__} must say under which name it is saved: projection_type = "CART"')
         self.id = id
         self.client = client if client is not None else type(self).client
         self.as_of = check_as_of(as_of)

@@ -12,7 +12,8 @@ What is run, page by page from the top, in one namespace:
 
 An HTML comment in front says what a reader does not have to see:
 
-- `<!-- setup: shop -->`: the page goes on from the tutorial: `shop.py`, a client, and the names that both offer;
+- `<!-- setup: shop.py -->`: the page goes on from the tutorial, whose file it finds in the folder;
+- `<!-- setup: shop -->`: and there are a client and the names of `shop.py`;
 - `<!-- not run: why -->`: the next block is not run.
 """
 
@@ -97,9 +98,9 @@ class Page:
 
     def run(self) -> None:
         for setup in re.findall(r"<!--\s*setup:\s*(.*?)\s*-->", self.page.read_text(encoding="utf-8")):
-            assert setup == "shop", f"{self.page}: no such setup: {setup}"
+            assert setup in ("shop", "shop.py"), f"{self.page}: no such setup: {setup}"
             Path("shop.py").write_text(files(DOCS / "tutorial" / "script.md")["shop.py"], encoding="utf-8")
-            exec(SETUP, self.names)
+            exec(SETUP if setup == "shop" else "", self.names)
         written: set[str] = set()
         for block in blocks(self.page):
             if block.comment == "not run":

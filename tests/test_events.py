@@ -102,6 +102,8 @@ def test_a_class_that_is_no_event_is_named(client: EventClient) -> None:
 
     with pytest.raises(UnknownEventTypeError, match="Stranger is not an event class: decorate it"):
         client.save_event(Stranger("x"))
+    with pytest.raises(UnknownEventTypeError, match="CartCreated is a class; an event is an instance of it"):
+        client.save_event(CartCreated)
     with pytest.raises(UnknownEventTypeError, match="Stranger"):
         client.get_event_stream(Stranger)
     assert len(client.get_event_stream()) == 0

@@ -499,6 +499,11 @@ def test_what_a_class_lacks_is_said(client: EventClient) -> None:
         def initial_view(self) -> Tally:
             return Tally()
 
+    class Nameless(ProjectionBase[Tally, Any]):
+        pass
+
+    with pytest.raises(ConfigurationError, match='Nameless must say under which name it is saved: projection_type = "'):
+        Nameless("x")
     with pytest.raises(ConfigurationError, match="has no client"):
         _ = CartProjection("c1").view
     with pytest.raises(TypeError, match="get_event_identifiers"):
