@@ -44,6 +44,7 @@ FENCE = re.compile(
 COMMENT = re.compile(r"<!--\s*(not run|setup):\s*(.*?)\s*-->\s*$")
 SETUP = """
 from peewee import PostgresqlDatabase
+from pgevents import stream
 from shop import *
 
 client = shop_client(PostgresqlDatabase("shop"))
@@ -208,6 +209,17 @@ def test_code_that_is_not_run_has_a_reason(page: Path) -> None:
     for block in blocks(page):
         assert block.language in known, f"{page}:{block.line}: {block.language!r}"
         assert block.comment != "not run" or len(block.reason) > 10, f"{page}:{block.line}"
+
+
+def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
+    """`mypy --strict` takes its files as they stand."""
+    pytest.importorskip("mypy", reason="needs pgevents[test]")
+    written = {**files(DOCS / "tutorial" / "script.md"), **files(DOCS / "howto" / "combine-streams.md")}
+    for name, code in written.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), *written]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
