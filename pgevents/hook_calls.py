@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -27,6 +28,13 @@ Impl = pluggy.HookImpl
 log = logging.getLogger("pgevents")
 
 
+class _Manager(pluggy.PluginManager):
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """What older versions of pluggy would do is call every property of a plugin."""
+        is_property = isinstance(inspect.getattr_static(plugin, name, None), property)
+        return None if is_property else super().parse_hookimpl_opts(plugin, name)
+
+
 class HookCalls:
     """Calls the hooks of one client's plugins as `hookspecs` promises.
 
@@ -39,7 +47,7 @@ class HookCalls:
     def __init__(self, client: EventClient) -> None:
         self.client = client
         self.implemented: frozenset[str] = frozenset()
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager = _Manager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.hook = self._manager.hook
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgevents import ConcurrencyError, ConfigurationError, EventClient, EventEncodeError, event, stream
+from pgevents import ConcurrencyError, ConfigurationError, EventClient, EventEncodeError, stream
 from pgevents.plugins.logging import Logging
 from pgevents.plugins.metadata import Metadata, current, event_context
 from pgevents.plugins.opentelemetry import OpenTelemetry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,64 +21,19 @@ from pgevents import (
     EventEncodeError,
     EventTypes,
     NewEvent,
-    PgEventsError,
     RetryableError,
     Snapshot,
     StoredEvent,
     hookimpl,
 )
 from pgevents.plugins._extras import require
+from pgevents.plugins._keys import KeyTable, SubjectForgottenError
 
 __all__ = ["Encryption", "Personal", "SubjectForgottenError"]
 
 MARK = "$encrypted"
 SUBJECT = "encrypted_for"
 REDACTED = "redacted"
-KEY_BYTES = 64
-
-TABLES_SQL = """\
-CREATE TABLE IF NOT EXISTS {keys} (
-    subject text PRIMARY KEY,
-    key bytea,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    forgotten_at timestamptz
-);
-CREATE TABLE IF NOT EXISTS {uses} (
-    subject text NOT NULL,
-    type text NOT NULL,
-    id text NOT NULL,
-    PRIMARY KEY (type, id, subject)
-);
-CREATE INDEX IF NOT EXISTS {uses_index} ON {uses} (subject);
-"""
-KEYS_SQL = "SELECT subject, key FROM {keys} WHERE subject = ANY(%s)"
-ADD_SQL = "INSERT INTO {keys} (subject, key) VALUES (%s, %s) ON CONFLICT (subject) DO NOTHING"
-USE_SQL = "INSERT INTO {uses} (subject, type, id) SELECT unnest(%s::text[]), %s, %s ON CONFLICT DO NOTHING"
-# Held until the snapshot is committed, so that a subject is forgotten before it or after it, and never meanwhile.
-HOLD_SQL = """\
-SELECT subject, forgotten_at FROM {keys}
-WHERE subject = ANY(%s) OR subject IN (SELECT subject FROM {uses} WHERE type = %s AND id = %s)
-ORDER BY subject FOR SHARE
-"""
-FORGET_SQL = """\
-INSERT INTO {keys} AS known (subject, forgotten_at) VALUES (%s, clock_timestamp())
-ON CONFLICT (subject) DO UPDATE SET key = NULL, forgotten_at = clock_timestamp() WHERE known.key IS NOT NULL
-"""
-DELETE_SQL = """\
-DELETE FROM {projections} AS p USING {uses} AS u WHERE u.subject = %s AND p.type = u.type AND p.id = u.id
-"""
-
-
-class SubjectForgottenError(PgEventsError):
-    """An event with personal data of a subject that was forgotten; nothing was written.
-
-    Attributes:
-        subject: The subject.
-    """
-
-    def __init__(self, message: str, subject: str) -> None:
-        super().__init__(message)
-        self.subject = subject
 
 
 @attrs.frozen
@@ -130,11 +85,8 @@ class Encryption:
 
     def __init__(self, personal: Mapping[Any, Personal], *, master_key: bytes | None = None) -> None:
         self._aead = require("cryptography.hazmat.primitives.ciphers.aead", "crypto")
-        self._keywrap = require("cryptography.hazmat.primitives.keywrap", "crypto")
         self._invalid = require("cryptography.exceptions", "crypto").InvalidTag
-        if master_key is not None and len(master_key) != 32:
-            raise ConfigurationError(f"the master key has 32 bytes, not {len(master_key)}")
-        self._master_key = master_key
+        self._keys = KeyTable(master_key)
         self._rules: dict[str, Personal] = {}
         for given, rule in personal.items():
             if rule.subject in rule.fields or not rule.fields:
@@ -154,12 +106,7 @@ class Encryption:
         Returns:
             Whether there was a key.
         """
-        name = str(subject)
-        with client.session.atomic():
-            had_key = bool(self._keys(client, [name]).get(name))
-            self._execute(client, FORGET_SQL, [name])
-            self._execute(client, DELETE_SQL, [name])
-        return had_key
+        return self._keys.delete(client, str(subject))
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
@@ -172,7 +119,7 @@ class Encryption:
     @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
         """Make the key table and the table of its uses."""
-        self._execute(client, TABLES_SQL, None)
+        self._keys.create(client)
 
     @hookimpl(trylast=True)
     def pgevents_before_save(self, client: EventClient, events: Sequence[NewEvent]) -> list[NewEvent] | None:
@@ -185,7 +132,7 @@ class Encryption:
         subjects = {n: self._subject(new, data[n]) for n, new in enumerate(events) if new.type in self._rules}
         if not subjects:
             return None
-        keys = self._made_keys(client, sorted(set(subjects.values())))
+        keys = self._keys.make(client, sorted(set(subjects.values())))
         made = list(events)
         for n, subject in subjects.items():
             self._check(client, events[n].type)
@@ -198,7 +145,7 @@ class Encryption:
         subjects = {one.metadata[SUBJECT] for one in events if isinstance(one.metadata.get(SUBJECT), str)}
         if not subjects:
             return None
-        keys = self._keys(client, sorted(subjects))
+        keys = self._keys.find(client, sorted(subjects))
         return [self._decrypted(one, keys) for one in events]
 
     @hookimpl
@@ -206,15 +153,12 @@ class Encryption:
         """Note whose data the snapshot holds; refuse one that was folded before somebody was forgotten."""
         plain = [event.metadata for event in snapshot.events if SUBJECT in event.metadata]
         subjects = sorted({str(one[SUBJECT]) for one in plain if not one.get(REDACTED)})
-        held = self._execute(client, HOLD_SQL, [subjects, snapshot.type, snapshot.id]).fetchall()
-        for subject, forgotten_at in held:
+        for subject, forgotten_at in self._keys.hold(client, subjects, snapshot.type, snapshot.id):
             base = snapshot.base_saved_at
             if forgotten_at is not None and (subject in subjects or base is not None and base < forgotten_at):
                 raise RetryableError(
                     f"a subject was forgotten while {snapshot.type} {snapshot.id} was folded; nothing was written: try again"
                 )
-        if subjects:
-            self._execute(client, USE_SQL, [subjects, snapshot.type, snapshot.id])
 
     # -- how ---------------------------------------------------------------------------------------------------
 
@@ -278,43 +222,6 @@ class Encryption:
                 ) from error
             shown[field] = json.loads(text)
         return attrs.evolve(one, data={**one.data, **shown})
-
-    def _made_keys(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes]:
-        known = self._keys(client, subjects)
-        for subject in subjects:
-            if subject not in known:
-                key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
-                stored = key if self._master_key is None else self._keywrap.aes_key_wrap(self._master_key, key)
-                self._execute(client, ADD_SQL, [subject, stored])
-        if len(known) < len(subjects):
-            known = self._keys(client, subjects)
-        made: dict[str, bytes] = {}
-        for subject in subjects:
-            key = known[subject]
-            if key is None:
-                raise SubjectForgottenError(f"{subject!r} was forgotten; nothing was written", subject)
-            made[subject] = key
-        return made
-
-    def _keys(self, client: EventClient, subjects: Iterable[str]) -> dict[str, bytes | None]:
-        """The keys of subjects that ever had one; None of one that was forgotten. Never kept: another process may forget."""
-        rows = self._execute(client, KEYS_SQL, [list(subjects)]).fetchall()
-        return {subject: None if key is None else self._unwrapped(bytes(key)) for subject, key in rows}
-
-    def _unwrapped(self, stored: bytes) -> bytes:
-        if self._master_key is None and len(stored) == KEY_BYTES:
-            return stored
-        try:
-            key: bytes = self._keywrap.aes_key_unwrap(self._master_key or bytes(32), stored)
-        except self._keywrap.InvalidUnwrap as error:
-            raise ConfigurationError("this is not the master key that the subjects' keys were wrapped with") from error
-        return key
-
-    def _execute(self, client: EventClient, sql: str, params: Any) -> Any:
-        spec = client.events.pgevents_spec
-        keys, uses = spec.qualified("_keys"), spec.qualified("_key_uses")
-        names = {"keys": keys, "uses": uses, "uses_index": spec.index_name("key", "uses", "subject")}
-        return client.session.execute(sql.format(**names, projections=client.projections.pgevents_spec.qualified()), params)
 
 
 def _encrypted_fields(data: Mapping[str, Any]) -> dict[str, Any]:

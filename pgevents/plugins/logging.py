@@ -18,7 +18,8 @@ class Logging:
     """Logs durable events (INFO), conflicts (WARNING) and snapshots (DEBUG).
 
     Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`, and of events their
-    `ids`, `types` and `metadata`. What events say stays out of the log unless it is asked for.
+    `ids`, `types` and `metadata`; of a conflict the identifiers of the streams. What else events say stays out of
+    the log unless it is asked for.
 
     Attributes:
         logger: Where to; by default the logger `pgevents.events`.

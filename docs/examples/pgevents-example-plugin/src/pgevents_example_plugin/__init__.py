@@ -45,13 +45,13 @@ class Outbox:
     @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
         """Make the table, in the transaction of `client.create_tables()`."""
-        client.db.execute_sql(_named(client, CREATE_SQL))
+        client.session.execute(_named(client, CREATE_SQL))
 
     @hookimpl
     def pgevents_after_save(self, client: EventClient, events: Sequence[Event[Any]]) -> None:
         """Write the messages; they commit with the events, or not at all."""
         topics = [event.type.lower() for event in events]
-        client.db.execute_sql(_named(client, INSERT_SQL), [[event.id for event in events], topics])
+        client.session.execute(_named(client, INSERT_SQL), [[event.id for event in events], topics])
 
     @staticmethod
     def take(client: EventClient, limit: int = 100) -> list[tuple[int, str]]:
@@ -64,7 +64,7 @@ class Outbox:
         Returns:
             Event id and topic of each, in order.
         """
-        return sorted(client.db.execute_sql(_named(client, TAKE_SQL), [limit]).fetchall())
+        return sorted(client.session.execute(_named(client, TAKE_SQL), [limit]).fetchall())
 
 
 def _named(client: EventClient, sql: str) -> str:
