@@ -133,6 +133,8 @@ def test_order_does_not_follow_the_clients_clocks(client: EventClient) -> None:
     CartProjection("c1", client).save_projection()
     late = client.save_event(added("p2"), created_at=now - timedelta(days=365))
     assert late.id == 2
+    assert [one.id for one in client.get_event_stream(cart_id="c1")] == [1, 2]
+    assert [one.id for one in client.get_event_streams([stream(cart_id="c1"), stream(product_id="p2")])] == [1, 2]
     assert [item.product_id for item in CartProjection("c1", client).view.items] == ["p1", "p2"]
     assert client.get_latest_event(cart_id="c1").id == 2  # type: ignore[union-attr]
 
