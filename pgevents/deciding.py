@@ -58,7 +58,7 @@ class Decision:
             operation.attempt = attempt
             try:
                 if attempt <= OPTIMISTIC_TRIES:
-                    return self._try_optimistic(attempt)
+                    return self._try(attempt)
                 with self.client.session.atomic():
                     return self._try_locked(attempt)
             except RetryableError as error:
@@ -69,18 +69,19 @@ class Decision:
                     last += 1
                 time.sleep(random.uniform(0, 0.005 * attempt) if delay is None else delay)
 
-    def _try_optimistic(self, attempt: int) -> list[Event[Any]]:
+    def _try(self, attempt: int) -> list[Event[Any]]:
         decided = self._decide()
         positions = [projection.position for projection in self.projections]
         return self._save(decided, attempt, positions)
 
     def _try_locked(self, attempt: int) -> list[Event[Any]]:
-        """Nothing can come between, so nothing needs to be checked: the locks stand until the commit."""
+        """Nothing can come between, for the locks stand until the commit; what is checked all the same is that they
+        are still the right ones, should the data indexes be changed meanwhile."""
         client = self.client
         client.check_installed()
         streams = [one for projection in self.projections for one in projection.get_streams()]
         client.session.execute(f"SELECT {client.events.pgevents_spec.qualified('_lock')}(%s)", [streams_json(streams)])
-        return self._save(self._decide(), attempt, None)
+        return self._try(attempt)
 
     def _decide(self) -> Any:
         return self.decider(*(projection.refresh().view for projection in self.projections))
