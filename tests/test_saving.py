@@ -78,7 +78,7 @@ def test_a_batch_is_a_list(client: EventClient, given: Any) -> None:
 @pytest.mark.parametrize("given", [None, 3, object(), CartCreated, [CartCreated("c1", "u1")]])
 def test_what_is_no_event_is_refused(client: EventClient, given: Any) -> None:
     """An object of no registered type, the class itself, or a list in the singular method is refused by name."""
-    with pytest.raises(UnknownEventTypeError, match="is not an event class"):
+    with pytest.raises(UnknownEventTypeError, match="is not an event class|is a class"):
         client.save_event(given)
     assert len(client.get_event_stream()) == 0
 
