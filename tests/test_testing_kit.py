@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import closing
@@ -272,6 +273,8 @@ def test_figures():
 
 def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
     """After the first, in a suite of its own, as an application's; the fastest, as machines have other work, too."""
+    if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
+        pytest.skip("measures time, and the machine has far more to do than it can")
     pytester.makepyfile(SUITE.format(url=server_url))
     result = pytester.runpytest_subprocess("-q", "-s", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=21)
