@@ -1,57 +1,37 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pgevents.client import EventClient, create_event_client
-    from pgevents.details import Conflict, Operation, Snapshot
-    from pgevents.errors import (
-        AppendOnlyError,
-        ConcurrencyError,
-        ConfigurationError,
-        ConnectionLostError,
-        EventDecodeError,
-        EventEncodeError,
-        IdempotencyError,
-        NotInstalledError,
-        PgEventsError,
-        PluginError,
-        RetryableError,
-        StagedEventsError,
-        UnknownEventTypeError,
-        UnsupportedTransactionError,
-    )
-    from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, event
-    from pgevents.hookspecs import hookimpl
-    from pgevents.ordering import Horizon, HorizonHolder, Position
-    from pgevents.projections import (
-        MultiStreamProjectionBase,
-        ProjectionBase,
-        create_multi_stream_projection_base_class,
-        create_projection_base_class,
-    )
-    from pgevents.reading import EventStream
-    from pgevents.reducers import Pipeline, derive, pipeline
-    from pgevents.snapshots import SavedProjection, SaveResult
-    from pgevents.streams import Stream, stream
-    from pgevents.tables import create_events_table, create_projections_table
-
-else:
-
-    def __getattr__(name: str) -> object:
-        """A module is imported when a name of it is first used: the test kit, a pytest plugin, is to cost nothing."""
-        from importlib import import_module
-
-        if name in __all__:
-            for module in _MODULES:
-                home = import_module(f"{__name__}.{module}")
-                if name in home.__all__:
-                    return globals().setdefault(name, getattr(home, name))
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-# Where names are looked for, modules that import little first; one that exports a public name must be in this list.
-_MODULES = "errors events streams details hookspecs reducers tables snapshots reading ordering projections client".split()
+from pgevents.client import EventClient, create_event_client
+from pgevents.details import Conflict, Operation, Snapshot
+from pgevents.errors import (
+    AppendOnlyError,
+    ConcurrencyError,
+    ConfigurationError,
+    ConnectionLostError,
+    EventDecodeError,
+    EventEncodeError,
+    IdempotencyError,
+    NotInstalledError,
+    PgEventsError,
+    PluginError,
+    RetryableError,
+    StagedEventsError,
+    UnknownEventTypeError,
+    UnsupportedTransactionError,
+)
+from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, event
+from pgevents.hookspecs import hookimpl
+from pgevents.ordering import Horizon, HorizonHolder, Position
+from pgevents.projections import (
+    MultiStreamProjectionBase,
+    ProjectionBase,
+    create_multi_stream_projection_base_class,
+    create_projection_base_class,
+)
+from pgevents.reading import EventStream
+from pgevents.reducers import Pipeline, derive, pipeline
+from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.streams import Stream, stream
+from pgevents.tables import create_events_table, create_projections_table
 
 __all__ = [
     "AppendOnlyError",

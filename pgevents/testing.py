@@ -1,6 +1,6 @@
 """For the tests of an application: given, when, then; histories; what was saved meanwhile; and stores of a test's own.
 
-pytest finds the fixtures by itself. Nothing starts, and no database driver is imported, before a test asks for one.
+pytest finds the fixtures by itself. No server starts before a test asks for one.
 """
 
 from __future__ import annotations
