@@ -44,13 +44,13 @@ REFUSED: dict[str, type[PgEventsError]] = {
 
 
 def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
-    """A Peewee database from itself, from a URL or from libpq's `key=value` form; nothing connects yet.
+    """A Peewee database from itself or from a URL; nothing connects yet.
 
     Raises:
         ConfigurationError: Not PostgreSQL, or a URL that cannot be read. A password is never repeated.
     """
     if isinstance(db, str):
-        if not db.startswith(("postgresql://", "postgres://")) and ("=" not in db or "://" in db):
+        if not db.startswith(("postgresql://", "postgres://")):
             raise ConfigurationError(
                 "the connection URL starts with postgresql://, as in postgresql://user:password@host:5432/database"
             )
