@@ -24,6 +24,8 @@ __all__ = ["run_all"]
 
 PACKAGES = ("pgevents", "peewee", "psycopg2-binary", "cattrs", "orjson", "msgspec", "eventsourcing", "psycopg")
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
+PATIENCE = 900
+"""Seconds after which a worker that says nothing is taken for stuck."""
 processes: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 
 
@@ -139,7 +141,11 @@ class _Team:
             pipe.send(order)
 
     def _answers(self) -> list[Any]:
-        answers = [pipe.recv() for pipe in self.pipes]
+        answers: list[Any] = []
+        for pipe in self.pipes:
+            if not pipe.poll(PATIENCE):
+                raise RuntimeError(f"{self.label}: no answer for {PATIENCE} seconds")
+            answers.append(pipe.recv())
         for answer in answers:
             if isinstance(answer, str) and answer != "ready":
                 raise RuntimeError(answer)
