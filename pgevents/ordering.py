@@ -40,6 +40,7 @@ class Position:
         streams: The streams that were read.
         ids: Ids of the events above the base.
         in_transaction: Whether it was read inside a transaction, where a savepoint may roll back what was seen.
+        own: The last id that this transaction had saved itself; 0 if none.
     """
 
     last_id: int
@@ -48,6 +49,7 @@ class Position:
     streams: tuple[Stream[Any], ...]
     ids: array[int] = attrs.field(factory=lambda: array("q"), eq=False, repr=False)
     in_transaction: bool = attrs.field(default=False, eq=False, repr=False)
+    own: int = attrs.field(default=0, eq=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
@@ -55,6 +57,8 @@ class Position:
         condition: dict[str, Any] = {"base": self.base, "seen": self.count, "streams": streams}
         if self.in_transaction:
             condition["ids"] = "{" + ",".join(map(str, self.ids)) + "}"
+            if self.own and self.base:
+                condition["own"] = self.own
         return condition
 
 

@@ -204,7 +204,8 @@ $pgevents$;
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:
 --       succeed only if exactly `seen` events above id `base` match one of the streams. A read inside a transaction
---       may have seen what a savepoint rolled back since, so it says which: "ids": "{1,2,5}".
+--       may have seen what a savepoint rolled back since, so it says which: "ids": "{1,2,5}", and if its base is
+--       not 0, the last id that the transaction itself had saved: "own": 7. While that stands, all before it do.
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
 --         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
 --         issued). Only 'saved' has written anything.
@@ -220,6 +221,7 @@ DECLARE
     _published bigint;
     _keys int;
     _is_bulk boolean;
+    _own text := '';
     _shared bigint[];
     _exclusive bigint[];
     _last bigint;
@@ -249,6 +251,7 @@ BEGIN
         _published := split_part(_state, '|', 1);
         _keys := split_part(_state, '|', 2);
         _is_bulk := split_part(_state, '|', 3) = 'bulk';
+        _own := split_part(_state, '|', 4);
     END IF;
 
     -- Locks.
@@ -320,12 +323,12 @@ BEGIN
         _published := _last;
         _done := pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
     END IF;
-    _state := _published || '|' || _keys || CASE WHEN _is_bulk THEN '|bulk' ELSE '|' END;
+    _state := _published || '|' || _keys || CASE WHEN _is_bulk THEN '|bulk|' ELSE '||' END;
 
     IF _key IS NOT NULL THEN
         _result := {{repeated}}(_events, _key);
         IF _result IS NOT NULL THEN
-            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
+            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
@@ -381,13 +384,16 @@ BEGIN
             IF _condition ? 'ids' THEN
                 _done := (_condition->>'ids')::bigint[] = ARRAY(SELECT unnest(_found) ORDER BY 1);
             END IF;
+            IF _condition ? 'own' THEN
+                _done := _done AND EXISTS (SELECT FROM {{table}} WHERE id = (_condition->>'own')::bigint);
+            END IF;
             IF NOT _done THEN
                 _result := jsonb_build_object('status', 'conflict', 'ids', _found);
                 EXIT;
             END IF;
         END LOOP;
         IF _result IS NOT NULL THEN
-            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
+            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
@@ -419,7 +425,7 @@ BEGIN
         )
         SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     END IF;
-    _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state, true);
+    _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
     IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
         IF _ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';

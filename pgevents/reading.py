@@ -30,6 +30,7 @@ COLUMNS = "id, type, data::text, metadata::text, created_at, nullif(updated_at, 
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
+OWN_SQL = "SELECT split_part(current_setting('pgevents.t' || %s::regclass::oid::bigint, true), '|', 4)"
 NO_EVENT = "NULL::bigint AS id, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
 
 
@@ -178,7 +179,9 @@ class Reader:
         rows = [row for row in rows if row[0] <= bound]
         events = self.decode_all(rows)
         last = events[-1].id if events else after
-        return EventStream(events, Position(last, max(bound, after), 0, merged))
+        is_inside, own = self._inside()
+        position = Position(last, max(bound, after), 0, merged, in_transaction=is_inside, own=own)
+        return EventStream(events, position)
 
     def _read_at_bound(
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
@@ -293,7 +296,14 @@ class Reader:
         events = self.decode_all(rows)
         last = rows[-1][0] if rows else after
         ids = array("q", [row[0] for row in rows])
-        return EventStream(events, Position(last, after, len(rows), merged, ids, self.session.db.in_transaction()))
+        return EventStream(events, Position(last, after, len(rows), merged, ids, *self._inside()))
+
+    def _inside(self) -> tuple[bool, int]:
+        """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
+        if not self.session.db.in_transaction():
+            return False, 0
+        (own,) = self.session.execute(OWN_SQL, [self.spec.qualified()]).fetchone()
+        return True, int(own or 0)
 
 
 def check_id(value: object, what: str) -> int:

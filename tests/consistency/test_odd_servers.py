@@ -467,3 +467,25 @@ def test_a_decision_is_right_though_the_data_indexes_change_while_it_is_made(cli
     with pytest.raises(RetryableError), client.db.atomic():
         client.decide(CartProjection("c1", client), decide)
     assert len(client.get_event_stream(cart_id="c1")) == 1
+
+
+@pytest.mark.parametrize("kind", ["final read", "snapshot", "tail"])
+def test_a_final_part_read_in_a_rolled_back_savepoint_is_refused(client: EventClient, kind: str) -> None:
+    """What a transaction sees of itself is final for itself only as long as it stands."""
+    with client.db.atomic():
+        client.save_event(item("other"))
+        with client.db.atomic() as savepoint:
+            client.save_event(item())
+            if kind == "final read":
+                position = client.get_event_stream(cart_id="c1", final=True).position
+            elif kind == "snapshot":
+                client.save_projection(CartProjection("c1", client))
+                position = CartProjection("c1", client).position
+            else:
+                base = client.get_event_stream(cart_id="c1", final=True).position.base
+                position = client.get_event_stream(cart_id="c1", after=base).position
+            savepoint.rollback()
+        with pytest.raises(ConcurrencyError):
+            client.save_event_with_stream_validation(item(), position)
+        read = client.get_event_stream(cart_id="c1", final=True)
+        client.save_event_with_stream_validation(item(), read)
