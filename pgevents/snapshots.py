@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
@@ -95,6 +96,7 @@ class Snapshots:
         """Save a snapshot unless an equal or newer one stands."""
         sql = SAVE_SQL.format(table=self._spec.qualified(), columns=COLUMNS)
         data = dump_json(snapshot.data, f"the view of {snapshot.type} {snapshot.id!r}")
+        self.serializer.check(json.loads(data), view_class, snapshot.type)  # else every later view would break
         values = [snapshot.type, snapshot.id, data, snapshot.latest_event_id, snapshot.version]
         row = self.session.execute(sql, values).fetchone()
         if row is not None:
@@ -107,10 +109,7 @@ class Snapshots:
         """The same in one transaction with the hooks before and after it."""
         refuse_unseen_end(plugins.client, "pgevents_before_snapshot")
         with plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation, self.session.atomic():
-            given = snapshot
             snapshot = plugins.before_snapshot(snapshot)
-            if snapshot is not given:  # what cannot be read back would break every later view
-                self.serializer.check(snapshot.data, view_class, snapshot.type)
             result = self.save(snapshot, view_class)
             operation.status = result.status
             plugins.hook.pgevents_after_snapshot(client=plugins.client, snapshot=snapshot, status=result.status)
@@ -163,6 +162,6 @@ def _candidates(field: str, value: Any) -> list[str]:
         return [identifier_text(field, value)]
     several = cast("Sequence[Any]", value)
     texts = [identifier_text(field, one) for one in several if not isinstance(one, (list, tuple, dict))]
-    return [*texts, json.dumps(list(several), ensure_ascii=False, default=lambda one: identifier_text(field, one))]
+    return [*texts, json.dumps(list(several), ensure_ascii=False, default=lambda one: one.value if isinstance(one, Enum) else identifier_text(field, one))]
 
 

@@ -375,6 +375,10 @@ def test_a_projection_of_no_streams_is_empty(client: EventClient) -> None:
 # -- queries ---------------------------------------------------------------------------------------------------
 
 
+class Grade(Enum):
+    FIRST = 1
+
+
 @frozen
 class Order:
     id: str
@@ -384,6 +388,7 @@ class Order:
     tags: tuple[str, ...] = ()
     matrix: list[int] = field(factory=list)
     price: Decimal = Decimal(0)
+    grades: tuple[Grade, ...] = ()
 
 
 class OrderProjection(ProjectionBase[Order, Any]):
@@ -402,7 +407,7 @@ def orders(client: EventClient) -> EventClient:
         Order("o1", "open", False, 1, ("a", "b"), [1, 2]),
         Order("o2", "paid", True, 2, ("b", "a"), []),
         Order("o3", "sent", True, 3, ("ž", 'quo"te', "back\\slash", "new\nline", "tab\t\x01"), [3]),
-        Order("o4", "a", False, 4, ("a",)),
+        Order("o4", "a", False, 4, ("a",), grades=(Grade.FIRST,)),
     ):
         client.save_snapshot(OrderProjection, order.id, order, 0)
     client.save_snapshot(TallyProjection, "t", Tally(3), 0)
@@ -425,6 +430,7 @@ def orders(client: EventClient) -> EventClient:
         ({"tags": ["ž", 'quo"te', "back\\slash", "new\nline", "tab\t\x01"]}, ["o3"]),
         ({"matrix": [1, 2]}, ["o1"]),
         ({"matrix": [2, 1]}, []),
+        ({"grades": [Grade.FIRST]}, ["o4"]),
         ({"status": "' OR true --"}, []),
         ({"data": {"status": "open"}}, ["o1"]),
     ],
@@ -513,6 +519,18 @@ def test_what_a_class_lacks_is_said(client: EventClient) -> None:
     with pytest.raises(TypeError, match="initial_view"):
         _ = Bare.from_history("x", []).view
     assert Bare.reducers == Pipeline()
+
+
+def test_a_view_that_could_not_be_read_back_is_no_snapshot(client: EventClient) -> None:
+    """A view whose values do not fit its class is refused before the snapshot would break every later look."""
+
+    class Unfit(TallyProjection):
+        def initial_view(self) -> Tally:
+            return Tally("none")  # type: ignore[arg-type]
+
+    with pytest.raises(EventEncodeError, match="field 'n': expected int, got 'none'"):
+        Unfit("c1", client).save_projection()
+    assert TallyProjection("c1", client).view == Tally(0)
 
 
 def test_a_view_that_cannot_be_stored_is_refused(client: EventClient) -> None:
