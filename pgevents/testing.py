@@ -418,7 +418,7 @@ class Outcome:
                 wanted[place] = found[place]
         if wanted != found:
             old, new = (pprint.pformat(side, width=100).splitlines() for side in (wanted, found))
-            diff = "\n".join(difflib.ndiff(old, new))
+            diff = "\n".join(line.rstrip() for line in difflib.ndiff(old, new))
             raise AssertionError(f"other events were decided (- expected, + decided):\n{diff}")
 
     def __del__(self) -> None:

@@ -211,6 +211,17 @@ def test_code_that_is_not_run_has_a_reason(page: Path) -> None:
         assert block.comment != "not run" or len(block.reason) > 10, f"{page}:{block.line}"
 
 
+@pytest.mark.parametrize("module", sorted((ROOT / "pgevents").rglob("*.py")), ids=lambda path: path.stem)
+def test_examples_of_docstrings_are_python_and_import_what_exists(module: Path) -> None:
+    """They are parts, to be read in their place, so they are compiled, and only their imports of pgevents are run."""
+    for docstring in re.findall(r'"""(.*?)"""', module.read_text(encoding="utf-8"), re.DOTALL):
+        for fence in FENCE.finditer(docstring):
+            code = textwrap.dedent(fence["code"])
+            compile(code, str(module), "exec")
+            for line in re.findall(r"^from pgevents[\w.]* import [\w, ]+$", code, re.MULTILINE):
+                exec(line, {})
+
+
 def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
     """`mypy --strict` takes its files as they stand."""
     pytest.importorskip("mypy", reason="needs pgevents[test]")
