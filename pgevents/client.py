@@ -542,8 +542,12 @@ def create_event_client(
     ):
         if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
-    if events.pgevents_spec.qualified() == projections.pgevents_spec.qualified():
-        raise ConfigurationError(f"events and projections need a table each, not both {events.pgevents_spec.qualified()}")
+    taken = {events.pgevents_spec.qualified(suffix) for suffix in ("", "_maintenance", "_checkpoints")}
+    if projections.pgevents_spec.qualified() in taken:
+        raise ConfigurationError(
+            f"the projections table cannot be named {projections.pgevents_spec.qualified()}: "
+            "the events table has that name, or needs it beside itself"
+        )
     database = open_database(db)
     database.bind([events, projections])
     types = EventTypes.everything if event_types is None else EventTypes(event_types)

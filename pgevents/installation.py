@@ -30,7 +30,9 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
                 session.execute(statement)
         for model in (events, projections):
             for index in _additional_indexes(model):
-                cast(Any, session.db).execute(index)
+                name = getattr(index, "_name", None)
+                if name is None or not _stands(session, model.pgevents_spec.beside(f'"{name}"')):
+                    cast(Any, session.db).execute(index)
         comment = session.execute(COMMENT_SQL, [spec.qualified("_append")]).fetchone()[0]
         if comment != f"pgevents {generation_of(spec)}":
             # Waits for writers in flight and keeps new ones out. One that called the old function and has not
@@ -49,10 +51,14 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
 def _missing(session: Session, table: TableSpec) -> Iterator[str]:
     """The statements that are still needed: `IF NOT EXISTS` alone would take locks that stall writers."""
     for name, statement in table.create_statements().items():
-        kind = "to_regnamespace" if name.startswith("schema ") else "to_regclass"
-        (found,) = session.execute(f"SELECT {kind}(%s) IS NOT NULL", [name.removeprefix("schema ")]).fetchone()
-        if not found:
+        if not _stands(session, name):
             yield statement
+
+
+def _stands(session: Session, name: str) -> bool:
+    kind = "to_regnamespace" if name.startswith("schema ") else "to_regclass"
+    (found,) = session.execute(f"SELECT {kind}(%s) IS NOT NULL", [name.removeprefix("schema ")]).fetchone()
+    return bool(found)
 
 
 def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> Iterator[Any]:

@@ -363,13 +363,13 @@ BEGIN
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
                         LIMIT _most);
                 {{/field}}
-                {{elsif}} _types IS NOT NULL THEN
+                {{elsif}} _types IS NOT NULL THEN  -- in the order of the index, so that no other one seems cheaper
                     _some := ARRAY(
                         SELECT id FROM {{table}}
                         WHERE type = ANY (_values) AND id > _base
                             AND (_rest IS NULL OR NOT EXISTS (
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
-                        LIMIT _most);
+                        ORDER BY type, id LIMIT _most);
                 ELSE
                     _some := ARRAY(
                         SELECT id FROM {{table}}

@@ -39,6 +39,8 @@ def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | N
     Raises:
         ConfigurationError: No streams, streams other than those read, or something that is no position.
     """
+    if streams is not None and not isinstance(streams, Stream) and not streams:
+        raise ConfigurationError("streams=[] would validate nothing; name the streams, or save without validation")
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
     if isinstance(latest, EventStream):
         latest = latest.position

@@ -76,6 +76,10 @@ class TableSpec:
         own = f'"{self.name}{suffix}"'
         return own if self.schema is None else f'"{self.schema}".{own}'
 
+    def beside(self, name: str) -> str:
+        """A quoted name, qualified by the table's schema."""
+        return name if self.schema is None else f'"{self.schema}".{name}'
+
     def index_name(self, *parts: str) -> str:
         """A quoted index name that no other table of the schema can have: `$` stands in no table's or field's name."""
         name = "$".join((self.name, *parts, "idx"))
@@ -108,8 +112,7 @@ class TableSpec:
         name = self.index_name(*parts)
         create = "CREATE UNIQUE INDEX" if only else "CREATE INDEX"
         where = f" WHERE {only}" if only else ""
-        qualified = name if self.schema is None else f'"{self.schema}".{name}'
-        return qualified, f"{create} IF NOT EXISTS {name} ON {self.qualified()} ({columns}){where};\n"
+        return self.beside(name), f"{create} IF NOT EXISTS {name} ON {self.qualified()} ({columns}){where};\n"
 
 
 class _TimestampField(peewee.DateTimeField):

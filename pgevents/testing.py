@@ -489,8 +489,8 @@ def _capturer(captured: CapturedEvents, names: Sequence[str] | None, hook: str) 
 
 # -- fixtures --------------------------------------------------------------------------------------------------
 
-# Dropping what a test made and making tables anew takes half the time of CREATE DATABASE ... TEMPLATE, and a tenth of
-# its time when the disk is busy: that copies some 300 files.
+# Dropping what a test made, and making tables anew, takes a third of the time of CREATE DATABASE ... TEMPLATE or less: that
+# copies some 300 files.
 EMPTY_SQL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$

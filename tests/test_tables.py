@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import threading
 import time
@@ -492,3 +493,26 @@ def test_the_sql_can_be_reviewed_and_run_by_hand(url: str, client: EventClient) 
 def test_projection_base_is_told_apart_from_models() -> None:
     """A projection class is no table: `ProjectionBase` carries no Peewee model."""
     assert not issubclass(ProjectionBase, peewee.Model)
+
+
+def test_a_repeated_create_tables_waits_for_nobody(url: str) -> None:
+    """With additional indexes, too, it takes no lock that an open save stands in the way of."""
+    wanted = [("type", "created_at")]
+    events = create_events_table(schema="extra", additional_indexes=wanted)
+    views = create_projections_table(schema="extra")
+    with contextlib.closing(database(url)) as db, contextlib.closing(database(url)) as other:
+        client = create_event_client(db, events, views)
+        client.create_tables()
+        again = create_event_client(
+            other, create_events_table(schema="extra", additional_indexes=wanted), create_projections_table(schema="extra")
+        )
+        other.execute_sql("SET lock_timeout = '500ms'")
+        with db.atomic():
+            client.save_event({"type": "X", "data": {}})
+            again.create_tables()
+
+
+def test_a_table_that_the_events_table_needs_is_not_taken(url: str) -> None:
+    """A projections table named like the audit trail would leave one of them out."""
+    with pytest.raises(ConfigurationError, match="needs it beside itself"):
+        create_event_client(database(url), create_events_table(name="a"), create_projections_table(name="a_maintenance"))
