@@ -87,7 +87,7 @@ def asked(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str
 
     monkeypatch.setattr(Session, "execute", spy)
     call()
-    sql, params = sent[-1]
+    sql, params = [one for one in sent if " FROM " in one[0]][-1]
     *before, last = sql.split(";\n")  # of a final read, the statement that reads
     skipped = sum(text.count("%s") for text in before)
     return last, list(params or ())[skipped:]
