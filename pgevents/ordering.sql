@@ -214,7 +214,7 @@ CREATE OR REPLACE FUNCTION {{append}}(
     _conditions jsonb DEFAULT NULL,
     _key text DEFAULT NULL,
     _created_at timestamptz DEFAULT NULL
-) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $pgevents$
+) RETURNS jsonb LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 DECLARE
     _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
     _state text := current_setting('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, true);
@@ -271,7 +271,16 @@ BEGIN
         _keys := coalesce(_keys, 0);
         _shared := '{}';
         _exclusive := '{}';
-        IF _is_bulk IS NOT TRUE THEN
+        IF _is_bulk IS NOT TRUE AND _count = 1 THEN
+            _shared := ARRAY(
+                SELECT DISTINCT hashtextextended(t, _seed)
+                FROM unnest(ARRAY['e', 't' || (_events->0->>'type')
+                    {{#field}}
+                    , 'v{{field}}=' || (_events->0->'data'->>'{{field}}')
+                    {{/field}}
+                ]) AS u(t)
+                WHERE t IS NOT NULL);
+        ELSIF _is_bulk IS NOT TRUE THEN
             FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
                 _shared := ARRAY(
                     SELECT DISTINCT hashtextextended(t, _seed)
@@ -349,7 +358,9 @@ BEGIN
                 _field := {{first_field}};
                 _types := nullif(_stream->'types', 'null');
                 _rest := nullif((_stream->'match') - coalesce(_field, ''), '{}');
-                IF _field IS NOT NULL THEN
+                IF _field IS NOT NULL AND jsonb_array_length(_stream->'match'->_field) = 1 THEN
+                    _values := ARRAY[_stream->'match'->_field->>0];
+                ELSIF _field IS NOT NULL THEN
                     _values := ARRAY(SELECT jsonb_array_elements_text(_stream->'match'->_field));
                 ELSIF _types IS NOT NULL THEN
                     _values := ARRAY(SELECT jsonb_array_elements_text(_types));
@@ -378,7 +389,11 @@ BEGIN
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
                         ORDER BY id LIMIT _most);
                 END IF;
-                _found := CASE WHEN _found = '{}' THEN _some ELSE ARRAY(SELECT unnest(_found) UNION SELECT unnest(_some)) END;
+                IF _found = '{}' THEN
+                    _found := _some;
+                ELSE
+                    _found := ARRAY(SELECT unnest(_found) UNION SELECT unnest(_some));
+                END IF;
             END LOOP;
             _done := cardinality(_found) = _most - 100;
             IF _condition ? 'ids' THEN
