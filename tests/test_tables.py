@@ -165,7 +165,7 @@ def test_no_schema_means_the_connections_own(db: PostgresqlDatabase) -> None:
 
 def test_the_same_table_for_both_is_refused(db: PostgresqlDatabase) -> None:
     """Events and projections need a table each."""
-    with pytest.raises(ConfigurationError, match="a table each"):
+    with pytest.raises(ConfigurationError, match="the events table has that name"):
         client_of(db, "app", "events", "events")
 
 
