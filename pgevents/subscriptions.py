@@ -125,8 +125,9 @@ class Subscription(Generic[D]):
         client = self.client
         client.check_installed()
         wanted = json.dumps([one.as_json() for one in merge_streams(self.streams)])
-        with client.session.atomic():
+        if self._found() is None:  # in a transaction of its own: another process' first batch is not to be waited for
             self._execute(FIRST_SQL, [self.name, wanted])
+        with client.session.atomic():
             row = self._execute(TAKE_SQL, [self.name]).fetchone()
             if row is None:  # another process is at it
                 yield ()
@@ -169,8 +170,11 @@ class Subscription(Generic[D]):
 
     def position(self) -> int:
         """The checkpoint: events up to this id were dealt with."""
+        return self._found() or 0
+
+    def _found(self) -> int | None:
         row = self._execute("SELECT position FROM {checkpoints} WHERE name = %s", [self.name]).fetchone()
-        return 0 if row is None else int(row[0])
+        return None if row is None else int(row[0])
 
     def reset(self, position: int = 0) -> None:
         """Start again above an id, with the streams as they are now."""
