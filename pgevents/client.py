@@ -317,7 +317,9 @@ class EventClient:
     ) -> Iterator[Event[Any]]:
         """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
 
-        Pages of the index are read as the loop goes on, so it may save events and holds no transaction open.
+        Pages of the index are read as the loop goes on, so it may save events and holds no transaction open. An event
+        that commits late, below a page that was read, is not seen: who must not miss any follows the log
+        (`pgevents.subscriptions`).
 
         Example:
             ```python

@@ -343,3 +343,36 @@ def test_what_is_not_understood_ends_with_2(log: Command, arguments: list[str]) 
     """Arguments that cannot be meant are told in one line, with exit code 2."""
     code, _, error = log(*arguments)
     assert (code, error.count("\n")) == (2, 1)
+
+
+def test_doctor_names_who_holds_the_horizon_back_and_what_is_waste(
+    log: Command, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open save, an index that nobody uses and rows that are dead are seen for what they are, with what to do."""
+    monkeypatch.setattr("pgevents.cli.health.LONG", 0.0)
+    monkeypatch.setattr("pgevents.cli.health.BIG", 10)
+    with psycopg2.connect(database) as slow:
+        cursor = slow.cursor()
+        cursor.execute("""SELECT my_app.events_append('[{"type": "A", "data": {"cart_id": "c1"}}]')""")
+        pid = slow.info.backend_pid
+        out = " ".join(log("doctor")[1].split())
+        assert f"backend {pid}" in out
+        assert "followers wait" in out
+        assert f"SELECT pg_terminate_backend({pid})" in out
+        slow.rollback()
+        cursor.execute("ALTER TABLE my_app.events SET (autovacuum_enabled = false)")
+        for _ in range(2):
+            cursor.execute("SET LOCAL pgevents.maintenance = 'a test'")
+            cursor.execute(
+                "SELECT my_app.events_append(jsonb_agg(jsonb_build_object('type', 'A', 'data', '{}'::jsonb)))"
+                " FROM generate_series(1, 1500)"
+            )
+            cursor.execute("UPDATE my_app.events SET metadata = '{\"touched\": true}' WHERE type = 'A'")
+            slow.commit()
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+        slow.commit()
+    out = " ".join(log("doctor")[1].split())
+    assert "the horizon is free" in out
+    assert "was never used since statistics began" in out
+    assert "is bloated: " in out
+    assert 'VACUUM "my_app"."events"' in out
