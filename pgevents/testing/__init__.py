@@ -1,0 +1,32 @@
+"""For the tests of an application: given, when, then; histories; what was saved meanwhile; and stores of a test's own.
+
+pytest finds the fixtures by itself. No server starts before a test asks for one.
+"""
+
+from pgevents.testing.capturing import CapturedEvents, capture_events
+from pgevents.testing.fixtures import (
+    EMPTY_SQL,
+    pgevents_client,
+    pgevents_database,
+    pgevents_databases,
+    pgevents_server,
+    pgevents_url,
+)
+from pgevents.testing.histories import History, history
+from pgevents.testing.scenarios import Given, Outcome, given
+
+__all__ = [
+    "EMPTY_SQL",
+    "CapturedEvents",
+    "Given",
+    "History",
+    "Outcome",
+    "capture_events",
+    "given",
+    "history",
+    "pgevents_client",
+    "pgevents_database",
+    "pgevents_databases",
+    "pgevents_server",
+    "pgevents_url",
+]

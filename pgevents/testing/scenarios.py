@@ -1,0 +1,283 @@
+"""Given what happened, when a decider decides, then this comes of it."""
+
+from __future__ import annotations
+
+import difflib
+import pprint
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from pgevents.errors import ConfigurationError, UnknownEventTypeError
+from pgevents.events import Event, event_type_of
+from pgevents.testing.capturing import capture_events
+from pgevents.testing.histories import (
+    History,
+    class_of,
+    envelope,
+    numbered,
+    plain_serializer,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from pgevents.client import EventClient
+    from pgevents.streams import Stream
+
+__all__ = ["Given", "Outcome", "given"]
+
+
+def given(*past: Any, client: EventClient | None = None) -> Given:
+    """Say what a decision starts from.
+
+    Args:
+        *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections that the decision
+            rests on, or ready views. Each projection is folded from those of the events that its own streams find.
+        client: None: all happens in memory. A client: the events are saved with it at once, and the decision is made
+            by `client.decide`, with hooks, locks and the save.
+
+    Raises:
+        UnknownEventTypeError: An object that is neither event, projection nor view.
+
+    Example:
+        ```python
+        def test_a_closed_cart_takes_no_more_items():
+            past = [CartCreated("c1", "u1"), CartCheckedOut("c1", NOW)]
+            given(CartProjection("c1"), *past).when(add_item, "p1").then(CartClosed)
+        ```
+    """
+    from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
+
+    now = datetime.now(timezone.utc)
+    events: list[Event[Any]] = []
+    views: list[Any] = []
+    one: Any
+    for one in past:
+        if isinstance(one, (ProjectionBase, MultiStreamProjectionBase)):
+            views.append(one)
+        elif isinstance(one, (History, list, tuple)):
+            events += (envelope(each, now) for each in cast("Sequence[Any]", one))
+        elif _is_event(one):
+            events.append(envelope(one, now))
+        elif attrs.has(class_of(one)):
+            views.append(one)
+        else:
+            raise UnknownEventTypeError(f"given(...) takes events, projections and views, not {one!r}", class_of(one))
+    if client is not None:
+        if any(not _is_projection(view) for view in views):
+            raise ConfigurationError("a decision in a store rests on projections, not on ready views")
+        events = History(now, tuple(events)).save(client)
+    return Given(tuple(events) if client is not None else numbered(events), tuple(views), client)
+
+
+def _is_event(value: object) -> bool:
+    if isinstance(value, (Event, Mapping)):
+        return True
+    with suppress(UnknownEventTypeError):
+        event_type_of(class_of(value))
+        return True
+    return False
+
+
+@attrs.frozen
+class Given:
+    """What a decision starts from; made by `given()`.
+
+    Attributes:
+        events: What has happened.
+        sources: The projections and views, in the order given.
+        client: The store's client, or None.
+    """
+
+    events: tuple[Event[Any], ...]
+    sources: tuple[Any, ...] = ()
+    client: EventClient | None = None
+
+    @property
+    def views(self) -> tuple[Any, ...]:
+        """The views, in the order given."""
+        return tuple(source.view if _is_projection(source) else source for source in self.folded())
+
+    @property
+    def view(self) -> Any:
+        """The view, if there is one: `assert given(CartProjection("c1"), *past).view == CartView(...)`."""
+        (view,) = self.views
+        return view
+
+    def folded(self) -> tuple[Any, ...]:
+        """The projections over the events, and the views as they are."""
+        return tuple(self._fold(source) if _is_projection(source) else source for source in self.sources)
+
+    def _fold(self, projection: Any) -> Any:
+        if self.client is not None:
+            return type(projection)(projection.id, self.client, as_of=projection.as_of)
+        wanted: Sequence[Stream[Any]] = projection.get_streams()
+        limit: Any = projection.as_of
+        own = [one for one in self.events if any(_matches(one, stream) for stream in wanted)]
+        if limit is not None:
+            own = [one for one in own if limit >= (one.id if isinstance(limit, int) else one.created_at)]
+        return class_of(projection).from_history(projection.id, own, projection.client)
+
+    def when(self, decide: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
+        """Decide.
+
+        Args:
+            decide: Called with the views, in the order given. Without any: with the client if there is one (a function
+                that saves by itself), else with the list of events.
+            *args: Passed on after them.
+            **kwargs: Passed on.
+        """
+        outcome = Outcome(self)
+        try:
+            outcome.decided = tuple(self._decide(decide, args, kwargs))
+        except Exception as error:
+            outcome.error = error
+        return outcome
+
+    def _decide(self, decide: Callable[..., Any], args: Any, kwargs: Any) -> list[Event[Any]]:
+        client = self.client
+        if client is None:
+            first = self.views if self.sources else (list(self.events),)
+            return _as_events(decide(*first, *args, **kwargs))
+        with capture_events(client, uncommitted=client.db.in_transaction()) as saved:
+            if self.sources:
+
+                def decider(*views: Any) -> Any:
+                    return decide(*views, *args, **kwargs)
+
+                client.decide(self.folded(), decider)
+            else:
+                decide(client, *args, **kwargs)
+        return list(saved)
+
+
+def _is_projection(source: object) -> bool:
+    return hasattr(source, "get_streams")
+
+
+def _as_events(decided: Any) -> list[Event[Any]]:
+    if decided is None:
+        return []
+    several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
+    now = datetime.now(timezone.utc)
+    return [envelope(one, now) for one in several]
+
+
+def _matches(event: Event[Any], stream: Stream[Any]) -> bool:
+    """Whether a stream finds an event, by the rules of its SQL."""
+    if stream.types is not None and event.type not in stream.types:
+        return False
+    data: Any = plain_serializer().encode(event.data, event.type) if stream.match else {}
+    return all(_json_text(data.get(field)) in values for field, values in stream.match)
+
+
+def _json_text(value: Any) -> str | None:
+    """The text that PostgreSQL's `->>` gives for a JSON value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+class Outcome:
+    """What came of a decision; made by `Given.when()`, and to be checked by `then()`.
+
+    Attributes:
+        decided: The events, in their envelopes; saved ones if there is a client.
+        error: What was raised instead.
+    """
+
+    def __init__(self, before: Given) -> None:
+        self.before = before
+        self.decided: tuple[Event[Any], ...] = ()
+        self.error: Exception | None = None
+        self._is_checked = False
+
+    @property
+    def events(self) -> list[Any]:
+        """The events that were decided, as instances of their classes (or dicts).
+
+        Raises:
+            AssertionError: An error was raised instead.
+        """
+        self._is_checked = True
+        if self.error is not None:
+            raise AssertionError(f"no event was decided, but {self.error!r} was raised") from self.error
+        return [one.data for one in self.decided]
+
+    @property
+    def view(self) -> Any:
+        """The view when the events that were decided are folded, too."""
+        __tracebackhide__ = True
+        assert self.events is not None
+        if self.before.client is not None:
+            return self.before.view
+        return attrs.evolve(self.before, events=numbered([*self.before.events, *self.decided])).view
+
+    def then(self, *expected: Any, match: str | None = None) -> Outcome:
+        """Check what was decided.
+
+        Args:
+            *expected: All events in order: instances or dicts, or a class for one with any data; nothing for no event.
+                Or one error: its class, or an instance with the same message.
+            match: A regular expression to be found in the error's message.
+
+        Raises:
+            AssertionError: Something else was decided.
+
+        Example:
+            ```python
+            given(CartProjection("c1"), CartCreated("c1", "u1")).when(add_item, "p1").then(ItemAddedToCart)
+            given(CartProjection("c1")).when(add_item, "p1").then(LookupError, match="no cart")
+            ```
+        """
+        __tracebackhide__ = True
+        self._is_checked = True
+        if len(expected) == 1 and _is_error(expected[0]):
+            self._check_error(expected[0], match)
+            return self
+        if match is not None:
+            raise ConfigurationError("match= goes with an error: then(CartClosed, match='c1')")
+        self._check_events(expected)
+        return self
+
+    def _check_error(self, expected: Any, match: str | None) -> None:
+        __tracebackhide__ = True
+        error, name = self.error, expected.__name__ if isinstance(expected, type) else repr(expected)
+        if error is None:
+            raise AssertionError(f"{name} was to be raised, but this was decided: {self.events}")
+        kind = cast("type[Exception]", expected if isinstance(expected, type) else type(expected))
+        is_same = isinstance(expected, type) or str(error) == str(expected)
+        if not isinstance(error, kind) or not is_same:
+            raise AssertionError(f"{name} was to be raised, but this was: {error!r}") from error
+        if match is not None and not re.search(match, str(error)):
+            raise AssertionError(f"{match!r} is not found in the message of {error!r}") from error
+
+    def _check_events(self, expected: Sequence[Any]) -> None:
+        __tracebackhide__ = True
+        if self.error is not None:
+            raise AssertionError(f"events were to be decided, but this was raised: {self.error!r}") from self.error
+        wanted = [one if isinstance(one, type) else shown(envelope(one, datetime.now(timezone.utc))) for one in expected]
+        found = [shown(one) for one in self.decided]
+        for place, (one, event) in enumerate(zip(wanted, self.decided)):
+            if isinstance(one, type) and event.type in event_type_of(one).names:
+                wanted[place] = found[place]
+        if wanted != found:
+            old, new = (pprint.pformat(side, width=100).splitlines() for side in (wanted, found))
+            diff = "\n".join(line.rstrip() for line in difflib.ndiff(old, new))
+            raise AssertionError(f"other events were decided (- expected, + decided):\n{diff}")
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_checked", True):
+            warnings.warn("when(...) without then(...): nothing was checked", stacklevel=2)
+
+
+def _is_error(expected: object) -> bool:
+    return isinstance(expected, BaseException) or (isinstance(expected, type) and issubclass(expected, BaseException))
