@@ -79,6 +79,6 @@ class _Committed:
         sql = f"SELECT id FROM {client.events.pgevents_spec.qualified()} WHERE id = ANY(%s)"
         try:
             return {row[0] for row in client.session.execute(sql, [ids]).fetchall()}
-        except Exception:
+        except Exception:  # raised here, in a callback after the COMMIT, it would look as if the save had failed
             log.exception("whether events are durable could not be asked; pgevents_after_commit was not called")
             return set()

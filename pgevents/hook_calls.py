@@ -199,7 +199,7 @@ def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Call
 def _logged(hook: str, plugin_name: str, call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
-    except Exception:
+    except Exception:  # whatever a plugin raises: the save that it is told of stands
         log.exception("%s of the plugin %s failed", hook, plugin_name)
         return None
 

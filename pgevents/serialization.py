@@ -179,7 +179,7 @@ class Serializer:
         """
         try:
             return cast(V, self.quick[cls](data, cls))
-        except Exception:
+        except Exception:  # once more, with a decoder that knows the field that it is at, and raises
             return self._decode_slowly(data, cls, event_id, event_type)
 
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
@@ -190,7 +190,7 @@ class Serializer:
         """
         try:
             return cast(V, self.quick[cls](data, cls))
-        except Exception:
+        except Exception:  # likewise
             try:
                 return self.converter.structure(data, cls)
             except Exception as error:

@@ -54,7 +54,7 @@ class SnapshotPolicy:
                 copied.save_projection()
             except UnsupportedTransactionError as error:  # a standby, say, answers reads only
                 log.debug("no snapshot of %s %s: %s", projection.projection_type, projection.id, error)
-            except Exception:
+            except Exception:  # a snapshot saves time and no more: whoever reads is not to fail for lack of one
                 log.exception("the snapshot of %s %s failed", projection.projection_type, projection.id)
 
         if client.db.in_transaction():

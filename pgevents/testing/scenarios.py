@@ -136,7 +136,7 @@ class Given:
         outcome = Outcome(self)
         try:
             outcome.decided = tuple(self._decide(decide, args, kwargs))
-        except Exception as error:
+        except Exception as error:  # what the decider raises is its answer, for .then() to look at
             outcome.error = error
         return outcome
 
