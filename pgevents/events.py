@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, overload
 
 import attrs
@@ -208,6 +209,7 @@ class EventTypes:
     def __init__(self, classes: Any = None) -> None:
         self.restricted = classes is not None
         self._by_name: dict[str, EventType] = {}
+        self._by_class: dict[type[Any], EventType] = {}
         self._ambiguous: dict[str, list[str]] = {}
         for cls in _flatten(classes):
             self.add(event_type_of(cls))
@@ -221,6 +223,7 @@ class EventTypes:
                     raise ConfigurationError(f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}")
                 self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
             self._by_name[name] = kind
+        self._by_class.clear()
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
         """A registry of its own with the classes that plugins bring added; the shared one is left as it is."""
@@ -247,6 +250,9 @@ class EventTypes:
         Raises:
             UnknownEventTypeError: No event, or an event that this client was not made for.
         """
+        known = self._by_class.get(instance.__class__)
+        if known is not None:
+            return known
         if isinstance(instance, type):
             name = instance.__qualname__
             raise UnknownEventTypeError(f"{name} is a class; an event is an instance of it: {name}(...)", instance)
@@ -258,6 +264,7 @@ class EventTypes:
                 "add the class to its event_types",
                 cls,
             )
+        self._by_class[cls] = kind
         return kind
 
     def names(self, wanted: Any) -> tuple[str, ...] | None:
@@ -272,11 +279,20 @@ class EventTypes:
         """
         if wanted is None:
             return None
-        found: dict[str, None] = {}
-        for item in _flatten(wanted):
-            names = (_check_type_name(item),) if isinstance(item, str) else event_type_of(item).names
-            found.update(dict.fromkeys(names))
-        return tuple(found)
+        try:
+            return _names(tuple(wanted) if isinstance(wanted, list) else wanted)
+        except TypeError:  # not hashable, so not remembered
+            return _names.__wrapped__(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _names(wanted: Any) -> tuple[str, ...]:
+    """Stored names out of whatever names types."""
+    found: dict[str, None] = {}
+    for item in _flatten(wanted):
+        names = (_check_type_name(item),) if isinstance(item, str) else event_type_of(item).names
+        found.update(dict.fromkeys(names))
+    return tuple(found)
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:

@@ -21,12 +21,17 @@ from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.streams import Stream
 from pgevents.tables import TableSpec
 
-__all__ = ["Horizon", "HorizonHolder", "Position", "append_sql", "check_installed", "functions_sql", "horizon_of"]
+__all__ = ["Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_of"]
 
 KEY_LIMIT = 64
 """How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
 
-FUNCTIONS = ("acquire", "stream_keys", "refuse", "lock", "final_bound", "append", "repeated", "guard")
+FUNCTIONS = (
+    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "append", "append_one", "repeated", "guard",
+)
+HASH_BITS = 48
+"""How much of a lock's key is a hash; above it stands the class of the key."""
+BULK_CLASS, TABLE_CLASS, TYPE_CLASS, FIRST_FIELD_CLASS = range(1, 5)
 
 
 @attrs.frozen
@@ -99,21 +104,37 @@ def _template() -> str:
     return (files("pgevents") / "ordering.sql").read_text(encoding="utf-8")
 
 
+def setting_of(spec: TableSpec) -> str:
+    """The name of the transaction-local setting in which the functions remember what a transaction has done."""
+    return f"pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:12]}"
+
+
 @cache
 def functions_sql(spec: TableSpec) -> str:
     """The functions and triggers of an events table, as SQL to run or to review."""
+    table_literal = spec.qualified().replace("'", "''")
     marks = {name: spec.qualified(f"_{name}") for name in FUNCTIONS}
     marks |= {
         "table": spec.qualified(),
-        "table_literal": spec.qualified().replace("'", "''"),
+        "table_literal": table_literal,
         "sequence": spec.qualified("_id_seq"),
         "sequence_literal": spec.qualified("_id_seq").replace("'", "''"),
         "maintenance": spec.qualified("_maintenance"),
+        "setting": setting_of(spec),
         "key_limit": str(KEY_LIMIT),
-        "first_field": _first_field(spec),
+        "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
+        "class_of_field": _case(spec, "WHEN _field = '{field}' THEN {field_class}"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
     }
+
+    def key(kind: int, text: str) -> str:
+        hashed = f"hashtextextended({text}, '{table_literal}'::regclass::oid::bigint)"
+        return f"{kind << HASH_BITS} + ({hashed} & {2**HASH_BITS - 1})"
+
     text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec), _template())
+    text = text.replace("{{bulk_key}}", key(BULK_CLASS, "''")).replace("{{table_key}}", key(TABLE_CLASS, "''"))
+    text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE_CLASS, mark[1]), text)
+    text = re.sub(r"\{\{hash\((.*?)\)\}\}", lambda mark: key(0, mark[1]).removeprefix("0 + "), text)
     first = iter(("IF",))
     text = re.sub(r"\{\{elsif\}\}", lambda _: next(first, "ELSIF"), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -121,22 +142,28 @@ def functions_sql(spec: TableSpec) -> str:
     return f"{text}\n{_triggers_sql(spec, generation)}"
 
 
-def _first_field(spec: TableSpec) -> str:
-    """The expression for the first data index, in declared order, that a stream names."""
-    whens = " ".join(f"WHEN _stream->'match' ? '{field}' THEN '{field}'" for field in spec.data_indexes)
-    return f"CASE {whens} END" if whens else "NULL"
-
-
 def _each(block: str, spec: TableSpec) -> str:
-    return "".join(block.replace("{{field}}", field) for field in spec.data_indexes)
+    """A part of the template once for each data index."""
+    parts: list[str] = []
+    for number, field in enumerate(spec.data_indexes, FIRST_FIELD_CLASS):
+        parts.append(block.replace("{{field}}", field).replace("{{field_class}}", str(number << HASH_BITS)))
+    return "".join(parts)
+
+
+def _case(spec: TableSpec, when: str) -> str:
+    """An expression with a case for each data index, in declared order."""
+    whens = " ".join(
+        when.format(field=field, field_class=number << HASH_BITS)
+        for number, field in enumerate(spec.data_indexes, FIRST_FIELD_CLASS)
+    )
+    return f"CASE {whens} END" if whens else "NULL"
 
 
 def _triggers_sql(spec: TableSpec, generation: str) -> str:
     table, guard = spec.qualified(), spec.qualified("_guard")
-    setting = f"current_setting('pgevents.t' || '{table}'::regclass::oid::bigint, true)"
     return f"""\
 CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table} FOR EACH STATEMENT
-    WHEN ({setting} IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
+    WHEN (current_setting('{setting_of(spec)}', true) IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
@@ -149,11 +176,6 @@ def generation_of(spec: TableSpec) -> str:
     found = re.search(r"IS 'pgevents (\w+)'", functions_sql(spec))
     assert found is not None
     return found[1]
-
-
-def append_sql(spec: TableSpec) -> str:
-    """The statement of every save; parameters: events, conditions, idempotency key, created_at."""
-    return f"SELECT {spec.qualified('_append')}(%s, %s, %s, %s)"
 
 
 def streams_json(streams: Sequence[Stream[Any]]) -> str:

@@ -5,10 +5,14 @@
 -- Marks in double braces are filled in by pgevents.ordering: table and function names are quoted identifiers,
 -- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text.
 --
--- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
+-- Keys are advisory locks: a class in the upper 16 bits (the bulk lock, the table, its types, then each data index in
+-- declared order), a hash in the lower 48. So the keys of one event, class after class, are in the order of their
+-- numbers, and no small number that a program uses for a lock of its own is among them.
+--
+-- A transaction-local setting, {{setting}}, remembers what this transaction has published and how
 -- many keys it has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its
--- events. A savepoint's rollback reverts it exactly as it releases the locks. While an append inserts, it reads
--- 'open:<generation>|'.
+-- events; then '|' and the last id that it has saved. A savepoint's rollback reverts it exactly as it releases the
+-- locks. While an append inserts, it reads 'open:<generation>|'.
 --
 -- PL/pgSQL makes each expression ready anew in each transaction, so what every save passes is kept to few of them.
 
@@ -99,7 +103,6 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{stream_keys}}(_streams jsonb) RETURNS bigint[]
 LANGUAGE plpgsql STABLE AS $pgevents$
 DECLARE
-    _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
     _keys bigint[];
     _stream jsonb;
     _field text;
@@ -111,12 +114,12 @@ BEGIN
         IF _field IS NOT NULL THEN
             _values := _stream->'match'->_field;
             FOR _i IN 0 .. jsonb_array_length(_values) - 1 LOOP
-                _keys := _keys || hashtextextended('v' || _field || '=' || (_values->>_i), _seed);
+                _keys := _keys || {{class_of_field}} + {{hash(_values->>_i)}};
             END LOOP;
         ELSIF jsonb_typeof(_stream->'types') = 'array' THEN
-            _keys := _keys || ARRAY(SELECT hashtextextended('t' || t, _seed) FROM jsonb_array_elements_text(_stream->'types') AS t);
+            _keys := _keys || ARRAY(SELECT {{type_key(t)}} FROM jsonb_array_elements_text(_stream->'types') AS t);
         ELSE
-            _keys := _keys || hashtextextended('e', _seed);
+            _keys := _keys || {{table_key}};
         END IF;
     END LOOP;
     IF cardinality(_keys) > {{key_limit}} THEN
@@ -124,11 +127,11 @@ BEGIN
     END IF;
     IF cardinality(_keys) > {{key_limit}} THEN  -- coarser, by types: lock memory is shared by the whole cluster
         _keys := ARRAY(
-            SELECT DISTINCT hashtextextended('t' || t, _seed)
+            SELECT DISTINCT {{type_key(t)}}
             FROM jsonb_array_elements(_streams) AS s,
                 jsonb_array_elements_text(CASE jsonb_typeof(s->'types') WHEN 'array' THEN s->'types' ELSE '[]' END) AS t);
         IF cardinality(_keys) > {{key_limit}} OR jsonb_path_exists(_streams, '$[*] ? (@.types == null)') THEN
-            _keys := ARRAY[hashtextextended('e', _seed)];
+            _keys := ARRAY[{{table_key}}];
         END IF;
     END IF;
     RETURN coalesce(_keys, '{}');
@@ -151,13 +154,23 @@ BEGIN
 END
 $pgevents$;
 
+-- [refuse_order] The error of an id that came after a greater one.
+CREATE OR REPLACE FUNCTION {{refuse_order}}(_id bigint, _last bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'PGE02',
+        MESSAGE = 'the sequence of the events table gave out id ' || _id || ' after id ' || _last
+            || ': it must be CACHE 1, INCREMENT 1, NO CYCLE and never be set back';
+END
+$pgevents$;
+
 -- [lock] The exclusive locks of a decision, taken before it reads.
 CREATE OR REPLACE FUNCTION {{lock}}(_streams jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 BEGIN
     PERFORM {{refuse}}();
     PERFORM {{acquire}}(
-        ARRAY[hashtextextended('b', '{{table_literal}}'::regclass::oid::bigint)], {{stream_keys}}(_streams));
+        ARRAY[{{bulk_key}}], {{stream_keys}}(_streams));
 END
 $pgevents$;
 
@@ -167,7 +180,7 @@ CREATE OR REPLACE FUNCTION {{final_bound}}(_streams jsonb DEFAULT NULL) RETURNS 
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _table CONSTANT oid := '{{table_literal}}'::regclass::oid;
-    _bulk CONSTANT bigint := hashtextextended('b', _table::bigint);
+    _bulk CONSTANT bigint := {{bulk_key}};
     _keys bigint[];
     _last bigint;
     _held bigint;
@@ -216,11 +229,10 @@ CREATE OR REPLACE FUNCTION {{append}}(
     _created_at timestamptz DEFAULT NULL
 ) RETURNS jsonb LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 DECLARE
-    _seed CONSTANT bigint := '{{table_literal}}'::regclass::oid::bigint;
-    _state text := current_setting('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, true);
+    _state text := current_setting('{{setting}}', true);
     _published bigint;
-    _keys int;
-    _is_bulk boolean;
+    _keys int := 0;
+    _is_bulk boolean := false;
     _own text := '';
     _shared bigint[];
     _exclusive bigint[];
@@ -255,72 +267,48 @@ BEGIN
     END IF;
 
     -- Locks.
-    IF _count = 1 AND _keys IS NULL AND _conditions IS NULL THEN
-        PERFORM pg_advisory_xact_lock_shared(k)
-        FROM (
-            SELECT DISTINCT hashtextextended(t, _seed) AS k
-            FROM unnest(ARRAY['e', 't' || (_events->0->>'type')
-                {{#field}}
-                , 'v{{field}}=' || (_events->0->'data'->>'{{field}}')
-                {{/field}}
-            ]) AS u(t)
-            WHERE t IS NOT NULL ORDER BY k OFFSET 0
-        ) AS sorted;
-        _keys := {{keys_of_one}};
-    ELSE
-        _keys := coalesce(_keys, 0);
-        _shared := '{}';
-        _exclusive := '{}';
-        IF _is_bulk IS NOT TRUE AND _count = 1 THEN
+    _shared := '{}';
+    _exclusive := '{}';
+    IF NOT _is_bulk THEN
+        FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
             _shared := ARRAY(
-                SELECT DISTINCT hashtextextended(t, _seed)
-                FROM unnest(ARRAY['e', 't' || (_events->0->>'type')
-                    {{#field}}
-                    , 'v{{field}}=' || (_events->0->'data'->>'{{field}}')
-                    {{/field}}
-                ]) AS u(t)
-                WHERE t IS NOT NULL);
-        ELSIF _is_bulk IS NOT TRUE THEN
-            FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
-                _shared := ARRAY(
-                    SELECT DISTINCT hashtextextended(t, _seed)
-                    FROM (SELECT e FROM jsonb_array_elements(_events) AS e LIMIT CASE _pass WHEN 1 THEN {{key_limit}} END) AS first_ones
-                        CROSS JOIN LATERAL unnest(ARRAY['e', 't' || (e->>'type')
-                            {{#field}}
-                            , 'v{{field}}=' || (e->'data'->>'{{field}}')
-                            {{/field}}
-                        ]) AS u(t)
-                    WHERE t IS NOT NULL);
-                EXIT WHEN _count <= {{key_limit}} OR cardinality(_shared) > {{key_limit}};
-            END LOOP;
+                SELECT DISTINCT k
+                FROM (SELECT e FROM jsonb_array_elements(_events) AS e LIMIT CASE _pass WHEN 1 THEN {{key_limit}} END) AS first_ones
+                    CROSS JOIN LATERAL unnest(ARRAY[{{table_key}}, {{type_key(e->>'type')}}
+                        {{#field}}
+                        , {{field_class}} + {{hash(e->'data'->>'{{field}}')}}
+                        {{/field}}
+                    ]) AS u(k)
+                WHERE k IS NOT NULL);
+            EXIT WHEN _count <= {{key_limit}} OR cardinality(_shared) > {{key_limit}};
+        END LOOP;
+    END IF;
+    IF _conditions IS NOT NULL THEN
+        FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+            _exclusive := _exclusive || {{stream_keys}}(_conditions->_n->'streams');
+        END LOOP;
+    END IF;
+    IF _keys > 0 AND _keys + cardinality(_shared || _exclusive) > {{key_limit}} THEN
+        _keys := count(*) FROM pg_locks AS l  -- those that it really has: it may have asked for few again and again
+            WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid = pg_backend_pid();
+        IF _exclusive <> '{}' AND _keys + cardinality(_exclusive) > {{key_limit}} THEN
+            _exclusive := ARRAY[{{table_key}}];  -- the whole table: everybody else takes that key too
         END IF;
-        IF _conditions IS NOT NULL THEN
-            FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
-                _exclusive := _exclusive || {{stream_keys}}(_conditions->_n->'streams');
-            END LOOP;
-        END IF;
-        IF _keys > 0 AND _keys + cardinality(_shared || _exclusive) > {{key_limit}} THEN
-            _keys := count(*) FROM pg_locks AS l  -- those that it really has: it may have asked for few again and again
-                WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid = pg_backend_pid();
-            IF _exclusive <> '{}' AND _keys + cardinality(_exclusive) > {{key_limit}} THEN
-                _exclusive := ARRAY[hashtextextended('e', _seed)];  -- the whole table: everybody else takes that key too
-            END IF;
-        END IF;
-        IF _is_bulk IS NOT TRUE AND _keys + cardinality(_shared) > {{key_limit}} THEN
-            _is_bulk := true;
-            _shared := '{}';
-            _exclusive := _exclusive || hashtextextended('b', _seed);
-        END IF;
-        _keys := _keys + cardinality(_shared || _exclusive);
-        IF _conditions IS NOT NULL THEN
-            _shared := _shared || hashtextextended('b', _seed);
-        END IF;
-        IF _exclusive <> '{}' THEN
-            _done := {{acquire}}(_shared, _exclusive) IS NULL;
-        ELSE
-            PERFORM pg_advisory_xact_lock_shared(k)
-            FROM (SELECT k FROM unnest(_shared) AS u(k) ORDER BY k OFFSET 0) AS sorted;
-        END IF;
+    END IF;
+    IF NOT _is_bulk AND _keys + cardinality(_shared) > {{key_limit}} THEN
+        _is_bulk := true;
+        _shared := '{}';
+        _exclusive := _exclusive || {{bulk_key}};
+    END IF;
+    _keys := _keys + cardinality(_shared || _exclusive);
+    IF _conditions IS NOT NULL THEN
+        _shared := _shared || {{bulk_key}};
+    END IF;
+    IF _exclusive <> '{}' THEN
+        _done := {{acquire}}(_shared, _exclusive) IS NULL;
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(k)
+        FROM (SELECT k FROM unnest(_shared) AS u(k) ORDER BY k OFFSET 0) AS sorted;
     END IF;
 
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
@@ -337,7 +325,7 @@ BEGIN
     IF _key IS NOT NULL THEN
         _result := {{repeated}}(_events, _key);
         IF _result IS NOT NULL THEN
-            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || _own, true);
+            _state := set_config('{{setting}}', _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
@@ -408,14 +396,14 @@ BEGIN
             END IF;
         END LOOP;
         IF _result IS NOT NULL THEN
-            _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || _own, true);
+            _state := set_config('{{setting}}', _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
 
     -- Insert. The guard lets only an open setting of this generation pass.
     _created_at := coalesce(_created_at, clock_timestamp());
-    _done := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, 'open:{{generation}}|', true) IS NULL;
+    _done := set_config('{{setting}}', 'open:{{generation}}|', true) IS NULL;
     IF _key IS NULL AND _count = 1 THEN
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
         VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), _created_at, _created_at)
@@ -440,7 +428,7 @@ BEGIN
         )
         SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     END IF;
-    _state := set_config('pgevents.t' || '{{table_literal}}'::regclass::oid::bigint, _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
+    _state := set_config('{{setting}}', _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
     IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
         IF _ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
@@ -448,13 +436,108 @@ BEGIN
         RETURN {{repeated}}(_events, _key);
     END IF;
     IF _ids[1] <= _last THEN
-        RAISE EXCEPTION USING ERRCODE = 'PGE02',
-            MESSAGE = 'the sequence of the events table gave out id ' || _ids[1] || ' after id ' || _last
-                || ': it must be CACHE 1, INCREMENT 1, NO CYCLE and never be set back';
+        PERFORM {{refuse_order}}(_ids[1], _last);
     END IF;
     RETURN jsonb_build_object(
         'status', 'saved', 'ids', _ids,
         'created_at', to_char(_created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'));
+END
+$pgevents$;
+
+-- [append_one] The same for one event, in as few steps as possible, for most saves are of this kind: no idempotency
+-- key, and no condition or one of one stream that is one value of one data index. Whatever is not as simple as that
+-- (an earlier save in this transaction, a lock that is not free, a conflict) it leaves to append.
+--   _field, _values, _types, _base, _seen: such a condition; _values is an array of the one value, _types are NULL
+--       for any type.
+-- Result: '<id> <created_at>' once saved; else, in text, what append returned.
+CREATE OR REPLACE FUNCTION {{append_one}}(
+    _type text,
+    _data jsonb,
+    _field text DEFAULT NULL,
+    _values text[] DEFAULT NULL,
+    _types text[] DEFAULT NULL,
+    _base bigint DEFAULT NULL,
+    _seen bigint DEFAULT NULL,
+    _metadata jsonb DEFAULT '{}',
+    _created_at timestamptz DEFAULT NULL
+) RETURNS text LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
+DECLARE
+    _last bigint;
+    _found bigint;
+    _id bigint;
+    _at timestamptz;
+BEGIN
+    <<simple>>
+    BEGIN
+        EXIT simple WHEN current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery()
+            OR current_setting('synchronous_commit') = 'off' OR current_setting('{{setting}}', true) <> '';
+
+        -- Locks.
+        IF _field IS NULL THEN
+            EXIT simple WHEN num_nulls(
+                pg_advisory_xact_lock_shared({{table_key}}),
+                pg_advisory_xact_lock_shared({{type_key(_type)}})
+                {{#field}}
+                , pg_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}})
+                {{/field}}
+            ) < 0;  -- never: all of them are asked for, a field without a value is a NULL
+        ELSE
+            BEGIN
+                IF (
+                    pg_try_advisory_xact_lock_shared({{bulk_key}})
+                    AND pg_try_advisory_xact_lock_shared({{table_key}})
+                    AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
+                    {{#field}}
+                    AND coalesce(pg_try_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}}), true)
+                    {{/field}}
+                    AND pg_try_advisory_xact_lock({{class_of_field}} + {{hash(_values[1])}})
+                ) IS NOT TRUE THEN
+                    RAISE lock_not_available;  -- gives back those that were taken
+                END IF;
+            EXCEPTION WHEN lock_not_available THEN
+                EXIT simple;
+            END;
+        END IF;
+
+        -- Publish.
+        _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);
+        EXIT simple WHEN _last IS NULL
+            OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
+
+        -- Check, in a statement that is younger than the locks.
+        IF _field IS NOT NULL THEN
+            IF false THEN
+            {{#field}}
+            ELSIF _field = '{{field}}' THEN  -- in the order of the index, so that no other one seems cheaper
+                _found := count(*) FROM (
+                    SELECT FROM {{table}}
+                    WHERE data->>'{{field}}' = ANY (_values) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+                    ORDER BY data->>'{{field}}', id LIMIT _seen + 1
+                ) AS matching;
+            {{/field}}
+            END IF;
+            EXIT simple WHEN _base > _last OR _found IS DISTINCT FROM _seen;
+        END IF;
+
+        -- Insert.
+        _at := coalesce(_created_at, clock_timestamp());
+        EXIT simple WHEN set_config('{{setting}}', 'open:{{generation}}|', true) IS NULL;
+        INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
+        VALUES (_type, _data, _metadata, _at, _at)
+        RETURNING id INTO _id;
+        IF _id <= _last THEN
+            PERFORM {{refuse_order}}(_id, _last);
+        END IF;
+        RETURN _id || to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')
+            || left(set_config('{{setting}}', _last || '|{{keys_of_one}}||' || _id, true), 0);
+    END;
+    RETURN {{append}}(
+        jsonb_build_array(jsonb_build_object('type', _type, 'data', _data, 'metadata', _metadata)),
+        CASE WHEN _field IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
+            'base', _base, 'seen', _seen,
+            'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, _values)))
+        )) END,
+        NULL, _created_at);
 END
 $pgevents$;
 
@@ -484,7 +567,7 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
-    _state text := coalesce(current_setting('pgevents.t' || TG_RELID::bigint, true), '');
+    _state text := coalesce(current_setting('{{setting}}', true), '');
     _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
 BEGIN
     IF TG_LEVEL = 'ROW' THEN

@@ -16,7 +16,7 @@ from pgevents.database import Session
 from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event, EventTypes, StoredEvent
-from pgevents.ordering import Position, horizon_of, streams_json
+from pgevents.ordering import Position, horizon_of, setting_of, streams_json
 from pgevents.serialization import VERSION_KEY, Serializer, load_json
 from pgevents.streams import Stream, merge_streams, where_sql
 from pgevents.tables import TableSpec
@@ -30,7 +30,7 @@ COLUMNS = "id, type, data::text, metadata::text, created_at, nullif(updated_at, 
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-OWN_SQL = "SELECT split_part(current_setting('pgevents.t' || %s::regclass::oid::bigint, true), '|', 4)"
+OWN_SQL = "SELECT split_part(current_setting(%s, true), '|', 4)"
 NO_EVENT = "NULL::bigint AS id, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
 
 
@@ -302,7 +302,7 @@ class Reader:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
         if not self.session.db.in_transaction():
             return False, 0
-        (own,) = self.session.execute(OWN_SQL, [self.spec.qualified()]).fetchone()
+        (own,) = self.session.execute(OWN_SQL, [setting_of(self.spec)]).fetchone()
         return True, int(own or 0)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.appending import Row, append
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -17,10 +17,10 @@ from pgevents.errors import (
     EventEncodeError,
     IdempotencyError,
 )
-from pgevents.events import Event, NewEvent, StoredEvent, is_text
-from pgevents.ordering import Position, append_sql
+from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text
+from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
-from pgevents.serialization import VERSION_KEY, dump_json, load_json
+from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
 from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Save:
         if self.client.plugins.implemented:
             return self._run_with_hooks(events)
         self.client.check_installed()
-        return self._append(events, self._payload(events)[0])[1]
+        return self._append(events, self._encode(events)[0])[1]
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
         client, plugins = self.client, self.client.plugins
@@ -114,12 +114,12 @@ class Save:
         client, plugins = self.client, self.client.plugins
         if "pgevents_before_save" in hooks:
             events = plugins.before_save(events)
-        text, as_read = self._payload(events)
+        rows, as_read = self._encode(events)
         events = [self._as_read(new, data) for new, data in zip(events, as_read, strict=True)]
         if "pgevents_after_save" not in hooks:
-            return self._append(events, text, operation)
+            return self._append(events, rows, operation)
         with client.session.atomic():
-            is_new, saved = self._append(events, text, operation)
+            is_new, saved = self._append(events, rows, operation)
             if is_new and "pgevents_after_commit" in hooks:  # before those of what the hook itself saves
                 when_durable(client, saved)
             if is_new:
@@ -172,68 +172,57 @@ class Save:
             new = NewEvent(client.types.of(given).name, given)
         return attrs.evolve(new, metadata={**self.metadata, **new.metadata}) if self.metadata else new
 
-    def _payload(self, events: Sequence[NewEvent]) -> tuple[str, list[Any]]:
-        """The events as JSON, and their data as a read will give them."""
-        client = self.client
-        rows: list[dict[str, Any]] = []
+    def _encode(self, events: Sequence[NewEvent]) -> tuple[list[Row], list[Any]]:
+        """The events as they will be stored, and their data as a read will give them."""
+        client, rows, loaded = self.client, list[Row](), list[Any]()
+        serializer, find, undo = client.serializer, client.types.find, client.reader.before_decode
         for new in events:
-            row: dict[str, Any] = {"type": new.type, "data": client.serializer.encode(new.data, new.type)}
-            metadata = new.metadata
-            if metadata and any(not isinstance(name, str) or name.startswith("$") for name in metadata):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise EventEncodeError(
-                    f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: {list(metadata)}"
-                )
-            kind = client.types.find(new.type)
-            if kind is not None and kind.version > 1:
-                metadata = {**metadata, VERSION_KEY: kind.version}
-            if metadata:
-                row["metadata"] = metadata
-            rows.append(row)
-        text = dump_json(rows, ", ".join(dict.fromkeys(new.type for new in events)))
-        as_read: list[Any] = []
-        for row in self._undone(load_json(text)):  # what cannot be read back would break every read of its stream
-            kind = client.types.find(row["type"])
-            data = row["data"]
-            as_read.append(data if kind is None else client.serializer.check(data, kind.cls, row["type"]))
-        return text, as_read
+            name, metadata = new.type, new.metadata
+            text, data = dump_and_load(serializer.encode(new.data, name), name)
+            kind = find(name)
+            if metadata or kind is not None and kind.version > 1:
+                metadata_text = _metadata_text(new, kind)
+            else:
+                metadata_text = "{}"
+            rows.append((name, text, metadata_text))
+            if undo is None and kind is not None:  # what cannot be read back would break every read of its stream
+                data = serializer.check(data, kind.cls, name)
+            loaded.append(data)
+        return rows, loaded if undo is None else self._undone(undo, rows, loaded)
 
-    def _undone(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What plugins make of stored events when they are read."""
-        undo = self.client.reader.before_decode
-        if undo is None:
-            return rows
+    def _undone(
+        self, undo: Callable[[list[StoredEvent]], list[StoredEvent]], rows: Sequence[Row], loaded: Sequence[Any]
+    ) -> list[Any]:
+        """What plugins make of these events when they are read."""
         stored: list[StoredEvent] = []
-        for row in rows:
-            metadata = row.get("metadata", {})
-            stored.append(StoredEvent(0, row["type"], metadata.pop(VERSION_KEY, 1), row["data"], metadata))
-        return [{"type": one.type, "data": one.data} for one in undo(stored)]
+        for (name, _, metadata_text), data in zip(rows, loaded, strict=True):
+            metadata = load_json(metadata_text)
+            stored.append(StoredEvent(0, name, metadata.pop(VERSION_KEY, 1), data, metadata))
+        undone: list[Any] = []
+        for one in undo(stored):
+            kind = self.client.types.find(one.type)
+            undone.append(one.data if kind is None else self.client.serializer.check(one.data, kind.cls, one.type))
+        return undone
 
     def _append(
-        self, events: Sequence[NewEvent], text: str, operation: Operation | None = None
+        self, events: Sequence[NewEvent], rows: Sequence[Row], operation: Operation | None = None
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
-        client = self.client
-        conditions = None
-        if self.positions is not None:
-            reader = client.reader
-            short = [reader.shortened(one) if one.count > LONG_TAIL and one.ids else one for one in self.positions]
-            conditions = json.dumps([position.as_json() for position in short])
-        arguments = (text, conditions, self.key, self.created_at)
-        sql = append_sql(client.events.pgevents_spec)
-        if operation is None:
-            (answer,) = client.session.execute(sql, arguments).fetchone()
-        else:
-            answer, arrived = client.session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-            operation.status = answer["status"]
-            operation.events = len(events) if operation.status in ("saved", "repeated") else 0
-            if answer["status"] == "saved" and self.created_at is None:
-                waited = datetime.fromisoformat(answer["created_at"]) - arrived
-                operation.lock_wait = max(waited.total_seconds(), 0.0)
-        status, ids = answer["status"], answer["ids"]
-        if status == "saved":
-            created = datetime.fromisoformat(answer["created_at"])
+        client, positions = self.client, self.positions
+        if positions is not None:
+            shortened = client.reader.shortened
+            positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
+        answer = append(
+            client.session, client.events.pgevents_spec, rows, positions, self.key, self.created_at,
+            is_timed=operation is not None,
+        )
+        status, ids, created_at = answer.status, answer.ids, answer.created_at
+        if operation is not None:
+            operation.status, operation.lock_wait = status, answer.lock_wait
+            operation.events = len(events) if status in ("saved", "repeated") else 0
+        if created_at is not None:
             return True, [
-                Event(event_id, new.type, new.data, new.metadata, created, created)
+                Event(event_id, new.type, new.data, new.metadata, created_at, created_at)
                 for event_id, new in zip(ids, events, strict=True)
             ]
         if status == "repeated":
@@ -269,10 +258,21 @@ class Save:
         )
 
 
+def _metadata_text(new: NewEvent, kind: EventType | None) -> str:
+    metadata = new.metadata
+    if any(not isinstance(name, str) or name.startswith("$") for name in metadata):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EventEncodeError(
+            f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: {list(metadata)}"
+        )
+    if kind is not None and kind.version > 1:
+        metadata = {**metadata, VERSION_KEY: kind.version}
+    return dump_and_load(metadata, new.type)[0]
+
+
 def _of_dict(given: Mapping[str, Any]) -> NewEvent:
     unknown = set(given) - {"type", "data", "metadata"}
     name, data, metadata = given.get("type"), given.get("data", {}), given.get("metadata", {})
-    if unknown or not isinstance(name, str) or not name or len(name) > 200 or min(name) < " ":
+    if unknown or not isinstance(name, str) or not name or len(name) > 200 or min(name) < " " or not is_text(name):
         raise EventEncodeError(
             'an event as a dict has the form {"type": "CART_CREATED", "data": {...}, "metadata": {...}}; '
             + (f"{sorted(map(str, unknown))} is not part of it" if unknown else f"its type is {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
@@ -73,8 +74,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
-    wanted = {**(data or {}), **identifier}
-    match = tuple((check_field_name(field), _texts(field, value)) for field, value in wanted.items())
+    wanted = {**data, **identifier} if data else identifier
+    match = tuple([(check_field_name(field), _texts(field, value)) for field, value in wanted.items()])
     return Stream(EventTypes.everything.names(types), match)
 
 
@@ -139,6 +140,10 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """
     if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
+    streams = tuple(streams)
+    match = _common_value(streams)
+    if match is not None:
+        return (Stream(_union(tuple([one.types for one in streams])), match),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -164,6 +169,23 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
         for (kinds, field), one in merged.items()
     )
+
+
+def _common_value(streams: Sequence[Stream[Any]]) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+    """What all streams match, if that is one value of one field and none of them is empty: by far the most common case."""
+    match = None
+    for one in streams:
+        if one.__class__ is not Stream or one.types == () or match is not None and one.match != match:
+            return None
+        match = one.match
+    return match if match is not None and len(match) == 1 and len(match[0][1]) == 1 else None
+
+
+@lru_cache(maxsize=1024)
+def _union(several: tuple[tuple[str, ...] | None, ...]) -> tuple[str, ...] | None:
+    """The types of several streams together, sorted."""
+    known = [types for types in several if types is not None]
+    return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
 
 
 def where_sql(one: Stream[Any]) -> tuple[str, list[Any]]:

@@ -19,9 +19,9 @@ from typing import IO, Any, cast
 import click
 from attrs import define, frozen
 
+from pgevents.appending import append
 from pgevents.client import EventClient
 from pgevents.errors import IdempotencyError, PgEventsError
-from pgevents.ordering import append_sql
 from pgevents.serialization import dump_json
 from pgevents.streams import Stream
 
@@ -32,8 +32,8 @@ __all__ = ["export_command", "import_command"]
 PAGE = 5_000
 csv.field_size_limit(2**31 - 1)  # an event's data is one field
 CHUNK = 500
-TYPE_LIMIT = 200
 """So many lines are one transaction."""
+TYPE_LIMIT = 200
 
 COLUMNS = ("id", "type", "data", "metadata", "created_at")
 FORMAT = click.option(
@@ -234,11 +234,14 @@ def _append(client: EventClient, events: list[dict[str, Any]], key: str, created
 
     The client would refuse the metadata that it keeps for itself (the version of the data); there they are right.
     """
-    sql = append_sql(client.events.pgevents_spec)
-    (answer,) = client.session.execute(sql, [dump_json(events, "the data"), None, key, created_at]).fetchone()
-    if answer["status"] == "reused":
-        raise IdempotencyError("other events were saved with this key", key=key, saved_ids=answer["ids"])
-    return int(answer["ids"][0])
+    rows = [
+        (one["type"], dump_json(one["data"], "the data"), dump_json(one.get("metadata", {}), "the metadata"))
+        for one in events
+    ]
+    answer = append(client.session, client.events.pgevents_spec, rows, None, key, created_at)
+    if answer.status == "reused":
+        raise IdempotencyError("other events were saved with this key", key=key, saved_ids=answer.ids)
+    return answer.ids[0]
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""One call of the append functions: which of the two, with what arguments, and what it answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from pgevents.database import Session
+from pgevents.ordering import Position
+from pgevents.serialization import load_json
+from pgevents.tables import TableSpec
+
+__all__ = ["Answer", "Row", "append"]
+
+Row = tuple[str, str, str]
+"""Type, data and metadata of an event to be stored; the last two are JSON text."""
+
+ONE_SQL = {  # by whether there is a condition, and whether there is more than type and data
+    (False, False): "SELECT {append_one}(%s, %s)",
+    (False, True): "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)",
+    (True, False): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)",
+    (True, True): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+}
+ANY_SQL = "SELECT {append}(%s, %s, %s, %s)::text"
+
+
+@attrs.define
+class Answer:
+    """What a call of an append function came to.
+
+    Attributes:
+        status: "saved", "repeated", "conflict", "reused" or "future"; only "saved" has written anything.
+        ids: Of the events that were saved, now or before; that match, in a conflict; the last one issued, if "future".
+        created_at: When the events were saved; None if they were not.
+        lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if asked for.
+    """
+
+    status: str
+    ids: Sequence[int]
+    created_at: datetime | None
+    lock_wait: float | None = None
+
+
+def append(
+    session: Session,
+    spec: TableSpec,
+    rows: Sequence[Row],
+    positions: Sequence[Position] | None = None,
+    key: str | None = None,
+    created_at: datetime | None = None,
+    *,
+    is_timed: bool = False,
+) -> Answer:
+    """Append events in one round trip, by the function for one event where that can do it.
+
+    Args:
+        session: Where.
+        spec: The events table.
+        rows: The events, at least one.
+        positions: What must still hold; None to append whatever has happened.
+        key: The idempotency key.
+        created_at: When the events happened, if not now.
+        is_timed: Whether to tell how long the locks were waited for.
+    """
+    condition = _simple_condition(positions, spec.data_indexes)
+    arguments: tuple[Any, ...]
+    if len(rows) != 1 or key is not None or condition is None:
+        sql, arguments = ANY_SQL, (_array(rows), _conditions(positions), key, created_at)
+    else:
+        name, data, metadata = rows[0]
+        more = (metadata, created_at) if created_at is not None or metadata != "{}" else ()
+        sql, arguments = ONE_SQL[condition != (), more != ()], (name, data, *condition, *more)
+    sql = _named(sql, spec)
+    if not is_timed:
+        (text,) = session.execute(sql, arguments).fetchone()
+        return _answer(text)
+    text, arrived = session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
+    answer = _answer(text)
+    if answer.created_at is not None and created_at is None:
+        answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
+    return answer
+
+
+def _answer(text: str) -> Answer:
+    if text[0] != "{":
+        event_id, _, created_at = text.partition(" ")
+        return Answer("saved", (int(event_id),), datetime.fromisoformat(created_at))
+    found = load_json(text)
+    when = found.get("created_at")
+    return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))
+
+
+@lru_cache
+def _named(sql: str, spec: TableSpec) -> str:
+    return sql.format(append=spec.qualified("_append"), append_one=spec.qualified("_append_one"))
+
+
+def _array(rows: Sequence[Row]) -> str:
+    """Events as the JSON that the append function takes."""
+    parts = [f'{{"type":{json.dumps(name)},"data":{data},"metadata":{metadata}}}' for name, data, metadata in rows]
+    return f"[{','.join(parts)}]"
+
+
+def _conditions(positions: Sequence[Position] | None) -> str | None:
+    return None if positions is None else json.dumps([position.as_json() for position in positions])
+
+
+def _simple_condition(
+    positions: Sequence[Position] | None, data_indexes: Collection[str]
+) -> tuple[Any, ...] | None:
+    """The one condition as arguments of the function for one event; () for a plain save; None if that cannot do it."""
+    if positions is None:
+        return ()
+    if len(positions) != 1 or positions[0].in_transaction or len(positions[0].streams) != 1:
+        return None
+    (position,), (one,) = positions, positions[0].streams
+    if len(one.match) != 1:
+        return None
+    ((field, values),) = one.match
+    if len(values) != 1 or field not in data_indexes:
+        return None
+    return field, text_array(values), None if one.types is None else text_array(one.types), position.base, position.count
+
+
+@lru_cache(maxsize=4096)
+def text_array(values: tuple[str, ...]) -> str:
+    """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
+    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
