@@ -102,8 +102,16 @@ def _named(sql: str, spec: TableSpec) -> str:
 
 def _array(rows: Sequence[Row]) -> str:
     """Events as the JSON that the append function takes."""
-    parts = [f'{{"type":{json.dumps(name)},"data":{data},"metadata":{metadata}}}' for name, data, metadata in rows]
+    parts = [
+        f'{{"type":{_quoted(name)},"data":{data}}}'
+        if metadata == "{}"
+        else f'{{"type":{_quoted(name)},"data":{data},"metadata":{metadata}}}'
+        for name, data, metadata in rows
+    ]
     return f"[{','.join(parts)}]"
+
+
+_quoted = lru_cache(maxsize=1024)(json.dumps)
 
 
 def _conditions(positions: Sequence[Position] | None) -> str | None:
@@ -124,11 +132,11 @@ def _simple_condition(
     ((field, values),) = one.match
     if len(values) != 1 or field not in data_indexes:
         return None
-    return field, text_array(values), None if one.types is None else text_array(one.types), position.base, position.count
+    return field, _text_array(values), None if one.types is None else _text_array(one.types), position.base, position.count
 
 
 @lru_cache(maxsize=4096)
-def text_array(values: tuple[str, ...]) -> str:
+def _text_array(values: tuple[str, ...]) -> str:
     """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
     quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
     return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"

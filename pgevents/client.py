@@ -51,6 +51,7 @@ class EventClient:
         types: The event classes that it knows.
         serializer: Makes JSON of events and views, and the reverse.
         session: Runs SQL on `db`, and tells its errors in pgevents' terms.
+        hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class EventClient:
         self.reader = Reader(self.session, events.pgevents_spec, types, self.serializer)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self)
+        self.hot: dict[tuple[Stream[Any], ...], float] = {}
         self._is_checked = False
 
     def use_plugins(self, hooks: frozenset[str]) -> None:
@@ -480,7 +482,8 @@ class EventClient:
         """Read, decide, and save what was decided, only if all that was read still holds; retried on a conflict.
 
         Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked before
-        they are read, so that a try is never in vain.
+        they are read, so that a try is never in vain. For a second afterwards, this client locks the same streams at
+        the first try.
 
         Args:
             projections: A projection, or several that the decision rests on.

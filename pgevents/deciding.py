@@ -12,8 +12,8 @@ import attrs
 from pgevents.details import Operation
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
-from pgevents.ordering import streams_json
 from pgevents.saving import Save
+from pgevents.streams import Stream
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Decision"]
 
 OPTIMISTIC_TRIES = 2
+HOT_SECONDS = 1.0
+"""For how long after its optimistic tries were in vain a client locks the same streams at the first try."""
+HOT_LIMIT = 1_000
+"""How many hot streams a client remembers."""
 
 
 @attrs.frozen
@@ -50,18 +54,24 @@ class Decision:
         return saved
 
     def _run(self, operation: Operation) -> list[Event[Any]]:
-        if self.client.db.in_transaction():
-            return self._try_locked(1)
+        client = self.client
+        if client.db.in_transaction():
+            return self._try_locked(1, is_ours=False)
         attempt, last = 0, self.retries + 1
+        optimistic = 0 if client.hot and client.hot.get(self._streams(), 0.0) > time.monotonic() else OPTIMISTIC_TRIES
         while True:
             attempt += 1
             operation.attempt = attempt
             try:
-                if attempt <= OPTIMISTIC_TRIES:
+                if attempt <= optimistic:
                     return self._try(attempt)
-                with self.client.session.atomic():
-                    return self._try_locked(attempt)
+                with client.session.atomic():
+                    return self._try_locked(attempt, is_ours=True)
             except RetryableError as error:
+                if attempt == optimistic:
+                    if len(client.hot) >= HOT_LIMIT:
+                        client.hot.clear()
+                    client.hot[self._streams()] = time.monotonic() + HOT_SECONDS
                 delay = error.retry_after if isinstance(error, ConcurrencyError) else None
                 if attempt >= last:
                     if delay is None:
@@ -69,22 +79,25 @@ class Decision:
                     last += 1
                 time.sleep(random.uniform(0, 0.005 * attempt) if delay is None else delay)
 
+    def _streams(self) -> tuple[Stream[Any], ...]:
+        return tuple([one for projection in self.projections for one in projection.get_streams()])
+
     def _try(self, attempt: int) -> list[Event[Any]]:
-        decided = self._decide()
+        decided = self.decider(*[projection.refresh().view for projection in self.projections])
         positions = [projection.position for projection in self.projections]
         return self._save(decided, attempt, positions)
 
-    def _try_locked(self, attempt: int) -> list[Event[Any]]:
+    def _try_locked(self, attempt: int, *, is_ours: bool) -> list[Event[Any]]:
         """Nothing can come between, for the locks stand until the commit; what is checked all the same is that they
         are still the right ones, should the data indexes be changed meanwhile."""
         client = self.client
         client.check_installed()
-        streams = [one for projection in self.projections for one in projection.get_streams()]
-        client.session.execute(f"SELECT {client.events.pgevents_spec.qualified('_lock')}(%s)", [streams_json(streams)])
-        return self._try(attempt)
-
-    def _decide(self) -> Any:
-        return self.decider(*(projection.refresh().view for projection in self.projections))
+        first, *others = self.projections
+        first.refresh().load(lock=self._streams(), is_undisturbed=is_ours)
+        for projection in others:
+            projection.refresh().load(is_undisturbed=is_ours)
+        decided = self.decider(*[projection.view for projection in self.projections])
+        return self._save(decided, attempt, [projection.position for projection in self.projections])
 
     def _save(self, decided: Any, attempt: int, positions: Any) -> list[Event[Any]]:
         if decided is None:

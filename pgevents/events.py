@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
 
@@ -195,7 +195,7 @@ def event_type_of(cls: type[Any]) -> EventType:
     if kind is None:
         shown = getattr(cls, "__qualname__", repr(cls))
         raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
-    return typing.cast(EventType, kind)
+    return cast(EventType, kind)
 
 
 class EventTypes:
@@ -244,15 +244,16 @@ class EventTypes:
             )
         return self._by_name.get(name)
 
+    def known(self, cls: type[Any]) -> EventType | None:
+        """The type of a class of which an event was saved before; None for any other class."""
+        return self._by_class.get(cls)
+
     def of(self, instance: object) -> EventType:
         """The type of an event that is to be saved.
 
         Raises:
             UnknownEventTypeError: No event, or an event that this client was not made for.
         """
-        known = self._by_class.get(instance.__class__)
-        if known is not None:
-            return known
         if isinstance(instance, type):
             name = instance.__qualname__
             raise UnknownEventTypeError(f"{name} is a class; an event is an instance of it: {name}(...)", instance)
@@ -280,7 +281,7 @@ class EventTypes:
         if wanted is None:
             return None
         try:
-            return _names(tuple(wanted) if isinstance(wanted, list) else wanted)
+            return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
         except TypeError:  # not hashable, so not remembered
             return _names.__wrapped__(wanted)
 

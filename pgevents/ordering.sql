@@ -185,13 +185,21 @@ DECLARE
     _last bigint;
     _held bigint;
 BEGIN
-    PERFORM {{refuse}}();
-    IF _streams IS NOT NULL THEN
-        _keys := {{stream_keys}}(_streams);
+    IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
+        PERFORM {{refuse}}();
     END IF;
     _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);  -- before the locks are looked at
     IF _last IS NULL THEN  -- nothing issued since the sequence was made or restarted
         SELECT last_value - 1 INTO _last FROM {{sequence}};
+    END IF;
+    IF NOT EXISTS (  -- most often nobody else is in the middle of a save
+        SELECT FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = _table AND l.pid IS DISTINCT FROM pg_backend_pid()
+    ) THEN
+        RETURN _last;
+    END IF;
+    IF _streams IS NOT NULL THEN
+        _keys := {{stream_keys}}(_streams);
     END IF;
     WITH locks AS MATERIALIZED (
         SELECT l.virtualtransaction AS vxid, l.objsubid, l.classid, l.objid, l.mode,

@@ -102,12 +102,12 @@ class _Projection(Generic[V, E]):
     @property
     def position(self) -> Position:
         """Where in the log the saved part of the view stands; for a validated save against it."""
-        return self._load().position
+        return self.load().position
 
     @property
     def saved_projection(self) -> SavedProjection[V] | None:
         """The snapshot that the view starts from, or None."""
-        return None if self._history is not None else self._load().saved
+        return None if self._history is not None else self.load().saved
 
     @property
     def projection_events(self) -> list[Event[E]]:
@@ -216,7 +216,13 @@ class _Projection(Generic[V, E]):
             )
         return self.client
 
-    def _load(self) -> _Loaded[V]:
+    def load(self, lock: Sequence[Stream[Any]] = (), *, is_undisturbed: bool = False) -> _Loaded[V]:
+        """Read snapshot and events, unless they are read already; the first look at them does it.
+
+        Args:
+            lock: Streams that are locked before the read, for a decision.
+            is_undisturbed: Whether the transaction is one that no savepoint of others can roll back in part.
+        """
         if self._history is not None:
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
         if self._loaded is None:
@@ -226,7 +232,9 @@ class _Projection(Generic[V, E]):
                 snapshot, params = f"{snapshot} AND latest_event_id <= %s", [*params, self.as_of]
             elif self.as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
                 snapshot += " AND false"
-            row, events = client.reader.read_after_snapshot(snapshot, params, self.get_streams(), self.as_of)
+            row, events = client.reader.read_after_snapshot(
+                snapshot, params, self.get_streams(), self.as_of, lock, is_undisturbed=is_undisturbed
+            )
             saved = None
             if row is not None:
                 whole = (kind.projection_type, id_text(self.id), row[2], row[0], kind.version, row[4], row[5])
@@ -235,7 +243,7 @@ class _Projection(Generic[V, E]):
         return self._loaded
 
     def _events(self) -> Sequence[Event[Any]]:
-        return self._history if self._history is not None else self._load().events
+        return self._history if self._history is not None else self.load().events
 
     def _base_view(self) -> V:
         saved = self.saved_projection

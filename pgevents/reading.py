@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, overload
 
 import attrs
@@ -18,7 +19,7 @@ from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event, EventTypes, StoredEvent
 from pgevents.ordering import Position, horizon_of, setting_of, streams_json
 from pgevents.serialization import VERSION_KEY, Serializer, load_json
-from pgevents.streams import Stream, merge_streams, where_sql
+from pgevents.streams import Shape, Stream, merge_streams, shape_of, where_params, where_sql
 from pgevents.tables import TableSpec
 
 __all__ = ["EventStream", "Reader"]
@@ -31,7 +32,14 @@ PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
 OWN_SQL = "SELECT split_part(current_setting(%s, true), '|', 4)"
-NO_EVENT = "NULL::bigint AS id, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
+# Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
+# subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
+FROM_THE_START = "id > (SELECT 0::bigint)"
+NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz"
+
+
+def _bound_first(row: Sequence[Any]) -> int:
+    return -1 if row[1] is None else int(row[0])
 
 
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):
@@ -76,21 +84,21 @@ class Reader:
         if self.before_decode is not None and rows:
             return self._decode_with_plugins(self.before_decode, rows)
         events: list[Event[Any]] = []
-        find, quick, decode_event = self.types.find, self.serializer.quick, self.serializer.decode_event
+        find, from_text, decode_event = self.types.find, self.serializer.from_text, self.serializer.decode_event
         for event_id, name, data_text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
             metadata: dict[str, Any] = {} if metadata_text == "{}" else load_json(metadata_text)
             version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-            data: Any = load_json(data_text)
             kind = find(name)
-            if kind is not None:
-                if version == kind.version:
-                    cls = kind.cls
-                    try:
-                        data = quick[cls](data, cls)
-                    except Exception:  # once more, with a decoder that knows the field that it is at
-                        data = decode_event(kind, data, version, event_id)
-                else:
-                    data = decode_event(kind, data, version, event_id)
+            data: Any
+            if kind is None:
+                data = load_json(data_text)
+            elif version != kind.version:
+                data = decode_event(kind, load_json(data_text), version, event_id)
+            else:
+                try:
+                    data = from_text[kind.cls](data_text)
+                except Exception:  # once more, with a decoder that knows the field that it is at
+                    data = decode_event(kind, load_json(data_text), version, event_id)
             events.append(Event(event_id, name, data, metadata, created_at, updated_at or created_at))
         return events
 
@@ -118,24 +126,23 @@ class Reader:
 
         `after` is an id, or the SQL of one.
         """
-        bounds = ["id > %s" if isinstance(after, int) else f"id > {after}"]
-        bound_params: list[Any] = [after] if isinstance(after, int) else []
+        bounds: tuple[str, ...]
+        bound_params: list[Any] = []
+        if isinstance(after, str):
+            bounds = (f"id > {after}",)
+        elif after == 0 and all(one.match for one in streams):
+            bounds = (FROM_THE_START,)
+        else:
+            bounds = ("id > %s",)
+            bound_params.append(after)
         if as_of is not None:
-            bounds.append("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s")
+            bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)
             bound_params.append(as_of)
-        branches: list[str] = []
         params: list[Any] = []
         for one in streams:
-            condition, values = where_sql(one)
-            where = " AND ".join([condition, *bounds])
-            branches.append(f"(SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE {where} {tail})")
-            params += [*values, *bound_params]
-        if not branches:
-            return f"SELECT {NO_EVENT} WHERE false", []
-        if len(branches) == 1:
-            return branches[0][1:-1], params
-        every = "\nUNION ALL\n".join(branches)
-        return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}", params
+            params += where_params(one)
+            params += bound_params
+        return _select_sql(self.spec.qualified(), tuple([shape_of(one) for one in streams]), bounds, tail), params
 
     def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
@@ -191,11 +198,12 @@ class Reader:
         select, params = self.select(merged, after, None, tail=tail)
         sql = (
             FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
-            + f"SELECT {NO_EVENT}, current_setting('pgevents.bound')::bigint\nUNION ALL\n"
-            + f"SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+            + f"SELECT current_setting('pgevents.bound')::bigint AS id{NO_EVENT}\nUNION ALL\n({select})"
         )
         rows = self.session.execute(sql, [streams_json(merged) if merged else "[]", *params]).fetchall()
-        return [row[:6] for row in rows[1:]], rows[0][6]
+        # They come in this order as a rule; a sort by the server would cost more than to make sure of it here.
+        rows.sort(key=_bound_first)
+        return rows[1:], rows[0][0]
 
     def _await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
         """Until everything up to `newest` is final. No lock is awaited, so no deadlock either: hence the limit."""
@@ -272,11 +280,26 @@ class Reader:
             last = rows[-1][0]
 
     def read_after_snapshot(
-        self, snapshot_sql: str, snapshot_params: Sequence[Any], streams: Sequence[Stream[Any]], as_of: AsOf | None
+        self,
+        snapshot_sql: str,
+        snapshot_params: Sequence[Any],
+        streams: Sequence[Stream[Any]],
+        as_of: AsOf | None,
+        lock: Sequence[Stream[Any]] = (),
+        *,
+        is_undisturbed: bool = False,
     ) -> tuple[Any, EventStream[Any]]:
         """A snapshot's row and the events after it, in one statement.
 
         The snapshot stands in the first row, with its `latest_event_id` as id and no type.
+
+        Args:
+            snapshot_sql: The statement that selects the snapshot.
+            snapshot_params: Its parameters.
+            streams: What to read.
+            as_of: Up to where, if not up to now.
+            lock: Streams to lock in a statement before, sent in the same message.
+            is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
         """
         merged = merge_streams(streams)
         select, params = self.select(merged, "coalesce((SELECT latest_event_id FROM snapshot), 0)", as_of)
@@ -285,18 +308,26 @@ class Reader:
             "SELECT latest_event_id, NULL, data::text, NULL, created_at, updated_at FROM snapshot\n"
             f"UNION ALL\nSELECT * FROM ({select}) AS e ORDER BY 1"
         )
+        params = [*snapshot_params, *params]
+        if lock:
+            sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
+            params = [streams_json(lock), *params]
         with self._observed(merged) as operation:
-            rows = self.session.execute(sql, [*snapshot_params, *params]).fetchall()
-            snapshot = rows[0] if rows and rows[0][1] is None else None
-            found = self._stream(rows if snapshot is None else rows[1:], merged, 0 if snapshot is None else snapshot[0])
+            rows = self.session.execute(sql, params).fetchall()
+            snapshot = rows.pop(0) if rows and rows[0][1] is None else None
+            after = 0 if snapshot is None else snapshot[0]
+            found = self._stream(rows, merged, after, is_undisturbed=is_undisturbed)
             operation.events = len(found)
         return snapshot, found
 
-    def _stream(self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int) -> EventStream[Any]:
+    def _stream(
+        self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int, *, is_undisturbed: bool = False
+    ) -> EventStream[Any]:
         events = self.decode_all(rows)
         last = rows[-1][0] if rows else after
         ids = array("q", [row[0] for row in rows])
-        return EventStream(events, Position(last, after, len(rows), merged, ids, *self._inside()))
+        is_inside, own = (False, 0) if is_undisturbed else self._inside()
+        return EventStream(events, Position(last, after, len(rows), merged, ids, is_inside, own))
 
     def _inside(self) -> tuple[bool, int]:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
@@ -304,6 +335,19 @@ class Reader:
             return False, 0
         (own,) = self.session.execute(OWN_SQL, [setting_of(self.spec)]).fetchone()
         return True, int(own or 0)
+
+
+@lru_cache(maxsize=1024)
+def _select_sql(table: str, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
+    branches = [
+        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}" for shape in shapes
+    ]
+    if not branches:
+        return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
+    if len(branches) == 1:
+        return branches[0]
+    every = "\nUNION ALL\n".join(f"({branch})" for branch in branches)
+    return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}"
 
 
 def check_id(value: object, what: str) -> int:

@@ -44,6 +44,11 @@ class Pipeline:
 
     stages: tuple[_Fields | _Whole, ...] = ()
     derived: tuple[tuple[str, Derivation], ...] = ()
+    _merged: tuple[_Fields | _Whole, ...] = attrs.field(init=False, eq=False, repr=False)
+    _fitting: set[type[Any]] = attrs.field(init=False, eq=False, repr=False, factory=set[type[Any]])
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_merged", _merge(self.stages))
 
     def __or__(self, other: Pipeline | Reducer) -> Pipeline:
         if isinstance(other, Pipeline):
@@ -75,8 +80,10 @@ class Pipeline:
             view = pipeline(n=lambda n, event: n + 1).fold(client.get_event_stream(), Count())
             ```
         """
-        self._check(view)
-        stages = self._merged()
+        if view.__class__ not in self._fitting:
+            self._check(view)
+            self._fitting.add(view.__class__)
+        stages = self._merged
         if len(stages) == 1 and isinstance(stages[0], _Fields):
             folded = _fold_fields(stages[0].reducers, events, view)
         elif stages:
@@ -93,16 +100,6 @@ class Pipeline:
             folded = attrs.evolve(cast(Any, folded), **{name: derivation(folded)})
         return cast(V, folded)
 
-    def _merged(self) -> list[_Fields | _Whole]:
-        """Neighbouring stages of fields as one: fields are independent of each other, so one pass serves them."""
-        merged: list[_Fields | _Whole] = []
-        for stage in self.stages:
-            if merged and isinstance(stage, _Fields) and isinstance(merged[-1], _Fields):
-                merged[-1] = _Fields(merged[-1].reducers + stage.reducers)
-            else:
-                merged.append(stage)
-        return merged
-
     def _check(self, view: object) -> None:
         if not attrs.has(type(view)):
             raise ConfigurationError(f"a pipeline folds into an attrs class, not into {type(view).__qualname__}")
@@ -113,6 +110,17 @@ class Pipeline:
                 raise ConfigurationError(
                     f"{type(view).__qualname__} has no field {name!r} to fold into; it has {sorted(fields)}"
                 )
+
+
+def _merge(stages: Iterable[_Fields | _Whole]) -> tuple[_Fields | _Whole, ...]:
+    """Neighbouring stages of fields as one: fields are independent of each other, so one pass serves them."""
+    merged: list[_Fields | _Whole] = []
+    for stage in stages:
+        if merged and isinstance(stage, _Fields) and isinstance(merged[-1], _Fields):
+            merged[-1] = _Fields(merged[-1].reducers + stage.reducers)
+        else:
+            merged.append(stage)
+    return tuple(merged)
 
 
 def _fold_fields(reducers: Sequence[tuple[str, Reducer]], events: Iterable[Event[Any]], view: Any) -> Any:

@@ -59,7 +59,7 @@ def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | N
     return Position(base, base, 0, given)
 
 
-@attrs.frozen
+@attrs.define
 class Save:
     """One save of one client.
 
@@ -158,7 +158,10 @@ class Save:
     def new_event(self, given: Any) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
         client = self.client
-        if isinstance(given, Mapping):
+        known = client.types.known(given.__class__)
+        if known is not None:
+            new = NewEvent(known.name, given)
+        elif isinstance(given, Mapping):
             new = _of_dict(cast("Mapping[str, Any]", given))
             kind = client.types.find(new.type)
             if kind is not None:
@@ -170,7 +173,7 @@ class Save:
                 new = attrs.evolve(new, data=typed)
         else:
             new = NewEvent(client.types.of(given).name, given)
-        return attrs.evolve(new, metadata={**self.metadata, **new.metadata}) if self.metadata else new
+        return NewEvent(new.type, new.data, {**self.metadata, **new.metadata}) if self.metadata else new
 
     def _encode(self, events: Sequence[NewEvent]) -> tuple[list[Row], list[Any]]:
         """The events as they will be stored, and their data as a read will give them."""
@@ -178,15 +181,14 @@ class Save:
         serializer, find, undo = client.serializer, client.types.find, client.reader.before_decode
         for new in events:
             name, metadata = new.type, new.metadata
-            text, data = dump_and_load(serializer.encode(new.data, name), name)
             kind = find(name)
+            # What cannot be read back would break every read of its stream; plugins may change it before it is read.
+            text, data = serializer.dump(new.data, None if kind is None or undo is not None else kind.cls, name)
             if metadata or kind is not None and kind.version > 1:
                 metadata_text = _metadata_text(new, kind)
             else:
                 metadata_text = "{}"
             rows.append((name, text, metadata_text))
-            if undo is None and kind is not None:  # what cannot be read back would break every read of its stream
-                data = serializer.check(data, kind.cls, name)
             loaded.append(data)
         return rows, loaded if undo is None else self._undone(undo, rows, loaded)
 

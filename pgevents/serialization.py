@@ -6,27 +6,19 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
 import cattrs
 from cattrs.preconf.json import make_converter
 
+from pgevents import fast
 from pgevents.errors import EventDecodeError, EventEncodeError
 from pgevents.events import EventType
 
-if TYPE_CHECKING:
-    _quick_loads: Callable[[str | bytes], Any] = json.loads
-    _quick_dumps: Callable[[object], bytes] | None = None
-else:
-    try:
-        from msgspec.json import decode as _quick_loads
-        from msgspec.json import encode as _quick_dumps
-    except ImportError:
-        _quick_loads, _quick_dumps = json.loads, None
-
 __all__ = ["Serializer", "dump_and_load", "dump_json", "load_json", "make_event_converter"]
 
+T = TypeVar("T")
 V = TypeVar("V")
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
@@ -92,9 +84,9 @@ def _datetime(value: str) -> datetime:
 
 
 def load_json(text: str) -> Any:
-    """A JSON value from what PostgreSQL gives; by msgspec where it is installed, which is several times faster."""
+    """A JSON value from what PostgreSQL gives."""
     try:
-        return _quick_loads(text)
+        return fast.load(text)
     except ValueError:  # a number beyond what msgspec takes, such as 1e400
         return json.loads(text)
 
@@ -126,15 +118,9 @@ def dump_and_load(value: object, what: str) -> tuple[str, Any]:
     Raises:
         EventEncodeError: As for `dump_json`.
     """
-    if _quick_dumps is not None:
-        try:
-            quick = _quick_dumps(value)
-            loaded = _quick_loads(quick)
-            # msgspec writes more than JSON has (a Decimal as text, NaN as null): what comes back changed is not for it.
-            if loaded == value and b"\\u0000" not in quick:
-                return quick.decode(), loaded
-        except Exception:  # whatever it does not take; what is wrong, if anything, is found out below
-            pass
+    quick = fast.dump_exactly(value)
+    if quick is not None:
+        return quick
     text = dump_json(value, what)
     return text, load_json(text)
 
@@ -150,41 +136,69 @@ def _holds_nul(value: object) -> bool:
     return False
 
 
-class _QuickDecoders(dict[type[Any], Callable[[Any, Any], Any]]):
-    """By class, the decoder that is fast because it does not keep track of the field that it is at."""
+class _ByClass(dict[type[Any], T], Generic[T]):
+    """Something for each class, made when it is asked for the first time."""
 
-    def __init__(self, converter: cattrs.Converter) -> None:
+    def __init__(self, make: Callable[[type[Any]], T]) -> None:
         super().__init__()
-        self._converter = converter.copy(detailed_validation=False)
+        self._make = make
 
-    def __missing__(self, cls: type[Any]) -> Callable[[Any, Any], Any]:
-        decoder = self[cls] = self._converter.get_structure_hook(cls)
-        return decoder
-
-
-class _Encoders(dict[type[Any], Callable[[Any], Any]]):
-    """By class, what makes plain data of its instances."""
-
-    def __init__(self, converter: cattrs.Converter) -> None:
-        super().__init__()
-        self._converter = converter
-
-    def __missing__(self, cls: type[Any]) -> Callable[[Any], Any]:
-        encoder = self[cls] = self._converter.get_unstructure_hook(cls)
-        return encoder
+    def __missing__(self, cls: type[Any]) -> T:
+        made = self[cls] = self._make(cls)
+        return made
 
 
 class Serializer:
-    """Encodes and decodes for one client, with one cattrs converter."""
+    """Encodes and decodes for one client, with one cattrs converter.
 
-    def __init__(self, converter: cattrs.Converter | None = None) -> None:
-        self.use(converter or make_event_converter())
+    Attributes:
+        converter: The converter.
+        from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
+    """
+
+    def __init__(self) -> None:
+        self._take(make_event_converter(), is_ours=True)
 
     def use(self, converter: cattrs.Converter) -> None:
         """From now on encode and decode with this converter."""
+        self._take(converter, is_ours=False)
+
+    def _take(self, converter: cattrs.Converter, *, is_ours: bool) -> None:
         self.converter = converter
-        self.quick = _QuickDecoders(converter)
-        self._encoders = _Encoders(converter)
+        # A decoder is fast because it does not keep track of the field that it is at.
+        quick = converter.copy(detailed_validation=False)
+        self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
+        self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
+        self._dump: _ByClass[Callable[[Any], tuple[str, Any] | None] | None] = _ByClass(
+            fast.instance_encoder if is_ours else lambda cls: None
+        )
+        self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
+
+    def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
+        return fast.instance_decoder(cls) or self._slow_text_decoder(cls)
+
+    def _slow_text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
+        structure = self._structure[cls]
+        return lambda text: structure(load_json(text), cls)
+
+    def dump(self, data: object, cls: type[Any] | None, what: str) -> tuple[str, Any]:
+        """An event's data as JSON text, and as a read will give them: what cannot be read back is refused.
+
+        Args:
+            data: An instance or a dict.
+            cls: The class that a read makes of it; None for a dict.
+            what: What to call it in an error.
+
+        Raises:
+            EventEncodeError: Not an object, a value without a JSON form, or one that does not fit its field.
+        """
+        if cls is data.__class__:
+            dump = self._dump[cls]
+            quick = None if dump is None else dump(data)
+            if quick is not None:
+                return quick
+        text, loaded = dump_and_load(self.encode(data, what), what)
+        return text, loaded if cls is None else self.check(loaded, cls, what)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
@@ -193,7 +207,7 @@ class Serializer:
             EventEncodeError: Not an object, or a value without a JSON form.
         """
         try:
-            plain = self._encoders[data.__class__](data)
+            plain = self._unstructure[data.__class__](data)
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise EventEncodeError(f"{what} cannot be stored: {error}") from error
         if not isinstance(plain, dict):
@@ -211,9 +225,20 @@ class Serializer:
             EventDecodeError: Names the event, its type and the field that does not fit.
         """
         try:
-            return cast(V, self.quick[cls](data, cls))
+            return cast(V, self._structure[cls](data, cls))
         except Exception:  # once more, with a decoder that knows the field that it is at, and raises
             return self._decode_slowly(data, cls, event_id, event_type)
+
+    def decode_text(self, text: str, cls: type[V], what: str) -> V:
+        """An instance of `cls` from stored JSON text; `what` it is of, for an error.
+
+        Raises:
+            EventDecodeError: Names the field that does not fit.
+        """
+        try:
+            return cast(V, self.from_text[cls](text))
+        except Exception:  # likewise
+            return self._decode_slowly(load_json(text), cls, None, what)
 
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
         """That what is about to be stored can be read back, for the log keeps it for ever; the instance.
@@ -222,7 +247,7 @@ class Serializer:
             EventEncodeError: Names the type and the field that does not fit.
         """
         try:
-            return cast(V, self.quick[cls](data, cls))
+            return cast(V, self._structure[cls](data, cls))
         except Exception:  # likewise
             try:
                 return self.converter.structure(data, cls)

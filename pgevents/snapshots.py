@@ -90,7 +90,7 @@ class Snapshots:
     def decode(self, row: Sequence[Any], view_class: type[V]) -> SavedProjection[V]:
         """A row of `COLUMNS` as a saved projection."""
         kind, id_text, data, latest, version, created_at, updated_at = row[:7]
-        view = self.serializer.decode(load_json(data), view_class, event_id=None, event_type=kind)
+        view = self.serializer.decode_text(data, view_class, kind)
         return SavedProjection(kind, id_text, view, latest, version, created_at, updated_at)
 
     def save(self, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:

@@ -16,7 +16,7 @@ from pgevents.events import EventTypes, is_text
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "stream", "where_sql"]
+__all__ = ["Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "shape_of", "stream", "where_params", "where_sql"]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
@@ -100,16 +100,16 @@ def identifier_text(field: str, value: object) -> str:
     """
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, UUID)):
-        return str(value)
     if isinstance(value, str):
         if not is_text(value):
             raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
             raise ConfigurationError(f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}")
         return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, UUID)):
+        return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise ConfigurationError(
         f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, Enum or a list of these"
@@ -188,14 +188,28 @@ def _union(several: tuple[tuple[str, ...] | None, ...]) -> tuple[str, ...] | Non
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
 
 
-def where_sql(one: Stream[Any]) -> tuple[str, list[Any]]:
-    """The condition of one stream as SQL with `%s` for its values; field names are checked identifiers."""
-    parts: list[str] = []
-    params: list[Any] = []
-    for field, values in one.match:
-        parts.append(f"data->>'{check_field_name(field)}' " + ("= %s" if len(values) == 1 else "= ANY(%s)"))
-        params.append(values[0] if len(values) == 1 else list(values))
+Shape = tuple[tuple[tuple[str, bool], ...], bool | None]
+"""What the SQL of a stream depends on: its fields, whether each is one of several values, and the same of its types."""
+
+
+def shape_of(one: Stream[Any]) -> Shape:
+    """The shape of a stream, by which its SQL can be remembered."""
+    types = one.types
+    return tuple([(field, len(values) != 1) for field, values in one.match]), None if types is None else len(types) != 1
+
+
+def where_sql(shape: Shape) -> str:
+    """The condition of a stream as SQL with `%s` for its values; field names are checked identifiers."""
+    fields, several_types = shape
+    parts = [f"data->>'{check_field_name(field)}' {'= ANY(%s)' if several else '= %s'}" for field, several in fields]
+    if several_types is not None:
+        parts.append("type = ANY(%s)" if several_types else "type = %s")
+    return " AND ".join(parts) or "true"
+
+
+def where_params(one: Stream[Any]) -> list[Any]:
+    """The values for `where_sql`, in its order."""
+    params: list[Any] = [values[0] if len(values) == 1 else list(values) for _, values in one.match]
     if one.types is not None:
-        parts.append("type = %s" if len(one.types) == 1 else "type = ANY(%s)")
         params.append(one.types[0] if len(one.types) == 1 else list(one.types))
-    return " AND ".join(parts) or "true", params
+    return params

@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, stream
 from pgevents.database import Session
 from pgevents.ordering import functions_sql
+from pgevents.tables import TableSpec
 from .conftest import _on, database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
@@ -47,6 +49,7 @@ def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClien
     db = database(make_dsn(**{**parse_dsn(server_url), "dbname": name}))
     client = shop_client(db, event_types=())
     client.create_tables()
+    db.execute_sql(f"""CREATE INDEX "{USER}" ON my_app.events ((data->>'user_id'), id)""")
     for table in ("events", "views"):
         db.execute_sql(f"ALTER TABLE my_app.{table} SET (autovacuum_enabled = off)")
     fill(client)
@@ -113,7 +116,7 @@ class Products(ProjectionBase[CartView, CartEvent]):
         return {"product_id": self.id}
 
 
-CART, PRODUCT = "events$data$cart_id$idx", "events$data$product_id$idx"
+CART, PRODUCT, USER = "events$data$cart_id$idx", "events$data$product_id$idx", "events$data$user_id$idx"
 TYPE, ID = "events$type$idx", "events_pkey"
 VIEWS = {"views_pkey", "views$data$id$idx", "views$data$user_id$idx"}  # each begins with the type
 
@@ -191,6 +194,18 @@ def checks(client: EventClient) -> dict[str, str]:
     return found
 
 
+def one_event_checks(spec: TableSpec) -> dict[str, str]:
+    """The same of the function for one event."""
+    found: dict[str, str] = {}
+    counts = r"_field = '(\w+)' THEN[^\n]*\n\s+_found := (count.*?) AS matching;"
+    for field, text in re.findall(counts, functions_sql(spec), re.S):
+        for n, variable in enumerate(("_values", "_base", "_types", "_seen"), 1):
+            text = re.sub(rf"\b{variable}\b", f"${n}", text)
+        found[f"one {field}"] = f"SELECT {text} AS matching"
+    assert {"one cart_id", "one product_id"} <= set(found)
+    return found
+
+
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize(
     ("check", "arguments", "expected"),
@@ -216,6 +231,34 @@ def test_the_check_of_a_validated_save_uses_its_index(
         shop.db.execute_sql("DEALLOCATE checked")
         transaction.rollback()
     assert used and used <= expected, plan
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "expected"),
+    [
+        ("one cart_id", "ARRAY['c7'], 0, NULL, 20", {CART}),
+        ("one cart_id", "ARRAY['c7'], 15000, ARRAY['CART_CREATED'], 0", {CART}),
+        ("one cart_id", "ARRAY['nobody'], 0, NULL, 0", {CART}),
+        ("one product_id", "ARRAY['p7'], 19990, NULL, 3", {PRODUCT}),
+        ("one user_id", "ARRAY['u'], 19990, NULL, 10", {USER}),
+        ("one user_id", "ARRAY['u'], 0, ARRAY['CART_CREATED'], 1000", {USER}),
+        ("one user_id", "ARRAY['nobody'], 0, NULL, 0", {USER}),
+    ],
+)
+def test_the_check_of_one_event_uses_its_index(
+    shop: EventClient, check: str, arguments: str, expected: set[str]
+) -> None:
+    """In order along it, under the generic plan that the function forces; also where one value stands on every event."""
+    spec = shop.events.pgevents_spec
+    text = one_event_checks(attrs.evolve(spec, data_indexes=(*spec.data_indexes, "user_id")))[check]
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        shop.db.execute_sql(f"PREPARE checked (text[], bigint, text[], bigint) AS {text}")
+        plan, kinds, used = explain(shop, f"EXECUTE checked ({arguments})")
+        shop.db.execute_sql("DEALLOCATE checked")
+        transaction.rollback()
+    assert used == expected, plan
+    assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgevents import EventClient, EventEncodeError, event, hookimpl, serialization
+from pgevents import EventClient, EventEncodeError, event, hookimpl
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=timezone.utc)
 
@@ -255,13 +255,3 @@ def test_metadata_is_an_object_without_reserved_keys(client: EventClient) -> Non
         with pytest.raises(EventEncodeError, match="reserved"):
             client.save_event(event_, metadata=metadata)  # type: ignore[arg-type]
     assert client.save_event({**event_, "metadata": {"a": 1}}, metadata={"a": 2, "b": 2}).metadata == {"a": 1, "b": 2}
-
-
-@pytest.mark.parametrize("quick", ["msgspec", "json"])
-def test_json_is_read_the_same_with_and_without_msgspec(quick: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large integers stay exact, and a number that msgspec refuses is read by the standard library."""
-    parser = pytest.importorskip("msgspec.json").decode if quick == "msgspec" else json.loads
-    monkeypatch.setattr(serialization, "_quick_loads", parser)
-    text = '{"big": 1180591620717411303424, "text": "a\\u00e9\\ud83d\\ude00", "pence": [1, 2.5, null, true]}'
-    assert serialization.load_json(text) == {"big": 2**70, "text": "aé😀", "pence": [1, 2.5, None, True]}
-    assert serialization.load_json("1e400") == float("inf")

@@ -120,7 +120,7 @@ def _bound_in_the_same_statement() -> None:
         tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
         select, params = self.select(merged, after, None, tail=tail)
         bound = f"WITH bound AS MATERIALIZED (SELECT {self.spec.qualified('_final_bound')}(%s) AS id)\n"
-        sql = f"{bound}SELECT {NO_EVENT}, id FROM bound UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        sql = f"{bound}SELECT NULL::bigint AS id{NO_EVENT}, id FROM bound UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
         rows = self.session.execute(sql, [streams_json(merged), *params]).fetchall()
         return [row[:6] for row in rows[1:]], rows[0][6]
 

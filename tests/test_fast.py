@@ -1,0 +1,227 @@
+"""The extra `fast`: quicker, and otherwise no different at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import attrs
+import pytest
+from attrs import field, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgevents import fast
+from pgevents.errors import EventEncodeError
+from pgevents.serialization import Serializer, dump_and_load, load_json
+
+pytest.importorskip("msgspec")
+T = TypeVar("T")
+
+
+class Size(IntEnum):
+    SMALL = 1
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@frozen
+class Part:
+    name: str
+    count: int = 1
+
+
+@frozen
+class Plain:
+    text: str = ""
+    number: int = 0
+    flag: bool = False
+    ratio: float = 0.0
+    maybe: float | None = None
+    key: UUID = UUID(int=7)
+    parts: tuple[Part, ...] = ()
+    names: list[str] = field(factory=list)
+    counts: dict[str, int] = field(factory=dict)
+
+
+@frozen
+class Dated:
+    at: datetime
+    on: date = date(2026, 1, 31)
+
+
+def slow(make: Callable[[], T]) -> T:
+    """The same without msgspec."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "msgspec", None)
+        patch.setattr(fast, "load", json.loads)
+        return make()
+
+
+def outcome(make: Callable[[], Any]) -> Any:
+    """What comes out, or the error."""
+    try:
+        return make()
+    except Exception as error:
+        return type(error), str(error)
+
+
+def dumped(data: Any, cls: type[Any] | None) -> Any:
+    text, loaded = Serializer().dump(data, cls, "T")
+    return json.dumps(json.loads(text), sort_keys=True), loaded
+
+
+ODD: list[Any] = [
+    None, True, 1, 1.5, -0.0, 2**70, float("nan"), float("inf"), "", "é😀", "\ud800", "a\0b", b"bytes", Decimal("1.5"),
+    UUID(int=1), datetime(2026, 1, 31, tzinfo=timezone.utc), date(2026, 1, 31), timedelta(1), Size.SMALL, Colour.RED,
+    (), (1, "a"), [Part("p")], (Part("p"),), {"a": 1}, {1: 2}, {"a"}, object(), Part("p", True), Part(3),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("name", [one.name for one in attrs.fields(Plain)])
+def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(name: str, value: Any) -> None:
+    """Every value in every field, of its type or not: the same JSON and the same instance, or the same error."""
+    event = Plain(**{name: value})
+    quick, known = outcome(lambda: dumped(event, Plain)), slow(lambda: outcome(lambda: dumped(event, Plain)))
+    assert repr(quick) == repr(known)
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_a_dict_is_stored_the_same_or_refused_the_same(value: Any) -> None:
+    """The same for dicts, which no class checks."""
+    for data in ({"a": value}, {"a": {"b": [value]}}):
+        quick, known = outcome(lambda: dumped(data, None)), slow(lambda: outcome(lambda: dumped(data, None)))
+        assert repr(quick) == repr(known)
+
+
+TEXTS = [
+    "{}", "[]", "null", "3", '{"text": 3}', '{"text": null}', '{"number": 2.0}', '{"number": 1e3}', '{"number": true}',
+    '{"number": 1180591620717411303424}', '{"flag": 1}', '{"ratio": 3}', '{"ratio": 1e400}', '{"ratio": "1"}',
+    '{"maybe": null}', '{"maybe": 2}', '{"key": "00000000-0000-0000-0000-000000000001"}', '{"key": "x"}', '{"key": 1}',
+    '{"parts": [{"name": "p"}]}', '{"parts": [{"count": 2}]}', '{"parts": [{"name": "p", "count": "2"}]}', '{"parts": null}',
+    '{"names": ["a", 1]}', '{"counts": {"a": 1}}', '{"counts": {"a": "1"}}', '{"unknown": {"a": [1]}}',
+    '{"text": "a", "text": "b"}',
+]  # fmt: skip
+DATES = [
+    '{"at": "2026-01-31T12:00:00+00:00"}', '{"at": "2026-01-31T12:00:00.500000+02:00", "on": "2026-02-01"}',
+    '{"at": "2026-01-31T12:00:00Z"}', '{"at": "2026-01-31T12:00:00"}', '{"at": 17}', '{"at": "soon"}', "{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "text"), [*((Plain, text) for text in TEXTS), *((Dated, text) for text in DATES)])
+def test_whatever_is_stored_is_read_the_same_or_refused_the_same(cls: type[Any], text: str) -> None:
+    """The same instance, down to the types in it, or the same error with the field's name."""
+
+    def read() -> Any:
+        return outcome(lambda: Serializer().decode_text(text, cls, "T"))
+
+    assert repr(read()) == repr(slow(read))
+
+
+@given(
+    st.builds(
+        Plain, st.text(), st.integers(), st.booleans(), st.floats(), st.none() | st.floats(), st.uuids(),
+        st.lists(st.builds(Part, st.text(), st.integers())).map(tuple), st.lists(st.text()),
+        st.dictionaries(st.text(), st.integers()),
+    )
+)  # fmt: skip
+def test_any_instance_is_stored_the_same(event: Plain) -> None:
+    """The property behind the examples."""
+    quick, known = outcome(lambda: dumped(event, Plain)), slow(lambda: outcome(lambda: dumped(event, Plain)))
+    assert repr(quick) == repr(known)
+
+
+def test_plain_classes_are_read_and_written_in_one_step() -> None:
+    """These classes do take the short way, else the tests above would compare the long way with itself."""
+    assert fast.instance_encoder(Plain) is not None
+    assert fast.instance_decoder(Plain) is not None
+    assert fast.instance_decoder(Dated) is not None
+    assert fast.instance_encoder(Dated) is None  # msgspec would write Z where cattrs writes +00:00
+    assert dump_and_load({"a": [1, None]}, "T") == ('{"a":[1,null]}', {"a": [1, None]})
+    assert slow(lambda: (fast.instance_encoder(Plain), fast.instance_decoder(Plain), fast.dump_exactly({}))) == (None,) * 3
+
+
+def special() -> Iterator[type[Any]]:
+    @frozen
+    class Converted:
+        a: int = field(converter=int)
+
+    @frozen
+    class Private:
+        _a: int
+
+    @frozen
+    class Renamed:
+        a: int = field(alias="b")
+
+    @frozen
+    class Given:
+        a: int = field(init=False, default=1)
+
+    @frozen
+    class Money:
+        a: Decimal
+
+    @frozen
+    class Either:
+        a: int | str
+
+    @frozen
+    class Pair:
+        a: tuple[int, str]
+
+    @frozen
+    class General(Generic[T]):
+        a: T
+
+    @frozen
+    class Unknown:
+        a: "Nobody"  # type: ignore[name-defined]  # noqa: F821
+
+    @frozen
+    class Prepared:
+        a: int
+
+        def __attrs_pre_init__(self) -> None:
+            pass
+
+    @frozen
+    class Derived:
+        a: int
+        b: int = field(default=attrs.Factory(lambda self: self.a, takes_self=True))
+
+    yield from (Converted, Private, Renamed, Given, Money, Either, Pair, General, Unknown, Prepared, Derived)
+
+
+@pytest.mark.parametrize("cls", list(special()), ids=lambda cls: cls.__name__)
+def test_other_classes_go_the_long_way(cls: type[Any]) -> None:
+    """What attrs or cattrs would do to a field, msgspec would not."""
+    assert fast.instance_encoder(cls) is None
+    assert fast.instance_decoder(cls) is None
+
+
+def test_a_converter_of_a_plugin_is_asked_for_every_class() -> None:
+    """With hooks of somebody's own, nothing goes past them."""
+    serializer = Serializer()
+    converter = serializer.converter.copy()
+    converter.register_structure_hook(Part, lambda value, _: Part("hooked"))
+    serializer.use(converter)
+    assert serializer.decode_text('{"name": "p"}', Part, "T") == Part("hooked")
+    with pytest.raises(EventEncodeError, match="expected str"):
+        serializer.dump(Plain(text=3), Plain, "T")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", [lambda make: make(), slow], ids=["msgspec", "json"])
+def test_json_is_read_the_same_with_and_without_msgspec(way: Callable[[Callable[[], Any]], Any]) -> None:
+    """Large integers stay exact, and a number that msgspec refuses is read by the standard library."""
+    text = '{"big": 1180591620717411303424, "text": "a\\u00e9\\ud83d\\ude00", "pence": [1, 2.5, null, true]}'
+    assert way(lambda: load_json(text)) == {"big": 2**70, "text": "aé😀", "pence": [1, 2.5, None, True]}
+    assert way(lambda: load_json("1e400")) == float("inf")
