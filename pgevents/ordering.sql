@@ -478,7 +478,8 @@ BEGIN
     <<simple>>
     BEGIN
         EXIT simple WHEN current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery()
-            OR current_setting('synchronous_commit') = 'off' OR current_setting('{{setting}}', true) <> '';
+            OR current_setting('{{setting}}', true) <> ''
+            OR current_setting('synchronous_commit') = 'off' AND set_config('synchronous_commit', 'on', true) IS NULL;
 
         -- Locks.
         IF _field IS NULL THEN

@@ -50,13 +50,9 @@ class Wire:
         while True:
             try:
                 piece = source.recv(65536)
-                target.sendall(piece)
             except OSError:
                 piece = b""
-            if not piece:
-                target.close()
-                return
-            if is_client:
+            if is_client:  # noted before it is sent on, so before anybody can have the answer
                 buffer += piece
                 while len(buffer) >= 5:
                     start = 1 if started else 0  # the first message has no type
@@ -66,6 +62,13 @@ class Wire:
                     if started:
                         self.messages.append(chr(buffer[0]))
                     started, buffer = True, buffer[size:]
+            try:
+                target.sendall(piece)
+            except OSError:
+                piece = b""
+            if not piece:
+                target.close()
+                return
 
     def count(self, call: Callable[[], Any]) -> str:
         """The messages of one call."""
@@ -147,6 +150,24 @@ def test_a_decision_is_two_messages(wire: Wire, wired: EventClient) -> None:
     """Read and save: a decision that meets no conflict costs two round trips."""
     cart = CartProjection("c1", wired)
     assert wire.count(lambda: wired.decide(cart, lambda view: CartCreated("c1", "u1"))) == "QQ"
+
+
+def test_a_locked_decision_is_four_messages(wire: Wire, wired: EventClient, make_client: Callable[..., EventClient]) -> None:
+    """After two tries in vain, and for a while from the first try on: begin, lock and read, save, commit."""
+    other, cart, tries = make_client(), CartProjection("c1", wired), []
+
+    def decider(view: Any) -> CartCreated:
+        tries.append(view)
+        if len(tries) < 3:
+            other.save_event(CartCreated("c1", "intruder"))
+        return CartCreated("c1", "u1")
+
+    assert wire.count(lambda: wired.decide(cart, decider)) == "QQ" + "QQ" + "QQQQ"
+    assert wire.count(lambda: wired.decide(cart, decider)) == "QQQQ"
+    assert len(tries) == 4
+    wired.hot.clear()
+    assert wire.count(lambda: wired.decide(cart, decider)) == "QQ"
+
 
 
 def test_the_first_use_check_is_made_once(wire: Wire) -> None:
