@@ -84,11 +84,12 @@ class Reader:
         if self.before_decode is not None and rows:
             return self._decode_with_plugins(self.before_decode, rows)
         events: list[Event[Any]] = []
-        find, from_text, decode_event = self.types.find, self.serializer.from_text, self.serializer.decode_event
+        from_text, decode_event = self.serializer.from_text, self.serializer.decode_event
+        kinds = {name: self.types.find(name) for name in {row[1] for row in rows}}
         for event_id, name, data_text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
             metadata: dict[str, Any] = {} if metadata_text == "{}" else load_json(metadata_text)
             version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-            kind = find(name)
+            kind = kinds[name]
             data: Any
             if kind is None:
                 data = load_json(data_text)

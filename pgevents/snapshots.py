@@ -142,13 +142,38 @@ class Snapshots:
         offset: int | None,
     ) -> list[SavedProjection[V]]:
         """Snapshots of one type whose views have these values."""
+        texts = {check_field_name(field): _candidates(field, value) for field, value in match.items()}
+        if where is None and order_by is None:  # what Peewee would build, without building it anew each time
+            ends = {" LIMIT %s": limit, " OFFSET %s": offset}
+            sql = (
+                f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND version = %s"
+                + "".join([f" AND data->>'{field}' = ANY(%s)" for field in texts])
+                + " ORDER BY id"
+                + "".join([end for end, count in ends.items() if count is not None])
+            )
+            params = [kind, version, *texts.values(), *[count for count in ends.values() if count is not None]]
+        else:
+            sql, params = self._built(kind, version, texts, where, order_by, limit, offset)
+        return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
+
+    def _built(
+        self,
+        kind: str,
+        version: int,
+        texts: Mapping[str, list[str]],
+        where: peewee.Expression | None,
+        order_by: Any,
+        limit: int | None,
+        offset: int | None,
+    ) -> tuple[str, list[Any]]:
+        """The statement of a query with expressions of Peewee's in it."""
         model: Any = self.model
         fields = [getattr(model, name) for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")]
         query = model.select(*fields[:2], peewee.Cast(model.data, "text"), *fields[2:])
         query = query.where((model.type == kind) & (model.version == version))
-        for field, value in match.items():
-            column = peewee.SQL(f"\"t1\".data->>'{check_field_name(field)}'")
-            query = query.where(peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(_candidates(field, value), unpack=False))))
+        for field, several in texts.items():
+            column = peewee.SQL(f"\"t1\".data->>'{field}'")
+            query = query.where(peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(several, unpack=False))))
         if where is not None:
             query = query.where(where)
         query = query.order_by(*(order_by if isinstance(order_by, (list, tuple)) else [order_by or model.id]))
@@ -157,7 +182,7 @@ class Snapshots:
         if offset is not None:
             query = query.offset(offset)
         sql, params = query.sql()
-        return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
+        return sql, params
 
 
 def _candidates(field: str, value: Any) -> list[str]:

@@ -447,6 +447,9 @@ def test_queries_take_order_limit_and_expressions(orders: EventClient) -> None:
     model = orders.projections
     found = orders.query_projections(OrderProjection, order_by=model.id.desc(), limit=2, offset=1)
     assert [one.id for one in found] == ["o3", "o2"]
+    every = [one.id for one in orders.query_projections(OrderProjection)]
+    assert every == sorted(every)
+    assert [one.id for one in orders.query_projections(OrderProjection, limit=2, offset=1)] == every[1:3]
     found = orders.query_projections(OrderProjection, where=model.id.in_(["o1", "o3"]) & (model.latest_event_id == 0), paid=True)
     assert [one.id for one in found] == ["o3"]
     found = orders.query_projections(OrderProjection, order_by=[model.data["status"], model.id.desc()], limit=1)
