@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from pgevents.ordering import Position
 from pgevents.serialization import load_json
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Row", "append"]
+__all__ = ["Answer", "Appender", "Row"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
@@ -46,44 +46,63 @@ class Answer:
     lock_wait: float | None = None
 
 
-def append(
-    session: Session,
-    spec: TableSpec,
-    rows: Sequence[Row],
-    positions: Sequence[Position] | None = None,
-    key: str | None = None,
-    created_at: datetime | None = None,
-    *,
-    is_timed: bool = False,
-) -> Answer:
-    """Append events in one round trip, by the function for one event where that can do it.
+class Appender:
+    """Appends to one events table."""
 
-    Args:
-        session: Where.
-        spec: The events table.
-        rows: The events, at least one.
-        positions: What must still hold; None to append whatever has happened.
-        key: The idempotency key.
-        created_at: When the events happened, if not now.
-        is_timed: Whether to tell how long the locks were waited for.
-    """
-    condition = _simple_condition(positions, spec.data_indexes)
-    arguments: tuple[Any, ...]
-    if len(rows) != 1 or key is not None or condition is None:
-        sql, arguments = ANY_SQL, (_array(rows), _conditions(positions), key, created_at)
-    else:
-        name, data, metadata = rows[0]
-        more = (metadata, created_at) if created_at is not None or metadata != "{}" else ()
-        sql, arguments = ONE_SQL[condition != (), more != ()], (name, data, *condition, *more)
-    sql = _named(sql, spec)
-    if not is_timed:
-        (text,) = session.execute(sql, arguments).fetchone()
-        return _answer(text)
-    text, arrived = session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-    answer = _answer(text)
-    if answer.created_at is not None and created_at is None:
-        answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
-    return answer
+    def __init__(self, session: Session, spec: TableSpec) -> None:
+        self._session = session
+        self._data_indexes = frozenset(spec.data_indexes)
+        names = {"append": spec.qualified("_append"), "append_one": spec.qualified("_append_one")}
+        self._any_sql = ANY_SQL.format(**names)
+        self._one_sql = {kind: sql.format(**names) for kind, sql in ONE_SQL.items()}
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        positions: Sequence[Position] | None = None,
+        key: str | None = None,
+        created_at: datetime | None = None,
+        *,
+        is_timed: bool = False,
+    ) -> Answer:
+        """Append events in one round trip, by the function for one event where that can do it.
+
+        Args:
+            rows: The events, at least one.
+            positions: What must still hold; None to append whatever has happened.
+            key: The idempotency key.
+            created_at: When the events happened, if not now.
+            is_timed: Whether to tell how long the locks were waited for.
+        """
+        condition = self._simple_condition(positions)
+        arguments: tuple[Any, ...]
+        if len(rows) != 1 or key is not None or condition is None:
+            sql, arguments = self._any_sql, (_array(rows), _conditions(positions), key, created_at)
+        else:
+            name, data, metadata = rows[0]
+            more = (metadata, created_at) if created_at is not None or metadata != "{}" else ()
+            sql, arguments = self._one_sql[condition != (), more != ()], (name, data, *condition, *more)
+        if not is_timed:
+            return _answer(self._session.execute(sql, arguments).fetchone()[0])
+        text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
+        answer = _answer(text)
+        if answer.created_at is not None and created_at is None:
+            answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
+        return answer
+
+    def _simple_condition(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
+        """The one condition as arguments of the function for one event; () for a plain save; None if it has to be the other."""
+        if positions is None:
+            return ()
+        if len(positions) != 1:
+            return None
+        position = positions[0]
+        if position.in_transaction or len(position.streams) != 1 or len(position.streams[0].match) != 1:
+            return None
+        types, ((field, values),) = position.streams[0].types, position.streams[0].match
+        if len(values) != 1 or field not in self._data_indexes:
+            return None
+        return field, values[0], None if types is None else _text_array(types), position.base, position.count
 
 
 def _answer(text: str) -> Answer:
@@ -93,11 +112,6 @@ def _answer(text: str) -> Answer:
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))
-
-
-@lru_cache
-def _named(sql: str, spec: TableSpec) -> str:
-    return sql.format(append=spec.qualified("_append"), append_one=spec.qualified("_append_one"))
 
 
 def _array(rows: Sequence[Row]) -> str:
@@ -118,24 +132,7 @@ def _conditions(positions: Sequence[Position] | None) -> str | None:
     return None if positions is None else json.dumps([position.as_json() for position in positions])
 
 
-def _simple_condition(
-    positions: Sequence[Position] | None, data_indexes: Collection[str]
-) -> tuple[Any, ...] | None:
-    """The one condition as arguments of the function for one event; () for a plain save; None if that cannot do it."""
-    if positions is None:
-        return ()
-    if len(positions) != 1 or positions[0].in_transaction or len(positions[0].streams) != 1:
-        return None
-    (position,), (one,) = positions, positions[0].streams
-    if len(one.match) != 1:
-        return None
-    ((field, values),) = one.match
-    if len(values) != 1 or field not in data_indexes:
-        return None
-    return field, _text_array(values), None if one.types is None else _text_array(one.types), position.base, position.count
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _text_array(values: tuple[str, ...]) -> str:
     """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
     quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import peewee
 
 from pgevents import installation
+from pgevents.appending import Appender
 from pgevents.database import Session, open_database
 from pgevents.deciding import Decision
 from pgevents.details import Snapshot
@@ -68,6 +69,7 @@ class EventClient:
         self.serializer = Serializer()
         self.session = Session(db)
         self.reader = Reader(self.session, events.pgevents_spec, types, self.serializer)
+        self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self)
         self.hot: dict[tuple[Stream[Any], ...], float] = {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from collections.abc import Callable
+from datetime import date
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,10 +25,10 @@ if not TYPE_CHECKING:
 
 __all__ = ["dump_exactly", "instance_decoder", "instance_encoder", "load"]
 
-SAME_IN_JSON = (str, int, bool, float, UUID, types.NoneType)
-"""Field types that msgspec and cattrs write alike, and read by the same rules."""
-SAME_WHEN_READ = (*SAME_IN_JSON, datetime, date)
-"""Field types that they read alike, though they do not write the same text (`Z` and `+00:00`)."""
+WRITTEN_ALIKE = (str, int, bool, UUID)
+"""Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
+READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
+"""Field types that they read by the same rules. Not datetime: a seventh digit of a second is rounded, or cut."""
 
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
@@ -48,60 +49,78 @@ def dump_exactly(value: object) -> tuple[str, Any] | None:
 
 
 def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
-    """From JSON text to an instance in one step, if all fields of the class are plain; else None."""
-    if msgspec is None or not _is_plain(cls, SAME_WHEN_READ, frozenset()):
+    """From JSON text to an instance in one step, if class and fields are plain; else None."""
+    if msgspec is None or not _is_read_alike(cls, frozenset()) or not attrs.has(cls):
         return None
     decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
     return decode
 
 
-def instance_encoder(cls: type[Any]) -> Callable[[Any], tuple[str, Any] | None] | None:
-    """From an instance to JSON text, and what reading it gives, if all fields of the class are plain; else None.
+def instance_encoder(cls: type[Any]) -> Callable[[Any], str | None] | None:
+    """From an instance to JSON text, if class and fields are plain and no field holds others; else None.
 
-    The encoder returns None for an instance that a read would not give back as it is: a value is not of its field's type.
+    The encoder returns None for an instance whose values are not exactly of the types of their fields. Of any other it
+    is certain that a read gives it back as it is.
     """
-    if msgspec is None or not _is_plain(cls, SAME_IN_JSON, frozenset()):
+    if msgspec is None:
         return None
-    encode, decode = msgspec.json.encode, msgspec.json.Decoder(cls).decode
+    fields = _plain_fields(cls)
+    if not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
+        return None
+    encode: Callable[[Any], bytes] = msgspec.json.encode
+    types_of_fields, several = tuple(fields.values()), len(fields) > 1
+    values_of = attrgetter(*fields)
 
-    def dump(instance: Any) -> tuple[str, Any] | None:
+    def dump(instance: Any) -> str | None:
+        values = values_of(instance)
+        if (tuple(map(type, values)) if several else (type(values),)) != types_of_fields:
+            return None
         try:
             text = encode(instance)
-            loaded = decode(text)
-        except Exception:  # likewise
+        except Exception:  # half of a surrogate pair; the slower way says so
             return None
-        return None if loaded != instance or b"\\u0000" in text else (text.decode(), loaded)
+        return None if b"\\u0000" in text else text.decode()
 
     return dump
 
 
-def _is_plain(kind: Any, leaves: tuple[type[Any], ...], outer: frozenset[Any]) -> bool:
-    """Whether a type is made of these types alone: by itself, or as an attrs class, list, tuple, dict or union with None."""
-    if kind in leaves:
+def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
+    """Whether a type is one of those, or a plain class, list, tuple, dict or union with None made of them alone."""
+    if kind in READ_ALIKE:
         return True
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (list, tuple):
-        inner = arguments[:1] if origin is list or arguments[1:] == (...,) else ()
-        return len(inner) == 1 and _is_plain(inner[0], leaves, outer)
+    if origin is list or origin is tuple and arguments[1:] == (...,):
+        return _is_read_alike(arguments[0], outer)
     if origin is dict:
-        return arguments[0] is str and _is_plain(arguments[1], leaves, outer)
+        return arguments[0] is str and _is_read_alike(arguments[1], outer)
     if origin in (typing.Union, types.UnionType):
         named = [one for one in arguments if one is not types.NoneType]
-        return len(named) == 1 and _is_plain(named[0], leaves, outer)
-    if not isinstance(kind, type) or not attrs.has(kind) or kind in outer or getattr(kind, "__parameters__", None):
-        return False
-    if hasattr(kind, "__attrs_pre_init__") or issubclass(kind, Mapping):
-        return False
+        return len(named) == 1 and _is_read_alike(named[0], outer)
+    fields = None if kind in outer else _plain_fields(kind)
+    return fields is not None and all(_is_read_alike(one, outer | {kind}) for one in fields.values())
+
+
+def _plain_fields(cls: Any) -> dict[str, Any] | None:
+    """The types of the fields of an attrs class that does nothing of its own when it is made, and holds nothing else.
+
+    msgspec sets the attributes of an instance without its `__init__`, and writes all that it finds in one: what
+    `functools.cached_property` has kept, too.
+    """
+    if not isinstance(cls, type) or "__attrs_attrs__" not in vars(cls):
+        return None
+    own_ways = ("__attrs_init__", "__attrs_pre_init__", "__attrs_post_init__")
+    own_new: Any = cls.__new__
+    if own_new is not object.__new__ or any(hasattr(cls, name) for name in own_ways):
+        return None
     try:
-        fields = attrs.fields(attrs.resolve_types(kind))
+        fields = attrs.fields(attrs.resolve_types(cls))
     except Exception:  # annotations that cannot be resolved
-        return False
-    return all(
-        one.init
-        and not (isinstance(one.default, attrs.Factory) and one.default.takes_self)  # type: ignore[arg-type]
-        and one.converter is None
-        and one.alias == one.name
-        and not one.name.startswith("_")
-        and _is_plain(one.type, leaves, outer | {kind})
-        for one in fields
-    )
+        return None
+    slots = {name for base in cls.__mro__ for name in vars(base).get("__slots__", ())} - {"__weakref__"}
+    if cls.__dictoffset__ or slots != {one.name for one in fields} or getattr(cls, "__parameters__", None):
+        return None
+    for one in fields:
+        has_own_default = isinstance(one.default, attrs.Factory) and one.default.takes_self  # type: ignore[arg-type]
+        if not one.init or one.converter or one.alias != one.name or one.name.startswith("_") or has_own_default:
+            return None
+    return {one.name: one.type for one in fields}

@@ -25,6 +25,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
     spec = events.pgevents_spec
     with session.atomic():
         session.execute(TURN_SQL)
+        is_new = not _stands(session, spec.qualified())  # functions may be left of a table that was dropped
         for table in (spec, projections.pgevents_spec):
             for statement in _missing(session, table):
                 session.execute(statement)
@@ -34,7 +35,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
                 if name is None or not _stands(session, model.pgevents_spec.beside(f'"{name}"')):
                     cast(Any, session.db).execute(index)
         comment = session.execute(COMMENT_SQL, [spec.qualified("_append")]).fetchone()[0]
-        if comment != f"pgevents {generation_of(spec)}":
+        if is_new or comment != f"pgevents {generation_of(spec)}":
             # Waits for writers in flight and keeps new ones out. One that called the old function and has not
             # inserted yet is turned away by the new guard.
             session.execute(f"LOCK TABLE {spec.qualified()} IN SHARE ROW EXCLUSIVE MODE")

@@ -21,7 +21,7 @@ from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.streams import Stream
 from pgevents.tables import TableSpec
 
-__all__ = ["Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_of"]
+__all__ = ["Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_sql"]
 
 KEY_LIMIT = 64
 """How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
@@ -104,9 +104,14 @@ def _template() -> str:
     return (files("pgevents") / "ordering.sql").read_text(encoding="utf-8")
 
 
-def setting_of(spec: TableSpec) -> str:
-    """The name of the transaction-local setting in which the functions remember what a transaction has done."""
-    return f"pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:12]}"
+def setting_sql(spec: TableSpec) -> str:
+    """The name, as SQL, of the setting in which the functions remember what a transaction has done to this table.
+
+    By the table's oid, for a name without a schema may stand for several tables. PostgreSQL makes a constant of it,
+    as long as it is text from the start: text joined with a number is not.
+    """
+    table = spec.qualified().replace("'", "''")
+    return f"'pgevents.t' || '{table}'::regclass::oid::bigint::text"
 
 
 @cache
@@ -120,8 +125,8 @@ def functions_sql(spec: TableSpec) -> str:
         "sequence": spec.qualified("_id_seq"),
         "sequence_literal": spec.qualified("_id_seq").replace("'", "''"),
         "maintenance": spec.qualified("_maintenance"),
-        "setting": setting_of(spec),
-        "key_limit": str(KEY_LIMIT),
+        "setting": setting_sql(spec),
+        "key_limit": str(max(KEY_LIMIT, 4 + len(spec.data_indexes))),  # one event by itself is never a bulk
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "class_of_field": _case(spec, "WHEN _field = '{field}' THEN {field_class}"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
@@ -135,8 +140,7 @@ def functions_sql(spec: TableSpec) -> str:
     text = text.replace("{{bulk_key}}", key(BULK_CLASS, "''")).replace("{{table_key}}", key(TABLE_CLASS, "''"))
     text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE_CLASS, mark[1]), text)
     text = re.sub(r"\{\{hash\((.*?)\)\}\}", lambda mark: key(0, mark[1]).removeprefix("0 + "), text)
-    first = iter(("IF",))
-    text = re.sub(r"\{\{elsif\}\}", lambda _: next(first, "ELSIF"), text)
+    text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
     return f"{text}\n{_triggers_sql(spec, generation)}"
@@ -148,6 +152,12 @@ def _each(block: str, spec: TableSpec) -> str:
     for number, field in enumerate(spec.data_indexes, FIRST_FIELD_CLASS):
         parts.append(block.replace("{{field}}", field).replace("{{field_class}}", str(number << HASH_BITS)))
     return "".join(parts)
+
+
+def _if_chain(chain: str) -> str:
+    """A chain of conditions whose first one, whichever it is, begins with IF; nothing at all if there is none."""
+    first, *others = chain.split("{{elsif}}")
+    return f"{first}IF{'ELSIF'.join(others)}END IF" if others else "NULL"
 
 
 def _case(spec: TableSpec, when: str) -> str:
@@ -163,7 +173,7 @@ def _triggers_sql(spec: TableSpec, generation: str) -> str:
     table, guard = spec.qualified(), spec.qualified("_guard")
     return f"""\
 CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table} FOR EACH STATEMENT
-    WHEN (current_setting('{setting_of(spec)}', true) IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
+    WHEN (current_setting({setting_sql(spec)}, true) IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();

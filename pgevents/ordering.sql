@@ -9,7 +9,7 @@
 -- declared order), a hash in the lower 48. So the keys of one event, class after class, are in the order of their
 -- numbers, and no small number that a program uses for a lock of its own is among them.
 --
--- A transaction-local setting, {{setting}}, remembers what this transaction has published and how
+-- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
 -- many keys it has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its
 -- events; then '|' and the last id that it has saved. A savepoint's rollback reverts it exactly as it releases the
 -- locks. While an append inserts, it reads 'open:<generation>|'.
@@ -237,7 +237,7 @@ CREATE OR REPLACE FUNCTION {{append}}(
     _created_at timestamptz DEFAULT NULL
 ) RETURNS jsonb LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 DECLARE
-    _state text := current_setting('{{setting}}', true);
+    _state text := current_setting({{setting}}, true);
     _published bigint;
     _keys int := 0;
     _is_bulk boolean := false;
@@ -333,7 +333,7 @@ BEGIN
     IF _key IS NOT NULL THEN
         _result := {{repeated}}(_events, _key);
         IF _result IS NOT NULL THEN
-            _state := set_config('{{setting}}', _state || _own, true);
+            _state := set_config({{setting}}, _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
@@ -342,7 +342,7 @@ BEGIN
     IF _conditions IS NOT NULL THEN
         FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
             _condition := _conditions->_n;
-            _base := (_condition->>'base')::bigint;
+            _base := coalesce((_condition->>'base')::bigint, 0);
             _most := (_condition->>'seen')::bigint + 100;
             _found := '{}';
             IF _base > _last THEN
@@ -361,6 +361,7 @@ BEGIN
                 ELSIF _types IS NOT NULL THEN
                     _values := ARRAY(SELECT jsonb_array_elements_text(_types));
                 END IF;
+                {{if}}
                 {{#field}}
                 {{elsif}} _field = '{{field}}' THEN
                     _some := ARRAY(
@@ -384,7 +385,7 @@ BEGIN
                             AND (_rest IS NULL OR NOT EXISTS (
                                 SELECT FROM jsonb_each(_rest) AS r WHERE coalesce(NOT r.value ? (data->>r.key), true)))
                         ORDER BY id LIMIT _most);
-                END IF;
+                {{end if}};
                 IF _found = '{}' THEN
                     _found := _some;
                 ELSE
@@ -398,20 +399,20 @@ BEGIN
             IF _condition ? 'own' THEN
                 _done := _done AND EXISTS (SELECT FROM {{table}} WHERE id = (_condition->>'own')::bigint);
             END IF;
-            IF NOT _done THEN
+            IF _done IS NOT TRUE THEN
                 _result := jsonb_build_object('status', 'conflict', 'ids', _found);
                 EXIT;
             END IF;
         END LOOP;
         IF _result IS NOT NULL THEN
-            _state := set_config('{{setting}}', _state || _own, true);
+            _state := set_config({{setting}}, _state || _own, true);
             RETURN _result;
         END IF;
     END IF;
 
     -- Insert. The guard lets only an open setting of this generation pass.
     _created_at := coalesce(_created_at, clock_timestamp());
-    _done := set_config('{{setting}}', 'open:{{generation}}|', true) IS NULL;
+    _done := set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
     IF _key IS NULL AND _count = 1 THEN
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
         VALUES (_events->0->>'type', _events->0->'data', coalesce(_events->0->'metadata', '{}'), _created_at, _created_at)
@@ -436,7 +437,7 @@ BEGIN
         )
         SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     END IF;
-    _state := set_config('{{setting}}', _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
+    _state := set_config({{setting}}, _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
     IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
         IF _ids IS NOT NULL THEN
             RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
@@ -455,14 +456,13 @@ $pgevents$;
 -- [append_one] The same for one event, in as few steps as possible, for most saves are of this kind: no idempotency
 -- key, and no condition or one of one stream that is one value of one data index. Whatever is not as simple as that
 -- (an earlier save in this transaction, a lock that is not free, a conflict) it leaves to append.
---   _field, _values, _types, _base, _seen: such a condition; _values is an array of the one value, _types are NULL
---       for any type.
+--   _field, _value, _types, _base, _seen: such a condition, or NULL; _types are NULL for any type.
 -- Result: '<id> <created_at>' once saved; else, in text, what append returned.
 CREATE OR REPLACE FUNCTION {{append_one}}(
     _type text,
     _data jsonb,
     _field text DEFAULT NULL,
-    _values text[] DEFAULT NULL,
+    _value text DEFAULT NULL,
     _types text[] DEFAULT NULL,
     _base bigint DEFAULT NULL,
     _seen bigint DEFAULT NULL,
@@ -478,73 +478,70 @@ BEGIN
     <<simple>>
     BEGIN
         EXIT simple WHEN current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery()
-            OR current_setting('{{setting}}', true) <> ''
+            OR current_setting({{setting}}, true) <> ''
             OR current_setting('synchronous_commit') = 'off' AND set_config('synchronous_commit', 'on', true) IS NULL;
 
-        -- Locks.
+        -- Locks, then the last id that was issued before the publication, which follows at once.
         IF _field IS NULL THEN
-            EXIT simple WHEN num_nulls(
-                pg_advisory_xact_lock_shared({{table_key}}),
-                pg_advisory_xact_lock_shared({{type_key(_type)}})
+            _last := CASE WHEN  -- a sum, so that all of them are asked for; of a field without a value it is a NULL
+                (pg_advisory_xact_lock_shared({{table_key}}) IS NULL)::int
+                + (pg_advisory_xact_lock_shared({{type_key(_type)}}) IS NULL)::int
                 {{#field}}
-                , pg_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}})
+                + (pg_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}}) IS NULL)::int
                 {{/field}}
-            ) < 0;  -- never: all of them are asked for, a field without a value is a NULL
+                >= 0 THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
+            EXIT simple WHEN _last IS NULL
+                OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
+                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
         ELSE
             BEGIN
-                IF (
+                _last := CASE WHEN
                     pg_try_advisory_xact_lock_shared({{bulk_key}})
                     AND pg_try_advisory_xact_lock_shared({{table_key}})
                     AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
                     {{#field}}
                     AND coalesce(pg_try_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}}), true)
                     {{/field}}
-                    AND pg_try_advisory_xact_lock({{class_of_field}} + {{hash(_values[1])}})
-                ) IS NOT TRUE THEN
+                    AND pg_try_advisory_xact_lock({{class_of_field}} + {{hash(_value)}})
+                THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
+                IF _last IS NULL
+                    OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
+                THEN
                     RAISE lock_not_available;  -- gives back those that were taken
                 END IF;
             EXCEPTION WHEN lock_not_available THEN
                 EXIT simple;
             END;
-        END IF;
-
-        -- Publish.
-        _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);
-        EXIT simple WHEN _last IS NULL
-            OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
-
-        -- Check, in a statement that is younger than the locks.
-        IF _field IS NOT NULL THEN
-            IF false THEN
+            -- Check, in a statement that is younger than the locks.
+            {{if}}
             {{#field}}
-            ELSIF _field = '{{field}}' THEN  -- in the order of the index, so that no other one seems cheaper
+            {{elsif}} _field = '{{field}}' THEN  -- in the order of the index, so that no other one seems cheaper
                 _found := count(*) FROM (
                     SELECT FROM {{table}}
-                    WHERE data->>'{{field}}' = ANY (_values) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+                    WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (_types IS NULL OR type = ANY (_types))
                     ORDER BY data->>'{{field}}', id LIMIT _seen + 1
                 ) AS matching;
             {{/field}}
-            END IF;
-            EXIT simple WHEN _base > _last OR _found IS DISTINCT FROM _seen;
+            {{end if}};
+            EXIT simple WHEN (_base <= _last AND _found = _seen) IS NOT TRUE
+                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
         END IF;
 
         -- Insert.
         _at := coalesce(_created_at, clock_timestamp());
-        EXIT simple WHEN set_config('{{setting}}', 'open:{{generation}}|', true) IS NULL;
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
-        VALUES (_type, _data, _metadata, _at, _at)
+        VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
         RETURNING id INTO _id;
-        IF _id <= _last THEN
-            PERFORM {{refuse_order}}(_id, _last);
-        END IF;
-        RETURN _id || to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')
-            || left(set_config('{{setting}}', _last || '|{{keys_of_one}}||' || _id, true), 0);
+        RETURN CASE WHEN _id > _last
+            THEN _id || to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')
+                || left(set_config({{setting}}, _last || '|{{keys_of_one}}||' || _id, true), 0)
+            ELSE {{refuse_order}}(_id, _last)::text END;
     END;
     RETURN {{append}}(
         jsonb_build_array(jsonb_build_object('type', _type, 'data', _data, 'metadata', _metadata)),
         CASE WHEN _field IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
             'base', _base, 'seen', _seen,
-            'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, _values)))
+            'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
         )) END,
         NULL, _created_at);
 END
@@ -576,7 +573,7 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
-    _state text := coalesce(current_setting('{{setting}}', true), '');
+    _state text := coalesce(current_setting({{setting}}, true), '');
     _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
 BEGIN
     IF TG_LEVEL = 'ROW' THEN

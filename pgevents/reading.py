@@ -17,7 +17,7 @@ from pgevents.database import Session
 from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event, EventTypes, StoredEvent
-from pgevents.ordering import Position, horizon_of, setting_of, streams_json
+from pgevents.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.serialization import VERSION_KEY, Serializer, load_json
 from pgevents.streams import Shape, Stream, merge_streams, shape_of, where_params, where_sql
 from pgevents.tables import TableSpec
@@ -31,7 +31,7 @@ COLUMNS = "id, type, data::text, metadata::text, created_at, nullif(updated_at, 
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-OWN_SQL = "SELECT split_part(current_setting(%s, true), '|', 4)"
+OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 # Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
 # subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
 FROM_THE_START = "id > (SELECT 0::bigint)"
@@ -334,7 +334,7 @@ class Reader:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
         if not self.session.db.in_transaction():
             return False, 0
-        (own,) = self.session.execute(OWN_SQL, [setting_of(self.spec)]).fetchone()
+        (own,) = self.session.execute(OWN_SQL.format(setting=setting_sql(self.spec))).fetchone()
         return True, int(own or 0)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from pgevents.appending import Row, append
+from pgevents.appending import Row
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -214,10 +214,7 @@ class Save:
         if positions is not None:
             shortened = client.reader.shortened
             positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
-        answer = append(
-            client.session, client.events.pgevents_spec, rows, positions, self.key, self.created_at,
-            is_timed=operation is not None,
-        )
+        answer = client.appender.append(rows, positions, self.key, self.created_at, is_timed=operation is not None)
         status, ids, created_at = answer.status, answer.ids, answer.created_at
         if operation is not None:
             operation.status, operation.lock_wait = status, answer.lock_wait

@@ -169,7 +169,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._dump: _ByClass[Callable[[Any], tuple[str, Any] | None] | None] = _ByClass(
+        self._dump: _ByClass[Callable[[Any], str | None] | None] = _ByClass(
             fast.instance_encoder if is_ours else lambda cls: None
         )
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
@@ -196,7 +196,7 @@ class Serializer:
             dump = self._dump[cls]
             quick = None if dump is None else dump(data)
             if quick is not None:
-                return quick
+                return quick, data
         text, loaded = dump_and_load(self.encode(data, what), what)
         return text, loaded if cls is None else self.check(loaded, cls, what)
 

@@ -19,7 +19,6 @@ from typing import IO, Any, cast
 import click
 from attrs import define, frozen
 
-from pgevents.appending import append
 from pgevents.client import EventClient
 from pgevents.errors import IdempotencyError, PgEventsError
 from pgevents.serialization import dump_json
@@ -238,7 +237,7 @@ def _append(client: EventClient, events: list[dict[str, Any]], key: str, created
         (one["type"], dump_json(one["data"], "the data"), dump_json(one.get("metadata", {}), "the metadata"))
         for one in events
     ]
-    answer = append(client.session, client.events.pgevents_spec, rows, None, key, created_at)
+    answer = client.appender.append(rows, None, key, created_at)
     if answer.status == "reused":
         raise IdempotencyError("other events were saved with this key", key=key, saved_ids=answer.ids)
     return answer.ids[0]

@@ -1,0 +1,147 @@
+"""The append functions as other programs, and odd tables, meet them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import peewee
+import pytest
+from peewee import PostgresqlDatabase
+
+from pgevents import (
+    ConcurrencyError,
+    EventClient,
+    RetryableError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+    stream,
+)
+from .conftest import database
+
+DATA = '{"cart_id": "c1"}'
+
+
+def scalar(db: Any, sql: str, params: Any = None) -> Any:
+    (found,) = db.execute_sql(sql, params).fetchone()
+    return found
+
+
+def wide(url: str, fields: int, **options: Any) -> EventClient:
+    """A client of a table with so many data indexes."""
+    events = create_events_table("wide", data_indexes=[f"f{n}" for n in range(fields)])
+    return create_event_client(database(url, **options), events, create_projections_table("wide"), ())
+
+
+def test_append_one_saves_as_append_does(client: EventClient) -> None:
+    """Type, data, metadata and time arrive; NULL metadata is none."""
+    sql = "SELECT my_app.events_append_one('A', %s, NULL, NULL, NULL, NULL, NULL, %s, '2026-01-31 12:00+00')"
+    client.save_event({"type": "FIRST", "data": {}})
+    assert scalar(client.db, sql, [DATA, '{"by": "me"}']) == "2 2026-01-31T12:00:00.000000+00:00"
+    assert scalar(client.db, sql, [DATA, None]).startswith("3 ")
+    assert [one.metadata for one in client.get_event_stream("A", cart_id="c1")] == [{"by": "me"}, {}]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "'cart_id', 'c1', NULL, 0, 0",  # not what stands there
+        "'cart_id', 'c1'",
+        "'cart_id', 'c1', NULL, NULL, 0",
+        "'cart_id', 'c1', NULL, 0, NULL",
+        "'cart_id', 'c1', '{A}', 0, 2",
+        "'no_index', NULL, NULL, 0, 1",
+        "'product_id', 'p', NULL, 5, 0",  # above the last id issued
+    ],
+)
+def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(client: EventClient, condition: str) -> None:
+    """A count that is another, and whatever is NULL or from the future, is no permission."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1", "no_index": "x"}})
+    answer = json.loads(scalar(client.db, f"SELECT my_app.events_append_one('A', %s, {condition})", [DATA]))
+    assert answer["status"] in ("conflict", "future")
+    assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize("condition", [{}, {"base": 0}, {"seen": 0}])
+def test_append_takes_a_condition_without_numbers_for_one_that_does_not_hold(client: EventClient, condition: Any) -> None:
+    """A forgotten `seen` is no permission, and a forgotten `base` is the beginning."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+    given = json.dumps([{**condition, "streams": [{"types": None, "match": {"cart_id": ["c1"]}}]}])
+    events = json.dumps([{"type": "A", "data": {"cart_id": "c1"}}])
+    answer = scalar(client.db, "SELECT my_app.events_append(%s, %s)", [events, given])
+    assert answer["status"] == "conflict"
+
+
+@pytest.mark.parametrize("value", ["", "NULL", "{a,b}", 'q"uote', "back\\slash", "é😀", "x" * 2_000, "  ", "'; DROP"])
+def test_any_value_locks_and_counts_alike(make_client: Callable[..., EventClient], client: EventClient, value: str) -> None:
+    """A plain save, a validated one and a batch agree on the key of a value: an open save of it is waited for."""
+    other = make_client()
+    client.save_event({"type": "A", "data": {"cart_id": value}})
+    read = client.get_event_stream(cart_id=value)
+    assert len(read) == 1
+    other.db.execute_sql("SET lock_timeout = '60ms'")
+    for number in (1, 2):  # one event, and a batch
+        with client.db.atomic():
+            client.save_events([{"type": "A", "data": {"cart_id": value}}] * number)
+            with pytest.raises(RetryableError, match="lock"):
+                other.save_event_with_stream_validation({"type": "A", "data": {}}, read)
+    with pytest.raises(ConcurrencyError):
+        other.save_event_with_stream_validation({"type": "A", "data": {}}, read)
+    assert other.save_event_with_stream_validation({"type": "A", "data": {}}, client.get_event_stream(cart_id=value)).id
+
+
+def test_tables_of_one_name_in_two_schemas_are_told_apart(url: str, db: PostgresqlDatabase) -> None:
+    """A table without a schema is whichever `search_path` finds; what was done to one says nothing of the other."""
+    events = create_events_table(data_indexes=["cart_id"])
+    client = create_event_client(db, events, create_projections_table(), ())
+    for schema in ("one", "two"):
+        db.execute_sql(f"CREATE SCHEMA {schema}")
+        with db.atomic():
+            db.execute_sql(f"SET LOCAL search_path = {schema}")
+            client.create_tables()
+    watching = create_event_client(database(url, options="-c search_path=two"), events, create_projections_table(), ())
+    with db.atomic():
+        db.execute_sql("SET LOCAL search_path = one")
+        client.save_events([{"type": "A", "data": {"cart_id": f"c{n}"}} for n in range(80)])
+        db.execute_sql("SET LOCAL search_path = two")
+        client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+        assert watching.horizon().id == 0
+        watching.db.execute_sql("SET lock_timeout = '60ms'")
+        with pytest.raises(RetryableError, match="lock"):
+            watching.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="c1")])
+        watching.save_event({"type": "A", "data": {"cart_id": "c2"}})
+        assert [one.id for one in watching.get_event_stream()] == [2]
+        assert len(watching.reader.read_final([stream()])) == 0
+    watching.db.close()
+
+
+def test_a_table_that_was_dropped_gets_its_guards_again(client: EventClient) -> None:
+    """Functions that outlived their table do not pass for a whole installation."""
+    client.db.execute_sql("DROP TABLE my_app.events")
+    client.create_tables()
+    with pytest.raises(peewee.PeeweeException, match="append function only"):
+        client.db.execute_sql("INSERT INTO my_app.events (type, data) VALUES ('A', '{}')")
+
+
+@pytest.mark.parametrize("fields", [0, 1, 70, 100])
+def test_tables_of_any_width_save_validate_and_do_not_exclude_each_other(url: str, fields: int) -> None:
+    """With no data index and with a hundred: plain and keyed saves of different values run side by side."""
+    one, two = wide(url, fields), wide(url, fields)
+    one.create_tables()
+
+    def event_of(value: str) -> dict[str, Any]:
+        return {"type": "A", "data": {f"f{n}": f"{value}{n}" for n in range(fields)}}
+
+    two.db.execute_sql("SET lock_timeout = '60ms'")
+    for key in (None, "k"):
+        with one.db.atomic():
+            one.save_event(event_of("x"), idempotency_key=key)
+            two.save_event(event_of("y"), idempotency_key=key and "other")
+    read = two.get_event_stream(**{f"f{n}": f"x{n}" for n in range(min(fields, 1))})
+    assert two.save_event_with_stream_validation(event_of("x"), read).id == 5
+    with pytest.raises(ConcurrencyError):
+        two.save_event_with_stream_validation(event_of("x"), read)
+    for client in (one, two):
+        client.db.close()
