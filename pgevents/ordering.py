@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from array import array
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -52,7 +51,7 @@ class Position:
     base: int
     count: int
     streams: tuple[Stream[Any], ...]
-    ids: array[int] = attrs.field(factory=lambda: array("q"), eq=False, repr=False)
+    ids: Sequence[int] = attrs.field(default=(), eq=False, repr=False)
     in_transaction: bool = attrs.field(default=False, eq=False, repr=False)
     own: int = attrs.field(default=0, eq=False, repr=False)
 

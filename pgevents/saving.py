@@ -42,7 +42,7 @@ def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | N
     if streams is not None and not isinstance(streams, Stream) and not streams:
         raise ConfigurationError("streams=[] would validate nothing; name the streams, or save without validation")
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
-    if isinstance(latest, EventStream):
+    if type(latest) is not int and isinstance(latest, EventStream):
         latest = latest.position
     if isinstance(latest, Position):
         if given is not None and set(given) != set(latest.streams):

@@ -126,6 +126,8 @@ def id_text(id: object) -> str:
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return (value,)
     if isinstance(value, (list, tuple, set, frozenset)):
         several = cast("Iterable[object]", value)
         return tuple(dict.fromkeys(identifier_text(field, item) for item in several))
