@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -28,9 +28,8 @@ KEY_LIMIT = 64
 FUNCTIONS = (
     "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "append", "append_one", "repeated", "guard",
 )
-HASH_BITS = 48
-"""How much of a lock's key is a hash; above it stands the class of the key."""
-BULK_CLASS, TABLE_CLASS, TYPE_CLASS, FIRST_FIELD_CLASS = range(1, 5)
+BULK, TABLE, TYPE, FIRST_FIELD = range(4)
+"""What the seed of a key's hash says about its kind."""
 
 
 @attrs.frozen
@@ -127,29 +126,30 @@ def functions_sql(spec: TableSpec) -> str:
         "setting": setting_sql(spec),
         "key_limit": str(max(KEY_LIMIT, 4 + len(spec.data_indexes))),  # one event by itself is never a bulk
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
-        "class_of_field": _case(spec, "WHEN _field = '{field}' THEN {field_class}"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
     }
 
-    def key(kind: int, text: str) -> str:
-        hashed = f"hashtextextended({text}, '{table_literal}'::regclass::oid::bigint)"
-        return f"{kind << HASH_BITS} + ({hashed} & {2**HASH_BITS - 1})"
+    def key(kind: int | str, text: str) -> str:
+        return f"hashtextextended({text}, '{table_literal}'::regclass::oid::bigint << 12 | {kind})"
 
-    text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec), _template())
-    text = text.replace("{{bulk_key}}", key(BULK_CLASS, "''")).replace("{{table_key}}", key(TABLE_CLASS, "''"))
-    text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE_CLASS, mark[1]), text)
-    text = re.sub(r"\{\{hash\((.*?)\)\}\}", lambda mark: key(0, mark[1]).removeprefix("0 + "), text)
+    text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec, key), _template())
+    text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
+    text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
+    kind_of_field = _case(spec, "WHEN _field = '{field}' THEN {number}")
+    text = re.sub(r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: key(f"({kind_of_field})", mark[1]), text)
     text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
     return f"{text}\n{_triggers_sql(spec, generation)}"
 
 
-def _each(block: str, spec: TableSpec) -> str:
+def _each(block: str, spec: TableSpec, key: Callable[[int, str], str]) -> str:
     """A part of the template once for each data index."""
     parts: list[str] = []
-    for number, field in enumerate(spec.data_indexes, FIRST_FIELD_CLASS):
-        parts.append(block.replace("{{field}}", field).replace("{{field_class}}", str(number << HASH_BITS)))
+    for number, field in enumerate(spec.data_indexes, FIRST_FIELD):
+        pieces = re.split(r"\{\{field_key\((.*?)\)\}\}", block.replace("{{field}}", field))
+        pieces[1::2] = [key(number, text) for text in pieces[1::2]]
+        parts += pieces
     return "".join(parts)
 
 
@@ -161,11 +161,8 @@ def _if_chain(chain: str) -> str:
 
 def _case(spec: TableSpec, when: str) -> str:
     """An expression with a case for each data index, in declared order."""
-    whens = " ".join(
-        when.format(field=field, field_class=number << HASH_BITS)
-        for number, field in enumerate(spec.data_indexes, FIRST_FIELD_CLASS)
-    )
-    return f"CASE {whens} END" if whens else "NULL"
+    whens = [when.format(field=field, number=number) for number, field in enumerate(spec.data_indexes, FIRST_FIELD)]
+    return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
 def _triggers_sql(spec: TableSpec, generation: str) -> str:

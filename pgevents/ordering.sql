@@ -5,9 +5,8 @@
 -- Marks in double braces are filled in by pgevents.ordering: table and function names are quoted identifiers,
 -- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text.
 --
--- Keys are advisory locks: a class in the upper 16 bits (the bulk lock, the table, its types, then each data index in
--- declared order), a hash in the lower 48. So the keys of one event, class after class, are in the order of their
--- numbers, and no small number that a program uses for a lock of its own is among them.
+-- Keys are advisory locks: hashes, with a seed for each table and kind of key (the bulk lock, the table, a type, a value
+-- of each data index).
 --
 -- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
 -- many keys it has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its
@@ -114,7 +113,7 @@ BEGIN
         IF _field IS NOT NULL THEN
             _values := _stream->'match'->_field;
             FOR _i IN 0 .. jsonb_array_length(_values) - 1 LOOP
-                _keys := _keys || {{class_of_field}} + {{hash(_values->>_i)}};
+                _keys := _keys || {{key_of_field(_values->>_i)}};
             END LOOP;
         ELSIF jsonb_typeof(_stream->'types') = 'array' THEN
             _keys := _keys || ARRAY(SELECT {{type_key(t)}} FROM jsonb_array_elements_text(_stream->'types') AS t);
@@ -284,7 +283,7 @@ BEGIN
                 FROM (SELECT e FROM jsonb_array_elements(_events) AS e LIMIT CASE _pass WHEN 1 THEN {{key_limit}} END) AS first_ones
                     CROSS JOIN LATERAL unnest(ARRAY[{{table_key}}, {{type_key(e->>'type')}}
                         {{#field}}
-                        , {{field_class}} + {{hash(e->'data'->>'{{field}}')}}
+                        , {{field_key(e->'data'->>'{{field}}')}}
                         {{/field}}
                     ]) AS u(k)
                 WHERE k IS NOT NULL);
@@ -481,37 +480,27 @@ BEGIN
             OR current_setting({{setting}}, true) <> ''
             OR current_setting('synchronous_commit') = 'off' AND set_config('synchronous_commit', 'on', true) IS NULL;
 
-        -- Locks, then the last id that was issued before the publication, which follows at once.
-        IF _field IS NULL THEN
-            _last := CASE WHEN  -- a sum, so that all of them are asked for; of a field without a value it is a NULL
-                (pg_advisory_xact_lock_shared({{table_key}}) IS NULL)::int
-                + (pg_advisory_xact_lock_shared({{type_key(_type)}}) IS NULL)::int
+        -- Locks, none of which is waited for, so in any order; then the last id issued, and at once its publication.
+        BEGIN
+            _last := CASE WHEN
+                pg_try_advisory_xact_lock_shared({{table_key}})
+                AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
                 {{#field}}
-                + (pg_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}}) IS NULL)::int
+                AND coalesce(pg_try_advisory_xact_lock_shared({{field_key(_data->>'{{field}}')}}), true)
                 {{/field}}
-                >= 0 THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
-            EXIT simple WHEN _last IS NULL
+                AND (_field IS NULL OR pg_try_advisory_xact_lock_shared({{bulk_key}})
+                    AND pg_try_advisory_xact_lock({{key_of_field(_value)}}))
+            THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
+            IF _last IS NULL
                 OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
-                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
-        ELSE
-            BEGIN
-                _last := CASE WHEN
-                    pg_try_advisory_xact_lock_shared({{bulk_key}})
-                    AND pg_try_advisory_xact_lock_shared({{table_key}})
-                    AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
-                    {{#field}}
-                    AND coalesce(pg_try_advisory_xact_lock_shared({{field_class}} + {{hash(_data->>'{{field}}')}}), true)
-                    {{/field}}
-                    AND pg_try_advisory_xact_lock({{class_of_field}} + {{hash(_value)}})
-                THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
-                IF _last IS NULL
-                    OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
-                THEN
-                    RAISE lock_not_available;  -- gives back those that were taken
-                END IF;
-            EXCEPTION WHEN lock_not_available THEN
-                EXIT simple;
-            END;
+            THEN
+                RAISE lock_not_available;  -- gives back those that were taken
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT simple;
+        END;
+
+        IF _field IS NOT NULL THEN
             -- Check, in a statement that is younger than the locks.
             {{if}}
             {{#field}}
@@ -523,22 +512,22 @@ BEGIN
                 ) AS matching;
             {{/field}}
             {{end if}};
-            EXIT simple WHEN (_base <= _last AND _found = _seen) IS NOT TRUE
-                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
+            EXIT simple WHEN (_base <= _last AND _found = _seen) IS NOT TRUE;
         END IF;
 
         -- Insert.
-        _at := coalesce(_created_at, clock_timestamp());
+        _at := CASE WHEN set_config({{setting}}, 'open:{{generation}}|', true) IS NOT NULL
+            THEN coalesce(_created_at, clock_timestamp()) END;
         INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
         VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
         RETURNING id INTO _id;
-        RETURN CASE WHEN _id > _last
-            THEN _id || to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')
-                || left(set_config({{setting}}, _last || '|{{keys_of_one}}||' || _id, true), 0)
+        RETURN CASE
+            WHEN _id > _last AND set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
+            THEN concat(_id, to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'))
             ELSE {{refuse_order}}(_id, _last)::text END;
     END;
     RETURN {{append}}(
-        jsonb_build_array(jsonb_build_object('type', _type, 'data', _data, 'metadata', _metadata)),
+        jsonb_build_array(jsonb_build_object('type', _type, 'data', _data, 'metadata', coalesce(_metadata, '{}'))),
         CASE WHEN _field IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
             'base', _base, 'seen', _seen,
             'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))

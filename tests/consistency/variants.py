@@ -42,7 +42,7 @@ PLACES: dict[str, tuple[Replacement, ...]] = {
     ),
     "numbered": (
         ("    IF _ids[1] <= _last THEN", "{pause}    IF _ids[1] <= _last THEN"),
-        ("        RETURN CASE WHEN _id", "{pause}        RETURN CASE WHEN _id"),
+        ("        RETURN CASE\n            WHEN _id", "{pause}        RETURN CASE\n            WHEN _id"),
     ),
     "issued": (("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),),
     "bound": (("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),),
@@ -184,7 +184,7 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant(
             "plain saves without locks, one event",
-            ((r"re:\(pg_advisory_xact_lock_shared\([^;]*?>= 0 THEN", "true THEN"),),
+            ((r"re:CASE WHEN\n( *pg_try[^;]*?)\n *THEN", r"CASE WHEN _field IS NULL OR (\1) THEN"),),
             places=("numbered", "checked"),
         ),
         Variant(
@@ -194,7 +194,7 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant(
             "validated saves without BULK while batches run, one event",
-            ((r"re:CASE WHEN\n *pg_try_advisory_xact_lock_shared\([^\n]*\n *AND", "CASE WHEN"),),
+            ((r"re:_field IS NULL OR pg_try_advisory_xact_lock_shared\([^;]*?\n *AND", "_field IS NULL OR"),),
             places=("numbered", "checked"),
         ),
         Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
