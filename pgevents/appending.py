@@ -21,11 +21,12 @@ Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
 ONE_SQL = {  # by whether there is a condition, and whether there is more than type and data
-    (False, False): "SELECT {append_one}(%s, %s)",
+    (False, False): "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
     (False, True): "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)",
-    (True, False): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)",
+    (True, False): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, NULL, NULL)",
     (True, True): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
 }
+"""All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others."""
 ANY_SQL = "SELECT {append}(%s, %s, %s, %s)::text"
 
 

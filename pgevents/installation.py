@@ -10,7 +10,7 @@ import peewee
 
 from pgevents.database import Session
 from pgevents.errors import ConfigurationError
-from pgevents.ordering import functions_sql, generation_of
+from pgevents.ordering import functions_sql, generation_of, setting_sql
 from pgevents.tables import EventsModel, ProjectionsModel, TableSpec
 
 __all__ = ["install", "install_sql", "maintenance"]
@@ -40,6 +40,8 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             # inserted yet is turned away by the new guard.
             session.execute(f"LOCK TABLE {spec.qualified()} IN SHARE ROW EXCLUSIVE MODE")
             session.execute(functions_sql(spec))
+        if is_new:  # what this transaction remembers was of a table that it has dropped
+            session.execute(f"SELECT set_config({setting_sql(spec)}, '', true)")
 
 
 def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:

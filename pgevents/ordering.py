@@ -105,9 +105,11 @@ def _template() -> str:
 def setting_sql(spec: TableSpec) -> str:
     """The name, as SQL, of the setting in which the functions remember what a transaction has done to this table.
 
-    By the table's oid, for a name without a schema may stand for several tables. PostgreSQL makes a constant of it,
-    as long as it is text from the start: text joined with a number is not.
+    By the table's full name; without a schema that may be one of several tables, so then it is by the table's oid.
+    (The guard's condition is parsed at each INSERT: a name that is a constant from the start is the fastest.)
     """
+    if spec.schema is not None:
+        return f"'pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}'"
     table = spec.qualified().replace("'", "''")
     return f"'pgevents.t' || '{table}'::regclass::oid::bigint::text"
 

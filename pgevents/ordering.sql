@@ -8,10 +8,10 @@
 -- Keys are advisory locks: hashes, with a seed for each table and kind of key (the bulk lock, the table, a type, a value
 -- of each data index).
 --
--- A transaction-local setting, pgevents.t<oid of the table>, remembers what this transaction has published and how
--- many keys it has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its
--- events; then '|' and the last id that it has saved. A savepoint's rollback reverts it exactly as it releases the
--- locks. While an append inserts, it reads 'open:<generation>|'.
+-- A transaction-local setting of the table's own remembers what this transaction has published and how many keys it
+-- has asked for: 'published|keys|', or 'published|keys|bulk' once the bulk lock stands for those of its events; then
+-- '|' and the last id that it has saved. A savepoint's rollback reverts it exactly as it releases the locks. While an
+-- append inserts, it reads 'open:<generation>|'.
 --
 -- PL/pgSQL makes each expression ready anew in each transaction, so what every save passes is kept to few of them.
 
@@ -470,20 +470,18 @@ CREATE OR REPLACE FUNCTION {{append_one}}(
 ) RETURNS text LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 DECLARE
     _last bigint;
-    _found bigint;
     _id bigint;
     _at timestamptz;
 BEGIN
     <<simple>>
     BEGIN
-        EXIT simple WHEN current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery()
-            OR current_setting({{setting}}, true) <> ''
-            OR current_setting('synchronous_commit') = 'off' AND set_config('synchronous_commit', 'on', true) IS NULL;
-
         -- Locks, none of which is waited for, so in any order; then the last id issued, and at once its publication.
         BEGIN
             _last := CASE WHEN
-                pg_try_advisory_xact_lock_shared({{table_key}})
+                current_setting('transaction_isolation') = 'read committed' AND NOT pg_is_in_recovery()
+                AND coalesce(current_setting({{setting}}, true), '') = ''
+                AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
+                AND pg_try_advisory_xact_lock_shared({{table_key}})
                 AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
                 {{#field}}
                 AND coalesce(pg_try_advisory_xact_lock_shared({{field_key(_data->>'{{field}}')}}), true)
@@ -493,6 +491,7 @@ BEGIN
             THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
             IF _last IS NULL
                 OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
+                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL  -- for the guard
             THEN
                 RAISE lock_not_available;  -- gives back those that were taken
             END IF;
@@ -500,27 +499,28 @@ BEGIN
             EXIT simple;
         END;
 
-        IF _field IS NOT NULL THEN
-            -- Check, in a statement that is younger than the locks.
-            {{if}}
-            {{#field}}
-            {{elsif}} _field = '{{field}}' THEN  -- in the order of the index, so that no other one seems cheaper
-                _found := count(*) FROM (
-                    SELECT FROM {{table}}
-                    WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (_types IS NULL OR type = ANY (_types))
-                    ORDER BY data->>'{{field}}', id LIMIT _seen + 1
-                ) AS matching;
-            {{/field}}
-            {{end if}};
-            EXIT simple WHEN (_base <= _last AND _found = _seen) IS NOT TRUE;
+        -- Check and insert, in a statement that is younger than the locks.
+        _at := coalesce(_created_at, clock_timestamp());
+        IF _field IS NULL THEN
+            INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
+            VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
+            RETURNING id INTO _id;
+        {{#field}}
+        ELSIF _field = '{{field}}' THEN  -- in the order of the index, so that no other one seems cheaper
+            INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
+            SELECT _type, _data, coalesce(_metadata, '{}'), _at, _at
+            WHERE _base <= _last AND _seen = cardinality(ARRAY(
+                SELECT id FROM {{table}}
+                WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+                ORDER BY data->>'{{field}}', id LIMIT _seen + 1
+            ))
+            RETURNING id INTO _id;
+        {{/field}}
         END IF;
-
-        -- Insert.
-        _at := CASE WHEN set_config({{setting}}, 'open:{{generation}}|', true) IS NOT NULL
-            THEN coalesce(_created_at, clock_timestamp()) END;
-        INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
-        VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
-        RETURNING id INTO _id;
+        IF _id IS NULL THEN
+            PERFORM set_config({{setting}}, '', true);
+            EXIT simple;
+        END IF;
         RETURN CASE
             WHEN _id > _last AND set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
             THEN concat(_id, to_char(_at AT TIME ZONE 'UTC', ' YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'))

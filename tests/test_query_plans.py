@@ -197,11 +197,11 @@ def checks(client: EventClient) -> dict[str, str]:
 def one_event_checks(spec: TableSpec) -> dict[str, str]:
     """The same of the function for one event."""
     found: dict[str, str] = {}
-    counts = r"_field = '(\w+)' THEN[^\n]*\n\s+_found := (count.*?) AS matching;"
+    counts = r"_field = '(\w+)' THEN.*?_seen = (cardinality.*?)\n\s+RETURNING"
     for field, text in re.findall(counts, functions_sql(spec), re.S):
         for n, variable in enumerate(("_value", "_base", "_types", "_seen"), 1):
             text = re.sub(rf"\b{variable}\b", f"${n}", text)
-        found[f"one {field}"] = f"SELECT {text} AS matching"
+        found[f"one {field}"] = f"SELECT {text}"
     assert {"one cart_id", "one product_id"} <= set(found)
     return found
 

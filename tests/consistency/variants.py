@@ -34,12 +34,9 @@ PLACES: dict[str, tuple[Replacement, ...]] = {
     ),
     "published": (
         ("    _state := _published ||", "{pause}    _state := _published ||"),
-        ("            -- Check, in a statement that is", "{pause}            -- Check, in a statement that is"),
+        ("        -- Check and insert, in a statement", "{pause}        -- Check and insert, in a statement"),
     ),
-    "checked": (
-        ("    -- Insert. The guard", "{pause}    -- Insert. The guard"),
-        ("        -- Insert.\n", "{pause}        -- Insert.\n"),
-    ),
+    "checked": (("    -- Insert. The guard", "{pause}    -- Insert. The guard"),),
     "numbered": (
         ("    IF _ids[1] <= _last THEN", "{pause}    IF _ids[1] <= _last THEN"),
         ("        RETURN CASE\n            WHEN _id", "{pause}        RETURN CASE\n            WHEN _id"),
@@ -47,8 +44,8 @@ PLACES: dict[str, tuple[Replacement, ...]] = {
     "issued": (("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),),
     "bound": (("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),),
 }
-"""Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append functions;
-between both looks of a final bound, after it."""
+"""Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append functions that has
+such a place; between both looks of a final bound, after it."""
 
 
 @attrs.frozen
@@ -88,7 +85,7 @@ class Variant:
 
 RIGHT = Variant("right")
 
-ANY_EVENTS = ("        EXIT simple WHEN current_setting('transaction_isolation')", "        EXIT simple WHEN true OR current_setting('transaction_isolation')")
+ANY_EVENTS = ("re:CASE WHEN\\n( *current_setting)", r"CASE WHEN\n                false AND\n\1")
 """Leaves everything to the function for any events, whose faults would else be met by few saves."""
 EXCLUSIVE_LOCKS = "        _done := {acquire}(_shared, _exclusive) IS NULL;"
 
@@ -171,8 +168,8 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement, one event",
             (
                 (
-                    r"re:CASE WHEN\n( *pg_try[^;]*?)\n *THEN(.*? AND id > _base)",
-                    r"CASE WHEN true THEN\2 AND (SELECT pg_sleep(0.002) IS NOT NULL AND (\1))",
+                    r"re: AND (pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN(.*? AND id > _base)",
+                    r" THEN\2 AND (SELECT pg_sleep(0.002) IS NOT NULL AND (\1))",
                 ),
             ),
             places=("numbered", "checked"),
@@ -184,7 +181,7 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant(
             "plain saves without locks, one event",
-            ((r"re:CASE WHEN\n( *pg_try[^;]*?)\n *THEN", r"CASE WHEN _field IS NULL OR (\1) THEN"),),
+            ((r"re: AND (pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN", r" AND (_field IS NULL OR (\1)) THEN"),),
             places=("numbered", "checked"),
         ),
         Variant(
