@@ -13,6 +13,7 @@ import attrs
 from pgevents.database import Session
 from pgevents.ordering import Position
 from pgevents.serialization import load_json
+from pgevents.streams import one_index_value
 from pgevents.tables import TableSpec
 
 __all__ = ["Answer", "Appender", "Row"]
@@ -95,15 +96,11 @@ class Appender:
         """The one condition as arguments of the function for one event; () for a plain save; None if it has to be the other."""
         if positions is None:
             return ()
-        if len(positions) != 1:
+        if len(positions) != 1 or positions[0].in_transaction:
             return None
         position = positions[0]
-        if position.in_transaction or len(position.streams) != 1 or len(position.streams[0].match) != 1:
-            return None
-        types, ((field, values),) = position.streams[0].types, position.streams[0].match
-        if len(values) != 1 or field not in self._data_indexes:
-            return None
-        return field, values[0], None if types is None else _text_array(types), position.base, position.count
+        asked = one_index_value(position.streams, self._data_indexes)
+        return None if asked is None else (*asked, position.base, position.count)
 
 
 def _answer(text: str) -> Answer:
@@ -131,10 +128,3 @@ _quoted = lru_cache(maxsize=1024)(json.dumps)
 
 def _conditions(positions: Sequence[Position] | None) -> str | None:
     return None if positions is None else json.dumps([position.as_json() for position in positions])
-
-
-@lru_cache(maxsize=1024)
-def _text_array(values: tuple[str, ...]) -> str:
-    """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
-    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
-    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"

@@ -20,14 +20,17 @@ from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.streams import Stream
 from pgevents.tables import TableSpec
 
-__all__ = ["Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_sql"]
+__all__ = ["READ_LIMIT", "Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_sql"]
 
 KEY_LIMIT = 64
 """How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
 
 FUNCTIONS = (
-    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "append", "append_one", "repeated", "guard",
+    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "read", "read_final", "append", "append_one",
+    "repeated", "guard",
 )
+READ_LIMIT = 1_000
+"""How many events of an index range the read function looks through for those of some types."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -129,6 +132,7 @@ def functions_sql(spec: TableSpec) -> str:
         "key_limit": str(max(KEY_LIMIT, 4 + len(spec.data_indexes))),  # one event by itself is never a bulk
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
+        "read_limit": str(READ_LIMIT),
     }
 
     def key(kind: int | str, text: str) -> str:

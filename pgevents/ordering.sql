@@ -220,6 +220,43 @@ BEGIN
 END
 $pgevents$;
 
+-- [read] An ordinary read of the events that carry one value of one data index, above an id. The index range in its
+-- order is the whole plan, so it is kept, where a statement of its own would be planned anew at each call. What has none
+-- of the _types (NULL: any) comes without its data, and then the read ends after {{read_limit}} events and one: the rest,
+-- which may be long, is for the planner, who knows whether the types are rare.
+CREATE OR REPLACE FUNCTION {{read}}(_field text, _value text, _types text[], _after bigint)
+RETURNS TABLE (id bigint, type text, data text, metadata text, created_at text, updated_at text)
+LANGUAGE plpgsql STABLE SET plan_cache_mode TO force_generic_plan AS $pgevents$
+#variable_conflict use_column
+BEGIN
+    {{if}}
+    {{#field}}
+    {{elsif}} _field = '{{field}}' THEN
+        RETURN QUERY
+            SELECT id, type, CASE WHEN _types IS NULL OR type = ANY (_types) THEN data::text END, metadata::text,
+                created_at::text, nullif(updated_at, created_at)::text
+            FROM {{table}}
+            WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _after
+            ORDER BY data->>'{{field}}', id LIMIT CASE WHEN _types IS NOT NULL THEN {{read_limit}} + 1 END;
+        RETURN;
+    {{/field}}
+    {{end if}};
+    RAISE undefined_function USING MESSAGE = '{{table_literal}} has no data index ' || quote_literal(_field);
+END
+$pgevents$;
+
+-- [read_final] The same after a row whose id is the final bound of what is read.
+CREATE OR REPLACE FUNCTION {{read_final}}(_field text, _value text, _types text[], _after bigint)
+RETURNS TABLE (id bigint, type text, data text, metadata text, created_at text, updated_at text)
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    id := {{final_bound}}(jsonb_build_array(
+        jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value]))));
+    RETURN NEXT;
+    RETURN QUERY SELECT * FROM {{read}}(_field, _value, _types, _after);  -- in a snapshot younger than the bound
+END
+$pgevents$;
+
 -- [append] The one way into the table.
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:

@@ -14,6 +14,7 @@ from pgevents.events import Event
 from pgevents.ordering import Position
 from pgevents.reading import AsOf, check_as_of
 from pgevents.reducers import Pipeline
+from pgevents.serialization import time_of
 from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.streams import Stream, id_text, merge_streams, stream
 
@@ -237,7 +238,7 @@ class _Projection(Generic[V, E]):
             )
             saved = None
             if row is not None:
-                whole = (kind.projection_type, id_text(self.id), row[2], row[0], kind.version, row[4], row[5])
+                whole = (kind.projection_type, id_text(self.id), row[2], row[0], kind.version, time_of(row[4]), time_of(row[5]))
                 saved = cast("SavedProjection[V]", client.snapshots.decode(whole, kind.view_class()))
             self._loaded = _Loaded(saved, events, events.position)
         return self._loaded

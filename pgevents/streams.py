@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -16,7 +16,10 @@ from pgevents.events import EventTypes, is_text
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "shape_of", "stream", "where_params", "where_sql"]
+__all__ = [
+    "Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
+    "where_params", "where_sql",
+]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
@@ -181,6 +184,28 @@ def _common_value(streams: Sequence[Stream[Any]]) -> tuple[tuple[str, tuple[str,
             return None
         match = one.match
     return match if match is not None and len(match) == 1 and len(match[0][1]) == 1 else None
+
+
+def one_index_value(
+    streams: Sequence[Stream[Any]], data_indexes: Collection[str]
+) -> tuple[str, str, str | None] | None:
+    """Field, value and types (as PostgreSQL writes an array; None for any) of a question about one value of a data index.
+
+    None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_read` take.
+    """
+    if len(streams) != 1 or len(streams[0].match) != 1:
+        return None
+    types, ((field, values),) = streams[0].types, streams[0].match
+    if len(values) != 1 or field not in data_indexes:
+        return None
+    return field, values[0], None if types is None else _text_array(types)
+
+
+@lru_cache(maxsize=1024)
+def _text_array(values: tuple[str, ...]) -> str:
+    """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
+    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
 
 
 @lru_cache(maxsize=1024)

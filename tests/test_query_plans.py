@@ -160,6 +160,7 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
 def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     """Every shape of question reads the index made for it, in the index's order where there is one to follow."""
     call, expected, in_order = READS[read]
+    monkeypatch.setattr(shop.reader, "data_indexes", frozenset[str]())  # none of them by the function with a kept plan
     statement, params = asked(lambda: call(shop), monkeypatch)
     plan, _, used = explain(shop, statement, params)
     assert used and used <= expected, plan
@@ -169,6 +170,30 @@ def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatc
             plan, kinds, used = explain(shop, statement, params)
         assert used <= expected | {ID}, plan
         assert not kinds & {"Sort", "Incremental Sort"}, plan
+
+
+@pytest.mark.parametrize("types", ["NULL", "ARRAY['CART_CREATED']"])
+@pytest.mark.parametrize(
+    ("field", "value", "after", "expected"),
+    [("cart_id", "c7", 0, CART), ("cart_id", "nobody", 15_000, CART), ("product_id", "p7", 19_990, PRODUCT), ("user_id", "u", 0, USER)],
+)
+def test_the_function_that_reads_goes_along_its_index(
+    shop: EventClient, field: str, value: str, after: int, types: str, expected: str
+) -> None:
+    """The one plan that it keeps is good for every value; also where one value stands on every event."""
+    spec = shop.events.pgevents_spec
+    functions = functions_sql(attrs.evolve(spec, data_indexes=(*spec.data_indexes, "user_id")))
+    (text,) = re.findall(rf"_field = '{field}' THEN\s+RETURN QUERY(.*?);", functions, re.S)
+    for n, variable in enumerate(("_value", "_types", "_after"), 1):
+        text = re.sub(rf"\b{variable}\b", f"${n}", text)
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        shop.db.execute_sql(f"PREPARE reading (text, text[], bigint) AS {text}")
+        plan, kinds, used = explain(shop, f"EXECUTE reading ('{value}', {types}, {after})")
+        shop.db.execute_sql("DEALLOCATE reading")
+        transaction.rollback()
+    assert used == {expected}, plan
+    assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
 
 @pytest.mark.parametrize("read", ["latest of two ids", "two ids"])
@@ -278,6 +303,7 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
 
 def test_a_table_without_its_index_would_be_noticed(shop: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above can fail: with the index gone the same question is a sequential scan or another index."""
+    monkeypatch.setattr(shop.reader, "data_indexes", frozenset[str]())
     with shop.db.atomic() as transaction:
         shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')
         plan, _, used = explain(shop, *asked(lambda: shop.get_event_stream(cart_id="c7"), monkeypatch))

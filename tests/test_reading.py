@@ -50,6 +50,41 @@ def test_after_leaves_out_what_is_known(client: EventClient) -> None:
     assert ids(client.get_event_stream(cart_id="c1", after=3, final=True)) == [4, 5]
 
 
+@pytest.mark.parametrize("count", [0, 20, 999, 1_000, 1_001, 1_500])
+def test_the_function_that_reads_gives_what_a_statement_gives(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Of any types, above any id, however many there are, in between those of others: the same events and position."""
+    for first in range(0, count, 300):
+        own = [CartCreated("c1", f"u{first}"), *items(299)]
+        client.save_events([CartCreated("other", "u"), *own[: count - first]])
+    client.save_event({"type": "NOTE", "data": {"cart_id": "c1"}}, metadata={"by": "me"})
+    middle = client.get_latest_event(final=False).id // 2  # type: ignore[union-attr]
+
+    def read() -> list[Any]:
+        found: list[Any] = [CartProjection("c1", client).view]
+        for types in (None, CartEvent, CartCreated, "NOTE", [], ["CART_CREATED", "NOTE"]):
+            for after in (0, middle):
+                for final in (False, True):
+                    events = client.get_event_stream(types, cart_id="c1", after=after, final=final)
+                    found += [list(events), events.position, list(events.position.ids)]
+        return found
+
+    by_function = read()
+    monkeypatch.setattr(client.reader, "data_indexes", frozenset[str]())
+    assert by_function == read()
+
+
+def test_times_are_read_in_any_time_zone(client: EventClient) -> None:
+    """The session's time zone changes how PostgreSQL writes a time, and nothing else."""
+    when = datetime(2026, 1, 31, 12, 0, 0, 120, tzinfo=timezone.utc)
+    client.save_event(CartCreated("c1", "u1"), created_at=when)
+    for zone in ("UTC", "Asia/Kolkata", "America/St_Johns"):
+        client.db.execute_sql(f"SET TimeZone = '{zone}'")
+        (read,) = client.get_event_stream(cart_id="c1")
+        assert read.created_at == read.updated_at == when
+
+
 @pytest.mark.parametrize("value", ["3", True, 1.5, -1, 2**63, None])
 def test_after_and_as_of_are_ids(client: EventClient, value: Any) -> None:
     """Text, truth values and impossible numbers are refused as ids."""

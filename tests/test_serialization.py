@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgevents import EventClient, EventEncodeError, event, hookimpl
+from pgevents.serialization import parse_time, time_of
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=timezone.utc)
 
@@ -123,6 +124,23 @@ def test_any_json_object_comes_back(client: EventClient, data: dict[str, Any]) -
     saved: Any = client.save_event({"type": "ANY", "data": data})
     read = client.get_event_stream("ANY", after=saved.id - 1)[0]
     assert read.data == data
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        ("2026-01-31 12:00:00+00", datetime(2026, 1, 31, 12, tzinfo=timezone.utc)),
+        ("2026-01-31 12:00:00.5+00", datetime(2026, 1, 31, 12, 0, 0, 500_000, timezone.utc)),
+        ("2026-01-31 17:30:00.00012+05:30", datetime(2026, 1, 31, 12, 0, 0, 120, timezone.utc)),
+        ("1890-01-01 00:19:32.123456+00:19:32", datetime(1890, 1, 1, 0, 0, 0, 123_456, timezone.utc)),
+        ("2026-01-31 08:30:00-03:30", datetime(2026, 1, 31, 12, tzinfo=timezone.utc)),
+    ],
+)
+def test_times_are_read_as_postgresql_writes_them(text: str, when: datetime) -> None:
+    """Trailing zeros and minutes of an offset may be missing, which Python 3.10 would not take."""
+    assert parse_time(text) == time_of(text) == when
+    with pytest.raises(ValueError, match="31.01.2026"):
+        parse_time("31.01.2026 12:00:00 UTC")
 
 
 BAD_VALUES: dict[str, tuple[Any, str]] = {

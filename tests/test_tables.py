@@ -411,6 +411,10 @@ def test_a_client_notices_functions_of_other_data_indexes(client: EventClient) -
     other = create_event_client(client.db, events, client.projections)
     with pytest.raises(NotInstalledError, match="other data_indexes"):
         other.save_event(CartCreated("c1", "u1"))
+    events = create_events_table("my_app", "events", ["user_id"])
+    other = create_event_client(client.db, events, client.projections)
+    with pytest.raises(NotInstalledError, match=r"no data index 'user_id': run client.create_tables\(\)"):
+        other.get_event_stream(user_id="u1")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from attrs import define, frozen
 
 from pgevents.client import EventClient
 from pgevents.errors import IdempotencyError, PgEventsError
-from pgevents.serialization import dump_json
+from pgevents.serialization import dump_json, time_of
 from pgevents.streams import Stream
 
 from .frame import EXIT_CODES, Store, fail, stream_of
@@ -98,12 +98,12 @@ def _count(client: EventClient, wanted: Stream[Any], after: int) -> int:
 
 def _json_line(row: Any) -> str:
     head = f'{{"id": {row[0]}, "type": {json.dumps(row[1], ensure_ascii=False)}, "data": {row[2]}, "metadata": {row[3]}'
-    return f'{head}, "created_at": "{row[4].isoformat()}"}}\n'
+    return f'{head}, "created_at": "{time_of(row[4]).isoformat()}"}}\n'
 
 
 def _csv_line(row: Any) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow([*row[:4], row[4].isoformat()])
+    csv.writer(line).writerow([*row[:4], time_of(row[4]).isoformat()])
     return line.getvalue()
 
 

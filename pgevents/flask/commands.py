@@ -73,7 +73,7 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")
     rows = client.session.execute(sql, params).fetchall()
     for event_id, kind, data, metadata, created_at, _ in reversed(rows):
-        line = f"{event_id:>5}  {created_at:%Y-%m-%d %H:%M:%S}  {kind}  {data}"
+        line = f"{event_id:>5}  {created_at:.19}  {kind}  {data}"
         click.echo(line if metadata == "{}" else f"{line}  {metadata}")
     if not rows:
         click.echo("No events.")

@@ -19,6 +19,7 @@ RACES: dict[str, Race] = {
     "validated saves without BULK while batches run, one event": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
     "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "bound inside the reading statement": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
+    "bound inside the reading statement, one value": Race("one key", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "publication once per transaction": Race("types", weights={"plain": 3, "withdrawn_first": 5, "final": 8}),
     "snapshot at the last id seen": Race("one key", weights={"plain": 5, "snapshot": 5}),
 }

@@ -196,6 +196,11 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
         Variant("bound inside the reading statement", patch=_bound_in_the_same_statement, places=("numbered", "bound")),
+        Variant(
+            "bound inside the reading statement, one value",
+            ((r"re:VOLATILE AS (\$pgevents\$\nBEGIN\n    id := )", r"STABLE AS \1"),),
+            places=("numbered", "bound"),
+        ),
         Variant("publication once per transaction", patch=_published_once_per_transaction, places=("numbered",)),
         Variant("snapshot at the last id seen", patch=_snapshot_at_the_last_id_seen, places=("numbered",)),
     )
