@@ -153,7 +153,7 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event; see `save_events`."""
-        return cast("list[Event[T]]", Save(self, metadata, idempotency_key, created_at).run([event]))[0]
+        return Save(self, metadata, idempotency_key, created_at).run([event])[0]
 
     def save_events(
         self,
@@ -199,8 +199,7 @@ class EventClient:
     ) -> Event[T]:
         """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
         positions = [position_of(latest_event_id, streams)]
-        save = Save(self, metadata, idempotency_key, created_at, positions, latest_event_id)
-        return cast("list[Event[T]]", save.run([event]))[0]
+        return Save(self, metadata, idempotency_key, created_at, positions, latest_event_id).run([event])[0]
 
     def save_events_with_stream_validation(
         self,

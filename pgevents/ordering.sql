@@ -296,6 +296,7 @@ DECLARE
     _ids bigint[];
     _done boolean;
     _count int := jsonb_array_length(_events);
+    _looked_at int := {{key_limit}};
     _result jsonb;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' OR pg_is_in_recovery() THEN
@@ -314,17 +315,18 @@ BEGIN
     _shared := '{}';
     _exclusive := '{}';
     IF NOT _is_bulk THEN
-        FOR _pass IN 1 .. 2 LOOP  -- a look at the first events tells of most batches that they are too many
+        LOOP  -- a look at the first events tells of most batches that they are too many
             _shared := ARRAY(
                 SELECT DISTINCT k
-                FROM (SELECT e FROM jsonb_array_elements(_events) AS e LIMIT CASE _pass WHEN 1 THEN {{key_limit}} END) AS first_ones
+                FROM (SELECT _events->i AS e FROM generate_series(0, least(_looked_at, _count) - 1) AS i OFFSET 0) AS first_ones
                     CROSS JOIN LATERAL unnest(ARRAY[{{table_key}}, {{type_key(e->>'type')}}
                         {{#field}}
                         , {{field_key(e->'data'->>'{{field}}')}}
                         {{/field}}
                     ]) AS u(k)
                 WHERE k IS NOT NULL);
-            EXIT WHEN _count <= {{key_limit}} OR cardinality(_shared) > {{key_limit}};
+            EXIT WHEN _count <= _looked_at OR cardinality(_shared) > {{key_limit}};
+            _looked_at := 4 * _looked_at;
         END LOOP;
     END IF;
     IF _conditions IS NOT NULL THEN

@@ -140,7 +140,7 @@ class Save:
         return attrs.evolve(new, data=data) if is_replaced else new
 
     def _check(self, given: object) -> None:
-        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        if not isinstance(given, list) and (isinstance(given, (str, bytes)) or not isinstance(given, Sequence)):
             kind = type(cast(Any, given)).__name__
             raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
         key = self.key

@@ -77,8 +77,9 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
-    wanted = {**data, **identifier} if data else identifier
-    match = tuple([(check_field_name(field), _texts(field, value)) for field, value in wanted.items()])
+    match: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    for field, value in ({**data, **identifier} if data else identifier).items():
+        match += ((check_field_name(field), _texts(field, value)),)
     return Stream(EventTypes.everything.names(types), match)
 
 
@@ -88,11 +89,16 @@ def check_field_name(field: object) -> str:
     Raises:
         ConfigurationError: Anything else.
     """
-    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
+    if not isinstance(field, str) or not _is_field_name(field):
         raise ConfigurationError(
             f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
         )
     return field
+
+
+@lru_cache(maxsize=1024)
+def _is_field_name(text: str) -> bool:
+    return text.isidentifier() and len(text.encode()) <= 63
 
 
 def identifier_text(field: str, value: object) -> str:
@@ -143,9 +149,10 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     Streams with one identifier become the union of their types; streams of the same types that differ
     in the values of their only field become one list. Streams that match nothing fall out.
     """
-    if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
-    streams = tuple(streams)
+    if not isinstance(streams, (list, tuple)):
+        if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
+        streams = tuple(streams)
     match = _common_value(streams)
     if match is not None:
         return (Stream(_union(tuple([one.types for one in streams])), match),)
