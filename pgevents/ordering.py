@@ -26,8 +26,8 @@ KEY_LIMIT = 64
 """How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
 
 FUNCTIONS = (
-    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "read", "read_final", "append", "append_one",
-    "repeated", "guard",
+    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "read", "read_final", "load", "append",
+    "append_one", "repeated", "guard",
 )
 READ_LIMIT = 1_000
 """How many events of an index range the read function looks through for those of some types."""

@@ -257,6 +257,24 @@ BEGIN
 END
 $pgevents$;
 
+-- [load] A snapshot of this version, if there is one (in the first row, with its latest event's id and no type), and the
+-- events after it, both as of the same moment.
+CREATE OR REPLACE FUNCTION {{load}}(
+    _projections regclass, _type text, _id text, _version int, _field text, _value text, _types text[]
+)
+RETURNS TABLE (id bigint, type text, data text, metadata text, created_at text, updated_at text)
+LANGUAGE plpgsql STABLE AS $pgevents$
+BEGIN
+    EXECUTE 'SELECT latest_event_id, data::text, created_at::text, updated_at::text FROM ' || _projections
+        || ' WHERE type = $1 AND id = $2 AND version = $3'
+    INTO id, data, created_at, updated_at USING _type, _id, _version;
+    IF id IS NOT NULL THEN
+        RETURN NEXT;
+    END IF;
+    RETURN QUERY SELECT * FROM {{read}}(_field, _value, _types, coalesce(id, 0));
+END
+$pgevents$;
+
 -- [append] The one way into the table.
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:

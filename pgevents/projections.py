@@ -228,17 +228,13 @@ class _Projection(Generic[V, E]):
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
         if self._loaded is None:
             client, kind = self._client(), type(self)
-            snapshot, params = client.snapshots.select(kind.projection_type, id_text(self.id), kind.version)
-            if isinstance(self.as_of, int):
-                snapshot, params = f"{snapshot} AND latest_event_id <= %s", [*params, self.as_of]
-            elif self.as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
-                snapshot += " AND false"
+            key = (kind.projection_type, id_text(self.id), kind.version)
             row, events = client.reader.read_after_snapshot(
-                snapshot, params, self.get_streams(), self.as_of, lock, is_undisturbed=is_undisturbed
+                client.projections.pgevents_spec, key, self.get_streams(), self.as_of, lock, is_undisturbed=is_undisturbed
             )
             saved = None
             if row is not None:
-                whole = (kind.projection_type, id_text(self.id), row[2], row[0], kind.version, time_of(row[4]), time_of(row[5]))
+                whole = (*key[:2], row[2], row[0], kind.version, time_of(row[4]), time_of(row[5]))
                 saved = cast("SavedProjection[V]", client.snapshots.decode(whole, kind.view_class()))
             self._loaded = _Loaded(saved, events, events.position)
         return self._loaded

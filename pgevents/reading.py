@@ -33,12 +33,14 @@ PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
 READ_SQL = "SELECT * FROM {read}(%s, %s, %s, %s)"
+LOAD_SQL = "SELECT * FROM {load}(%s, %s, %s, %s, %s, %s, %s)"
 SNAPSHOT_SQL = """\
+SELECT latest_event_id, data, created_at, updated_at FROM {projections} WHERE type = %s AND id = %s AND version = %s"""
+AFTER_SNAPSHOT_SQL = """\
 WITH snapshot AS ({snapshot})
 SELECT latest_event_id, NULL, data::text, NULL, created_at::text, updated_at::text FROM snapshot
 UNION ALL
 ({select})"""
-AFTER_SNAPSHOT = "coalesce((SELECT latest_event_id FROM snapshot), 0)"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 # Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
 # subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
@@ -97,11 +99,13 @@ class Reader:
     data_indexes: frozenset[str] = attrs.field(init=False)
     _read_sql: str = attrs.field(init=False)
     _read_final_sql: str = attrs.field(init=False)
+    _load_sql: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.data_indexes = frozenset(self.spec.data_indexes)
         self._read_sql = READ_SQL.format(read=self.spec.qualified("_read"))
         self._read_final_sql = READ_SQL.format(read=self.spec.qualified("_read_final"))
+        self._load_sql = LOAD_SQL.format(load=self.spec.qualified("_load"))
 
     def decode_all(self, rows: Sequence[Any]) -> list[Event[Any]]:
         """Rows of `COLUMNS` as events; plugins see them together, to look up what they need at once."""
@@ -322,46 +326,53 @@ class Reader:
 
     def read_after_snapshot(
         self,
-        snapshot_sql: str,
-        snapshot_params: Sequence[Any],
+        projections: TableSpec,
+        key: tuple[str, str, int],
         streams: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
     ) -> tuple[Any, EventStream[Any]]:
-        """A snapshot's row and the events after it, in one statement.
-
-        The snapshot stands in the first row, with its `latest_event_id` as id and no type.
+        """A snapshot, if there is one, and the events after it, in one statement.
 
         Args:
-            snapshot_sql: The statement that selects the snapshot.
-            snapshot_params: Its parameters.
+            projections: The table of the snapshot.
+            key: The snapshot's type, id and version.
             streams: What to read.
             as_of: Up to where, if not up to now.
             lock: Streams to lock in a statement before, sent in the same message.
             is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
+
+        Returns:
+            A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the events.
         """
         merged = merge_streams(streams)
         asked = one_index_value(merged, self.data_indexes) if as_of is None else None
-        snapshot, rows = None, None
+        snapshot: Any = None
+        rows: list[Any] | None = None
         with self._observed(merged) as operation:
             if asked is not None:
-                select = f"SELECT * FROM {self.spec.qualified('_read')}(%s, %s, %s, {AFTER_SNAPSHOT})"
-                snapshot, found = self._with_snapshot(snapshot_sql, [*snapshot_params, *asked], select, lock)
+                snapshot, found = self._fetch_after_lock(lock, self._load_sql, [projections.qualified(), *key, *asked])
                 rows = _matching(found, asked)
             if rows is None:
-                select, params = self.select(merged, AFTER_SNAPSHOT, as_of)
-                snapshot, rows = self._with_snapshot(snapshot_sql, [*snapshot_params, *params], select, lock)
+                sql = SNAPSHOT_SQL.format(projections=projections.qualified())
+                params: list[Any] = [*key]
+                if isinstance(as_of, int):
+                    sql += " AND latest_event_id <= %s"
+                    params.append(as_of)
+                elif as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
+                    sql += " AND false"
+                select, more = self.select(merged, "coalesce((SELECT latest_event_id FROM snapshot), 0)", as_of)
+                sql = AFTER_SNAPSHOT_SQL.format(snapshot=sql, select=select)
+                snapshot, rows = self._fetch_after_lock(lock, sql, params + more)
             after = 0 if snapshot is None else snapshot[0]
             events = self._stream(rows, merged, after, is_undisturbed=is_undisturbed)
             operation.events = len(events)
         return snapshot, events
 
-    def _with_snapshot(
-        self, snapshot_sql: str, params: list[Any], select: str, lock: Sequence[Stream[Any]]
-    ) -> tuple[Any, list[Any]]:
-        sql = SNAPSHOT_SQL.format(snapshot=snapshot_sql, select=select)
+    def _fetch_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> tuple[Any, list[Any]]:
+        """The snapshot's row or None, and those of the events."""
         if lock:
             sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
             params = [streams_json(lock), *params]

@@ -120,14 +120,10 @@ class Snapshots:
             self.session.check_alive()
         return result
 
-    def select(self, kind: str, id_text: str, version: int) -> tuple[str, list[Any]]:
-        """The statement that finds the snapshot of one version, for `get` and for reads that start from it."""
-        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s AND version = %s"
-        return sql, [kind, id_text, version]
-
     def get(self, kind: str, id_text: str, version: int, view_class: type[V]) -> SavedProjection[V] | None:
         """The snapshot of this version, or None."""
-        row = self.session.execute(*self.select(kind, id_text, version)).fetchone()
+        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s AND version = %s"
+        row = self.session.execute(sql, [kind, id_text, version]).fetchone()
         return None if row is None else self.decode(row, view_class)
 
     def query(
