@@ -229,9 +229,8 @@ RETURNS TABLE (id bigint, type text, data text, metadata text, created_at text, 
 LANGUAGE plpgsql STABLE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 #variable_conflict use_column
 BEGIN
-    {{if}}
     {{#field}}
-    {{elsif}} _field = '{{field}}' THEN
+    IF _field = '{{field}}' THEN
         RETURN QUERY
             SELECT id, type, CASE WHEN _types IS NULL OR type = ANY (_types) THEN data::text END, metadata::text,
                 created_at::text, nullif(updated_at, created_at)::text
@@ -239,9 +238,14 @@ BEGIN
             WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _after
             ORDER BY data->>'{{field}}', id LIMIT CASE WHEN _types IS NOT NULL THEN {{read_limit}} + 1 END;
         RETURN;
+    END IF;
     {{/field}}
-    {{end if}};
-    RAISE undefined_function USING MESSAGE = '{{table_literal}} has no data index ' || quote_literal(_field);
+    RETURN QUERY  -- an index that has gone meanwhile, or is still to come
+        SELECT id, type, CASE WHEN _types IS NULL OR type = ANY (_types) THEN data::text END, metadata::text,
+            created_at::text, nullif(updated_at, created_at)::text
+        FROM {{table}}
+        WHERE data->>_field = _value AND id > _after
+        ORDER BY id LIMIT CASE WHEN _types IS NOT NULL THEN {{read_limit}} + 1 END;
 END
 $pgevents$;
 
@@ -313,7 +317,7 @@ DECLARE
     _id bigint;
     _ids bigint[];
     _done boolean;
-    _count int := jsonb_array_length(_events);
+    _count int := coalesce(jsonb_array_length(_events), 0);
     _looked_at int := {{key_limit}};
     _result jsonb;
 BEGIN
@@ -336,7 +340,8 @@ BEGIN
         LOOP  -- a look at the first events tells of most batches that they are too many
             _shared := ARRAY(
                 SELECT DISTINCT k
-                FROM (SELECT _events->i AS e FROM generate_series(0, least(_looked_at, _count) - 1) AS i OFFSET 0) AS first_ones
+                FROM jsonb_array_elements(jsonb_path_query_array(
+                        _events, '$[0 to $last]', jsonb_build_object('last', _looked_at - 1))) AS e
                     CROSS JOIN LATERAL unnest(ARRAY[{{table_key}}, {{type_key(e->>'type')}}
                         {{#field}}
                         , {{field_key(e->'data'->>'{{field}}')}}
@@ -569,7 +574,7 @@ BEGIN
             WHERE _base <= _last AND _seen = cardinality(ARRAY(
                 SELECT id FROM {{table}}
                 WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (_types IS NULL OR type = ANY (_types))
-                ORDER BY data->>'{{field}}', id LIMIT _seen + 1
+                ORDER BY data->>'{{field}}', id LIMIT greatest(_seen, 0) + 1
             ))
             RETURNING id INTO _id;
         {{/field}}

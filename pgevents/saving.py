@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
+
+EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
+"""Between what times `created_at` may lie."""
 
 __all__ = ["Latest", "Save", "position_of"]
 
@@ -151,6 +154,8 @@ class Save:
         when = self.created_at
         if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}")
+        if when is not None and not EARLIEST < when < LATEST:  # in another time zone it could not be read
+            raise ConfigurationError(f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}")
         metadata = self.metadata
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")

@@ -52,6 +52,7 @@ def test_append_one_saves_as_append_does(client: EventClient) -> None:
         "'cart_id', 'c1', NULL, NULL, 0",
         "'cart_id', 'c1', NULL, 0, NULL",
         "'cart_id', 'c1', '{A}', 0, 2",
+        "'cart_id', 'c1', '{A}', 0, -5",
         "'no_index', NULL, NULL, 0, 1",
         "'product_id', 'p', NULL, 5, 0",  # above the last id issued
     ],
@@ -145,3 +146,22 @@ def test_tables_of_any_width_save_validate_and_do_not_exclude_each_other(url: st
         two.save_event_with_stream_validation(event_of("x"), read)
     for client in (one, two):
         client.db.close()
+
+
+@pytest.mark.parametrize("given", ["NULL", "'[]'", "(SELECT jsonb_agg(1) WHERE false)"])
+def test_no_events_are_saved_at_once(client: EventClient, given: str) -> None:
+    """Neither an empty array nor NULL, which an aggregate over no rows gives, is looked through for ever."""
+    client.db.execute_sql("SET statement_timeout = '5s'")
+    assert scalar(client.db, f"SELECT my_app.events_append({given})")["ids"] is None
+    assert len(client.get_event_stream()) == 0
+
+
+def test_a_batch_out_of_a_table_is_unpacked_once(client: EventClient) -> None:
+    """A compressed document is not unpacked for each of its events, which would take seconds for thousands of them."""
+    client.db.execute_sql(
+        "CREATE TABLE my_app.documents AS SELECT jsonb_agg(jsonb_build_object("
+        "'type', 'A', 'data', jsonb_build_object('cart_id', 'c' || mod(n, 7), 'text', repeat('x', 40)))) AS events "
+        "FROM generate_series(1, 16000) AS n"
+    )
+    client.db.execute_sql("SET statement_timeout = '5s'")
+    assert len(scalar(client.db, "SELECT my_app.events_append(events) FROM my_app.documents")["ids"]) == 16_000

@@ -67,6 +67,21 @@ def test_a_time_without_zone_is_refused(client: EventClient, when: Any) -> None:
     assert len(client.get_event_stream()) == 0
 
 
+@pytest.mark.parametrize(
+    "when", [datetime.max.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+             datetime.min.replace(tzinfo=timezone.utc), datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))],
+)  # fmt: skip
+def test_a_time_that_could_not_be_read_everywhere_is_refused(client: EventClient, when: datetime) -> None:
+    """In another time zone it would lie outside the years that Python knows, and break every read of its stream."""
+    with pytest.raises(ConfigurationError, match="created_at lies between 0001-01-03"):
+        client.save_event(CartCreated("c1", "u1"), created_at=when)
+    for near in (datetime(1, 1, 4, tzinfo=timezone.utc), datetime(9999, 12, 28, tzinfo=timezone.utc)):
+        client.save_event(CartCreated("c1", "u1"), created_at=near)
+        for zone in ("Etc/GMT+12", "Etc/GMT-14"):
+            client.db.execute_sql(f"SET TimeZone = '{zone}'")
+            assert client.get_event_stream()[-1].created_at == near
+
+
 @pytest.mark.parametrize("given", ["text", b"bytes", {"type": "T", "data": {}}, CartCreated("c1", "u1"), iter([]), None, 3])
 def test_a_batch_is_a_list(client: EventClient, given: Any) -> None:
     """What is no list of events is refused, with a hint at the singular method."""
