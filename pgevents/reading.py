@@ -53,8 +53,13 @@ def _bound_first(row: Sequence[Any]) -> int:
     return -1 if row[1] is None else int(row[0])
 
 
+def _pop_snapshot(rows: list[Any]) -> Any:
+    """The snapshot's row, taken off the rows; None if there is none."""
+    return rows.pop(0) if rows and rows[0][1] is None else None
+
+
 def _matching(rows: list[Any], asked: tuple[str, str, str | None]) -> list[Any] | None:
-    """Those rows of the read function that are of the types asked for; None if it has not looked at all."""
+    """Those rows of the read function that are of the types asked for; None if it has not looked at all of them."""
     if asked[2] is None:
         return rows
     return None if len(rows) > READ_LIMIT else [row for row in rows if row[2] is not None]
@@ -353,7 +358,8 @@ class Reader:
         rows: list[Any] | None = None
         with self._observed(merged) as operation:
             if asked is not None:
-                snapshot, found = self._fetch_after_lock(lock, self._load_sql, [projections.qualified(), *key, *asked])
+                found = self._fetch_after_lock(lock, self._load_sql, [projections.qualified(), *key, *asked])
+                snapshot = _pop_snapshot(found)
                 rows = _matching(found, asked)
             if rows is None:
                 sql = SNAPSHOT_SQL.format(projections=projections.qualified())
@@ -365,20 +371,19 @@ class Reader:
                     sql += " AND false"
                 select, more = self.select(merged, "coalesce((SELECT latest_event_id FROM snapshot), 0)", as_of)
                 sql = AFTER_SNAPSHOT_SQL.format(snapshot=sql, select=select)
-                snapshot, rows = self._fetch_after_lock(lock, sql, params + more)
+                rows = self._fetch_after_lock(lock, sql, params + more)
+                rows.sort(key=_bound_first)
+                snapshot = _pop_snapshot(rows)
             after = 0 if snapshot is None else snapshot[0]
             events = self._stream(rows, merged, after, is_undisturbed=is_undisturbed)
             operation.events = len(events)
         return snapshot, events
 
-    def _fetch_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> tuple[Any, list[Any]]:
-        """The snapshot's row or None, and those of the events."""
+    def _fetch_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> list[Any]:
         if lock:
             sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
             params = [streams_json(lock), *params]
-        rows = self.session.execute(sql, params).fetchall()
-        rows.sort(key=_bound_first)
-        return rows.pop(0) if rows and rows[0][1] is None else None, rows
+        return list(self.session.execute(sql, params).fetchall())
 
     def _stream(
         self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int, *, is_undisturbed: bool = False
