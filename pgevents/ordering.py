@@ -30,7 +30,7 @@ FUNCTIONS = (
     "append_one", "repeated", "guard",
 )
 READ_LIMIT = 1_000
-"""How many events of an index range the read function looks through for those of some types."""
+"""How many events of an index range the read function looks through; longer ones are read by a statement."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 

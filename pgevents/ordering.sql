@@ -222,12 +222,14 @@ $pgevents$;
 
 -- [read] An ordinary read of the events that carry one value of one data index, above an id. The index range in its
 -- order is the whole plan, so it is kept, where a statement of its own would be planned anew at each call. What has none
--- of the _types (NULL: any) comes without its data, and then the read ends after {{read_limit}} events and one: the rest,
--- which may be long, is for the planner, who knows whether the types are rare.
+-- of the _types (NULL: any) comes without its data. One event more than {{read_limit}} says that this is not all: what is
+-- longer is for a statement, whose plan may go by rare types, and whose result is not gathered here first.
 CREATE OR REPLACE FUNCTION {{read}}(_field text, _value text, _types text[], _after bigint)
 RETURNS TABLE (id bigint, type text, data text, metadata text, created_at text, updated_at text)
 LANGUAGE plpgsql STABLE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 #variable_conflict use_column
+DECLARE
+    _most bigint := {{read_limit}} + 1;  -- not a constant in the statement, or the plan would be to fetch all and sort
 BEGIN
     {{#field}}
     IF _field = '{{field}}' THEN
@@ -236,7 +238,7 @@ BEGIN
                 created_at::text, nullif(updated_at, created_at)::text
             FROM {{table}}
             WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _after
-            ORDER BY data->>'{{field}}', id LIMIT CASE WHEN _types IS NOT NULL THEN {{read_limit}} + 1 END;
+            ORDER BY data->>'{{field}}', id LIMIT _most;
         RETURN;
     END IF;
     {{/field}}
@@ -245,7 +247,7 @@ BEGIN
             created_at::text, nullif(updated_at, created_at)::text
         FROM {{table}}
         WHERE data->>_field = _value AND id > _after
-        ORDER BY id LIMIT CASE WHEN _types IS NOT NULL THEN {{read_limit}} + 1 END;
+        ORDER BY id LIMIT _most;
 END
 $pgevents$;
 

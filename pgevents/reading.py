@@ -60,9 +60,9 @@ def _pop_snapshot(rows: list[Any]) -> Any:
 
 def _matching(rows: list[Any], asked: tuple[str, str, str | None]) -> list[Any] | None:
     """Those rows of the read function that are of the types asked for; None if it has not looked at all of them."""
-    if asked[2] is None:
-        return rows
-    return None if len(rows) > READ_LIMIT else [row for row in rows if row[2] is not None]
+    if len(rows) > READ_LIMIT:
+        return None
+    return rows if asked[2] is None else [row for row in rows if row[2] is not None]
 
 
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):

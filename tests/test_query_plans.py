@@ -184,12 +184,12 @@ def test_the_function_that_reads_goes_along_its_index(
     spec = shop.events.pgevents_spec
     functions = functions_sql(attrs.evolve(spec, data_indexes=(*spec.data_indexes, "user_id")))
     (text,) = re.findall(rf"_field = '{field}' THEN\s+RETURN QUERY(.*?);", functions, re.S)
-    for n, variable in enumerate(("_value", "_types", "_after"), 1):
+    for n, variable in enumerate(("_value", "_types", "_after", "_most"), 1):
         text = re.sub(rf"\b{variable}\b", f"${n}", text)
     with shop.db.atomic() as transaction:
         shop.db.execute_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-        shop.db.execute_sql(f"PREPARE reading (text, text[], bigint) AS {text}")
-        plan, kinds, used = explain(shop, f"EXECUTE reading ('{value}', {types}, {after})")
+        shop.db.execute_sql(f"PREPARE reading (text, text[], bigint, bigint) AS {text}")
+        plan, kinds, used = explain(shop, f"EXECUTE reading ('{value}', {types}, {after}, 1001)")
         shop.db.execute_sql("DEALLOCATE reading")
         transaction.rollback()
     assert used == {expected}, plan
