@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Generic, TypeVar, overload
 
 import attrs
@@ -18,8 +17,9 @@ from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event, EventTypes, StoredEvent
 from pgevents.ordering import READ_LIMIT, Position, horizon_of, setting_sql, streams_json
+from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
 from pgevents.serialization import VERSION_KEY, Serializer, load_json, time_of
-from pgevents.streams import Shape, Stream, merge_streams, one_index_value, shape_of, where_params, where_sql
+from pgevents.streams import Stream, merge_streams, one_index_value
 from pgevents.tables import TableSpec
 
 __all__ = ["EventStream", "Reader"]
@@ -27,25 +27,12 @@ __all__ = ["EventStream", "Reader"]
 D_co = TypeVar("D_co", covariant=True)
 AsOf = int | datetime
 
-COLUMNS = "id, type, data::text, metadata::text, created_at::text, nullif(updated_at, created_at)::text AS updated_at"
-"""Times as text, which `time_of` reads several times faster than the driver does."""
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
 READ_SQL = "SELECT * FROM {read}(%s, %s, %s, %s)"
 LOAD_SQL = "SELECT * FROM {load}(%s, %s, %s, %s, %s, %s, %s)"
-SNAPSHOT_SQL = """\
-SELECT latest_event_id, data, created_at, updated_at FROM {projections} WHERE type = %s AND id = %s AND version = %s"""
-AFTER_SNAPSHOT_SQL = """\
-WITH snapshot AS ({snapshot})
-SELECT latest_event_id, NULL, data::text, NULL, created_at::text, updated_at::text FROM snapshot
-UNION ALL
-({select})"""
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
-# Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
-# subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
-FROM_THE_START = "id > (SELECT 0::bigint)"
-NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
 
 
 def _bound_first(row: Sequence[Any]) -> int:
@@ -156,29 +143,10 @@ class Reader:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
 
     def select(
-        self, streams: Sequence[Stream[Any]], after: int | str, as_of: AsOf | None, *, tail: str = "ORDER BY id"
+        self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None, *, tail: str = "ORDER BY id"
     ) -> tuple[str, list[Any]]:
-        """The statement of a read: a branch for each stream, each on its own index range, each event once.
-
-        `after` is an id, or the SQL of one.
-        """
-        bounds: tuple[str, ...]
-        bound_params: list[Any] = []
-        if isinstance(after, str):
-            bounds = (f"id > {after}",)
-        elif after == 0 and all(one.match for one in streams):
-            bounds = (FROM_THE_START,)
-        else:
-            bounds = ("id > %s",)
-            bound_params.append(after)
-        if as_of is not None:
-            bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)
-            bound_params.append(as_of)
-        params: list[Any] = []
-        for one in streams:
-            params += where_params(one)
-            params += bound_params
-        return _select_sql(self.spec.qualified(), tuple([shape_of(one) for one in streams]), bounds, tail), params
+        """The statement of a read of this table, and its parameters; rows of `COLUMNS`."""
+        return select_events(self.spec.qualified(), streams, after, as_of, tail)
 
     def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
@@ -362,16 +330,9 @@ class Reader:
                 snapshot = _pop_snapshot(found)
                 rows = _matching(found, asked)
             if rows is None:
-                sql = SNAPSHOT_SQL.format(projections=projections.qualified())
-                params: list[Any] = [*key]
-                if isinstance(as_of, int):
-                    sql += " AND latest_event_id <= %s"
-                    params.append(as_of)
-                elif as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
-                    sql += " AND false"
-                select, more = self.select(merged, "coalesce((SELECT latest_event_id FROM snapshot), 0)", as_of)
-                sql = AFTER_SNAPSHOT_SQL.format(snapshot=sql, select=select)
-                rows = self._fetch_after_lock(lock, sql, params + more)
+                table, snapshots = self.spec.qualified(), projections.qualified()
+                sql, params = select_after_snapshot(table, snapshots, key, merged, as_of)
+                rows = self._fetch_after_lock(lock, sql, params)
                 rows.sort(key=_bound_first)
                 snapshot = _pop_snapshot(rows)
             after = 0 if snapshot is None else snapshot[0]
@@ -400,19 +361,6 @@ class Reader:
             return False, 0
         (own,) = self.session.execute(OWN_SQL.format(setting=setting_sql(self.spec))).fetchone()
         return True, int(own or 0)
-
-
-@lru_cache(maxsize=1024)
-def _select_sql(table: str, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
-    branches = [
-        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}" for shape in shapes
-    ]
-    if not branches:
-        return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
-    if len(branches) == 1:
-        return branches[0]
-    every = "\nUNION ALL\n".join(f"({branch})" for branch in branches)
-    return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}"
 
 
 def check_id(value: object, what: str) -> int:

@@ -79,6 +79,19 @@ def explain(client: EventClient, statement: str, params: Any = None) -> tuple[st
     )
 
 
+def explain_prepared(
+    client: EventClient, mode: str, types: str, statement: str, arguments: str
+) -> tuple[str, set[str], set[str]]:
+    """The same for a statement with parameters, as a function of the database plans it."""
+    with client.db.atomic() as transaction:
+        client.db.execute_sql(f"SET LOCAL plan_cache_mode = {mode}")
+        client.db.execute_sql(f"PREPARE planned ({types}) AS {statement}")
+        found = explain(client, f"EXECUTE planned ({arguments})")
+        client.db.execute_sql("DEALLOCATE planned")
+        transaction.rollback()
+    return found
+
+
 def asked(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
     """The statement that a call sends to read events or snapshots, and its parameters."""
     sent: list[tuple[str, Any]] = []
@@ -186,12 +199,8 @@ def test_the_function_that_reads_goes_along_its_index(
     (text,) = re.findall(rf"_field = '{field}' THEN\s+RETURN QUERY(.*?);", functions, re.S)
     for n, variable in enumerate(("_value", "_types", "_after", "_most"), 1):
         text = re.sub(rf"\b{variable}\b", f"${n}", text)
-    with shop.db.atomic() as transaction:
-        shop.db.execute_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-        shop.db.execute_sql(f"PREPARE reading (text, text[], bigint, bigint) AS {text}")
-        plan, kinds, used = explain(shop, f"EXECUTE reading ('{value}', {types}, {after}, 1001)")
-        shop.db.execute_sql("DEALLOCATE reading")
-        transaction.rollback()
+    arguments = f"'{value}', {types}, {after}, 1001"
+    plan, kinds, used = explain_prepared(shop, "force_generic_plan", "text, text[], bigint, bigint", text, arguments)
     assert used == {expected}, plan
     assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
@@ -249,12 +258,7 @@ def test_the_check_of_a_validated_save_uses_its_index(
 ) -> None:
     """What is counted with the locks held is counted on an index range, under custom and generic plans."""
     text = checks(shop)[check]
-    with shop.db.atomic() as transaction:
-        shop.db.execute_sql(f"SET LOCAL plan_cache_mode = {mode}")
-        shop.db.execute_sql(f"PREPARE checked (text[], bigint, jsonb, jsonb, bigint) AS {text}")
-        plan, _, used = explain(shop, f"EXECUTE checked ({arguments})")
-        shop.db.execute_sql("DEALLOCATE checked")
-        transaction.rollback()
+    plan, _, used = explain_prepared(shop, mode, "text[], bigint, jsonb, jsonb, bigint", text, arguments)
     assert used and used <= expected, plan
 
 
@@ -276,12 +280,7 @@ def test_the_check_of_one_event_uses_its_index(
     """In order along it, under the generic plan that the function forces; also where one value stands on every event."""
     spec = shop.events.pgevents_spec
     text = one_event_checks(attrs.evolve(spec, data_indexes=(*spec.data_indexes, "user_id")))[check]
-    with shop.db.atomic() as transaction:
-        shop.db.execute_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-        shop.db.execute_sql(f"PREPARE checked (text, bigint, text[], bigint) AS {text}")
-        plan, kinds, used = explain(shop, f"EXECUTE checked ({arguments})")
-        shop.db.execute_sql("DEALLOCATE checked")
-        transaction.rollback()
+    plan, kinds, used = explain_prepared(shop, "force_generic_plan", "text, bigint, text[], bigint", text, arguments)
     assert used == expected, plan
     assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
@@ -292,12 +291,7 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
     found = re.search(r"FROM \S+\s+(WHERE idempotency_key = _key .*?);", functions_sql(shop.events.pgevents_spec), re.S)
     assert found is not None
     text = "SELECT id FROM my_app.events " + found[1].replace("_key ||", "$1 ||").replace("= _key", "= $1")
-    with shop.db.atomic() as transaction:
-        shop.db.execute_sql(f"SET LOCAL plan_cache_mode = {mode}")
-        shop.db.execute_sql(f"PREPARE looked (text) AS {text}")
-        plan, _, used = explain(shop, "EXECUTE looked ('k')")
-        shop.db.execute_sql("DEALLOCATE looked")
-        transaction.rollback()
+    plan, _, used = explain_prepared(shop, mode, "text", text, "'k'")
     assert used == {"events$idempotency_key$idx"}, plan
 
 

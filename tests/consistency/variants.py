@@ -15,7 +15,8 @@ import attrs
 from pgevents.appending import Appender
 from pgevents.database import Session
 from pgevents.ordering import Position, functions_sql, setting_sql, streams_json
-from pgevents.reading import NO_EVENT, Reader
+from pgevents.reading import Reader
+from pgevents.selecting import NO_EVENT
 from pgevents.tables import TableSpec
 
 Replacement = tuple[str, str]

@@ -1,0 +1,93 @@
+"""The statements that read events, as text: a branch for each stream, each on its own index range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from pgevents.streams import Shape, Stream, shape_of, where_params, where_sql
+
+__all__ = ["COLUMNS", "NO_EVENT", "select_after_snapshot", "select_events"]
+
+COLUMNS = "id, type, data::text, metadata::text, created_at::text, nullif(updated_at, created_at)::text AS updated_at"
+"""Times as text, which `time_of` reads several times faster than the driver does."""
+NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
+"""All of those but the id, for a row that is no event."""
+# Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
+# subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
+FROM_THE_START = "id > (SELECT 0::bigint)"
+
+
+def select_events(
+    table: str, streams: Sequence[Stream[Any]], after: int | str, as_of: int | datetime | None, tail: str
+) -> tuple[str, list[Any]]:
+    """Each event of the streams once, and the parameters.
+
+    Args:
+        table: The events table's quoted name.
+        streams: Merged streams.
+        after: An id, or the SQL of one.
+        as_of: Up to where, if not up to now.
+        tail: What orders and limits the rows.
+    """
+    bounds: tuple[str, ...]
+    bound_params: list[Any] = []
+    if isinstance(after, str):
+        bounds = (f"id > {after}",)
+    elif after == 0 and all(one.match for one in streams):
+        bounds = (FROM_THE_START,)
+    else:
+        bounds = ("id > %s",)
+        bound_params.append(after)
+    if as_of is not None:
+        bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)
+        bound_params.append(as_of)
+    params: list[Any] = []
+    for one in streams:
+        params += where_params(one)
+        params += bound_params
+    return _select_sql(table, tuple([shape_of(one) for one in streams]), bounds, tail), params
+
+
+def select_after_snapshot(
+    table: str, projections: str, key: tuple[str, str, int], streams: Sequence[Stream[Any]], as_of: int | datetime | None
+) -> tuple[str, list[Any]]:
+    """A snapshot, if there is one, as a row with its `latest_event_id` as id and no type; and the events after it.
+
+    Args:
+        table: The events table's quoted name.
+        projections: That of the snapshot's table.
+        key: The snapshot's type, id and version.
+        streams: Merged streams.
+        as_of: Up to where, if not up to now.
+    """
+    snapshot = f"SELECT latest_event_id, data, created_at, updated_at FROM {projections} WHERE type = %s AND id = %s AND version = %s"
+    params: list[Any] = [*key]
+    if isinstance(as_of, int):
+        snapshot += " AND latest_event_id <= %s"
+        params.append(as_of)
+    elif as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
+        snapshot += " AND false"
+    after = "coalesce((SELECT latest_event_id FROM snapshot), 0)"
+    select, more = select_events(table, streams, after, as_of, "ORDER BY id")
+    sql = (
+        f"WITH snapshot AS ({snapshot})\n"
+        "SELECT latest_event_id, NULL, data::text, NULL, created_at::text, updated_at::text FROM snapshot\n"
+        f"UNION ALL\n({select})"
+    )
+    return sql, params + more
+
+
+@lru_cache(maxsize=1024)
+def _select_sql(table: str, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
+    branches = [
+        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}" for shape in shapes
+    ]
+    if not branches:
+        return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
+    if len(branches) == 1:
+        return branches[0]
+    every = "\nUNION ALL\n".join(f"({branch})" for branch in branches)
+    return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}"
