@@ -53,7 +53,7 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        self._data_indexes = frozenset(spec.data_indexes)
+        self.data_indexes = frozenset(spec.data_indexes)
         names = {"append": spec.qualified("_append"), "append_one": spec.qualified("_append_one")}
         self._any_sql = ANY_SQL.format(**names)
         self._one_sql = {kind: sql.format(**names) for kind, sql in ONE_SQL.items()}
@@ -76,14 +76,30 @@ class Appender:
             created_at: When the events happened, if not now.
             is_timed: Whether to tell how long the locks were waited for.
         """
-        condition = self._simple_condition(positions)
-        arguments: tuple[Any, ...]
-        if len(rows) != 1 or key is not None or condition is None:
-            sql, arguments = self._any_sql, (_array(rows), _conditions(positions), key, created_at)
-        else:
-            name, data, metadata = rows[0]
-            more = (metadata, created_at) if created_at is not None or metadata != "{}" else ()
-            sql, arguments = self._one_sql[condition != (), more != ()], (name, data, *condition, *more)
+        condition = self.condition_of(positions) if len(rows) == 1 and key is None else None
+        if condition is not None:
+            return self.append_one(rows[0], condition, created_at, is_timed=is_timed)
+        return self._call(self._any_sql, (_array(rows), _conditions(positions), key, created_at), created_at, is_timed)
+
+    def append_one(
+        self, row: Row, condition: tuple[Any, ...] = (), created_at: datetime | None = None, *, is_timed: bool = False
+    ) -> Answer:
+        """Append one event by the function for one; `condition` comes from `condition_of`."""
+        if created_at is not None or row[2] != "{}":
+            return self._call(self._one_sql[condition != (), True], (*row[:2], *condition, row[2], created_at), created_at, is_timed)
+        return self._call(self._one_sql[condition != (), False], (*row[:2], *condition), None, is_timed)
+
+    def condition_of(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
+        """What must hold as arguments of the function for one event; () if nothing; None if it is too much for that function."""
+        if positions is None:
+            return ()
+        if len(positions) != 1 or positions[0].in_transaction:
+            return None
+        position = positions[0]
+        asked = one_index_value(position.streams, self.data_indexes)
+        return None if asked is None else (*asked, position.base, position.count)
+
+    def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
             return _answer(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
@@ -91,16 +107,6 @@ class Appender:
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
-
-    def _simple_condition(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
-        """The one condition as arguments of the function for one event; () for a plain save; None if it has to be the other."""
-        if positions is None:
-            return ()
-        if len(positions) != 1 or positions[0].in_transaction:
-            return None
-        position = positions[0]
-        asked = one_index_value(position.streams, self._data_indexes)
-        return None if asked is None else (*asked, position.base, position.count)
 
 
 def _answer(text: str) -> Answer:

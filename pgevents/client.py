@@ -19,7 +19,7 @@ from pgevents.events import Event, EventTypes
 from pgevents.hooks import Plugins
 from pgevents.ordering import Horizon, check_installed, horizon_of
 from pgevents.reading import AsOf, EventStream, Reader
-from pgevents.saving import Latest, Save, position_of
+from pgevents.saving import Latest, Save, position_of, save_one
 from pgevents.serialization import Serializer
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.streams import Stream, id_text, stream
@@ -153,6 +153,8 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event; see `save_events`."""
+        if metadata is None and idempotency_key is None and created_at is None:
+            return save_one(self, event)
         return Save(self, metadata, idempotency_key, created_at).run([event])[0]
 
     def save_events(
@@ -198,6 +200,8 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
+        if metadata is None and idempotency_key is None and created_at is None:
+            return save_one(self, event, (latest_event_id, streams))
         positions = [position_of(latest_event_id, streams)]
         return Save(self, metadata, idempotency_key, created_at, positions, latest_event_id).run([event])[0]
 

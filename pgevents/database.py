@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, cast
@@ -25,6 +26,8 @@ from pgevents.errors import (
 
 __all__ = ["Session", "open_database"]
 
+EXECUTE_SQL = cast(Any, peewee).Database.execute_sql
+sql_log = logging.getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
     "40P01": "a deadlock",
@@ -85,6 +88,21 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
 
+def _is_more_than_sent(db: Any) -> bool:
+    """Whether `execute_sql` would do more with a statement than to hand it to the driver: it is asked each time."""
+    is_peewees = getattr(db.execute_sql, "__func__", None) is EXECUTE_SQL
+    return not is_peewees or db.query_hooks or sql_log.isEnabledFor(logging.DEBUG)
+
+
+def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
+    """The driver's error as Peewee would raise it."""
+    try:
+        with cast(Any, peewee).__exception_wrapper__:
+            raise error
+    except peewee.PeeweeException as wrapped:
+        return wrapped
+
+
 @attrs.frozen
 class Session:
     """Runs SQL on a Peewee database and raises pgevents' errors."""
@@ -101,17 +119,23 @@ class Session:
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
         """
         db: Any = self.db
-        if not db.in_transaction() and not db.is_closed():
-            connection = db.connection()
-            if connection.closed:
-                db.close()
-            elif not connection.autocommit:
+        connection = None if db.is_closed() else db.connection()
+        if connection is not None and (connection.closed or not connection.autocommit) and not db.in_transaction():
+            if not connection.closed:
                 raise UnsupportedTransactionError(
                     "autocommit was switched off on this connection, so nobody would commit; "
                     "leave it as Peewee sets it and use db.atomic() for transactions"
                 )
+            db.close()
+            connection = None
         try:
-            return db.execute_sql(sql, params)
+            if connection is None or _is_more_than_sent(db):
+                return db.execute_sql(sql, params)
+            cursor = db.cursor()
+            cursor.execute(sql, params)
+            return cursor
+        except psycopg2.Error as error:
+            self._translate(_as_peewee(error))
         except peewee.PeeweeException as error:
             self._translate(error)
 

@@ -245,7 +245,7 @@ class EventTypes:
         return self._by_name.get(name)
 
     def known(self, cls: type[Any]) -> EventType | None:
-        """The type of a class of which an event was saved before; None for any other class."""
+        """The type of a class of which an event was saved before, and no other claims its name; else None."""
         return self._by_class.get(cls)
 
     def of(self, instance: object) -> EventType:
@@ -265,7 +265,8 @@ class EventTypes:
                 "add the class to its event_types",
                 cls,
             )
-        self._by_class[cls] = kind
+        if self.find(kind.name) is kind:
+            self._by_class[cls] = kind
         return kind
 
     def names(self, wanted: Any) -> tuple[str, ...] | None:

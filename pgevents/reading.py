@@ -153,6 +153,8 @@ class Reader:
         merged = merge_streams(streams)
         check_id(after, "after")
         check_as_of(as_of)
+        if self.observe is None:
+            return self._stream(self._read(merged, after, as_of), merged, after)
         with self._observed(merged) as operation:
             found = self._stream(self._read(merged, after, as_of), merged, after)
             operation.events = len(found)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Row
+from pgevents.appending import Answer, Row
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -21,7 +21,7 @@ from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream, merge_streams, one_index_value
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -32,11 +32,13 @@ LONG_TAIL = 1_000
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
 
-__all__ = ["Latest", "Save", "position_of"]
+__all__ = ["Latest", "Save", "position_of", "save_one"]
 
+T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
+Streams = Sequence[Stream[Any]] | Stream[Any] | None
 
-def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | None) -> Position:
+def position_of(latest: Latest, streams: Streams) -> Position:
     """What a validated save is checked against: a read's own position, or "nothing above this id".
 
     Raises:
@@ -60,6 +62,57 @@ def position_of(latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | N
         latest = latest.id
     base = 0 if latest is None else check_id(latest, "latest_event_id")
     return Position(base, base, 0, given)
+
+
+def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | None = None) -> Event[T]:
+    """Save one event of which nothing more is said; most saves are of this kind, so it takes as few steps as it can.
+
+    Args:
+        client: Who saves.
+        event: The event.
+        expected: For a validated save, what the caller has read, and the streams.
+    """
+    rows = None if client.plugins.implemented else _rows_of_known(client, (event,))
+    condition = () if expected is None else _simple_condition(client, *expected)
+    if rows is None or condition is None:
+        return _save_of_one(client, expected).run([event])[0]
+    client.check_installed()
+    answer = client.appender.append_one(rows[0], condition)
+    name, at = rows[0][0], answer.created_at
+    if at is None:
+        raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
+    return Event(answer.ids[0], name, event, {}, at, at)
+
+
+def _rows_of_known(client: EventClient, given: Sequence[Any]) -> list[Row] | None:
+    """Events as they will be stored; None if one of them is of a class that takes more than to be encoded as it stands.
+
+    What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
+    """
+    rows: list[Row] = []
+    known, dump = client.types.known, client.serializer.dump
+    for one in given:
+        cls = one.__class__
+        kind = known(cls)
+        if kind is None or kind.version > 1:
+            return None
+        rows.append((kind.name, dump(one, cls, kind.name)[0], "{}"))
+    return rows
+
+
+def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
+    return Save(client) if expected is None else Save(client, positions=[position_of(*expected)], expected=expected[0])
+
+
+def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> tuple[Any, ...] | None:
+    """What must hold as arguments of the function for one event; None if that takes a closer look."""
+    if isinstance(streams, list) and (latest is None or type(latest) is int):
+        asked = one_index_value(streams, client.appender.data_indexes)
+        return None if asked is None else (*asked, 0 if latest is None else check_id(latest, "latest_event_id"), 0)
+    position = latest.position if isinstance(latest, EventStream) else latest
+    if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
+        return client.appender.condition_of([position])
+    return None
 
 
 @attrs.define
@@ -87,13 +140,27 @@ class Save:
     def run(self, given: Sequence[Any]) -> list[Event[Any]]:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
+        client = self.client
+        rows = None if client.plugins.implemented or self.metadata else _rows_of_known(client, given)
+        if rows is not None:
+            return self._append_known(given, rows) if rows else []
         events = [self.new_event(one) for one in given]
         if not events:
             return []
-        if self.client.plugins.implemented:
+        if client.plugins.implemented:
             return self._run_with_hooks(events)
-        self.client.check_installed()
+        client.check_installed()
         return self._append(events, self._encode(events)[0])[1]
+
+    def _append_known(self, given: Sequence[Any], rows: Sequence[Row]) -> list[Event[Any]]:
+        """Append instances that are encoded as they stand."""
+        self.client.check_installed()
+        answer = self._call(rows, is_timed=False)
+        at = answer.created_at
+        if at is None:
+            return self._saved_before(answer, [NewEvent(row[0], one) for row, one in zip(rows, given, strict=True)])
+        found = zip(answer.ids, rows, given, strict=True)
+        return [Event(event_id, row[0], one, {}, at, at) for event_id, row, one in found]
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
         client, plugins = self.client, self.client.plugins
@@ -215,34 +282,43 @@ class Save:
         self, events: Sequence[NewEvent], rows: Sequence[Row], operation: Operation | None = None
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
+        answer = self._call(rows, is_timed=operation is not None)
+        at = answer.created_at
+        if operation is not None:
+            operation.status, operation.lock_wait = answer.status, answer.lock_wait
+            operation.events = len(events) if answer.status in ("saved", "repeated") else 0
+        if at is None:
+            return False, self._saved_before(answer, events)
+        found = zip(answer.ids, events, strict=True)
+        return True, [Event(event_id, new.type, new.data, new.metadata, at, at) for event_id, new in found]
+
+    def _call(self, rows: Sequence[Row], *, is_timed: bool) -> Answer:
         client, positions = self.client, self.positions
         if positions is not None:
             shortened = client.reader.shortened
             positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
-        answer = client.appender.append(rows, positions, self.key, self.created_at, is_timed=operation is not None)
-        status, ids, created_at = answer.status, answer.ids, answer.created_at
-        if operation is not None:
-            operation.status, operation.lock_wait = status, answer.lock_wait
-            operation.events = len(events) if status in ("saved", "repeated") else 0
-        if created_at is not None:
-            return True, [
-                Event(event_id, new.type, new.data, new.metadata, created_at, created_at)
-                for event_id, new in zip(ids, events, strict=True)
-            ]
-        if status == "repeated":
-            return False, client.reader.by_ids(ids)
-        if status == "reused":
-            raise IdempotencyError(
-                f"idempotency key {self.key!r} saved other events before (ids {ids}); use a new key for a new save",
+        return client.appender.append(rows, positions, self.key, self.created_at, is_timed=is_timed)
+
+    def _saved_before(self, answer: Answer, events: Sequence[NewEvent]) -> list[Event[Any]]:
+        """What the same idempotency key saved before; or the error that the answer means."""
+        if answer.status == "repeated":
+            return self.client.reader.by_ids(answer.ids)
+        raise self.error_of(answer, events)
+
+    def error_of(self, answer: Answer, events: Sequence[NewEvent]) -> Exception:
+        """What it means that the append function has not saved these events."""
+        if answer.status == "reused":
+            return IdempotencyError(
+                f"idempotency key {self.key!r} saved other events before (ids {answer.ids}); use a new key for a new save",
                 key=str(self.key),
-                saved_ids=ids,
+                saved_ids=answer.ids,
             )
-        if status == "future":
-            raise ConfigurationError(
-                f"latest_event_id is above {ids[0]}, the last id issued: it comes from another log, "
+        if answer.status == "future":
+            return ConfigurationError(
+                f"latest_event_id is above {answer.ids[0]}, the last id issued: it comes from another log, "
                 "or the database was set back. Nothing was written"
             )
-        raise self._refused(events, ids)
+        return self._refused(events, answer.ids)
 
     def _refused(self, events: Sequence[NewEvent], found: Sequence[int]) -> ConcurrencyError:
         client = self.client

@@ -79,7 +79,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     """
     match: tuple[tuple[str, tuple[str, ...]], ...] = ()
     for field, value in ({**data, **identifier} if data else identifier).items():
-        match += ((check_field_name(field), _texts(field, value)),)
+        is_plain = type(value) is str and value.isascii() and "\0" not in value
+        match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
     return Stream(EventTypes.everything.names(types), match)
 
 
@@ -89,16 +90,14 @@ def check_field_name(field: object) -> str:
     Raises:
         ConfigurationError: Anything else.
     """
-    if not isinstance(field, str) or not _is_field_name(field):
+    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
         raise ConfigurationError(
             f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
         )
     return field
 
 
-@lru_cache(maxsize=1024)
-def _is_field_name(text: str) -> bool:
-    return text.isidentifier() and len(text.encode()) <= 63
+_checked_name = lru_cache(maxsize=1024)(check_field_name)
 
 
 def identifier_text(field: str, value: object) -> str:
@@ -135,8 +134,6 @@ def id_text(id: object) -> str:
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
-    if type(value) is str and value.isascii() and "\0" not in value:
-        return (value,)
     if isinstance(value, (list, tuple, set, frozenset)):
         several = cast("Iterable[object]", value)
         return tuple(dict.fromkeys(identifier_text(field, item) for item in several))
@@ -200,19 +197,21 @@ def one_index_value(
 
     None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_read` take.
     """
-    if len(streams) != 1 or len(streams[0].match) != 1:
+    match = _common_value(streams)
+    if match is None:
         return None
-    types, ((field, values),) = streams[0].types, streams[0].match
-    if len(values) != 1 or field not in data_indexes:
-        return None
-    return field, values[0], None if types is None else _text_array(types)
+    ((field, (value,)),) = match
+    return (field, value, _array_of_union(tuple([one.types for one in streams]))) if field in data_indexes else None
 
 
 @lru_cache(maxsize=1024)
-def _text_array(values: tuple[str, ...]) -> str:
-    """Texts as PostgreSQL writes an array of them, which it reads faster than an `ARRAY[...]` of constants."""
-    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
-    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
+def _array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
+    """The types of several streams as PostgreSQL writes an array, which it reads faster than an `ARRAY[...]` of constants."""
+    types = _union(several)
+    if types is None:
+        return None
+    quoted = [name.replace("\\", "\\\\").replace('"', '\\"') for name in types]
+    return '{"' + '","'.join(quoted) + '"}'
 
 
 @lru_cache(maxsize=1024)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pgevents import ConfigurationError, EventClient, UnknownEventTypeError, create_event_client
-from .shop import CartCreated, ItemAddedToCart
+from pgevents import ConfigurationError, EventClient, IdempotencyError, UnknownEventTypeError, create_event_client
+from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
 
 def test_ids_follow_the_order_given(client: EventClient) -> None:
@@ -123,3 +123,41 @@ def test_a_value_too_long_for_its_index_is_refused_whole(client: EventClient) ->
         client.save_events([CartCreated("c1", "u1"), CartCreated(secrets.token_hex(4000), "u1")])
     assert len(client.get_event_stream()) == 0
     assert client.save_event(CartCreated("c" * 2000, "u1")).data.cart_id == "c" * 2000
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("said", [{}, {"created_at": datetime(2026, 1, 5, tzinfo=timezone.utc)}, {"metadata": {"actor": "me"}}])
+def test_the_first_save_of_a_class_and_the_next_are_alike(
+    client: EventClient, make_client: Any, count: int, said: dict[str, Any]
+) -> None:
+    """A client that has saved events of these classes before takes fewer steps, and stores and returns the same."""
+    given = [
+        CartCreated("c1", "ü\U0001f600'\\\""),
+        ItemAddedToCart("c1", "%s", 2, 2**70),
+        CartCheckedOut("c1", datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2)))),
+        {"type": "NOTED", "data": {"cart_id": "c1", "note": [1, None, 1.5]}},
+    ][:count]
+    client.save_events(given)
+    if count == 1:
+        saved = [[client.save_event(given[0], **said)], [make_client().save_event(given[0], **said)]]
+    else:
+        saved = [client.save_events(given, **said), make_client().save_events(given, **said)]
+    short, general = [[(one.type, one.data, one.metadata) for one in several] for several in saved]
+    assert short == general
+    assert {one.created_at for one in saved[0]} == {said.get("created_at", saved[0][0].created_at)}
+    sql = "SELECT type, data::text, metadata::text FROM my_app.events WHERE id = ANY(%s) ORDER BY id"
+    rows = [client.session.execute(sql, [[one.id for one in several]]).fetchall() for several in saved]
+    assert rows[0] == rows[1] and len(rows[0]) == count
+    assert list(client.get_event_stream(after=saved[0][0].id - 1))[:count] == saved[0]
+
+
+def test_a_key_is_kept_by_known_classes_too(client: EventClient) -> None:
+    """A key that saved a batch before gives back that batch, or refuses other content, whichever way the save goes."""
+    given = [CartCreated("c1", "u1"), ItemAddedToCart("c1", "p1", 1, 5)]
+    for _ in range(2):
+        first = client.save_events(given, idempotency_key="k")
+        assert client.save_events(given, idempotency_key="k") == first
+        assert client.save_event(given[0], idempotency_key="one") == client.save_event(given[0], idempotency_key="one")
+        with pytest.raises(IdempotencyError):
+            client.save_events(given[:1], idempotency_key="k")
+    assert len(client.get_event_stream()) == 3

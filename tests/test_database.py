@@ -1,0 +1,154 @@
+"""How SQL reaches the database: by the shortest way, and by Peewee's own where somebody listens or changes it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+import peewee
+import psycopg2
+import pytest
+from peewee import PostgresqlDatabase
+from psycopg2.extensions import parse_dsn
+
+from pgevents import (
+    ConcurrencyError,
+    ConfigurationError,
+    EventClient,
+    create_event_client,
+    event,
+    stream,
+)
+from pgevents.database import Session
+
+from .conftest import shop_client
+from .shop import CartCreated, ItemAddedToCart
+
+
+def save_and_read(client: EventClient, cart: str) -> None:
+    client.save_event(CartCreated(cart, "u1"))
+    assert len(client.get_event_stream(cart_id=cart)) == 1
+
+
+def test_query_hooks_and_the_log_of_sql_see_every_statement(client: EventClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Peewee's `query_hooks` and its logger are told, whenever they come."""
+    save_and_read(client, "c0")
+    db, seen = cast(Any, client.db), list[str]()
+
+    def hook(told: Any) -> None:
+        seen.append(told.sql)
+
+    db.query_hooks.append(hook)
+    save_and_read(client, "c1")
+    db.query_hooks.remove(hook)
+    assert len(seen) == 2 and "events_append_one" in seen[0] and "events_read" in seen[1]
+    with caplog.at_level(logging.DEBUG, logger="peewee"):
+        save_and_read(client, "c2")
+    assert len(caplog.records) == 2
+    save_and_read(client, "c3")
+    assert len(seen) == len(caplog.records) == 2
+
+
+def test_a_database_class_with_ways_of_its_own_is_asked(client: EventClient, url: str) -> None:
+    """Overridden methods, of a class or of one instance, are called for each statement."""
+    asked: list[str] = []
+
+    class Watching(PostgresqlDatabase):
+        def execute_sql(self, sql: str, params: Any = None) -> Any:
+            asked.append("execute_sql")
+            return cast(Any, super()).execute_sql(sql, params)
+
+    class OwnCursor(PostgresqlDatabase):
+        def cursor(self, named_cursor: Any = None) -> Any:
+            asked.append("cursor")
+            return cast(Any, super()).cursor(named_cursor)
+
+    params = parse_dsn(url)
+    name = params.pop("dbname")
+    for cls, what in ((Watching, "execute_sql"), (OwnCursor, "cursor")):
+        db = cls(name, **params)
+        asked.clear()
+        other = create_event_client(db, client.events, client.projections)
+        save_and_read(other, what)
+        assert asked and set(asked) == {what}
+        db.close()
+
+    patched: Any = client.db
+    original = patched.execute_sql
+
+    def execute_sql(*args: Any, **options: Any) -> Any:
+        asked.append("instance")
+        return original(*args, **options)
+
+    asked.clear()
+    patched.execute_sql = execute_sql
+    save_and_read(client, "patched")
+    assert len(asked) == 4  # two of them look once whether the functions are installed
+
+
+def test_errors_are_peewees_whichever_way_was_taken(client: EventClient) -> None:
+    """What has no name of its own here is raised as Peewee raises it, with the driver's error inside."""
+    for listeners in ([], [lambda told: None]):
+        cast(Any, client.db).query_hooks = listeners
+        with pytest.raises(peewee.DataError, match="invalid input syntax for type bigint") as caught:
+            Session(client.db).execute("SELECT %s::bigint", ["x"])
+        assert isinstance(cast(Any, caught.value).orig, psycopg2.errors.InvalidTextRepresentation)
+
+
+def test_a_closed_database_that_may_not_connect_says_so(client: EventClient) -> None:
+    """`autoconnect=False` is respected: it is for the program to connect."""
+    client.db.close()
+    cast(Any, client.db).autoconnect = False
+    with pytest.raises(peewee.InterfaceError, match="not opened"):
+        client.get_event_stream(cart_id="c1")
+
+
+def test_one_event_is_refused_as_several_would_be(client: EventClient) -> None:
+    """The short way of a single save and the general one tell the same errors, with the same facts."""
+    first = client.save_event(CartCreated("c1", "u1"))
+    second = client.save_event(ItemAddedToCart("c1", "p1", 1, 100))
+    given = ItemAddedToCart("c1", "p2", 1, 100)
+    streams = [stream([CartCreated, ItemAddedToCart], cart_id="c1")]
+    told: list[dict[str, Any]] = []
+    for refused in (
+        lambda: client.save_event_with_stream_validation(given, first.id, streams),
+        lambda: client.save_events_with_stream_validation([given], first.id, streams),
+        lambda: client.save_event_with_stream_validation(given, first.id, tuple(streams)),
+    ):
+        with pytest.raises(ConcurrencyError) as conflict:
+            refused()
+        told.append({**vars(conflict.value), "message": str(conflict.value)})
+    assert told[0] == told[1] == told[2] and list(conflict.value.conflicting_ids) == [second.id]
+    for latest in (second.id + 1, -1, True, "1"):
+        messages: list[str] = []
+        for save in (
+            lambda: client.save_event_with_stream_validation(given, cast(Any, latest), streams),
+            lambda: client.save_events_with_stream_validation([given], cast(Any, latest), streams),
+        ):
+            with pytest.raises(ConfigurationError) as fault:
+                save()
+            messages.append(str(fault.value))
+        assert messages[0] == messages[1]
+    assert len(client.get_event_stream()) == 2
+
+
+def test_a_name_that_a_second_class_claims_is_refused_again_and_again(client: EventClient) -> None:
+    """A class whose events went the short way does not go on to do so once another claims its name."""
+    any_type = shop_client(client.db, None)
+
+    @event("TEST_CLAIMED_TWICE")
+    class Mine:
+        cart_id: str
+
+    for _ in range(2):
+        any_type.save_event(Mine("c1"))
+
+    @event("TEST_CLAIMED_TWICE")
+    class Yours:
+        cart_id: str
+
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match="several classes claim"):
+            any_type.save_event(Mine("c1"))
+    (count,) = client.session.execute("SELECT count(*) FROM my_app.events").fetchone()
+    assert count == 2
