@@ -1,6 +1,7 @@
-"""Who is compared: the least SQL that does the job, pgevents, and two recorders of the package `eventsourcing`."""
+"""Who is compared: the least SQL, pgevents, its functions alone, and two recorders of the package `eventsourcing`."""
 
 from .base import Contender, connect, on_database
+from .functions import Functions
 from .limit import Checked, CheckedInFunction, Copy, Limit
 from .ours import PgEvents
 from .peer import PEER_MISSING, Classic, Dcb
@@ -12,6 +13,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "check": Checked,
     "check in function": CheckedInFunction,
     "copy": Copy,
+    "functions": Functions,
     "pgevents": PgEvents,
     "dcb": Dcb,
     "classic": Classic,
