@@ -32,7 +32,7 @@ LONG_TAIL = 1_000
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
 
-__all__ = ["Latest", "Save", "position_of", "save_one"]
+__all__ = ["Latest", "Save", "position_of", "rows_of_known", "save_one"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -72,7 +72,7 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         event: The event.
         expected: For a validated save, what the caller has read, and the streams.
     """
-    rows = None if client.plugins.implemented else _rows_of_known(client, (event,))
+    rows = None if client.plugins.implemented else rows_of_known(client, (event,))
     condition = () if expected is None else _simple_condition(client, *expected)
     if rows is None or condition is None:
         return _save_of_one(client, expected).run([event])[0]
@@ -84,7 +84,7 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     return Event(answer.ids[0], name, event, {}, at, at)
 
 
-def _rows_of_known(client: EventClient, given: Sequence[Any]) -> list[Row] | None:
+def rows_of_known(client: EventClient, given: Sequence[Any]) -> list[Row] | None:
     """Events as they will be stored; None if one of them is of a class that takes more than to be encoded as it stands.
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
@@ -141,7 +141,7 @@ class Save:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
         client = self.client
-        rows = None if client.plugins.implemented or self.metadata else _rows_of_known(client, given)
+        rows = None if client.plugins.implemented or self.metadata else rows_of_known(client, given)
         if rows is not None:
             return self._append_known(given, rows) if rows else []
         events = [self.new_event(one) for one in given]

@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from .benchmarks import hook_cost
 from .benchmarks.carts import PLAIN, big_carts, small_carts
 from .benchmarks.contenders import CONTENDERS, PEER_MISSING
 from .benchmarks.drivers import Database
@@ -76,6 +77,13 @@ def test_it_runs_and_reports(superuser_url: str, tmp_path: Path) -> None:
     assert text.startswith("before") and text.endswith("after\n") and "outdated" not in text
     assert "pgevents | the unlocked check |" in text
     assert ("| classic |" in text) == (not PEER_MISSING)
+
+
+def test_what_hooks_cost_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The measurement of hooks runs, too."""
+    hook_cost.main(0.05)
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("hook calls removed", "no plugin", "one empty hook"))
 
 
 def test_every_goal_names_those_who_run() -> None:
