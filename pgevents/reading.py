@@ -15,7 +15,7 @@ import attrs
 from pgevents.database import Session
 from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
-from pgevents.events import Event, EventTypes, StoredEvent
+from pgevents.events import Event, EventType, EventTypes, StoredEvent
 from pgevents.ordering import READ_LIMIT, Position, horizon_of, setting_sql, streams_json
 from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
 from pgevents.serialization import VERSION_KEY, Serializer, load_json, time_of
@@ -29,6 +29,8 @@ AsOf = int | datetime
 
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
+EVENT_SETTERS = [getattr(Event, one.name).__set__ for one in attrs.fields(Event)]
+new_event: Any = object.__new__
 _UNOBSERVED = nullcontext(Operation("read"))
 READ_SQL = "SELECT * FROM {read}(%s, %s, %s, %s)"
 LOAD_SQL = "SELECT * FROM {load}(%s, %s, %s, %s, %s, %s, %s)"
@@ -104,26 +106,40 @@ class Reader:
         if self.before_decode is not None and rows:
             return self._decode_with_plugins(self.before_decode, rows)
         events: list[Event[Any]] = []
-        from_text, decode_event = self.serializer.from_text, self.serializer.decode_event
-        kinds = {name: self.types.find(name) for name in {row[1] for row in rows}}
-        for event_id, name, data_text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
+        decoders: dict[str, tuple[EventType | None, int, Callable[[str], Any]]] = {}
+        decode_event = self.serializer.decode_event
+        set_id, set_type, set_data, set_metadata, set_created_at, set_updated_at = EVENT_SETTERS
+        for event_id, name, text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
+            if name not in decoders:
+                decoders[name] = self._decoder(name)
+            kind, newest, decode = decoders[name]
             metadata: dict[str, Any] = {} if metadata_text == "{}" else load_json(metadata_text)
             version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-            kind = kinds[name]
             data: Any
             if kind is None:
-                data = load_json(data_text)
-            elif version != kind.version:
-                data = decode_event(kind, load_json(data_text), version, event_id)
+                data = load_json(text)
+            elif version != newest:
+                data = decode_event(kind, load_json(text), version, event_id)
             else:
                 try:
-                    data = from_text[kind.cls](data_text)
+                    data = decode(text)
                 except Exception:  # once more, with a decoder that knows the field that it is at
-                    data = decode_event(kind, load_json(data_text), version, event_id)
+                    data = decode_event(kind, load_json(text), version, event_id)
             created = time_of(created_at)
-            updated = created if updated_at is None else time_of(updated_at)
-            events.append(Event(event_id, name, data, metadata, created, updated))
+            one: Event[Any] = new_event(Event)  # `Event(...)` takes longer by half: its __init__ has to get round the freeze
+            set_id(one, event_id)
+            set_type(one, name)
+            set_data(one, data)
+            set_metadata(one, metadata)
+            set_created_at(one, created)
+            set_updated_at(one, created if updated_at is None else time_of(updated_at))
+            events.append(one)
         return events
+
+    def _decoder(self, name: str) -> tuple[EventType | None, int, Callable[[str], Any]]:
+        """What is known of a stored type: itself, its newest version, and what makes an instance of that version's text."""
+        kind = self.types.find(name)
+        return (None, 1, load_json) if kind is None else (kind, kind.version, self.serializer.from_text[kind.cls])
 
     def _decode_with_plugins(
         self, before_decode: Callable[[list[StoredEvent]], list[StoredEvent]], rows: Sequence[Any]
