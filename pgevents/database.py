@@ -26,7 +26,9 @@ from pgevents.errors import (
 
 __all__ = ["Session", "open_database"]
 
-EXECUTE_SQL = cast(Any, peewee).Database.execute_sql
+EXECUTE_SQL: Any = cast(Any, peewee).Database.execute_sql
+IS_PEEWEES_OWN = getattr(EXECUTE_SQL, "__globals__", None) is vars(peewee)
+"""Whether nobody had put something of his own in its place before this module was imported."""
 sql_log = logging.getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -88,10 +90,10 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
 
-def _is_more_than_sent(db: Any) -> bool:
-    """Whether `execute_sql` would do more with a statement than to hand it to the driver: it is asked each time."""
-    is_peewees = getattr(db.execute_sql, "__func__", None) is EXECUTE_SQL
-    return not is_peewees or db.query_hooks or sql_log.isEnabledFor(logging.DEBUG)
+def _is_only_sent(db: Any) -> bool:
+    """Whether `db.execute_sql` does no more than to hand a statement to the driver: nobody overrides it, nobody listens."""
+    is_own = IS_PEEWEES_OWN and db.__class__.execute_sql is EXECUTE_SQL and "execute_sql" not in vars(db)
+    return is_own and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
 
 
 def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
@@ -129,11 +131,11 @@ class Session:
             db.close()
             connection = None
         try:
-            if connection is None or _is_more_than_sent(db):
-                return db.execute_sql(sql, params)
-            cursor = db.cursor()
-            cursor.execute(sql, params)
-            return cursor
+            if isinstance(connection, psycopg2.extensions.connection) and _is_only_sent(db):
+                cursor = db.cursor()
+                cursor.execute(sql, params or ())
+                return cursor
+            return db.execute_sql(sql, params)
         except psycopg2.Error as error:
             self._translate(_as_peewee(error))
         except peewee.PeeweeException as error:

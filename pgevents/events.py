@@ -223,7 +223,7 @@ class EventTypes:
                     raise ConfigurationError(f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}")
                 self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
             self._by_name[name] = kind
-        self._by_class.clear()
+        self._by_class = {}
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
         """A registry of its own with the classes that plugins bring added; the shared one is left as it is."""
@@ -257,7 +257,7 @@ class EventTypes:
         if isinstance(instance, type):
             name = instance.__qualname__
             raise UnknownEventTypeError(f"{name} is a class; an event is an instance of it: {name}(...)", instance)
-        cls = type(instance)
+        cls, by_class = type(instance), self._by_class  # before the names are looked at: `add` leaves it behind
         kind = event_type_of(cls)
         if self.restricted and self._by_name.get(kind.name) is not kind:
             raise UnknownEventTypeError(
@@ -265,8 +265,8 @@ class EventTypes:
                 "add the class to its event_types",
                 cls,
             )
-        if self.find(kind.name) is kind:
-            self._by_class[cls] = kind
+        if kind.cls is cls and kind.name not in self._ambiguous and self._by_name.get(kind.name) is kind:
+            by_class[cls] = kind
         return kind
 
     def names(self, wanted: Any) -> tuple[str, ...] | None:

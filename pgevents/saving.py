@@ -72,11 +72,10 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         event: The event.
         expected: For a validated save, what the caller has read, and the streams.
     """
-    rows = None if client.plugins.implemented else rows_of_known(client, (event,))
     condition = () if expected is None else _simple_condition(client, *expected)
-    if rows is None or condition is None:
+    rows = None if condition is None or client.plugins.implemented else rows_of_known(client, (event,))
+    if condition is None or rows is None:
         return _save_of_one(client, expected).run([event])[0]
-    client.check_installed()
     answer = client.appender.append_one(rows[0], condition)
     name, at = rows[0][0], answer.created_at
     if at is None:
@@ -89,15 +88,16 @@ def rows_of_known(client: EventClient, given: Sequence[Any]) -> list[Row] | None
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
     """
-    rows: list[Row] = []
+    kinds: list[EventType] = []
     known, dump = client.types.known, client.serializer.dump
     for one in given:
-        cls = one.__class__
-        kind = known(cls)
+        kind = known(one.__class__)
         if kind is None or kind.version > 1:
             return None
-        rows.append((kind.name, dump(one, cls, kind.name)[0], "{}"))
-    return rows
+        kinds.append(kind)
+    if kinds:
+        client.check_installed()
+    return [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in zip(kinds, given, strict=True)]
 
 
 def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
@@ -140,7 +140,7 @@ class Save:
     def run(self, given: Sequence[Any]) -> list[Event[Any]]:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
-        client = self.client
+        given, client = tuple(given), self.client  # what the caller does to a list meanwhile is of no account
         rows = None if client.plugins.implemented or self.metadata else rows_of_known(client, given)
         if rows is not None:
             return self._append_known(given, rows) if rows else []
@@ -154,7 +154,6 @@ class Save:
 
     def _append_known(self, given: Sequence[Any], rows: Sequence[Row]) -> list[Event[Any]]:
         """Append instances that are encoded as they stand."""
-        self.client.check_installed()
         answer = self._call(rows, is_timed=False)
         at = answer.created_at
         if at is None:

@@ -94,7 +94,7 @@ def check_field_name(field: object) -> str:
         raise ConfigurationError(
             f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
         )
-    return field
+    return str.__str__(field)  # itself; of an Enum that is a str, the text
 
 
 _checked_name = lru_cache(maxsize=1024)(check_field_name)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import subprocess
+import sys
 from typing import Any, cast
+from urllib.parse import quote
 
 import peewee
 import psycopg2
@@ -86,6 +90,47 @@ def test_a_database_class_with_ways_of_its_own_is_asked(client: EventClient, url
     assert len(asked) == 4  # two of them look once whether the functions are installed
 
 
+def test_what_was_wrapped_is_called(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instrumentation that wraps Peewee's method in place sees every statement, however well it hides."""
+    save_and_read(client, "c0")
+    original, seen = cast(Any, peewee.Database).execute_sql, list[str]()
+
+    class Wrapper:
+        """Like a proxy object: its bound form shows the attributes of what it wraps."""
+
+        def __get__(self, db: Any, cls: Any) -> Any:
+            if db is None:
+                return self
+
+            @functools.wraps(original)
+            def call(sql: str, params: Any = None) -> Any:
+                seen.append(sql)
+                return original(db, sql, params)
+
+            cast(Any, call).__func__ = original
+            return call
+
+    monkeypatch.setattr(peewee.Database, "execute_sql", Wrapper())
+    save_and_read(client, "c1")
+    assert len(seen) == 2
+    script = """if True:
+        import functools, sys, peewee
+        original, seen = peewee.Database.execute_sql, []
+        @functools.wraps(original)
+        def execute_sql(self, sql, params=None):
+            seen.append(sql)
+            return original(self, sql, params)
+        peewee.Database.execute_sql = execute_sql
+        from pgevents import create_event_client, create_events_table, create_projections_table
+        client = create_event_client(sys.argv[1], create_events_table("my_app"), create_projections_table("my_app", "views"))
+        client.get_event_stream(), client.get_event_stream()
+        assert len(seen) == 2, seen
+    """
+    parts = {name: value for name, value in parse_dsn(client.session.connection().dsn).items() if name != "password"}
+    url = "postgresql:///?" + "&".join(f"{name}={quote(str(value), '')}" for name, value in parts.items())
+    subprocess.run([sys.executable, "-c", script, url], check=True)
+
+
 def test_errors_are_peewees_whichever_way_was_taken(client: EventClient) -> None:
     """What has no name of its own here is raised as Peewee raises it, with the driver's error inside."""
     for listeners in ([], [lambda told: None]):
@@ -130,6 +175,13 @@ def test_one_event_is_refused_as_several_would_be(client: EventClient) -> None:
             messages.append(str(fault.value))
         assert messages[0] == messages[1]
     assert len(client.get_event_stream()) == 2
+
+
+def test_percent_signs_mean_the_same_whichever_way_is_taken(client: EventClient) -> None:
+    """Without parameters, too, `%%` stands for one sign, as Peewee has it."""
+    for listeners in ([], [lambda told: None]):
+        cast(Any, client.db).query_hooks = listeners
+        assert Session(client.db).execute("SELECT '%%'").fetchone() == ("%",)
 
 
 def test_a_name_that_a_second_class_claims_is_refused_again_and_again(client: EventClient) -> None:

@@ -9,8 +9,8 @@ import attrs
 import pytest
 from attrs import frozen
 
-from pgevents import ConfigurationError, EventClient, UnknownEventTypeError, event
-from pgevents.events import EventTypes
+from pgevents import ConfigurationError, EventClient, EventEncodeError, UnknownEventTypeError, event
+from pgevents.events import EventTypes, event_type_of
 from .conftest import shop_client
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
@@ -165,3 +165,63 @@ def test_names_that_cannot_be_stored_are_refused(name: str) -> None:
         @event(name)
         class Unnamed:
             n: int
+
+
+def test_a_class_with_the_mark_of_another_is_checked_each_time(client: EventClient) -> None:
+    """A class made of another's attributes has its mark, but not its fields: what a read could not give back is refused."""
+
+    @event("MARKED")
+    class Marked:
+        cart_id: str
+
+    mark = {name: value for name, value in vars(Marked).items() if name.startswith("__pgevents")}
+    other: Any = attrs.define(type("Other", (), {**mark, "__annotations__": {"else_id": int}}))
+    any_type = shop_client(client.db, None)
+    for _ in range(3):
+        with pytest.raises(EventEncodeError, match="MARKED"):
+            any_type.save_event(other(3))
+
+
+def test_a_preview_does_not_mind_whose_name_it_is(client: EventClient) -> None:
+    """An ambiguous name is refused where it would be stored or read, not where an event is only looked at."""
+
+    @event("PREVIEWED_TWICE")
+    class Mine:
+        cart_id: str
+
+    @event("PREVIEWED_TWICE")
+    class Yours:
+        cart_id: str
+
+    any_type = shop_client(client.db, None)
+    for cls in (Mine, Yours):
+        assert any_type.preview(cls("c1")).data == cls("c1")
+        with pytest.raises(ConfigurationError, match="several classes claim"):
+            any_type.save_event(cls("c1"))
+
+
+def test_a_class_that_comes_while_another_is_looked_up_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found out of the names before they changed is not remembered."""
+    types = EventTypes(())
+    types.restricted = False
+
+    @event("CLAIMED_MEANWHILE")
+    class Mine:
+        cart_id: str
+
+    @event("CLAIMED_MEANWHILE")
+    class Yours:
+        cart_id: str
+
+    types.add(event_type_of(Mine))
+
+    class Slow(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            found = super().get(key, default)
+            monkeypatch.setattr(types, "_by_name", dict(self))
+            types.add(event_type_of(Yours))
+            return found
+
+    monkeypatch.setattr(types, "_by_name", Slow(types._by_name))
+    types.of(Mine("c1"))
+    assert types.known(Mine) is None

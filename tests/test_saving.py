@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from pgevents import ConfigurationError, EventClient, IdempotencyError, UnknownEventTypeError, create_event_client
+from pgevents import ConfigurationError, EventClient, IdempotencyError, UnknownEventTypeError, create_event_client, stream
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
 
@@ -161,3 +162,54 @@ def test_a_key_is_kept_by_known_classes_too(client: EventClient) -> None:
         with pytest.raises(IdempotencyError):
             client.save_events(given[:1], idempotency_key="k")
     assert len(client.get_event_stream()) == 3
+
+
+class Lazy(Sequence[Any]):
+    """A sequence that makes its events anew whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= 2:
+            raise IndexError
+        self.asked += 1
+        return ItemAddedToCart("c1", f"p{self.asked}", 1, 5)
+
+
+def test_events_are_looked_at_once(client: EventClient) -> None:
+    """What a sequence gives at the first look is what is stored and returned, of known classes too."""
+    client.save_event(ItemAddedToCart("c0", "p0", 1, 5))
+    saved = client.save_events(Lazy())
+    assert [one.data.product_id for one in saved] == ["p1", "p2"]
+    assert list(client.get_event_stream(cart_id="c1")) == saved
+
+
+def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that takes more than the others, at the end of a batch, does not have them all encoded again."""
+    client.save_event(ItemAddedToCart("c1", "p0", 1, 5))
+    encoded: list[Any] = []
+    dump = client.serializer.dump
+
+    def counted(data: Any, cls: Any, what: str) -> Any:
+        encoded.append(data)
+        return dump(data, cls, what)
+
+    monkeypatch.setattr(client.serializer, "dump", counted)
+    given = [*(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)), {"type": "NOTED", "data": {"cart_id": "c1"}}]
+    assert len(client.save_events(given)) == len(encoded) == 6
+
+
+def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> None:
+    """Errors come in one order, whether a class has been saved before or not."""
+    bad = CartCreated("\0", "u1")
+    for _ in range(2):
+        for latest, streams in ((0, []), (None, None), (True, [stream(cart_id="c1")])):
+            with pytest.raises(ConfigurationError):
+                client.save_event_with_stream_validation(bad, cast(Any, latest), cast(Any, streams))
+        with pytest.raises(UnknownEventTypeError):
+            client.save_events([bad, object()])
+        client.save_event(CartCreated("c1", "u1"))

@@ -132,3 +132,16 @@ def test_streams_are_a_list_of_stream(client: EventClient, wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="streams are a list of stream"):
         client.save_event_with_stream_validation(CartCreated("c1", "u1"), 0, wrong)
     assert len(client.get_event_stream()) == 0
+
+
+def test_a_field_may_be_named_by_an_enum_of_texts(client: EventClient) -> None:
+    """A `str` that is an Enum names the field that is its text, in every kind of read."""
+
+    class Field(str, Enum):
+        CART = "cart_id"
+
+    saved = client.save_event(CartCreated("c1", "u1"))
+    assert stream(data={Field.CART: "c1"}).match == stream(cart_id="c1").match
+    assert type(stream(data={Field.CART: "c1"}).match[0][0]) is str
+    assert list(client.iter_event_stream(data={Field.CART: "c1"})) == [saved]
+    assert client.get_latest_event(data={Field.CART: "c1"}) == saved

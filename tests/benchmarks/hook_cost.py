@@ -34,7 +34,6 @@ def bare(client: EventClient) -> Callable[[Any], object]:
         rows = rows_of_known(client, (one,))
         if rows is None:  # the first of its class
             return client.save_event(one)
-        client.check_installed()
         answer = client.appender.append_one(rows[0])
         assert answer.created_at is not None
         return Event(answer.ids[0], rows[0][0], one, {}, answer.created_at, answer.created_at)
