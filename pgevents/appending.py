@@ -79,7 +79,19 @@ class Appender:
         condition = self.condition_of(positions) if len(rows) == 1 and key is None else None
         if condition is not None:
             return self.append_one(rows[0], condition, created_at, is_timed=is_timed)
-        return self._call(self._any_sql, (_array(rows), _conditions(positions), key, created_at), created_at, is_timed)
+        return self.append_array(_array(rows), positions, key, created_at, is_timed=is_timed)
+
+    def append_array(
+        self,
+        array: str,
+        positions: Sequence[Position] | None,
+        key: str | None,
+        created_at: datetime | None,
+        *,
+        is_timed: bool = False,
+    ) -> Answer:
+        """The same for events that are the JSON array already which the append function takes."""
+        return self._call(self._any_sql, (array, _conditions(positions), key, created_at), created_at, is_timed)
 
     def append_one(
         self, row: Row, condition: tuple[Any, ...] = (), created_at: datetime | None = None, *, is_timed: bool = False

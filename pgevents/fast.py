@@ -23,7 +23,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["dump_exactly", "instance_decoder", "instance_encoder", "load"]
+__all__ = ["dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -56,32 +56,46 @@ def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
     return decode
 
 
-def instance_encoder(cls: type[Any]) -> Callable[[Any], str | None] | None:
-    """From an instance to JSON text, if class and fields are plain and no field holds others; else None.
+def is_present() -> bool:
+    """Whether msgspec is there."""
+    return msgspec is not None
 
-    The encoder returns None for an instance whose values are not exactly of the types of their fields. Of any other it
-    is certain that a read gives it back as it is.
+
+def written(text: str) -> Any:
+    """JSON text as a value that `dump` writes as it stands."""
+    return msgspec.Raw(text)
+
+
+def dump(value: object) -> str | None:
+    """JSON text of instances of which `exactness_of` is sure, and of lists and dicts of them.
+
+    None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way says so.
+    """
+    try:
+        text = msgspec.json.encode(value)
+    except Exception:
+        return None
+    return None if b"\\u0000" in text else text.decode()
+
+
+def exactness_of(cls: type[Any]) -> Callable[[Any], bool] | None:
+    """Tells of an instance whether each value is exactly of its field's type; None if class or fields are not plain.
+
+    Of an instance that is exact it is certain that a read of what `dump` writes gives it back as it is.
     """
     if msgspec is None:
         return None
     fields = _plain_fields(cls)
     if not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
         return None
-    encode: Callable[[Any], bytes] = msgspec.json.encode
     types_of_fields, several = tuple(fields.values()), len(fields) > 1
     values_of = attrgetter(*fields)
 
-    def dump(instance: Any) -> str | None:
+    def is_exact(instance: Any) -> bool:
         values = values_of(instance)
-        if (tuple(map(type, values)) if several else (type(values),)) != types_of_fields:
-            return None
-        try:
-            text = encode(instance)
-        except Exception:  # half of a surrogate pair; the slower way says so
-            return None
-        return None if b"\\u0000" in text else text.decode()
+        return (tuple(map(type, values)) if several else (type(values),)) == types_of_fields
 
-    return dump
+    return is_exact
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

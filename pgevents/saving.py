@@ -32,7 +32,7 @@ LONG_TAIL = 1_000
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
 
-__all__ = ["Latest", "Save", "position_of", "rows_of_known", "save_one"]
+__all__ = ["Latest", "Save", "known_types", "position_of", "save_one"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -73,31 +73,32 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         expected: For a validated save, what the caller has read, and the streams.
     """
     condition = () if expected is None else _simple_condition(client, *expected)
-    rows = None if condition is None or client.plugins.implemented else rows_of_known(client, (event,))
-    if condition is None or rows is None:
+    kinds = None if condition is None or client.plugins.implemented else known_types(client, (event,))
+    if condition is None or kinds is None:
         return _save_of_one(client, expected).run([event])[0]
-    answer = client.appender.append_one(rows[0], condition)
-    name, at = rows[0][0], answer.created_at
+    client.check_installed()
+    name = kinds[0].name
+    text = client.serializer.dump(event, kinds[0].cls, name)[0]
+    answer = client.appender.append_one((name, text, "{}"), condition)
+    at = answer.created_at
     if at is None:
         raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
     return Event(answer.ids[0], name, event, {}, at, at)
 
 
-def rows_of_known(client: EventClient, given: Sequence[Any]) -> list[Row] | None:
-    """Events as they will be stored; None if one of them is of a class that takes more than to be encoded as it stands.
+def known_types(client: EventClient, given: Sequence[Any]) -> list[EventType] | None:
+    """The types of events that are encoded as they stand; None if one of them takes more than that.
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
     """
     kinds: list[EventType] = []
-    known, dump = client.types.known, client.serializer.dump
+    known = client.types.known
     for one in given:
         kind = known(one.__class__)
         if kind is None or kind.version > 1:
             return None
         kinds.append(kind)
-    if kinds:
-        client.check_installed()
-    return [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in zip(kinds, given, strict=True)]
+    return kinds
 
 
 def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
@@ -141,9 +142,9 @@ class Save:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
         given, client = tuple(given), self.client  # what the caller does to a list meanwhile is of no account
-        rows = None if client.plugins.implemented or self.metadata else rows_of_known(client, given)
-        if rows is not None:
-            return self._append_known(given, rows) if rows else []
+        kinds = None if client.plugins.implemented or self.metadata else known_types(client, given)
+        if kinds is not None:
+            return self._append_known(given, kinds) if kinds else []
         events = [self.new_event(one) for one in given]
         if not events:
             return []
@@ -152,14 +153,23 @@ class Save:
         client.check_installed()
         return self._append(events, self._encode(events)[0])[1]
 
-    def _append_known(self, given: Sequence[Any], rows: Sequence[Row]) -> list[Event[Any]]:
+    def _append_known(self, given: Sequence[Any], kinds: Sequence[EventType]) -> list[Event[Any]]:
         """Append instances that are encoded as they stand."""
-        answer = self._call(rows, is_timed=False)
+        client = self.client
+        client.check_installed()
+        array = client.serializer.dump_batch(kinds, given) if len(given) > 1 else None
+        if array is not None:
+            answer = client.appender.append_array(array, self._shortened(), self.key, self.created_at)
+        else:
+            dump = client.serializer.dump
+            found = zip(kinds, given, strict=True)
+            rows = [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in found]
+            answer = client.appender.append(rows, self._shortened(), self.key, self.created_at)
         at = answer.created_at
         if at is None:
-            return self._saved_before(answer, [NewEvent(row[0], one) for row, one in zip(rows, given, strict=True)])
-        found = zip(answer.ids, rows, given, strict=True)
-        return [Event(event_id, row[0], one, {}, at, at) for event_id, row, one in found]
+            return self._saved_before(answer, [NewEvent(kind.name, one) for kind, one in zip(kinds, given, strict=True)])
+        saved = zip(answer.ids, kinds, given, strict=True)
+        return [Event(event_id, kind.name, one, {}, at, at) for event_id, kind, one in saved]
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
         client, plugins = self.client, self.client.plugins
@@ -281,7 +291,8 @@ class Save:
         self, events: Sequence[NewEvent], rows: Sequence[Row], operation: Operation | None = None
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
-        answer = self._call(rows, is_timed=operation is not None)
+        is_timed = operation is not None
+        answer = self.client.appender.append(rows, self._shortened(), self.key, self.created_at, is_timed=is_timed)
         at = answer.created_at
         if operation is not None:
             operation.status, operation.lock_wait = answer.status, answer.lock_wait
@@ -291,12 +302,12 @@ class Save:
         found = zip(answer.ids, events, strict=True)
         return True, [Event(event_id, new.type, new.data, new.metadata, at, at) for event_id, new in found]
 
-    def _call(self, rows: Sequence[Row], *, is_timed: bool) -> Answer:
-        client, positions = self.client, self.positions
-        if positions is not None:
-            shortened = client.reader.shortened
-            positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
-        return client.appender.append(rows, positions, self.key, self.created_at, is_timed=is_timed)
+    def _shortened(self) -> Sequence[Position] | None:
+        """The positions; those with much to count have it counted now, without a lock, as far as it is final."""
+        if self.positions is None:
+            return None
+        shortened = self.client.reader.shortened
+        return [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in self.positions]
 
     def _saved_before(self, answer: Answer, events: Sequence[NewEvent]) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, cast
@@ -184,9 +184,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._dump: _ByClass[Callable[[Any], str | None] | None] = _ByClass(
-            fast.instance_encoder if is_ours else lambda cls: None
-        )
+        self._is_exact: _ByClass[Callable[[Any], bool] | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
     def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
@@ -208,12 +206,30 @@ class Serializer:
             EventEncodeError: Not an object, a value without a JSON form, or one that does not fit its field.
         """
         if cls is data.__class__:
-            dump = self._dump[cls]
-            quick = None if dump is None else dump(data)
+            is_exact = self._is_exact[cls]
+            quick = fast.dump(data) if is_exact is not None and is_exact(data) else None
             if quick is not None:
                 return quick, data
         text, loaded = dump_and_load(self.encode(data, what), what)
         return text, loaded if cls is None else self.check(loaded, cls, what)
+
+    def dump_batch(self, kinds: Sequence[EventType], given: Sequence[Any]) -> str | None:
+        """Instances of these types as the JSON array that the append function takes, in one step.
+
+        None if that does not go (without msgspec, for example): then each has to be dumped by itself.
+
+        Raises:
+            EventEncodeError: As for `dump`.
+        """
+        if not fast.is_present():
+            return None
+        batch: list[dict[str, Any]] = []
+        for kind, data in zip(kinds, given, strict=True):
+            is_exact = self._is_exact[kind.cls]
+            if is_exact is None or not is_exact(data):
+                data = fast.written(self.dump(data, kind.cls, kind.name)[0])
+            batch.append({"type": kind.name, "data": data})
+        return fast.dump(batch)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.

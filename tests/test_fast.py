@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pgevents import fast
 from pgevents.errors import EventEncodeError
+from pgevents.events import EventType
 from pgevents.serialization import Serializer, dump_and_load, load_json
 
 pytest.importorskip("msgspec")
@@ -109,6 +110,30 @@ def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(cls: 
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat) for one in attrs.fields(cls)])
+def test_a_batch_is_written_as_its_events_are(cls: type[Any], name: str, value: Any) -> None:
+    """An event among others is the same JSON as by itself, or refused with the same error; or the batch takes the long way."""
+    kind, events = EventType('A "name"', cls), [cls(**{name: value}), cls()]
+    serializer = Serializer()
+    together = outcome(lambda: serializer.dump_batch([kind, kind], events))
+    alone = outcome(lambda: [serializer.dump(event, cls, kind.name)[0] for event in events])
+    if isinstance(together, str):
+        assert json.loads(together) == [{"type": kind.name, "data": json.loads(text)} for text in alone]
+    else:
+        assert together is None or repr(together) == repr(alone)
+    assert slow(lambda: serializer.dump_batch([kind, kind], [cls(), cls()])) is None
+
+
+def test_a_batch_does_take_one_step() -> None:
+    """Else the test above would compare nothing."""
+    kind = EventType("T", Flat)
+    together = Serializer().dump_batch([kind, kind], [Flat(), Flat(text="\u00fc")])
+    assert together is not None and json.loads(together)[1]["data"]["text"] == "\u00fc"
+    nul = [Flat(), Flat(text="\\u0000")]
+    assert Serializer().dump_batch([kind, kind], nul) is None  # no NUL; but that takes a closer look
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
 def test_a_dict_is_stored_the_same_or_refused_the_same(value: Any) -> None:
     """The same for dicts, which no class checks."""
     for data in ({"a": value}, {"a": {"b": [value]}}):
@@ -156,11 +181,11 @@ def test_any_instance_is_stored_the_same(event: Any) -> None:
 
 def test_plain_classes_are_read_and_written_in_one_step() -> None:
     """These classes do take the short way, else the tests above would compare the long way with itself."""
-    assert fast.instance_encoder(Flat) is not None
+    assert fast.exactness_of(Flat) is not None
     assert all(fast.instance_decoder(cls) is not None for cls in (Flat, Plain, Day))
     assert fast.instance_decoder(Dated) is None
     assert dump_and_load({"a": [1, None]}, "T") == ('{"a":[1,null]}', {"a": [1, None]})
-    assert slow(lambda: (fast.instance_encoder(Flat), fast.instance_decoder(Flat), fast.dump_exactly({}))) == (None,) * 3
+    assert slow(lambda: (fast.exactness_of(Flat), fast.instance_decoder(Flat), fast.dump_exactly({}))) == (None,) * 3
 
 
 def special() -> Iterator[type[Any]]:
@@ -251,7 +276,7 @@ def special() -> Iterator[type[Any]]:
 @pytest.mark.parametrize("cls", list(special()), ids=lambda cls: cls.__name__)
 def test_other_classes_go_the_long_way(cls: type[Any]) -> None:
     """What attrs or cattrs would do to a field, msgspec would not."""
-    assert fast.instance_encoder(cls) is None
+    assert fast.exactness_of(cls) is None
     assert fast.instance_decoder(cls) is None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pgevents import Event, EventClient, create_event_client, create_events_table, create_projections_table, event, hookimpl
 from pgevents.embedded import embedded_database
-from pgevents.saving import rows_of_known
+from pgevents.saving import known_types
 
 
 @event("HOOK_COST_MEASURED")
@@ -31,12 +31,14 @@ def bare(client: EventClient) -> Callable[[Any], object]:
     """A save in which nobody asks for hooks."""
 
     def save(one: Any) -> Event[Any]:
-        rows = rows_of_known(client, (one,))
-        if rows is None:  # the first of its class
+        kinds = known_types(client, (one,))
+        if kinds is None:  # the first of its class
             return client.save_event(one)
-        answer = client.appender.append_one(rows[0])
+        client.check_installed()
+        name = kinds[0].name
+        answer = client.appender.append_one((name, client.serializer.dump(one, kinds[0].cls, name)[0], "{}"))
         assert answer.created_at is not None
-        return Event(answer.ids[0], rows[0][0], one, {}, answer.created_at, answer.created_at)
+        return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 
     return save
 
