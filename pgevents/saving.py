@@ -38,6 +38,7 @@ T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
 Streams = Sequence[Stream[Any]] | Stream[Any] | None
 
+
 def position_of(latest: Latest, streams: Streams) -> Position:
     """What a validated save is checked against: a read's own position, or "nothing above this id".
 
