@@ -321,15 +321,21 @@ class Browser:
         self._call("/url", {"url": url})
 
     def _ask(self, selector: str, question: str, body: Any = None) -> Any:
-        """About an element, which a page that is just leaving may take away."""
+        """About an element, which a page that is just leaving may take away.
+
+        The driver has several words for that. To look again does no harm; a click is done again only if there was
+        nothing to click.
+        """
         deadline = time.monotonic() + 10
         while True:
             try:
                 found: dict[str, str] = self._call("/element", {"using": "css selector", "value": selector})
                 return self._call(f"/element/{next(iter(found.values()))}/{question}", body)
             except urllib.error.HTTPError as error:
-                if error.code != 404 or time.monotonic() > deadline:
-                    raise AssertionError(f"{selector}: {error.read().decode()[:300]}") from None
+                answer = error.read().decode()
+                may_try_again = body is None or error.code == 404 or "does not belong to the document" in answer
+                if not may_try_again or time.monotonic() > deadline:
+                    raise AssertionError(f"{selector}: {answer[:300]}") from None
 
     def click(self, selector: str) -> None:
         self._ask(selector, "click", {})
