@@ -210,7 +210,7 @@ def gunicorn(url: str, *options: str) -> Iterator[int]:
     pytest.importorskip("gunicorn", reason="gunicorn is not installed")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
-        options = ("-b", f"fd://{fd}", "-w", str(WORKERS), *options)
+        options = ("-b", f"fd://{fd}", "-w", str(WORKERS), "--graceful-timeout", "5", *options)
         command = [sys.executable, "-m", "gunicorn", *options, "shop:create_app()"]
         environment = {**os.environ, "FLASK_PGEVENTS_DATABASE_URL": as_url(url)}
         server = subprocess.Popen(
@@ -381,7 +381,7 @@ def test_a_customer_buys_the_last_tin_in_a_browser(
     app: Flask, url: str, open_browser: Callable[[], Browser]
 ) -> None:
     """From the shelf to the order, under gunicorn; another customer is late, and told so in a friendly page."""
-    with gunicorn(url) as port:
+    with gunicorn(url, "--threads", "4") as port:  # a browser also connects in advance, and keeps a thread waiting
         shop = f"http://127.0.0.1:{port}"
         customer, other = open_browser(), open_browser()
         for browser in (customer, other):
