@@ -13,6 +13,7 @@ from pgevents import installation
 from pgevents.appending import Appender
 from pgevents.database import Session, open_database
 from pgevents.deciding import Decision
+from pgevents.decoding import Decoder
 from pgevents.details import Snapshot
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
@@ -68,7 +69,8 @@ class EventClient:
         self.types = self._own_types = types
         self.serializer = Serializer()
         self.session = Session(db)
-        self.reader = Reader(self.session, events.pgevents_spec, types, self.serializer)
+        self.decoder = Decoder(types, self.serializer)
+        self.reader = Reader(self.session, events.pgevents_spec, self.decoder)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self)
@@ -81,9 +83,9 @@ class EventClient:
         if "pgevents_configure_converter" in hooks:
             self.serializer.use(plugins.converter())
         if "pgevents_register_events" in hooks:
-            self.types = self.reader.types = self._own_types.extended(plugins.event_classes())
+            self.types = self._own_types.extended(plugins.event_classes())
         is_changed = "pgevents_before_decode" in plugins.implemented
-        self.reader.before_decode = plugins.before_decode if is_changed else None
+        self.decoder.use(self.types, plugins.before_decode if is_changed else None)
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
 
     # -- tables ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -28,7 +28,9 @@ __all__ = ["dump", "dump_exactly", "exactness_of", "instance_decoder", "is_prese
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
 READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
-"""Field types that they read by the same rules. Not datetime: a seventh digit of a second is rounded, or cut."""
+"""Field types that they read by the same rules."""
+TIMES = (datetime, datetime | None)
+"""They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something else."""
 
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
@@ -50,10 +52,26 @@ def dump_exactly(value: object) -> tuple[str, Any] | None:
 
 def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
     """From JSON text to an instance in one step, if class and fields are plain; else None."""
-    if msgspec is None or not _is_read_alike(cls, frozenset()) or not attrs.has(cls):
+    if msgspec is None or not attrs.has(cls):
+        return None
+    fields = _plain_fields(cls)
+    if fields is None or not all(kind in TIMES or _is_read_alike(kind, frozenset({cls})) for kind in fields.values()):
         return None
     decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
-    return decode
+    times = [name for name, kind in fields.items() if kind in TIMES]
+    return decode if not times else _time_decoder(decode, times)
+
+
+def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[str], Any]:
+    def decode_and_compare(text: str) -> Any:
+        instance = decode(text)
+        for field in fields:
+            time = getattr(instance, field)
+            if time is not None and f'"{time.isoformat()}"' not in text:
+                raise ValueError(f"{field} was not written as a datetime is written here")
+        return instance
+
+    return decode_and_compare
 
 
 def is_present() -> bool:

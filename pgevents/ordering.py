@@ -133,6 +133,7 @@ def functions_sql(spec: TableSpec) -> str:
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
         "read_limit": str(READ_LIMIT),
+        "read_literal": spec.qualified("_read").replace("'", "''"),
     }
 
     def key(kind: int | str, text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar, overload
 import attrs
 
 from pgevents.database import Session
+from pgevents.decoding import FIELD_END, Decoder, rows_of
 from pgevents.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
-from pgevents.events import Event, EventType, EventTypes, StoredEvent
-from pgevents.ordering import READ_LIMIT, Position, horizon_of, setting_sql, streams_json
+from pgevents.events import Event
+from pgevents.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
-from pgevents.serialization import VERSION_KEY, Serializer, load_json, time_of
 from pgevents.streams import Stream, merge_streams, one_index_value
 from pgevents.tables import TableSpec
 
@@ -29,29 +29,15 @@ AsOf = int | datetime
 
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
-EVENT_SETTERS = [getattr(Event, one.name).__set__ for one in attrs.fields(Event)]
-new_event: Any = object.__new__
 _UNOBSERVED = nullcontext(Operation("read"))
-READ_SQL = "SELECT * FROM {read}(%s, %s, %s, %s)"
-LOAD_SQL = "SELECT * FROM {load}(%s, %s, %s, %s, %s, %s, %s)"
+READ_SQL = "SELECT {function}('{field}', %s, %s, %s)"
+LOAD_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, %s)"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
 def _bound_first(row: Sequence[Any]) -> int:
     """The bound, or the snapshot, and then the events by id: so they come as a rule, and a server's sort would cost more."""
     return -1 if row[1] is None else int(row[0])
-
-
-def _pop_snapshot(rows: list[Any]) -> Any:
-    """The snapshot's row, taken off the rows; None if there is none."""
-    return rows.pop(0) if rows and rows[0][1] is None else None
-
-
-def _matching(rows: list[Any], asked: tuple[str, str, str | None]) -> list[Any] | None:
-    """Those rows of the read function that are of the types asked for; None if it has not looked at all of them."""
-    if len(rows) > READ_LIMIT:
-        return None
-    return rows if asked[2] is None else [row for row in rows if row[2] is not None]
 
 
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):
@@ -86,74 +72,21 @@ class Reader:
 
     session: Session
     spec: TableSpec
-    types: EventTypes
-    serializer: Serializer
-    before_decode: Callable[[list[StoredEvent]], list[StoredEvent]] | None = None
+    decoder: Decoder
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
-    data_indexes: frozenset[str] = attrs.field(init=False)
-    _read_sql: str = attrs.field(init=False)
-    _read_final_sql: str = attrs.field(init=False)
-    _load_sql: str = attrs.field(init=False)
+    _read_sql: dict[str, str] = attrs.field(init=False)
+    _read_final_sql: dict[str, str] = attrs.field(init=False)
+    _load_sql: dict[str, str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.data_indexes = frozenset(self.spec.data_indexes)
-        self._read_sql = READ_SQL.format(read=self.spec.qualified("_read"))
-        self._read_final_sql = READ_SQL.format(read=self.spec.qualified("_read_final"))
-        self._load_sql = LOAD_SQL.format(load=self.spec.qualified("_load"))
+        self._read_sql = self._calls(READ_SQL, "_read")
+        self._read_final_sql = self._calls(READ_SQL, "_read_final")
+        self._load_sql = self._calls(LOAD_SQL, "_load")
 
-    def decode_all(self, rows: Sequence[Any]) -> list[Event[Any]]:
-        """Rows of `COLUMNS` as events; plugins see them together, to look up what they need at once."""
-        if self.before_decode is not None and rows:
-            return self._decode_with_plugins(self.before_decode, rows)
-        events: list[Event[Any]] = []
-        decoders: dict[str, tuple[EventType | None, int, Callable[[str], Any]]] = {}
-        decode_event = self.serializer.decode_event
-        set_id, set_type, set_data, set_metadata, set_created_at, set_updated_at = EVENT_SETTERS
-        for event_id, name, text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
-            if name not in decoders:
-                decoders[name] = self._decoder(name)
-            kind, newest, decode = decoders[name]
-            metadata: dict[str, Any] = {} if metadata_text == "{}" else load_json(metadata_text)
-            version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-            data: Any
-            if kind is None:
-                data = load_json(text)
-            elif version != newest:
-                data = decode_event(kind, load_json(text), version, event_id)
-            else:
-                try:
-                    data = decode(text)
-                except Exception:  # once more, with a decoder that knows the field that it is at
-                    data = decode_event(kind, load_json(text), version, event_id)
-            created = time_of(created_at)
-            one: Event[Any] = new_event(Event)  # `Event(...)` takes longer by half: its __init__ has to get round the freeze
-            set_id(one, event_id)
-            set_type(one, name)
-            set_data(one, data)
-            set_metadata(one, metadata)
-            set_created_at(one, created)
-            set_updated_at(one, created if updated_at is None else time_of(updated_at))
-            events.append(one)
-        return events
-
-    def _decoder(self, name: str) -> tuple[EventType | None, int, Callable[[str], Any]]:
-        """What is known of a stored type: itself, its newest version, and what makes an instance of that version's text."""
-        kind = self.types.find(name)
-        return (None, 1, load_json) if kind is None else (kind, kind.version, self.serializer.from_text[kind.cls])
-
-    def _decode_with_plugins(
-        self, before_decode: Callable[[list[StoredEvent]], list[StoredEvent]], rows: Sequence[Any]
-    ) -> list[Event[Any]]:
-        stored: list[StoredEvent] = []
-        for event_id, name, data_text, metadata_text, _, _ in rows:
-            metadata = load_json(metadata_text)
-            stored.append(StoredEvent(event_id, name, metadata.pop(VERSION_KEY, 1), load_json(data_text), metadata))
-        events: list[Event[Any]] = []
-        for one, row in zip(before_decode(stored), rows, strict=True):
-            kind = self.types.find(one.type)
-            data = one.data if kind is None else self.serializer.decode_event(kind, one.data, one.version, one.id)
-            events.append(Event(one.id, one.type, data, one.metadata, time_of(row[4]), time_of(row[5] or row[4])))
-        return events
+    def _calls(self, sql: str, suffix: str) -> dict[str, str]:
+        """The call of a read function, for each data index that it may be asked for."""
+        function = self.spec.qualified(suffix)
+        return {field: sql.format(function=function, field=field) for field in self.spec.data_indexes}
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
@@ -168,7 +101,8 @@ class Reader:
         """An ordinary read: one statement, no locks, nothing awaited."""
         merged = merge_streams(streams)
         check_id(after, "after")
-        check_as_of(as_of)
+        if as_of is not None:
+            check_as_of(as_of)
         if self.observe is None:
             return self._stream(self._read(merged, after, as_of), merged, after)
         with self._observed(merged) as operation:
@@ -176,13 +110,15 @@ class Reader:
             operation.events = len(found)
         return found
 
-    def _read(self, merged: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> list[Any]:
-        asked = one_index_value(merged, self.data_indexes) if as_of is None else None
+    def _read(self, merged: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterable[Any]:
+        asked = one_index_value(merged, self._read_sql) if as_of is None else None
         if asked is not None:
-            rows = _matching(self.session.execute(self._read_sql, (*asked, after)).fetchall(), asked)
-            if rows is not None:
-                return rows
-        return list(self.session.execute(*self.select(merged, after, as_of)).fetchall())
+            field, value, types = asked
+            (text,) = self.session.execute(self._read_sql[field], (value, types, after)).fetchone()
+            if text is not None:
+                return rows_of(text)
+        rows: Iterable[Any] = self.session.execute(*self.select(merged, after, as_of)).fetchall()
+        return rows
 
     def read_final(
         self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
@@ -206,16 +142,16 @@ class Reader:
         self, merged: tuple[Stream[Any], ...], after: int, wait: float | None, limit: int | None
     ) -> EventStream[Any]:
         rows, bound = self._read_at_bound(merged, after, limit)
-        newest = max((row[0] for row in rows), default=0)
+        newest = int(rows[-1][0]) if rows else 0
         if newest > bound and wait is not None:
             self._await_bound(merged, newest, wait)
             rows, bound = self._read_at_bound(merged, after, limit)
-            rows = [row for row in rows if row[0] <= newest]
             bound = max(min(bound, newest), after)
         if limit is not None and len(rows) == limit:
             bound = min(bound, rows[-1][0])
-        rows = [row for row in rows if row[0] <= bound]
-        events = self.decode_all(rows)
+        while rows and int(rows[-1][0]) > bound:
+            rows.pop()
+        events = self.decoder.events(rows)
         last = events[-1].id if events else after
         is_inside, own = self._inside()
         position = Position(last, max(bound, after), 0, merged, in_transaction=is_inside, own=own)
@@ -224,13 +160,14 @@ class Reader:
     def _read_at_bound(
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
     ) -> tuple[list[Any], int]:
-        """The bound, then the events, in one message: the read's snapshot is the younger."""
-        asked = one_index_value(merged, self.data_indexes) if limit is None else None
+        """The events in order, and the bound, looked at before them in the same message: the read's snapshot is the younger."""
+        asked = one_index_value(merged, self._read_final_sql) if limit is None else None
         if asked is not None:
-            (first, *others) = self.session.execute(self._read_final_sql, (*asked, after)).fetchall()
-            matching = _matching(others, asked)
-            if matching is not None:
-                return matching, first[0]
+            field, value, types = asked
+            (text,) = self.session.execute(self._read_final_sql[field], (value, types, after)).fetchone()
+            if text is not None:
+                bound, _, events = text.partition(FIELD_END)
+                return list(rows_of(events)), int(bound)
         tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
         select, params = self.select(merged, after, None, tail=tail)
         sql = (
@@ -260,7 +197,7 @@ class Reader:
         """The event with the greatest id; when `final`, only once everything below it is final too."""
         merged = merge_streams(streams)
         with self._observed(merged) as operation:
-            found = self.decode_all(self._latest(merged, final, wait))
+            found = self.decoder.events(self._latest(merged, final, wait))
             operation.events = len(found)
         return found[0] if found else None
 
@@ -298,7 +235,7 @@ class Reader:
     def by_ids(self, ids: Sequence[int]) -> list[Event[Any]]:
         """Events by their ids, in order."""
         sql = f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE id = ANY(%s) ORDER BY id"
-        return self.decode_all(self.session.execute(sql, [list(ids)]).fetchall())
+        return self.decoder.events(self.session.execute(sql, [list(ids)]).fetchall())
 
     def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
@@ -310,7 +247,7 @@ class Reader:
             with self._observed(merged) as operation:
                 rows = self.session.execute(sql, params).fetchall()
                 operation.events = len(rows)
-            yield from self.decode_all(rows)
+            yield from self.decoder.events(rows)
             if len(rows) < PAGE:
                 return
             last = rows[-1][0]
@@ -339,39 +276,47 @@ class Reader:
             A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the events.
         """
         merged = merge_streams(streams)
-        asked = one_index_value(merged, self.data_indexes) if as_of is None else None
-        snapshot: Any = None
-        rows: list[Any] | None = None
         with self._observed(merged) as operation:
-            if asked is not None:
-                found = self._fetch_after_lock(lock, self._load_sql, [projections.qualified(), *key, *asked])
-                snapshot = _pop_snapshot(found)
-                rows = _matching(found, asked)
-            if rows is None:
-                table, snapshots = self.spec.qualified(), projections.qualified()
-                sql, params = select_after_snapshot(table, snapshots, key, merged, as_of)
-                rows = self._fetch_after_lock(lock, sql, params)
-                rows.sort(key=_bound_first)
-                snapshot = _pop_snapshot(rows)
+            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, lock)
             after = 0 if snapshot is None else snapshot[0]
             events = self._stream(rows, merged, after, is_undisturbed=is_undisturbed)
             operation.events = len(events)
         return snapshot, events
 
-    def _fetch_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> list[Any]:
+    def _load(
+        self,
+        projections: str,
+        key: tuple[str, str, int],
+        merged: Sequence[Stream[Any]],
+        as_of: AsOf | None,
+        lock: Sequence[Stream[Any]],
+    ) -> tuple[Any, Iterable[Any]]:
+        asked = one_index_value(merged, self._load_sql) if as_of is None else None
+        if asked is not None:
+            field, value, types = asked
+            (text,) = self._execute_after_lock(lock, self._load_sql[field], [projections, *key, value, types]).fetchone()
+            if text is not None:
+                latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
+                snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
+                return snapshot, rows_of(events)
+        sql, params = select_after_snapshot(self.spec.qualified(), projections, key, merged, as_of)
+        rows: list[Any] = self._execute_after_lock(lock, sql, params).fetchall()
+        rows.sort(key=_bound_first)
+        return (rows.pop(0) if rows and rows[0][1] is None else None), rows
+
+    def _execute_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> Any:
         if lock:
             sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
             params = [streams_json(lock), *params]
-        return list(self.session.execute(sql, params).fetchall())
+        return self.session.execute(sql, params)
 
     def _stream(
-        self, rows: Sequence[Any], merged: tuple[Stream[Any], ...], after: int, *, is_undisturbed: bool = False
+        self, rows: Iterable[Any], merged: tuple[Stream[Any], ...], after: int, *, is_undisturbed: bool = False
     ) -> EventStream[Any]:
-        events = self.decode_all(rows)
-        last = rows[-1][0] if rows else after
-        ids = array("q", [row[0] for row in rows])
+        events = self.decoder.events(rows)
+        ids = array("q", [one.id for one in events])
         is_inside, own = (False, 0) if is_undisturbed else self._inside()
-        return EventStream(events, Position(last, after, len(rows), merged, ids, is_inside, own))
+        return EventStream(events, Position(ids[-1] if ids else after, after, len(ids), merged, ids, is_inside, own))
 
     def _inside(self) -> tuple[bool, int]:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""

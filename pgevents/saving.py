@@ -216,7 +216,7 @@ class Save:
 
     def _as_read(self, new: NewEvent, data: Any) -> NewEvent:
         """The data as the caller gave them; what a hook put in their place as a read would give it."""
-        is_replaced = isinstance(new.data, dict) and (isinstance(data, dict) is False or self.client.reader.before_decode)
+        is_replaced = isinstance(new.data, dict) and (isinstance(data, dict) is False or self.client.decoder.before_decode)
         return attrs.evolve(new, data=data) if is_replaced else new
 
     def _check(self, given: object) -> None:
@@ -260,7 +260,7 @@ class Save:
     def _encode(self, events: Sequence[NewEvent]) -> tuple[list[Row], list[Any]]:
         """The events as they will be stored, and their data as a read will give them."""
         client, rows, loaded = self.client, list[Row](), list[Any]()
-        serializer, find, undo = client.serializer, client.types.find, client.reader.before_decode
+        serializer, find, undo = client.serializer, client.types.find, client.decoder.before_decode
         for new in events:
             name, metadata = new.type, new.metadata
             kind = find(name)

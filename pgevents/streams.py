@@ -152,7 +152,8 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         streams = tuple(streams)
     match = _common_value(streams)
     if match is not None:
-        return (Stream(_union(tuple([one.types for one in streams])), match),)
+        several = (streams[0].types,) if len(streams) == 1 else tuple([one.types for one in streams])
+        return (Stream(_union(several), match),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -201,7 +202,10 @@ def one_index_value(
     if match is None:
         return None
     ((field, (value,)),) = match
-    return (field, value, _array_of_union(tuple([one.types for one in streams]))) if field in data_indexes else None
+    if field not in data_indexes:
+        return None
+    types = (streams[0].types,) if len(streams) == 1 else tuple([one.types for one in streams])
+    return field, value, _array_of_union(types)
 
 
 @lru_cache(maxsize=1024)

@@ -97,13 +97,13 @@ def _count(client: EventClient, wanted: Stream[Any], after: int) -> int:
 
 
 def _json_line(row: Any) -> str:
-    head = f'{{"id": {row[0]}, "type": {json.dumps(row[1], ensure_ascii=False)}, "data": {row[2]}, "metadata": {row[3]}'
+    head = f'{{"id": {row[0]}, "type": {json.dumps(row[1], ensure_ascii=False)}, "data": {row[2]}, "metadata": {row[3] or "{}"}'
     return f'{head}, "created_at": "{time_of(row[4]).isoformat()}"}}\n'
 
 
 def _csv_line(row: Any) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow([*row[:4], time_of(row[4]).isoformat()])
+    csv.writer(line).writerow([*row[:3], row[3] or "{}", time_of(row[4]).isoformat()])
     return line.getvalue()
 
 

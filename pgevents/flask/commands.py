@@ -74,7 +74,7 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     rows = client.session.execute(sql, params).fetchall()
     for event_id, kind, data, metadata, created_at, _ in reversed(rows):
         line = f"{event_id:>5}  {created_at:.19}  {kind}  {data}"
-        click.echo(line if metadata == "{}" else f"{line}  {metadata}")
+        click.echo(f"{line}  {metadata}" if metadata else line)
     if not rows:
         click.echo("No events.")
 

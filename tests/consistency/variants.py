@@ -199,7 +199,7 @@ BROKEN: dict[str, Variant] = {
         Variant("bound inside the reading statement", patch=_bound_in_the_same_statement, places=("numbered", "bound")),
         Variant(
             "bound inside the reading statement, one value",
-            ((r"re:VOLATILE AS (\$pgevents\$\nBEGIN\n    id := )", r"STABLE AS \1"),),
+            ((r"re:VOLATILE AS (\$pgevents\$\nDECLARE\n    _bound text;\n)", r"STABLE AS \1"),),
             places=("numbered", "bound"),
         ),
         Variant("publication once per transaction", patch=_published_once_per_transaction, places=("numbered",)),

@@ -54,11 +54,12 @@ class Functions(Contender):
         self.cursor.fetchone()
 
     def read(self, cart: str) -> list[Any]:
-        self.cursor.execute("SELECT * FROM shop.events_read(%s, %s, %s, %s)", ("cart_id", cart, self.types, 0))
-        rows: list[Any] = self.cursor.fetchall()
-        return rows
+        return self._ask("SELECT shop.events_read('cart_id', %s, %s, 0)", cart)[::6]
 
     def read_final(self, cart: str) -> list[Any]:
-        self.cursor.execute("SELECT * FROM shop.events_read_final(%s, %s, %s, %s)", ("cart_id", cart, self.types, 0))
-        rows: list[Any] = self.cursor.fetchall()
-        return rows
+        return self._ask("SELECT shop.events_read_final('cart_id', %s, %s, 0)", cart)[1::6]
+
+    def _ask(self, sql: str, cart: str) -> list[str]:
+        self.cursor.execute(sql, (cart, self.types))
+        (text,) = self.cursor.fetchone()
+        return str(text).split("\x1f")

@@ -14,7 +14,7 @@ import attrs
 
 from ...shop import CartProjection
 from ..carts import Sample, Shop
-from .base import FILL_VIEWS, FULL_CART, PAGE, Contender, connect
+from .base import FILL_EVENTS, FILL_VIEWS, FULL_CART, PAGE, Contender, connect
 from .ours import PgEvents
 
 __all__ = ["Checked", "CheckedInFunction", "Copy", "Limit"]
@@ -54,7 +54,7 @@ class Limit(Contender):
 
     @classmethod
     def fill(cls, shop: Shop) -> dict[str, str]:
-        return {"raw_events": "INSERT INTO raw_events (type, data) SELECT type, data::jsonb FROM seed ORDER BY n"}
+        return {"raw_events": FILL_EVENTS.format(table="raw_events")}
 
     @classmethod
     def fill_views(cls) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pgevents import (
 
 from ...shop import CartEvent, CartProjection, CartView
 from ..carts import Sample, Shop
-from .base import FILL_VIEWS, FULL_CART, Contender, fold_cart, length
+from .base import FILL_EVENTS, FILL_VIEWS, FULL_CART, Contender, fold_cart, length
 
 __all__ = ["PgEvents"]
 
@@ -53,7 +53,7 @@ class PgEvents(Contender):
 
     @classmethod
     def fill(cls, shop: Shop) -> dict[str, str]:
-        return {"shop.events": "INSERT INTO shop.events (type, data) SELECT type, data::jsonb FROM seed ORDER BY n"}
+        return {"shop.events": FILL_EVENTS.format(table="shop.events")}
 
     @classmethod
     def fill_views(cls) -> dict[str, str]:
