@@ -6,27 +6,24 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from pgevents.database import Session
 from pgevents.ordering import Position
-from pgevents.serialization import load_json
+from pgevents.serialization import load_json, time_of
 from pgevents.streams import one_index_value
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Appender", "Row"]
+__all__ = ["Answer", "Appender", "Row", "answer_of", "saved_by"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
-ONE_SQL = {  # by whether there is a condition, and whether there is more than type and data
-    (False, False): "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
-    (False, True): "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)",
-    (True, False): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, NULL, NULL)",
-    (True, True): "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-}
+ONE_SQL = "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, {more})"
+ONE_VALIDATED_SQL = "SELECT {append_one}(%s, %s, '{field}', %s, %s, %s, %s, {more})"
+NO_MORE, MORE = "NULL, NULL", "%s, %s"
 """All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others."""
 ANY_SQL = "SELECT {append}(%s, %s, %s, %s)::text"
 
@@ -54,9 +51,8 @@ class Appender:
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
         self.data_indexes = frozenset(spec.data_indexes)
-        names = {"append": spec.qualified("_append"), "append_one": spec.qualified("_append_one")}
-        self._any_sql = ANY_SQL.format(**names)
-        self._one_sql = {kind: sql.format(**names) for kind, sql in ONE_SQL.items()}
+        self._any_sql = ANY_SQL.format(append=spec.qualified("_append"))
+        self._one_sql, self._one_sql_with_more = (_calls_for_one(spec, more) for more in (NO_MORE, MORE))
 
     def append(
         self,
@@ -97,9 +93,18 @@ class Appender:
         self, row: Row, condition: tuple[Any, ...] = (), created_at: datetime | None = None, *, is_timed: bool = False
     ) -> Answer:
         """Append one event by the function for one; `condition` comes from `condition_of`."""
-        if created_at is not None or row[2] != "{}":
-            return self._call(self._one_sql[condition != (), True], (*row[:2], *condition, row[2], created_at), created_at, is_timed)
-        return self._call(self._one_sql[condition != (), False], (*row[:2], *condition), None, is_timed)
+        name, text, metadata = row
+        field = condition[0] if condition else None
+        if created_at is None and metadata == "{}":
+            return self._call(self._one_sql[field], (name, text, *condition[1:]), None, is_timed)
+        arguments = (name, text, *condition[1:], metadata, created_at)
+        return self._call(self._one_sql_with_more[field], arguments, created_at, is_timed)
+
+    def append_bare(self, name: str, text: str, condition: tuple[Any, ...]) -> str:
+        """The same, of an event that is no more than its type and data; what comes back is for `saved_by` and `answer_of`."""
+        sql = self._one_sql[condition[0] if condition else None]
+        (answer,) = self._session.execute(sql, (name, text, *condition[1:])).fetchone()
+        return cast(str, answer)
 
     def condition_of(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
         """What must hold as arguments of the function for one event; () if nothing; None if it is too much for that function."""
@@ -113,18 +118,37 @@ class Appender:
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
-            return _answer(self._session.execute(sql, arguments).fetchone()[0])
+            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-        answer = _answer(text)
+        answer = answer_of(text)
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
 
 
-def _answer(text: str) -> Answer:
-    if text[0] != "{":
-        event_id, _, created_at = text.partition(" ")
-        return Answer("saved", (int(event_id),), datetime.fromisoformat(created_at))
+def _calls_for_one(spec: TableSpec, more: str) -> dict[str | None, str]:
+    """The calls of the function for one event: without a condition, and for each data index with one."""
+    name = spec.qualified("_append_one")
+    calls: dict[str | None, str] = {None: ONE_SQL.format(append_one=name, more=more)}
+    for field in spec.data_indexes:
+        calls[field] = ONE_VALIDATED_SQL.format(append_one=name, field=field, more=more)
+    return calls
+
+
+def saved_by(text: str) -> tuple[int, datetime] | None:
+    """Id and time of the one event that was saved, out of an answer; None if none was."""
+    if text[0] == "{":
+        answer = answer_of(text)
+        return None if answer.created_at is None else (answer.ids[0], answer.created_at)
+    event_id, _, created_at = text.partition(" ")
+    return int(event_id), time_of(created_at)
+
+
+def answer_of(text: str) -> Answer:
+    """What an append function answered."""
+    saved = None if text[0] == "{" else saved_by(text)
+    if saved is not None:
+        return Answer("saved", saved[:1], saved[1])
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))

@@ -27,8 +27,10 @@ from pgevents.errors import (
 __all__ = ["Session", "open_database"]
 
 EXECUTE_SQL: Any = cast(Any, peewee).Database.execute_sql
-IS_PEEWEES_OWN = getattr(EXECUTE_SQL, "__globals__", None) is vars(peewee)
-"""Whether nobody had put something of his own in its place before this module was imported."""
+CURSOR: Any = cast(Any, peewee).Database.cursor
+ARE_PEEWEES_OWN = all(getattr(method, "__globals__", None) is vars(peewee) for method in (EXECUTE_SQL, CURSOR))
+"""Whether nobody had put something of his own in their place before this module was imported."""
+Connection = psycopg2.extensions.connection
 sql_log = logging.getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -92,8 +94,9 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
 
 def _is_only_sent(db: Any) -> bool:
     """Whether `db.execute_sql` does no more than to hand a statement to the driver: nobody overrides it, nobody listens."""
-    is_own = IS_PEEWEES_OWN and db.__class__.execute_sql is EXECUTE_SQL and "execute_sql" not in vars(db)
-    return is_own and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
+    cls, own = db.__class__, vars(db)
+    is_as_it_was = cls.execute_sql is EXECUTE_SQL and cls.cursor is CURSOR and "execute_sql" not in own and "cursor" not in own
+    return is_as_it_was and ARE_PEEWEES_OWN and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
 
 
 def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
@@ -131,8 +134,8 @@ class Session:
             db.close()
             connection = None
         try:
-            if isinstance(connection, psycopg2.extensions.connection) and _is_only_sent(db):
-                cursor = db.cursor()
+            if isinstance(connection, Connection) and _is_only_sent(db):
+                cursor = connection.cursor()
                 cursor.execute(sql, params or ())
                 return cursor
             return db.execute_sql(sql, params)

@@ -23,6 +23,7 @@ else:
 
 __all__ = [
     "Event", "EventType", "EventTypes", "NewEvent", "StoredEvent", "UnfrozenEvent", "event", "event_type_of", "is_text",
+    "make_event", "type_names",
 ]
 
 T = TypeVar("T")
@@ -77,6 +78,19 @@ class Event(UnfrozenEvent, Generic[D_co]):
     metadata: dict[str, Any]
     created_at: datetime
     updated_at: datetime
+
+
+def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: datetime) -> Event[T]:
+    """An event as it stands in the log once it is saved."""
+    made: Any = object.__new__(UnfrozenEvent)
+    made.id = id
+    made.type = type
+    made.data = data
+    made.metadata = metadata
+    made.created_at = made.updated_at = at
+    made.__class__ = Event
+    event: Event[T] = made
+    return event
 
 
 @attrs.frozen
@@ -297,12 +311,15 @@ class EventTypes:
             UnknownEventTypeError: A class that is no event.
             ConfigurationError: Something that is no type at all.
         """
-        if wanted is None:
-            return None
-        try:
-            return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
-        except TypeError:  # not hashable, so not remembered
-            return _names.__wrapped__(wanted)
+        return None if wanted is None else type_names(wanted)
+
+
+def type_names(wanted: Any) -> tuple[str, ...]:
+    """What `EventTypes.names` tells of anything but None."""
+    try:
+        return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
+    except TypeError:  # not hashable, so not remembered
+        return _names.__wrapped__(wanted)
 
 
 @lru_cache(maxsize=1024)

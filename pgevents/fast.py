@@ -23,7 +23,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "written"]
+__all__ = ["dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -101,19 +101,42 @@ def exactness_of(cls: type[Any]) -> Callable[[Any], bool] | None:
 
     Of an instance that is exact it is certain that a read of what `dump` writes gives it back as it is.
     """
-    if msgspec is None:
+    exact = _exact_fields(cls)
+    if exact is None:
         return None
-    fields = _plain_fields(cls)
+    values_of, kinds = exact
+    return lambda instance: tuple(map(type, values_of(instance))) == kinds
+
+
+def writer(cls: type[Any]) -> Callable[[Any], str | None]:
+    """The same and `dump` in one step: JSON text of an instance that is exact, else None."""
+    exact = _exact_fields(cls)
+    if exact is None:
+        return lambda instance: None
+    (values_of, kinds), encode = exact, msgspec.json.encode
+
+    def write(instance: Any) -> str | None:
+        if tuple(map(type, values_of(instance))) != kinds:
+            return None
+        try:
+            text: bytes = encode(instance)
+        except Exception:  # as in `dump`
+            return None
+        return None if b"\\u0000" in text else text.decode()
+
+    return write
+
+
+def _exact_fields(cls: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[Any, ...]] | None:
+    """What gives the values of a plain class whose fields are all written alike, and their types; both have the first twice.
+
+    (So that it is a tuple of one field, too.)
+    """
+    fields = None if msgspec is None else _plain_fields(cls)
     if not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
         return None
-    types_of_fields, several = tuple(fields.values()), len(fields) > 1
-    values_of = attrgetter(*fields)
-
-    def is_exact(instance: Any) -> bool:
-        values = values_of(instance)
-        return (tuple(map(type, values)) if several else (type(values),)) == types_of_fields
-
-    return is_exact
+    names, kinds = tuple(fields), tuple(fields.values())
+    return attrgetter(*names, names[0]), (*kinds, kinds[0])
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Answer, Row
+from pgevents.appending import Answer, Row, answer_of, saved_by
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -17,7 +17,7 @@ from pgevents.errors import (
     EventEncodeError,
     IdempotencyError,
 )
-from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text
+from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
@@ -73,18 +73,18 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         event: The event.
         expected: For a validated save, what the caller has read, and the streams.
     """
+    kind = client.types.known(event.__class__)
     condition = () if expected is None else _simple_condition(client, *expected)
-    kinds = None if condition is None or client.plugins.implemented else known_types(client, (event,))
-    if condition is None or kinds is None:
+    if kind is None or kind.version > 1 or condition is None or client.plugins.implemented:
         return _save_of_one(client, expected).run([event])[0]
     client.check_installed()
-    name = kinds[0].name
-    text = client.serializer.dump(event, kinds[0].cls, name)[0]
-    answer = client.appender.append_one((name, text, "{}"), condition)
-    at = answer.created_at
-    if at is None:
-        raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
-    return Event(answer.ids[0], name, event, {}, at, at)
+    name = kind.name
+    text = client.serializer.to_text[kind.cls](event) or client.serializer.dump(event, kind.cls, name)[0]
+    answer = client.appender.append_bare(name, text, condition)
+    saved = saved_by(answer)
+    if saved is None:
+        raise _save_of_one(client, expected).error_of(answer_of(answer), [NewEvent(name, event)])
+    return make_event(saved[0], name, event, {}, saved[1])
 
 
 def known_types(client: EventClient, given: Sequence[Any]) -> list[EventType] | None:
@@ -170,7 +170,7 @@ class Save:
         if at is None:
             return self._saved_before(answer, [NewEvent(kind.name, one) for kind, one in zip(kinds, given, strict=True)])
         saved = zip(answer.ids, kinds, given, strict=True)
-        return [Event(event_id, kind.name, one, {}, at, at) for event_id, kind, one in saved]
+        return [make_event(event_id, kind.name, one, {}, at) for event_id, kind, one in saved]
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
         client, plugins = self.client, self.client.plugins
@@ -301,7 +301,7 @@ class Save:
         if at is None:
             return False, self._saved_before(answer, events)
         found = zip(answer.ids, events, strict=True)
-        return True, [Event(event_id, new.type, new.data, new.metadata, at, at) for event_id, new in found]
+        return True, [make_event(event_id, new.type, new.data, new.metadata, at) for event_id, new in found]
 
     def _shortened(self) -> Sequence[Position] | None:
         """The positions; those with much to count have it counted now, without a lock, as far as it is final."""

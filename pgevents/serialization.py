@@ -168,6 +168,7 @@ class Serializer:
 
     Attributes:
         converter: The converter.
+        to_text: By class, what writes an instance as JSON text in one step, or gives None: then `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
     """
 
@@ -185,6 +186,7 @@ class Serializer:
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
         self._is_exact: _ByClass[Callable[[Any], bool] | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
+        self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
     def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
@@ -206,8 +208,7 @@ class Serializer:
             EventEncodeError: Not an object, a value without a JSON form, or one that does not fit its field.
         """
         if cls is data.__class__:
-            is_exact = self._is_exact[cls]
-            quick = fast.dump(data) if is_exact is not None and is_exact(data) else None
+            quick = self.to_text[cls](data)
             if quick is not None:
                 return quick, data
         text, loaded = dump_and_load(self.encode(data, what), what)

@@ -11,7 +11,7 @@ from uuid import UUID
 import attrs
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventTypes, is_text
+from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -23,6 +23,8 @@ __all__ = [
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
+Match = tuple[tuple[str, tuple[str, ...]], ...]
+"""Fields, and the texts that each may have."""
 
 
 @attrs.frozen
@@ -35,7 +37,7 @@ class Stream(Generic[D_co]):
     """
 
     types: tuple[str, ...] | None
-    match: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    match: Match = ()
 
     @property
     def is_empty(self) -> bool:
@@ -77,11 +79,11 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
-    match: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    match: Match = ()
     for field, value in ({**data, **identifier} if data else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
-    return Stream(EventTypes.everything.names(types), match)
+    return Stream(None if types is None else type_names(types), match)
 
 
 def check_field_name(field: object) -> str:
@@ -150,10 +152,10 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
         streams = tuple(streams)
-    match = _common_value(streams)
-    if match is not None:
-        several = (streams[0].types,) if len(streams) == 1 else tuple([one.types for one in streams])
-        return (Stream(_union(several), match),)
+    common = _common_value(streams)
+    if common is not None:
+        match, several = common
+        return (Stream(_union(tuple(several)), match),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -181,14 +183,19 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     )
 
 
-def _common_value(streams: Sequence[Stream[Any]]) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
-    """What all streams match, if that is one value of one field and none of them is empty: by far the most common case."""
-    match = None
+def _common_value(streams: Sequence[Stream[Any]]) -> tuple[Match, list[tuple[str, ...] | None]] | None:
+    """What all streams match, and the types of each, if they match one value of one field and none of them is empty.
+
+    None for all others; these are by far the most common.
+    """
+    match: Match = ()
+    several: list[tuple[str, ...] | None] = []
     for one in streams:
-        if one.__class__ is not Stream or one.types == () or match is not None and one.match != match:
+        if one.__class__ is not Stream or one.types == () or several and one.match != match:
             return None
         match = one.match
-    return match if match is not None and len(match) == 1 and len(match[0][1]) == 1 else None
+        several.append(one.types)
+    return (match, several) if len(match) == 1 and len(match[0][1]) == 1 else None
 
 
 def one_index_value(
@@ -198,14 +205,11 @@ def one_index_value(
 
     None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_read` take.
     """
-    match = _common_value(streams)
-    if match is None:
+    common = _common_value(streams)
+    if common is None:
         return None
-    ((field, (value,)),) = match
-    if field not in data_indexes:
-        return None
-    types = (streams[0].types,) if len(streams) == 1 else tuple([one.types for one in streams])
-    return field, value, _array_of_union(types)
+    ((field, (value,)),) = common[0]
+    return (field, value, _array_of_union(tuple(common[1]))) if field in data_indexes else None
 
 
 @lru_cache(maxsize=1024)
