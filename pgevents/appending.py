@@ -21,10 +21,11 @@ __all__ = ["Answer", "Appender", "Row", "answer_of", "saved_by"]
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
-ONE_SQL = "SELECT {append_one}(%s, %s, NULL, NULL, NULL, NULL, NULL, {more})"
-ONE_VALIDATED_SQL = "SELECT {append_one}(%s, %s, '{field}', %s, %s, %s, %s, {more})"
+ONE_SQL = "SELECT {append_one}(%s, %s, {condition}, {more})"
+NO_CONDITION, NOTHING_ABOVE, SO_MANY_ABOVE = "NULL, NULL, NULL, NULL, NULL", "'{field}', %s, %s, %s, 0", "'{field}', %s, %s, %s, %s"
 NO_MORE, MORE = "NULL, NULL", "%s, %s"
-"""All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others."""
+"""All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others; and none is a
+parameter that need not be one, for the driver takes a microsecond for each."""
 ANY_SQL = "SELECT {append}(%s, %s, %s, %s)::text"
 
 
@@ -94,27 +95,32 @@ class Appender:
     ) -> Answer:
         """Append one event by the function for one; `condition` comes from `condition_of`."""
         name, text, metadata = row
-        field = condition[0] if condition else None
+        kind = condition[:1], len(condition)
         if created_at is None and metadata == "{}":
-            return self._call(self._one_sql[field], (name, text, *condition[1:]), None, is_timed)
+            return self._call(self._one_sql[kind], (name, text, *condition[1:]), None, is_timed)
         arguments = (name, text, *condition[1:], metadata, created_at)
-        return self._call(self._one_sql_with_more[field], arguments, created_at, is_timed)
+        return self._call(self._one_sql_with_more[kind], arguments, created_at, is_timed)
 
     def append_bare(self, name: str, text: str, condition: tuple[Any, ...]) -> str:
         """The same, of an event that is no more than its type and data; what comes back is for `saved_by` and `answer_of`."""
-        sql = self._one_sql[condition[0] if condition else None]
+        sql = self._one_sql[condition[:1], len(condition)]
         (answer,) = self._session.execute(sql, (name, text, *condition[1:])).fetchone()
         return cast(str, answer)
 
     def condition_of(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
-        """What must hold as arguments of the function for one event; () if nothing; None if it is too much for that function."""
+        """What must hold, for the function for one event; None if it is too much for that function.
+
+        () if nothing, else field, value, types, base, and how many events above it, which is left out if it is none.
+        """
         if positions is None:
             return ()
         if len(positions) != 1 or positions[0].in_transaction:
             return None
         position = positions[0]
         asked = one_index_value(position.streams, self.data_indexes)
-        return None if asked is None else (*asked, position.base, position.count)
+        if asked is None:
+            return None
+        return (*asked, position.base, position.count) if position.count else (*asked, position.base)
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
@@ -126,12 +132,15 @@ class Appender:
         return answer
 
 
-def _calls_for_one(spec: TableSpec, more: str) -> dict[str | None, str]:
-    """The calls of the function for one event: without a condition, and for each data index with one."""
+def _calls_for_one(spec: TableSpec, more: str) -> dict[tuple[tuple[str, ...], int], str]:
+    """The calls of the function for one event, by field and length of the condition."""
     name = spec.qualified("_append_one")
-    calls: dict[str | None, str] = {None: ONE_SQL.format(append_one=name, more=more)}
+    calls: dict[tuple[tuple[str, ...], int], str] = {}
+    calls[(), 0] = ONE_SQL.format(append_one=name, condition=NO_CONDITION, more=more)
     for field in spec.data_indexes:
-        calls[field] = ONE_VALIDATED_SQL.format(append_one=name, field=field, more=more)
+        for length, condition in ((4, NOTHING_ABOVE), (5, SO_MANY_ABOVE)):
+            sql = ONE_SQL.format(append_one=name, condition=condition.format(field=field), more=more)
+            calls[(field,), length] = sql
     return calls
 
 

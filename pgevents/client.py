@@ -20,7 +20,7 @@ from pgevents.events import Event, EventTypes
 from pgevents.hooks import Plugins
 from pgevents.ordering import Horizon, check_installed, horizon_of
 from pgevents.reading import AsOf, EventStream, Reader
-from pgevents.saving import Latest, Save, position_of, save_one
+from pgevents.saving import KnownClasses, Latest, Save, position_of, save_one
 from pgevents.serialization import Serializer
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.streams import Stream, id_text, stream
@@ -53,6 +53,7 @@ class EventClient:
         types: The event classes that it knows.
         serializer: Makes JSON of events and views, and the reverse.
         session: Runs SQL on `db`, and tells its errors in pgevents' terms.
+        known: The classes whose events are saved without a closer look.
         hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
     """
 
@@ -75,6 +76,7 @@ class EventClient:
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self)
         self.hot: dict[tuple[Stream[Any], ...], float] = {}
+        self.known = KnownClasses(types.revision)
         self._is_checked = False
 
     def use_plugins(self, hooks: frozenset[str]) -> None:
@@ -87,6 +89,7 @@ class EventClient:
         is_changed = "pgevents_before_decode" in plugins.implemented
         self.decoder.use(self.types, plugins.before_decode if is_changed else None)
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
+        self.known = KnownClasses(self.types.revision)
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -102,6 +105,7 @@ class EventClient:
         with self.session.atomic():
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
+        self.known = KnownClasses(self.types.revision)
         self._is_checked = False
 
     def create_tables_sql(self) -> str:

@@ -184,6 +184,11 @@ class Session:
             raise EventEncodeError(
                 f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
             ) from error
+        if code == "54000" and "string buffer" in f"{message} {detail}":
+            raise ConfigurationError(
+                "what was asked for is more than a gigabyte of text, which PostgreSQL does not give in one piece: "
+                "read fewer events at once, with after= or a snapshot, or one after the other with iter_event_stream()"
+            ) from error
         if code in {"42P01", "42883", "3F000"}:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error
         if not self.db.is_closed() and self.connection().closed:

@@ -30,7 +30,7 @@ AsOf = int | datetime
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-READ_SQL = "SELECT {function}('{field}', %s, %s, %s)"
+READ_SQL = "SELECT {function}('{field}', %s, %s, {after})"
 LOAD_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, %s)"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
@@ -75,18 +75,20 @@ class Reader:
     decoder: Decoder
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
     _read_sql: dict[str, str] = attrs.field(init=False)
+    _read_after_sql: dict[str, str] = attrs.field(init=False)
     _read_final_sql: dict[str, str] = attrs.field(init=False)
     _load_sql: dict[str, str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._read_sql = self._calls(READ_SQL, "_read")
-        self._read_final_sql = self._calls(READ_SQL, "_read_final")
-        self._load_sql = self._calls(LOAD_SQL, "_load")
+        self._read_sql = self._calls(READ_SQL, "_read", "0")
+        self._read_after_sql = self._calls(READ_SQL, "_read", "%s")
+        self._read_final_sql = self._calls(READ_SQL, "_read_final", "%s")
+        self._load_sql = self._calls(LOAD_SQL, "_load", "")
 
-    def _calls(self, sql: str, suffix: str) -> dict[str, str]:
+    def _calls(self, sql: str, suffix: str, after: str) -> dict[str, str]:
         """The call of a read function, for each data index that it may be asked for."""
         function = self.spec.qualified(suffix)
-        return {field: sql.format(function=function, field=field) for field in self.spec.data_indexes}
+        return {field: sql.format(function=function, field=field, after=after) for field in self.spec.data_indexes}
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
@@ -114,7 +116,8 @@ class Reader:
         asked = one_index_value(merged, self._read_sql) if as_of is None else None
         if asked is not None:
             field, value, types = asked
-            (text,) = self.session.execute(self._read_sql[field], (value, types, after)).fetchone()
+            sql, params = (self._read_after_sql[field], (value, types, after)) if after else (self._read_sql[field], (value, types))
+            (text,) = self.session.execute(sql, params).fetchone()
             if text is not None:
                 return rows_of(text)
         rows: Iterable[Any] = self.session.execute(*self.select(merged, after, as_of)).fetchall()

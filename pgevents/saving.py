@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,7 +21,7 @@ from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, ma
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
-from pgevents.streams import Stream, merge_streams, one_index_value
+from pgevents.streams import Stream, array_of_union, common_value, merge_streams
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -32,7 +32,7 @@ LONG_TAIL = 1_000
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
 
-__all__ = ["Latest", "Save", "known_types", "position_of", "save_one"]
+__all__ = ["KnownClasses", "Latest", "Save", "known_types", "position_of", "save_one"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -73,13 +73,15 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         event: The event.
         expected: For a validated save, what the caller has read, and the streams.
     """
-    kind = client.types.known(event.__class__)
+    known = client.known
+    way = known.ways.get(event.__class__) if known.revision == client.types.revision else None
     condition = () if expected is None else _simple_condition(client, *expected)
-    if kind is None or kind.version > 1 or condition is None or client.plugins.implemented:
-        return _save_of_one(client, expected).run([event])[0]
-    client.check_installed()
-    name = kind.name
-    text = client.serializer.to_text[kind.cls](event) or client.serializer.dump(event, kind.cls, name)[0]
+    if way is None or condition is None:
+        done = _save_of_one(client, expected).run([event])[0]
+        known.learn(client, event.__class__)
+        return done
+    name, write = way
+    text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
     answer = client.appender.append_bare(name, text, condition)
     saved = saved_by(answer)
     if saved is None:
@@ -87,15 +89,39 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     return make_event(saved[0], name, event, {}, saved[1])
 
 
-def known_types(client: EventClient, given: Sequence[Any]) -> list[EventType] | None:
-    """The types of events that are encoded as they stand; None if one of them takes more than that.
+@attrs.define
+class KnownClasses:
+    """The classes whose events are saved as they stand: saved before, of version 1, and no plugin listens.
+
+    A client takes a new one whenever something changes that it was made under.
+
+    Attributes:
+        revision: Of the types.
+        ways: By class the name of its type, and what writes an event, if it can.
+    """
+
+    revision: int
+    ways: dict[type[Any], tuple[str, Callable[[Any], str | None]]] = attrs.field(factory=dict[type[Any], Any])
+
+    def learn(self, client: EventClient, cls: type[Any]) -> None:
+        """Take up a class of which an event was just saved."""
+        if self.revision != client.types.revision:
+            client.known = KnownClasses(client.types.revision)
+            return
+        kinds = None if client.plugins.implemented else known_types(client, (cls,))
+        if kinds is not None:
+            self.ways[cls] = (kinds[0].name, client.serializer.to_text[cls])
+
+
+def known_types(client: EventClient, classes: Iterable[type[Any]]) -> list[EventType] | None:
+    """The types of classes whose events are encoded as they stand; None if one of them takes more than that.
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
     """
     kinds: list[EventType] = []
     known = client.types.known
-    for one in given:
-        kind = known(one.__class__)
+    for cls in classes:
+        kind = known(cls)
         if kind is None or kind.version > 1:
             return None
         kinds.append(kind)
@@ -109,8 +135,11 @@ def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -
 def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> tuple[Any, ...] | None:
     """What must hold as arguments of the function for one event; None if that takes a closer look."""
     if isinstance(streams, list) and (latest is None or type(latest) is int):
-        asked = one_index_value(streams, client.appender.data_indexes)
-        return None if asked is None else (*asked, 0 if latest is None else check_id(latest, "latest_event_id"), 0)
+        common = common_value(streams)
+        if common is None or common[0] not in client.appender.data_indexes:
+            return None
+        field, value, several = common
+        return field, value, array_of_union(several), 0 if latest is None else check_id(latest, "latest_event_id")
     position = latest.position if isinstance(latest, EventStream) else latest
     if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
         return client.appender.condition_of([position])
@@ -143,7 +172,7 @@ class Save:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
         given, client = tuple(given), self.client  # what the caller does to a list meanwhile is of no account
-        kinds = None if client.plugins.implemented or self.metadata else known_types(client, given)
+        kinds = None if client.plugins.implemented or self.metadata else known_types(client, [one.__class__ for one in given])
         if kinds is not None:
             return self._append_known(given, kinds) if kinds else []
         events = [self.new_event(one) for one in given]

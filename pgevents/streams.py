@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
-    "Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
+    "Stream", "array_of_union", "check_field_name", "common_value", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
     "where_params", "where_sql",
 ]
 
@@ -152,10 +152,10 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
         streams = tuple(streams)
-    common = _common_value(streams)
+    common = common_value(streams)
     if common is not None:
-        match, several = common
-        return (Stream(_union(tuple(several)), match),)
+        field, value, several = common
+        return (Stream(_union(several), ((field, (value,)),)),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -183,8 +183,8 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     )
 
 
-def _common_value(streams: Sequence[Stream[Any]]) -> tuple[Match, list[tuple[str, ...] | None]] | None:
-    """What all streams match, and the types of each, if they match one value of one field and none of them is empty.
+def common_value(streams: Sequence[Stream[Any]]) -> tuple[str, str, tuple[tuple[str, ...] | None, ...]] | None:
+    """Field and value that all streams match, and the types of each, if that is all they match and none of them is empty.
 
     None for all others; these are by far the most common.
     """
@@ -195,7 +195,10 @@ def _common_value(streams: Sequence[Stream[Any]]) -> tuple[Match, list[tuple[str
             return None
         match = one.match
         several.append(one.types)
-    return (match, several) if len(match) == 1 and len(match[0][1]) == 1 else None
+    if len(match) != 1 or len(match[0][1]) != 1:
+        return None
+    ((field, (value,)),) = match
+    return field, value, tuple(several)
 
 
 def one_index_value(
@@ -205,15 +208,15 @@ def one_index_value(
 
     None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_read` take.
     """
-    common = _common_value(streams)
-    if common is None:
+    common = common_value(streams)
+    if common is None or common[0] not in data_indexes:
         return None
-    ((field, (value,)),) = common[0]
-    return (field, value, _array_of_union(tuple(common[1]))) if field in data_indexes else None
+    field, value, several = common
+    return field, value, array_of_union(several)
 
 
 @lru_cache(maxsize=1024)
-def _array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
+def array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
     """The types of several streams as PostgreSQL writes an array, which it reads faster than an `ARRAY[...]` of constants."""
     types = _union(several)
     if types is None:

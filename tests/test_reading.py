@@ -75,6 +75,43 @@ def test_the_function_that_reads_gives_what_a_statement_gives(
     assert by_function == read()
 
 
+def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters, also those that stand between the fields of what the function gives; and a redacted event."""
+    odd = "a\x1f\x1e\n\t\\ \"\u00e9\U0001f600"
+    for cart in ("c1", odd):
+        client.save_event(CartCreated(cart, odd), metadata={odd: odd})
+        client.save_event({"type": "NOTE", "data": {"cart_id": cart, odd: [odd, {}]}})
+        sql = "SELECT my_app.events_append(jsonb_build_array(jsonb_build_object('type', %s, 'data', jsonb_build_object('cart_id', %s))))"
+        client.db.execute_sql(sql, ["N\x1fT", cart])  # no name that the client would take
+    with client.maintenance("a test"):
+        client.db.execute_sql("UPDATE my_app.events SET metadata = metadata WHERE type = 'NOTE'")
+
+    def read() -> list[Any]:
+        asked = [(types, cart, final) for types in (None, CartEvent, "NOTE") for cart in ("c1", odd) for final in (False, True)]
+        return [list(client.get_event_stream(types, cart_id=cart, final=final)) for types, cart, final in asked]
+
+    by_function = read()
+    assert [len(events) for events in by_function] == [3] * 4 + [1] * 8
+    created, note, other = by_function[2]
+    assert (created.data, created.metadata) == (CartCreated(odd, odd), {odd: odd})
+    assert (note.data, note.metadata) == ({"cart_id": odd, odd: [odd, {}]}, {})
+    assert created.updated_at == created.created_at and note.updated_at > note.created_at
+    assert other.type == "NT"
+    monkeypatch.setattr("pgevents.reading.one_index_value", lambda *asked: None)
+    by_statement = read()
+    assert by_statement[2][2].type == "N\x1fT"
+    assert by_function[4:] == by_statement[4:]
+
+
+def test_more_text_than_one_value_holds_is_refused_in_plain_words(client: EventClient) -> None:
+    """A gigabyte, which takes little to make of numbers in exponential form."""
+    many = ",".join(["1e131000"] * 100)
+    batch = ",".join([f'{{"type": "N", "data": {{"cart_id": "c1", "n": [{many}]}}}}'] * 90)
+    client.db.execute_sql("SELECT my_app.events_append(%s)", [f"[{batch}]"])
+    with pytest.raises(ConfigurationError, match="more than a gigabyte.*iter_event_stream"):
+        client.get_event_stream(cart_id="c1")
+
+
 def test_times_are_read_in_any_time_zone(client: EventClient) -> None:
     """The session's time zone changes how PostgreSQL writes a time, and nothing else."""
     when = datetime(2026, 1, 31, 12, 0, 0, 120, tzinfo=timezone.utc)

@@ -42,8 +42,8 @@ class Functions(Contender):
 
     def save_validated(self, sample: Sample) -> None:
         self.cursor.execute(
-            "SELECT shop.events_append_one(%s, %s, %s, %s, %s, %s, %s, NULL, NULL)",
-            (sample.type, sample.text, "cart_id", sample.cart, self.types, self.last.get(sample.cart, 0), 0),
+            "SELECT shop.events_append_one(%s, %s, 'cart_id', %s, %s, %s, 0, NULL, NULL)",
+            (sample.type, sample.text, sample.cart, self.types, self.last.get(sample.cart, 0)),
         )
         (answer,) = self.cursor.fetchone()
         self.last[sample.cart] = int(answer.partition(" ")[0])
