@@ -94,9 +94,11 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
 
 def _is_only_sent(db: Any) -> bool:
     """Whether `db.execute_sql` does no more than to hand a statement to the driver: nobody overrides it, nobody listens."""
-    cls, own = db.__class__, vars(db)
-    is_as_it_was = cls.execute_sql is EXECUTE_SQL and cls.cursor is CURSOR and "execute_sql" not in own and "cursor" not in own
-    return is_as_it_was and ARE_PEEWEES_OWN and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
+    cls: Any = db.__class__
+    own: dict[str, Any] = db.__dict__
+    if "execute_sql" in own or "cursor" in own or cls.execute_sql is not EXECUTE_SQL or cls.cursor is not CURSOR:
+        return False
+    return ARE_PEEWEES_OWN and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
 
 
 def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
