@@ -26,11 +26,11 @@ KEY_LIMIT = 64
 """How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
 
 FUNCTIONS = (
-    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "read", "read_final", "load", "append",
+    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "fetch", "fetch_final", "fetch_view", "append",
     "append_one", "repeated", "guard",
 )
 READ_LIMIT = 1_000
-"""How many events of an index range the read function looks through; longer ones are read by a statement."""
+"""How many events of an index range the function that fetches looks through; longer ones are read by a statement."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -133,7 +133,6 @@ def functions_sql(spec: TableSpec) -> str:
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
         "read_limit": str(READ_LIMIT),
-        "read_literal": spec.qualified("_read").replace("'", "''"),
     }
 
     def key(kind: int | str, text: str) -> str:

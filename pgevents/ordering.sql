@@ -220,26 +220,13 @@ BEGIN
 END
 $pgevents$;
 
--- Earlier versions of the next three gave rows, and a function cannot be replaced by one with another result.
-DO $pgevents$
-BEGIN
-    IF EXISTS (
-        SELECT FROM pg_proc AS p
-        WHERE p.proretset AND p.oid = to_regprocedure('{{read_literal}}(text, text, text[], bigint)')
-    ) THEN
-        DROP FUNCTION {{read}}(text, text, text[], bigint), {{read_final}}(text, text, text[], bigint),
-            {{load}}(regclass, text, text, int, text, text, text[]);
-    END IF;
-END
-$pgevents$;
-
--- [read] An ordinary read of the events that carry one value of one data index and have one of the _types (NULL: any),
+-- [fetch] An ordinary read of the events that carry one value of one data index and have one of the _types (NULL: any),
 -- above an id. The index range in its order is the whole plan, so it is kept, where a statement of its own would be
 -- planned anew at each call. Result: all events in one text, six fields each, with chr(31) between all of them, for it
 -- costs server and driver less than rows; what is as a rule (no metadata, never updated) is left empty. NULL if more
 -- than {{read_limit}} events carry the value, or there is no such index: that is for a statement, whose plan may go by rare
 -- types, and whose result need not be one value.
-CREATE OR REPLACE FUNCTION {{read}}(_field text, _value text, _types text[], _after bigint) RETURNS text
+CREATE OR REPLACE FUNCTION {{fetch}}(_field text, _value text, _types text[], _after bigint) RETURNS text
 LANGUAGE plpgsql STABLE SET plan_cache_mode TO force_generic_plan AS $pgevents$
 #variable_conflict use_column
 DECLARE
@@ -265,21 +252,21 @@ BEGIN
 END
 $pgevents$;
 
--- [read_final] The same after the final bound of what is read, which is one field more.
-CREATE OR REPLACE FUNCTION {{read_final}}(_field text, _value text, _types text[], _after bigint) RETURNS text
+-- [fetch_final] The same after the final bound of what is read, which is one field more.
+CREATE OR REPLACE FUNCTION {{fetch_final}}(_field text, _value text, _types text[], _after bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _bound text;
 BEGIN
     _bound := {{final_bound}}(jsonb_build_array(
         jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value]))));
-    RETURN _bound || E'\x1f' || {{read}}(_field, _value, _types, _after);  -- in a snapshot younger than the bound
+    RETURN _bound || E'\x1f' || {{fetch}}(_field, _value, _types, _after);  -- in a snapshot younger than the bound
 END
 $pgevents$;
 
--- [load] A snapshot of this version, in four fields (its latest event's id, its data, when it was made and updated; empty
+-- [fetch_view] A snapshot of this version, in four fields (its latest event's id, its data, when it was made and updated; empty
 -- if there is none), and after them the events that follow it, both as of the same moment.
-CREATE OR REPLACE FUNCTION {{load}}(
+CREATE OR REPLACE FUNCTION {{fetch_view}}(
     _projections regclass, _type text, _id text, _version int, _field text, _value text, _types text[]
 ) RETURNS text
 LANGUAGE plpgsql STABLE AS $pgevents$
@@ -290,7 +277,7 @@ BEGIN
     EXECUTE 'SELECT latest_event_id, concat_ws(E''\x1f'', latest_event_id, data, created_at, updated_at) FROM '
         || _projections || ' WHERE type = $1 AND id = $2 AND version = $3'
     INTO _latest, _snapshot USING _type, _id, _version;
-    RETURN coalesce(_snapshot, repeat(E'\x1f', 3)) || E'\x1f' || {{read}}(_field, _value, _types, coalesce(_latest, 0));
+    RETURN coalesce(_snapshot, repeat(E'\x1f', 3)) || E'\x1f' || {{fetch}}(_field, _value, _types, coalesce(_latest, 0));
 END
 $pgevents$;
 

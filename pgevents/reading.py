@@ -30,8 +30,8 @@ AsOf = int | datetime
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-READ_SQL = "SELECT {function}('{field}', %s, %s, {after})"
-LOAD_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, %s)"
+FETCH_SQL = "SELECT {function}('{field}', %s, %s, {after})"
+FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, %s)"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
@@ -74,19 +74,19 @@ class Reader:
     spec: TableSpec
     decoder: Decoder
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
-    _read_sql: dict[str, str] = attrs.field(init=False)
-    _read_after_sql: dict[str, str] = attrs.field(init=False)
-    _read_final_sql: dict[str, str] = attrs.field(init=False)
-    _load_sql: dict[str, str] = attrs.field(init=False)
+    _fetch_sql: dict[str, str] = attrs.field(init=False)
+    _fetch_after_sql: dict[str, str] = attrs.field(init=False)
+    _fetch_final_sql: dict[str, str] = attrs.field(init=False)
+    _fetch_view_sql: dict[str, str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._read_sql = self._calls(READ_SQL, "_read", "0")
-        self._read_after_sql = self._calls(READ_SQL, "_read", "%s")
-        self._read_final_sql = self._calls(READ_SQL, "_read_final", "%s")
-        self._load_sql = self._calls(LOAD_SQL, "_load", "")
+        self._fetch_sql = self._calls(FETCH_SQL, "_fetch", "0")
+        self._fetch_after_sql = self._calls(FETCH_SQL, "_fetch", "%s")
+        self._fetch_final_sql = self._calls(FETCH_SQL, "_fetch_final", "%s")
+        self._fetch_view_sql = self._calls(FETCH_VIEW_SQL, "_fetch_view", "")
 
     def _calls(self, sql: str, suffix: str, after: str) -> dict[str, str]:
-        """The call of a read function, for each data index that it may be asked for."""
+        """The calls of a function that fetches, for each data index that it may be asked for."""
         function = self.spec.qualified(suffix)
         return {field: sql.format(function=function, field=field, after=after) for field in self.spec.data_indexes}
 
@@ -113,10 +113,10 @@ class Reader:
         return found
 
     def _read(self, merged: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterable[Any]:
-        asked = one_index_value(merged, self._read_sql) if as_of is None else None
+        asked = one_index_value(merged, self._fetch_sql) if as_of is None else None
         if asked is not None:
             field, value, types = asked
-            sql, params = (self._read_after_sql[field], (value, types, after)) if after else (self._read_sql[field], (value, types))
+            sql, params = (self._fetch_after_sql[field], (value, types, after)) if after else (self._fetch_sql[field], (value, types))
             (text,) = self.session.execute(sql, params).fetchone()
             if text is not None:
                 return rows_of(text)
@@ -164,10 +164,10 @@ class Reader:
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
     ) -> tuple[list[Any], int]:
         """The events in order, and the bound, looked at before them in the same message: the read's snapshot is the younger."""
-        asked = one_index_value(merged, self._read_final_sql) if limit is None else None
+        asked = one_index_value(merged, self._fetch_final_sql) if limit is None else None
         if asked is not None:
             field, value, types = asked
-            (text,) = self.session.execute(self._read_final_sql[field], (value, types, after)).fetchone()
+            (text,) = self.session.execute(self._fetch_final_sql[field], (value, types, after)).fetchone()
             if text is not None:
                 bound, _, events = text.partition(FIELD_END)
                 return list(rows_of(events)), int(bound)
@@ -294,10 +294,10 @@ class Reader:
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
     ) -> tuple[Any, Iterable[Any]]:
-        asked = one_index_value(merged, self._load_sql) if as_of is None else None
+        asked = one_index_value(merged, self._fetch_view_sql) if as_of is None else None
         if asked is not None:
             field, value, types = asked
-            (text,) = self._execute_after_lock(lock, self._load_sql[field], [projections, *key, value, types]).fetchone()
+            (text,) = self._execute_after_lock(lock, self._fetch_view_sql[field], [projections, *key, value, types]).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None

@@ -206,7 +206,7 @@ def one_index_value(
 ) -> tuple[str, str, str | None] | None:
     """Field, value and types (as PostgreSQL writes an array; None for any) of a question about one value of a data index.
 
-    None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_read` take.
+    None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_fetch` take.
     """
     common = common_value(streams)
     if common is None or common[0] not in data_indexes:

@@ -6,9 +6,20 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, cast
 
+import attrs
 import pytest
 
-from pgevents import ConfigurationError, EventClient, IdempotencyError, UnknownEventTypeError, create_event_client, stream
+from pgevents import (
+    ConfigurationError,
+    EventClient,
+    IdempotencyError,
+    NewEvent,
+    UnknownEventTypeError,
+    create_event_client,
+    event,
+    hookimpl,
+    stream,
+)
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
 
@@ -201,6 +212,43 @@ def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.
     monkeypatch.setattr(client.serializer, "dump", counted)
     given = [*(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)), {"type": "NOTED", "data": {"cart_id": "c1"}}]
     assert len(client.save_events(given)) == len(encoded) == 6
+
+
+def test_what_is_known_of_a_class_holds_only_while_nothing_changes(client: EventClient) -> None:
+    """A plugin that comes later is asked, and one that goes no longer; a type that is defined anew is another one."""
+
+    class Upper:
+        @hookimpl
+        def pgevents_before_save(self, events: list[NewEvent]) -> list[NewEvent]:
+            return [attrs.evolve(one, data=CartCreated(one.data.cart_id, one.data.user_id.upper())) for one in events]
+
+    def saved() -> str:
+        return client.save_event(CartCreated("c1", "u")).data.user_id
+
+    plugin = Upper()
+    assert [saved(), saved()] == ["u", "u"]
+    client.plugins.register(plugin)
+    assert [saved(), saved()] == ["U", "U"]
+    client.plugins.unregister(plugin)
+    assert [saved(), saved()] == ["u", "u"]
+
+    @event("NOTED")
+    class Noted:
+        cart_id: str
+
+    client = create_event_client(client.db, client.events, client.projections)  # of all types there are
+    for _ in range(3):
+        assert client.save_event(Noted("c1")).type == "NOTED"
+
+    @event("NOTED", version=2)
+    class Noted:  # type: ignore[no-redef]
+        cart_id: str
+
+    client.save_event(Noted("c1"))
+    assert client.session.execute("SELECT metadata::text FROM my_app.events ORDER BY id DESC LIMIT 1").fetchone() == (
+        '{"$version": 2}',
+    )
+    assert client.save_event(Noted("c1")).data == Noted("c1")
 
 
 def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> None:

@@ -492,25 +492,6 @@ def test_functions_are_replaced_while_writers_run(client: EventClient, make_clie
     assert len(saved) > 40
 
 
-def test_functions_that_gave_rows_once_are_replaced(client: EventClient) -> None:
-    """An installation of an earlier version, whose functions for reading had another result."""
-    client.save_event(CartCreated("c1", "u1"))
-    for name, arguments in (
-        ("read", "text, text, text[], bigint"),
-        ("read_final", "text, text, text[], bigint"),
-        ("load", "regclass, text, text, int, text, text, text[]"),
-    ):
-        client.db.execute_sql(f"DROP FUNCTION my_app.events_{name}({arguments})")
-        client.db.execute_sql(
-            f"CREATE FUNCTION my_app.events_{name}({arguments}) RETURNS TABLE (id bigint) LANGUAGE sql AS 'SELECT 1'"
-        )
-    client.db.execute_sql("COMMENT ON FUNCTION my_app.events_append IS 'pgevents before'")
-    client.create_tables()
-    for final in (False, True):
-        assert len(client.get_event_stream(cart_id="c1", final=final)) == 1
-    assert CartProjection("c1", client).view.user_id == "u1"
-
-
 def test_the_sql_can_be_reviewed_and_run_by_hand(url: str, client: EventClient) -> None:
     """`create_tables_sql()` makes the same tables and functions, and a client works on them at once."""
     events = create_events_table("other", "events", ["cart_id"])

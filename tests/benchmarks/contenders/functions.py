@@ -54,10 +54,10 @@ class Functions(Contender):
         self.cursor.fetchone()
 
     def read(self, cart: str) -> list[Any]:
-        return self._ask("SELECT shop.events_read('cart_id', %s, %s, 0)", cart)[::6]
+        return self._ask("SELECT shop.events_fetch('cart_id', %s, %s, 0)", cart)[::6]
 
     def read_final(self, cart: str) -> list[Any]:
-        return self._ask("SELECT shop.events_read_final('cart_id', %s, %s, 0)", cart)[1::6]
+        return self._ask("SELECT shop.events_fetch_final('cart_id', %s, %s, 0)", cart)[1::6]
 
     def _ask(self, sql: str, cart: str) -> list[str]:
         self.cursor.execute(sql, (cart, self.types))
