@@ -150,7 +150,7 @@ def saved_by(text: str) -> tuple[int, datetime] | None:
         answer = answer_of(text)
         return None if answer.created_at is None else (answer.ids[0], answer.created_at)
     event_id, _, created_at = text.partition(" ")
-    return int(event_id), time_of(created_at)
+    return int(event_id), time_of(created_at[1:-1])
 
 
 def answer_of(text: str) -> Answer:

@@ -94,7 +94,7 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(f"{whole}.{fraction or '':0<6}{offset}{rest or ':00'}")
 
 
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([+-]\d\d)((?::\d\d)*)")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([+-]\d\d)((?::\d\d)*)")
 time_of: Callable[[str], datetime] = datetime.fromisoformat if sys.version_info >= (3, 11) else parse_time
 
 

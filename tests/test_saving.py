@@ -251,6 +251,21 @@ def test_what_is_known_of_a_class_holds_only_while_nothing_changes(client: Event
     assert client.save_event(Noted("c1")).data == Noted("c1")
 
 
+@pytest.mark.parametrize("setting", ["DateStyle = 'German'", "DateStyle = 'Postgres, MDY'", "TimeZone = 'America/St_Johns'"])
+def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(client: EventClient, setting: str) -> None:
+    """An error after the commit would make a program save once more."""
+    client.db.execute_sql(f"SET {setting}")
+    before = datetime.now(timezone.utc) - timedelta(seconds=1)
+    for streams in (None, [stream(cart_id="c2")], [stream("NOTED")]):
+        for _ in range(2):
+            saved = (
+                client.save_event(CartCreated("c1", "u1"))
+                if streams is None
+                else client.save_event_with_stream_validation(CartCreated("c1", "u1"), None, streams)
+            )
+            assert before < saved.created_at == saved.updated_at < datetime.now(timezone.utc) + timedelta(seconds=1)
+
+
 def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> None:
     """Errors come in one order, whether a class has been saved before or not."""
     bad = CartCreated("\0", "u1")
