@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
@@ -16,7 +16,7 @@ from pgevents.serialization import load_json, time_of
 from pgevents.streams import one_index_value
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Appender", "Row", "answer_of", "saved_by"]
+__all__ = ["Answer", "Appender", "Row"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
@@ -101,11 +101,10 @@ class Appender:
         arguments = (name, text, *condition[1:], metadata, created_at)
         return self._call(self._one_sql_with_more[kind], arguments, created_at, is_timed)
 
-    def append_bare(self, name: str, text: str, condition: tuple[Any, ...]) -> str:
-        """The same, of an event that is no more than its type and data; what comes back is for `saved_by` and `answer_of`."""
+    def append_bare(self, name: str, text: str, condition: tuple[Any, ...]) -> Answer:
+        """The same of an event that is no more than its type and data, in fewer steps."""
         sql = self._one_sql[condition[:1], len(condition)]
-        (answer,) = self._session.execute(sql, (name, text, *condition[1:])).fetchone()
-        return cast(str, answer)
+        return _answer(self._session.execute(sql, (name, text, *condition[1:])).fetchone()[0])
 
     def condition_of(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
         """What must hold, for the function for one event; None if it is too much for that function.
@@ -124,9 +123,9 @@ class Appender:
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
-            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
+            return _answer(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-        answer = answer_of(text)
+        answer = _answer(text)
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
@@ -144,20 +143,10 @@ def _calls_for_one(spec: TableSpec, more: str) -> dict[tuple[tuple[str, ...], in
     return calls
 
 
-def saved_by(text: str) -> tuple[int, datetime] | None:
-    """Id and time of the one event that was saved, out of an answer; None if none was."""
-    if text[0] == "{":
-        answer = answer_of(text)
-        return None if answer.created_at is None else (answer.ids[0], answer.created_at)
-    event_id, _, created_at = text.partition(" ")
-    return int(event_id), time_of(created_at[1:-1])
-
-
-def answer_of(text: str) -> Answer:
-    """What an append function answered."""
-    saved = None if text[0] == "{" else saved_by(text)
-    if saved is not None:
-        return Answer("saved", saved[:1], saved[1])
+def _answer(text: str) -> Answer:
+    if text[0] != "{":
+        event_id, _, created_at = text.partition(" ")
+        return Answer("saved", (int(event_id),), time_of(f"{created_at[1:-1]}+00:00"))
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))

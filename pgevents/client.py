@@ -76,8 +76,12 @@ class EventClient:
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self)
         self.hot: dict[tuple[Stream[Any], ...], float] = {}
-        self.known = KnownClasses(types.revision)
         self._is_checked = False
+        self.forget_classes()
+
+    def forget_classes(self) -> None:
+        """The next event of each class gets a closer look again; see `KnownClasses`."""
+        self.known = KnownClasses(self.types.revision)
 
     def use_plugins(self, hooks: frozenset[str]) -> None:
         """Take up what plugins bring; called when any come or go that implement one of these hooks."""
@@ -89,7 +93,7 @@ class EventClient:
         is_changed = "pgevents_before_decode" in plugins.implemented
         self.decoder.use(self.types, plugins.before_decode if is_changed else None)
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
-        self.known = KnownClasses(self.types.revision)
+        self.forget_classes()
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -105,8 +109,8 @@ class EventClient:
         with self.session.atomic():
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
-        self.known = KnownClasses(self.types.revision)
         self._is_checked = False
+        self.forget_classes()
 
     def create_tables_sql(self) -> str:
         """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of plugins."""

@@ -188,8 +188,8 @@ class Session:
             ) from error
         if code == "54000" and "string buffer" in f"{message} {detail}":
             raise ConfigurationError(
-                "what was asked for is more than a gigabyte of text, which PostgreSQL does not give in one piece: "
-                "read fewer events at once, with after= or a snapshot, or one after the other with iter_event_stream()"
+                "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one piece: save fewer "
+                "events at once, or read fewer, with after= or a snapshot, or one after the other with iter_event_stream()"
             ) from error
         if code in {"42P01", "42883", "3F000"}:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error

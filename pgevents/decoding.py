@@ -44,18 +44,19 @@ class Decoder:
         self.before_decode = before_decode
         self._forget()
 
-    def _forget(self) -> None:
-        self._revision = self._types.revision
-        self._ways: dict[str, Way] = {}
+    def _forget(self) -> dict[str, Way]:
+        revision, ways = self._types.revision, dict[str, Way]()
+        self._known = revision, ways  # both at once, for other threads
+        return ways
 
     def events(self, rows: Iterable[Any]) -> list[Event[Any]]:
         """Rows as events; plugins see them together, to look up what they need at once."""
         if self.before_decode is not None:
             return self._events_by_plugins(self.before_decode, list(rows))
-        if self._revision != self._types.revision or len(self._ways) > MANY:
-            self._forget()
+        revision, ways = self._known
+        if revision != self._types.revision or len(ways) > MANY:
+            ways = self._forget()
         events: list[Event[Any]] = []
-        ways = self._ways
         for event_id, name, text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
             if name not in ways:
                 ways[name] = self._way(name)

@@ -67,7 +67,7 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
         instance = decode(text)
         for field in fields:
             time = getattr(instance, field)
-            if time is not None and f'"{time.isoformat()}"' not in text:
+            if time is not None and f'"{field}": "{time.isoformat()}"' not in text:
                 raise ValueError(f"{field} was not written as a datetime is written here")
         return instance
 

@@ -520,7 +520,7 @@ $pgevents$;
 -- key, and no condition or one of one stream that is one value of one data index. Whatever is not as simple as that
 -- (an earlier save in this transaction, a lock that is not free, a conflict) it leaves to append.
 --   _field, _value, _types, _base, _seen: such a condition, or NULL; _types are NULL for any type.
--- Result: '<id> "<created_at>"' once saved; else, in text, what append returned.
+-- Result: '<id> "<created_at in UTC>"' once saved; else, in text, what append returned.
 CREATE OR REPLACE FUNCTION {{append_one}}(
     _type text,
     _data jsonb,
@@ -587,7 +587,7 @@ BEGIN
         END IF;
         RETURN CASE
             WHEN _id > _last AND set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
-            THEN concat(_id, ' ', to_json(_at))  -- as JSON has it, whatever DateStyle says
+            THEN concat(_id, ' ', to_json(_at AT TIME ZONE 'UTC'))  -- whatever DateStyle and TimeZone say
             ELSE {{refuse_order}}(_id, _last)::text END;
     END;
     RETURN {{append}}(

@@ -103,8 +103,7 @@ class Reader:
         """An ordinary read: one statement, no locks, nothing awaited."""
         merged = merge_streams(streams)
         check_id(after, "after")
-        if as_of is not None:
-            check_as_of(as_of)
+        check_as_of(as_of)
         if self.observe is None:
             return self._stream(self._read(merged, after, as_of), merged, after)
         with self._observed(merged) as operation:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Answer, Row, answer_of, saved_by
+from pgevents.appending import Answer, Row
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -21,7 +21,7 @@ from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, ma
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
-from pgevents.streams import Stream, array_of_union, common_value, merge_streams
+from pgevents.streams import Stream, merge_streams, one_index_value
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -83,10 +83,10 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     name, write = way
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
     answer = client.appender.append_bare(name, text, condition)
-    saved = saved_by(answer)
-    if saved is None:
-        raise _save_of_one(client, expected).error_of(answer_of(answer), [NewEvent(name, event)])
-    return make_event(saved[0], name, event, {}, saved[1])
+    at = answer.created_at
+    if at is None:
+        raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
+    return make_event(answer.ids[0], name, event, {}, at)
 
 
 @attrs.define
@@ -106,7 +106,7 @@ class KnownClasses:
     def learn(self, client: EventClient, cls: type[Any]) -> None:
         """Take up a class of which an event was just saved."""
         if self.revision != client.types.revision:
-            client.known = KnownClasses(client.types.revision)
+            client.forget_classes()
             return
         kinds = None if client.plugins.implemented else known_types(client, (cls,))
         if kinds is not None:
@@ -135,11 +135,8 @@ def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -
 def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> tuple[Any, ...] | None:
     """What must hold as arguments of the function for one event; None if that takes a closer look."""
     if isinstance(streams, list) and (latest is None or type(latest) is int):
-        common = common_value(streams)
-        if common is None or common[0] not in client.appender.data_indexes:
-            return None
-        field, value, several = common
-        return field, value, array_of_union(several), 0 if latest is None else check_id(latest, "latest_event_id")
+        asked = one_index_value(streams, client.appender.data_indexes)
+        return None if asked is None else (*asked, 0 if latest is None else check_id(latest, "latest_event_id"))
     position = latest.position if isinstance(latest, EventStream) else latest
     if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
         return client.appender.condition_of([position])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
-    "Stream", "array_of_union", "check_field_name", "common_value", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
+    "Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
     "where_params", "where_sql",
 ]
 
@@ -152,7 +152,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
         streams = tuple(streams)
-    common = common_value(streams)
+    common = _common_value(streams)
     if common is not None:
         field, value, several = common
         return (Stream(_union(several), ((field, (value,)),)),)
@@ -183,7 +183,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     )
 
 
-def common_value(streams: Sequence[Stream[Any]]) -> tuple[str, str, tuple[tuple[str, ...] | None, ...]] | None:
+def _common_value(streams: Sequence[Stream[Any]]) -> tuple[str, str, tuple[tuple[str, ...] | None, ...]] | None:
     """Field and value that all streams match, and the types of each, if that is all they match and none of them is empty.
 
     None for all others; these are by far the most common.
@@ -208,15 +208,15 @@ def one_index_value(
 
     None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_fetch` take.
     """
-    common = common_value(streams)
+    common = _common_value(streams)
     if common is None or common[0] not in data_indexes:
         return None
     field, value, several = common
-    return field, value, array_of_union(several)
+    return field, value, _array_of_union(several)
 
 
 @lru_cache(maxsize=1024)
-def array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
+def _array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
     """The types of several streams as PostgreSQL writes an array, which it reads faster than an `ARRAY[...]` of constants."""
     types = _union(several)
     if types is None:

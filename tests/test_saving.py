@@ -263,6 +263,7 @@ def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(clien
                 if streams is None
                 else client.save_event_with_stream_validation(CartCreated("c1", "u1"), None, streams)
             )
+            assert saved.created_at.tzinfo is timezone.utc
             assert before < saved.created_at == saved.updated_at < datetime.now(timezone.utc) + timedelta(seconds=1)
 
 
