@@ -290,7 +290,8 @@ class EventClient:
             **identifier: Field and value, or a list of values of which any will do.
 
         Raises:
-            ConfigurationError: An identifier of None, or another argument that cannot be meant.
+            ConfigurationError: An identifier of None, or another argument that cannot be meant; or events of more than a
+                gigabyte of text at once.
             EventDecodeError: A stored event does not fit its class.
             RetryableError: A final read met a transaction that did not end in time.
 

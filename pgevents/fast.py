@@ -9,7 +9,7 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -23,7 +23,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
+__all__ = ["Exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -96,24 +96,37 @@ def dump(value: object) -> str | None:
     return None if b"\\u0000" in text else text.decode()
 
 
-def exactness_of(cls: type[Any]) -> Callable[[Any], bool] | None:
-    """Tells of an instance whether each value is exactly of its field's type; None if class or fields are not plain.
+Exact = tuple[Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]
 
-    Of an instance that is exact it is certain that a read of what `dump` writes gives it back as it is.
+
+def exactness_of(cls: type[Any]) -> Exact | None:
+    """What gives the values of an instance, and the types that they have if it is exact; None if the class is not plain.
+
+    Exact is an instance whose values are of exactly their fields' types: of what `dump` writes of it a read makes it again.
+    (Both have the first field twice, so that those of one field are tuples, too.)
     """
-    exact = _exact_fields(cls)
-    if exact is None:
+    fields = _plain_fields(cls)
+    if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
         return None
-    values_of, kinds = exact
-    return lambda instance: tuple(map(type, values_of(instance))) == kinds
+    return _exact(fields)
+
+
+def _exact(fields: dict[str, Any]) -> Exact:
+    names, kinds = tuple(fields), tuple(fields.values())
+    return attrgetter(*names, names[0]), (*kinds, kinds[0])
 
 
 def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """The same and `dump` in one step: JSON text of an instance that is exact, else None."""
-    exact = _exact_fields(cls)
-    if exact is None:
+    """Makes JSON text of an instance in one step, if class and instance allow; else None.
+
+    Other than by `dump` alone, fields may be datetimes.
+    """
+    fields = _plain_fields(cls)
+    if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
         return lambda instance: None
-    (values_of, kinds), encode = exact, msgspec.json.encode
+    times = [name for name, kind in fields.items() if kind in TIMES]
+    values_of, kinds = _exact({name: datetime if name in times else kind for name, kind in fields.items()})
+    encode = msgspec.json.encode
 
     def write(instance: Any) -> str | None:
         if tuple(map(type, values_of(instance))) != kinds:
@@ -124,19 +137,19 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
             return None
         return None if b"\\u0000" in text else text.decode()
 
-    return write
+    def write_with_times(instance: Any) -> str | None:
+        values = values_of(instance)
+        if tuple(map(type, values)) != kinds:
+            return None
+        row = dict(zip(fields, values, strict=False))
+        for name in times:
+            time: datetime = row[name]
+            if time.tzinfo is not timezone.utc:  # a read would give another time zone
+                return None
+            row[name] = time.isoformat()
+        return dump(row)
 
-
-def _exact_fields(cls: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[Any, ...]] | None:
-    """What gives the values of a plain class whose fields are all written alike, and their types; both have the first twice.
-
-    (So that it is a tuple of one field, too.)
-    """
-    fields = None if msgspec is None else _plain_fields(cls)
-    if not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
-        return None
-    names, kinds = tuple(fields), tuple(fields.values())
-    return attrgetter(*names, names[0]), (*kinds, kinds[0])
+    return write_with_times if times else write
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

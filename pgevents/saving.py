@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -113,19 +113,18 @@ class KnownClasses:
             self.ways[cls] = (kinds[0].name, client.serializer.to_text[cls])
 
 
-def known_types(client: EventClient, classes: Iterable[type[Any]]) -> list[EventType] | None:
-    """The types of classes whose events are encoded as they stand; None if one of them takes more than that.
+def known_types(client: EventClient, classes: Sequence[type[Any]]) -> list[EventType] | None:
+    """The type of each of these classes, if events of all of them are encoded as they stand; None if one takes more.
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
     """
-    kinds: list[EventType] = []
-    known = client.types.known
-    for cls in classes:
-        kind = known(cls)
+    kinds: dict[type[Any], EventType] = {}
+    for cls in set(classes):
+        kind = client.types.known(cls)
         if kind is None or kind.version > 1:
             return None
-        kinds.append(kind)
-    return kinds
+        kinds[cls] = kind
+    return [kinds[cls] for cls in classes]
 
 
 def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:

@@ -185,7 +185,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._is_exact: _ByClass[Callable[[Any], bool] | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
+        self._exact: _ByClass[fast.Exact | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
         self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
@@ -226,8 +226,8 @@ class Serializer:
             return None
         batch: list[dict[str, Any]] = []
         for kind, data in zip(kinds, given, strict=True):
-            is_exact = self._is_exact[kind.cls]
-            if is_exact is None or not is_exact(data):
+            exact = self._exact[kind.cls]
+            if exact is None or tuple(map(type, exact[0](data))) != exact[1]:
                 data = fast.written(self.dump(data, kind.cls, kind.name)[0])
             batch.append({"type": kind.name, "data": data})
         return fast.dump(batch)

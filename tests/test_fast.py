@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
@@ -40,6 +41,10 @@ class Part:
     count: int = 1
 
 
+class Moment(datetime):
+    """A datetime of a class of its own."""
+
+
 @frozen
 class Plain:
     text: str = ""
@@ -59,6 +64,13 @@ class Flat:
     number: int = 0
     flag: bool = False
     key: UUID = UUID(int=7)
+
+
+@frozen
+class Timed:
+    at: datetime = datetime(2026, 1, 31, 12, 0, 0, 5, timezone.utc)
+    until: datetime | None = datetime(999, 1, 31, tzinfo=timezone.utc)
+    text: str = ""
 
 
 @frozen
@@ -96,13 +108,14 @@ def dumped(data: Any, cls: type[Any] | None) -> Any:
 
 ODD: list[Any] = [
     None, True, 1, 1.5, -0.0, 2**70, float("nan"), float("inf"), "", "é😀", "\ud800", "a\0b", b"bytes", Decimal("1.5"),
-    UUID(int=1), datetime(2026, 1, 31, tzinfo=timezone.utc), date(2026, 1, 31), timedelta(1), Size.SMALL, Colour.RED,
+    UUID(int=1), datetime(2026, 1, 31, tzinfo=timezone.utc), datetime(2026, 1, 31), Moment(2026, 1, 31, tzinfo=timezone.utc),
+    datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2))), datetime(2026, 1, 31, tzinfo=ZoneInfo("UTC")), date(2026, 1, 31), timedelta(1), Size.SMALL, Colour.RED,
     (), (1, "a"), [Part("p")], (Part("p"),), {"a": 1}, {1: 2}, {"a"}, object(), Part("p", True), Part(3),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat) for one in attrs.fields(cls)])
+@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)])
 def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(cls: type[Any], name: str, value: Any) -> None:
     """Every value in every field, of its type or not: the same JSON and the same instance, or the same error."""
     event = cls(**{name: value})
@@ -111,7 +124,7 @@ def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(cls: 
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat) for one in attrs.fields(cls)])
+@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)])
 def test_a_batch_is_written_as_its_events_are(cls: type[Any], name: str, value: Any) -> None:
     """An event among others is the same JSON as by itself, or refused with the same error; or the batch takes the long way."""
     kind, events = EventType('A "name"', cls), [cls(**{name: value}), cls()]
@@ -189,6 +202,7 @@ def test_any_instance_is_stored_the_same(event: Any) -> None:
 def test_plain_classes_are_read_and_written_in_one_step() -> None:
     """These classes do take the short way, else the tests above would compare the long way with itself."""
     assert fast.exactness_of(Flat) is not None
+    assert all(fast.writer(cls)(cls()) is not None for cls in (Flat, Timed))
     assert all(fast.instance_decoder(cls) is not None for cls in (Flat, Plain, Day, Dated))
     dated = fast.instance_decoder(Dated)
     assert dated is not None and dated(DATES[0]).at == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
