@@ -13,16 +13,19 @@ import attrs
 from pgevents.database import Session
 from pgevents.ordering import Position
 from pgevents.serialization import load_json, time_of
-from pgevents.streams import one_index_value
+from pgevents.streams import Stream, Types, one_value, type_argument, types_argument
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Appender", "Row"]
+__all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "time_saved"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
-ONE_SQL = "SELECT {append_one}(%s, %s, {condition}, {more})"
-NO_CONDITION, NOTHING_ABOVE, SO_MANY_ABOVE = "NULL, NULL, NULL, NULL, NULL", "'{field}', %s, %s, %s, 0", "'{field}', %s, %s, %s, %s"
+Condition = tuple[str, str, Types, int, int] | tuple[()]
+"""What must hold: field, value, types, base, and how many events above it; () if nothing."""
+
+ONE_SQL = "SELECT {function}({type}, %s, {condition}, {more})"
+NO_CONDITION, CONDITION = "NULL, NULL, NULL, NULL, NULL", "'{field}', %s, {types}, %s, {count}"
 NO_MORE, MORE = "NULL, NULL", "%s, %s"
 """All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others; and none is a
 parameter that need not be one, for the driver takes a microsecond for each."""
@@ -51,9 +54,9 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        self.data_indexes = frozenset(spec.data_indexes)
         self._any_sql = ANY_SQL.format(append=spec.qualified("_append"))
-        self._one_sql, self._one_sql_with_more = (_calls_for_one(spec, more) for more in (NO_MORE, MORE))
+        self._append_one = spec.qualified("_append_one")
+        self.data_indexes = spec.data_indexes
 
     def append(
         self,
@@ -91,65 +94,75 @@ class Appender:
         return self._call(self._any_sql, (array, _conditions(positions), key, created_at), created_at, is_timed)
 
     def append_one(
-        self, row: Row, condition: tuple[Any, ...] = (), created_at: datetime | None = None, *, is_timed: bool = False
+        self, row: Row, condition: Condition, created_at: datetime | None = None, *, is_timed: bool = False
     ) -> Answer:
         """Append one event by the function for one; `condition` comes from `condition_of`."""
         name, text, metadata = row
-        kind = condition[:1], len(condition)
-        if created_at is None and metadata == "{}":
-            return self._call(self._one_sql[kind], (name, text, *condition[1:]), None, is_timed)
-        arguments = (name, text, *condition[1:], metadata, created_at)
-        return self._call(self._one_sql_with_more[kind], arguments, created_at, is_timed)
+        more = () if created_at is None and metadata == "{}" else (metadata, created_at)
+        return self._call(*self.call_for_one(name, text, condition, more), created_at, is_timed)
 
-    def append_bare(self, name: str, text: str, condition: tuple[Any, ...]) -> Answer:
-        """The same of an event that is no more than its type and data, in fewer steps."""
-        sql = self._one_sql[condition[:1], len(condition)]
-        return _answer(self._session.execute(sql, (name, text, *condition[1:])).fetchone()[0])
+    def call_for_one(
+        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = ()
+    ) -> tuple[str, tuple[Any, ...]]:
+        """The call of the function for one event, and its parameters; `more` are metadata and time."""
+        if not condition:
+            sql, names, _ = _sql_for_one(self._append_one, name, bool(more))
+            return sql, (*names, text, *more)
+        field, value, several, base, count = condition
+        sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, count > 0)
+        return sql, (*names, text, value, *types, base, *((count,) if count else ()), *more)
 
-    def condition_of(self, positions: Sequence[Position] | None) -> tuple[Any, ...] | None:
-        """What must hold, for the function for one event; None if it is too much for that function.
-
-        () if nothing, else field, value, types, base, and how many events above it, which is left out if it is none.
-        """
+    def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
+        """What must hold, for the function for one event; None if it is too much for that function."""
         if positions is None:
             return ()
         if len(positions) != 1 or positions[0].in_transaction:
             return None
         position = positions[0]
-        asked = one_index_value(position.streams, self.data_indexes)
-        if asked is None:
-            return None
-        return (*asked, position.base, position.count) if position.count else (*asked, position.base)
+        return self.above(position.base, position.count, position.streams)
+
+    def above(self, base: int, count: int, streams: Sequence[Stream[Any]]) -> Condition | None:
+        """That the streams hold so many events above an id."""
+        asked = one_value(streams)
+        return None if asked is None or asked[0] not in self.data_indexes else (*asked, base, count)
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
-            return _answer(self._session.execute(sql, arguments).fetchone()[0])
+            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
-        answer = _answer(text)
+        answer = answer_of(text)
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
 
 
-def _calls_for_one(spec: TableSpec, more: str) -> dict[tuple[tuple[str, ...], int], str]:
-    """The calls of the function for one event, by field and length of the condition."""
-    name = spec.qualified("_append_one")
-    calls: dict[tuple[tuple[str, ...], int], str] = {}
-    calls[(), 0] = ONE_SQL.format(append_one=name, condition=NO_CONDITION, more=more)
-    for field in spec.data_indexes:
-        for length, condition in ((4, NOTHING_ABOVE), (5, SO_MANY_ABOVE)):
-            sql = ONE_SQL.format(append_one=name, condition=condition.format(field=field), more=more)
-            calls[(field,), length] = sql
-    return calls
+@lru_cache(maxsize=1024)
+def _sql_for_one(
+    function: str, name: str, has_more: bool, field: str = "", several: Types = (), has_count: bool = False
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The call of the function for one event, with a condition if a field is given; and parameters for its type, and for types."""
+    type_, names = type_argument(name)
+    condition, types = NO_CONDITION, tuple[str, ...]()
+    if field:
+        types_, types = types_argument(several)
+        condition = CONDITION.format(field=field, types=types_, count="%s" if has_count else "0")
+    sql = ONE_SQL.format(function=function, type=type_, condition=condition, more=MORE if has_more else NO_MORE)
+    return sql, names, types
 
 
-def _answer(text: str) -> Answer:
+def answer_of(text: str) -> Answer:
+    """What an append function has answered."""
     if text[0] != "{":
-        event_id, _, created_at = text.partition(" ")
-        return Answer("saved", (int(event_id),), time_of(f"{created_at[1:-1]}+00:00"))
+        event_id, _, at = text.partition(" ")
+        return Answer("saved", (int(event_id),), time_saved(at))
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))
+
+
+def time_saved(text: str) -> datetime:
+    """The time that the function for one event gives, in UTC and in quotes."""
+    return time_of(f"{text[1:-1]}+00:00")
 
 
 def _array(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar, overload
 
 import attrs
@@ -19,7 +20,7 @@ from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event
 from pgevents.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
-from pgevents.streams import Stream, merge_streams, one_index_value
+from pgevents.streams import Stream, Types, merge_streams, one_value, types_argument
 from pgevents.tables import TableSpec
 
 __all__ = ["EventStream", "Reader"]
@@ -30,8 +31,9 @@ AsOf = int | datetime
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-FETCH_SQL = "SELECT {function}('{field}', %s, %s, {after})"
-FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, %s)"
+FETCH_SQL = "SELECT {function}('{field}', %s, {types}, 0)"
+FETCH_AFTER_SQL = "SELECT {function}('{field}', %s, {types}, %s)"
+FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, {types})"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
@@ -43,11 +45,19 @@ def _bound_first(row: Sequence[Any]) -> int:
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):
     """The events of a read, in order, and the position to validate a save against."""
 
-    __slots__ = ("_events", "position")
+    __slots__ = ("_events", "_position")
 
-    def __init__(self, events: Sequence[Event[D_co]], position: Position) -> None:
+    def __init__(self, events: Sequence[Event[D_co]], position: Position | Callable[[], Position]) -> None:
         self._events = events
-        self.position = position
+        self._position = position
+
+    @property
+    def position(self) -> Position:
+        """Where it was read, to validate a save against; made when it is asked for."""
+        position = self._position
+        if not isinstance(position, Position):
+            self._position = position = position()
+        return position
 
     @overload
     def __getitem__(self, index: int) -> Event[D_co]: ...
@@ -74,21 +84,17 @@ class Reader:
     spec: TableSpec
     decoder: Decoder
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
-    _fetch_sql: dict[str, str] = attrs.field(init=False)
-    _fetch_after_sql: dict[str, str] = attrs.field(init=False)
-    _fetch_final_sql: dict[str, str] = attrs.field(init=False)
-    _fetch_view_sql: dict[str, str] = attrs.field(init=False)
+    _fetch: str = attrs.field(init=False)
+    _fetch_final: str = attrs.field(init=False)
+    _fetch_view: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._fetch_sql = self._calls(FETCH_SQL, "_fetch", "0")
-        self._fetch_after_sql = self._calls(FETCH_SQL, "_fetch", "%s")
-        self._fetch_final_sql = self._calls(FETCH_SQL, "_fetch_final", "%s")
-        self._fetch_view_sql = self._calls(FETCH_VIEW_SQL, "_fetch_view", "")
+        self._fetch, self._fetch_final, self._fetch_view = map(self.spec.qualified, ("_fetch", "_fetch_final", "_fetch_view"))
 
-    def _calls(self, sql: str, suffix: str, after: str) -> dict[str, str]:
-        """The calls of a function that fetches, for each data index that it may be asked for."""
-        function = self.spec.qualified(suffix)
-        return {field: sql.format(function=function, field=field, after=after) for field in self.spec.data_indexes}
+    def _one_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, Types] | None:
+        """What the functions take that fetch; None for questions that they do not answer."""
+        asked = one_value(streams)
+        return None if asked is None or asked[0] not in self.spec.data_indexes else asked
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
@@ -101,26 +107,26 @@ class Reader:
 
     def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
-        merged = merge_streams(streams)
         check_id(after, "after")
-        check_as_of(as_of)
         if self.observe is None:
-            return self._stream(self._read(merged, after, as_of), merged, after)
+            return self._read(streams, after, as_of)
+        merged = merge_streams(streams)
         with self._observed(merged) as operation:
-            found = self._stream(self._read(merged, after, as_of), merged, after)
+            found = self._read(merged, after, as_of)
             operation.events = len(found)
         return found
 
-    def _read(self, merged: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterable[Any]:
-        asked = one_index_value(merged, self._fetch_sql) if as_of is None else None
+    def _read(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> EventStream[Any]:
+        asked = self._one_value(streams) if as_of is None else None
         if asked is not None:
-            field, value, types = asked
-            sql, params = (self._fetch_after_sql[field], (value, types, after)) if after else (self._fetch_sql[field], (value, types))
-            (text,) = self.session.execute(sql, params).fetchone()
+            field, value, several = asked
+            sql, types = _call(FETCH_AFTER_SQL if after else FETCH_SQL, self._fetch, field, several)
+            (text,) = self.session.execute(sql, (value, *types, after) if after else (value, *types)).fetchone()
             if text is not None:
-                return rows_of(text)
-        rows: Iterable[Any] = self.session.execute(*self.select(merged, after, as_of)).fetchall()
-        return rows
+                return self._stream(rows_of(text), streams, after)
+        merged = merge_streams(streams)
+        rows = self.session.execute(*self.select(merged, after, check_as_of(as_of))).fetchall()
+        return self._stream(rows, merged, after)
 
     def read_final(
         self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
@@ -163,10 +169,11 @@ class Reader:
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
     ) -> tuple[list[Any], int]:
         """The events in order, and the bound, looked at before them in the same message: the read's snapshot is the younger."""
-        asked = one_index_value(merged, self._fetch_final_sql) if limit is None else None
+        asked = self._one_value(merged) if limit is None else None
         if asked is not None:
-            field, value, types = asked
-            (text,) = self.session.execute(self._fetch_final_sql[field], (value, types, after)).fetchone()
+            field, value, several = asked
+            sql, types = _call(FETCH_AFTER_SQL, self._fetch_final, field, several)
+            (text,) = self.session.execute(sql, (value, *types, after)).fetchone()
             if text is not None:
                 bound, _, events = text.partition(FIELD_END)
                 return list(rows_of(events)), int(bound)
@@ -293,16 +300,17 @@ class Reader:
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
     ) -> tuple[Any, Iterable[Any]]:
-        asked = one_index_value(merged, self._fetch_view_sql) if as_of is None else None
+        asked = self._one_value(merged) if as_of is None else None
         if asked is not None:
-            field, value, types = asked
-            (text,) = self._execute_after_lock(lock, self._fetch_view_sql[field], [projections, *key, value, types]).fetchone()
+            field, value, several = asked
+            sql, types = _call(FETCH_VIEW_SQL, self._fetch_view, field, several)
+            (text,) = self._execute_after_lock(lock, sql, [projections, *key, value, *types]).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
                 return snapshot, rows_of(events)
-        sql, params = select_after_snapshot(self.spec.qualified(), projections, key, merged, as_of)
-        rows: list[Any] = self._execute_after_lock(lock, sql, params).fetchall()
+        select, params = select_after_snapshot(self.spec.qualified(), projections, key, merged, as_of)
+        rows: list[Any] = self._execute_after_lock(lock, select, params).fetchall()
         rows.sort(key=_bound_first)
         return (rows.pop(0) if rows and rows[0][1] is None else None), rows
 
@@ -313,12 +321,11 @@ class Reader:
         return self.session.execute(sql, params)
 
     def _stream(
-        self, rows: Iterable[Any], merged: tuple[Stream[Any], ...], after: int, *, is_undisturbed: bool = False
+        self, rows: Iterable[Any], streams: Sequence[Stream[Any]], after: int, *, is_undisturbed: bool = False
     ) -> EventStream[Any]:
         events = self.decoder.events(rows)
-        ids = array("q", [one.id for one in events])
         is_inside, own = (False, 0) if is_undisturbed else self._inside()
-        return EventStream(events, Position(ids[-1] if ids else after, after, len(ids), merged, ids, is_inside, own))
+        return EventStream(events, partial(_position_after, after, events, tuple(streams), is_inside, own))
 
     def _inside(self) -> tuple[bool, int]:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
@@ -326,6 +333,21 @@ class Reader:
             return False, 0
         (own,) = self.session.execute(OWN_SQL.format(setting=setting_sql(self.spec))).fetchone()
         return True, int(own or 0)
+
+
+@lru_cache(maxsize=1024)
+def _call(sql: str, function: str, field: str, several: Types) -> tuple[str, tuple[str, ...]]:
+    """The call of a function that fetches, and its parameters for the types."""
+    types, params = types_argument(several)
+    return sql.format(function=function, field=field, types=types), params
+
+
+def _position_after(
+    after: int, events: Sequence[Event[Any]], streams: tuple[Stream[Any], ...], is_inside: bool, own: int
+) -> Position:
+    """The position of an ordinary read of these streams after an id, which found these events."""
+    ids = array("q", [one.id for one in events])
+    return Position(ids[-1] if ids else after, after, len(ids), merge_streams(streams), ids, is_inside, own)
 
 
 def check_id(value: object, what: str) -> int:

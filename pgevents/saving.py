@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Answer, Row
+from pgevents.appending import Answer, Condition, Row, answer_of, time_saved
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -21,7 +21,7 @@ from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, ma
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
-from pgevents.streams import Stream, merge_streams, one_index_value
+from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -82,11 +82,14 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         return done
     name, write = way
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
-    answer = client.appender.append_bare(name, text, condition)
-    at = answer.created_at
-    if at is None:
+    answered: str = client.session.execute(*client.appender.call_for_one(name, text, condition)).fetchone()[0]
+    if answered[0] != "{":  # as a rule
+        event_id, _, saved_at = answered.partition(" ")
+        return make_event(int(event_id), name, event, {}, time_saved(saved_at))
+    answer = answer_of(answered)
+    if answer.created_at is None:
         raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
-    return make_event(answer.ids[0], name, event, {}, at)
+    return make_event(answer.ids[0], name, event, {}, answer.created_at)
 
 
 @attrs.define
@@ -131,11 +134,10 @@ def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -
     return Save(client) if expected is None else Save(client, positions=[position_of(*expected)], expected=expected[0])
 
 
-def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> tuple[Any, ...] | None:
-    """What must hold as arguments of the function for one event; None if that takes a closer look."""
-    if isinstance(streams, list) and (latest is None or type(latest) is int):
-        asked = one_index_value(streams, client.appender.data_indexes)
-        return None if asked is None else (*asked, 0 if latest is None else check_id(latest, "latest_event_id"))
+def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> Condition | None:
+    """What must hold, for the function for one event; None if that takes a closer look."""
+    if isinstance(streams, list) and (latest is None or type(latest) is int and 0 <= latest < 2**63):
+        return client.appender.above(latest or 0, 0, streams)
     position = latest.position if isinstance(latest, EventStream) else latest
     if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
         return client.appender.condition_of([position])

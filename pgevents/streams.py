@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
-    "Stream", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_index_value", "shape_of", "stream",
-    "where_params", "where_sql",
+    "Stream", "Types", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_value", "shape_of", "stream",
+    "type_argument", "types_argument", "where_params", "where_sql",
 ]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 Match = tuple[tuple[str, tuple[str, ...]], ...]
 """Fields, and the texts that each may have."""
+Types = tuple[tuple[str, ...] | None, ...]
+"""The types of each of several streams; None for any."""
 
 
 @attrs.frozen
@@ -152,9 +155,9 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
         streams = tuple(streams)
-    common = _common_value(streams)
-    if common is not None:
-        field, value, several = common
+    asked = one_value(streams)
+    if asked is not None:
+        field, value, several = asked
         return (Stream(_union(several), ((field, (value,)),)),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
@@ -183,11 +186,14 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     )
 
 
-def _common_value(streams: Sequence[Stream[Any]]) -> tuple[str, str, tuple[tuple[str, ...] | None, ...]] | None:
-    """Field and value that all streams match, and the types of each, if that is all they match and none of them is empty.
+def one_value(streams: Iterable[Stream[Any]]) -> tuple[str, str, Types] | None:
+    """Field, value, and the types of each stream, of a question about one value of one field.
 
-    None for all others; these are by far the most common.
+    None for any other question; but most are of this kind. If the field is a data index, it is the kind that the functions
+    `<events>_append_one` and `<events>_fetch` take.
     """
+    if not isinstance(streams, (list, tuple)):
+        return None
     match: Match = ()
     several: list[tuple[str, ...] | None] = []
     for one in streams:
@@ -201,35 +207,35 @@ def _common_value(streams: Sequence[Stream[Any]]) -> tuple[str, str, tuple[tuple
     return field, value, tuple(several)
 
 
-def one_index_value(
-    streams: Sequence[Stream[Any]], data_indexes: Collection[str]
-) -> tuple[str, str, str | None] | None:
-    """Field, value and types (as PostgreSQL writes an array; None for any) of a question about one value of a data index.
-
-    None for any other question. This is the kind that the functions `<events>_append_one` and `<events>_fetch` take.
-    """
-    common = _common_value(streams)
-    if common is None or common[0] not in data_indexes:
-        return None
-    field, value, several = common
-    return field, value, _array_of_union(several)
-
-
 @lru_cache(maxsize=1024)
-def _array_of_union(several: tuple[tuple[str, ...] | None, ...]) -> str | None:
-    """The types of several streams as PostgreSQL writes an array, which it reads faster than an `ARRAY[...]` of constants."""
-    types = _union(several)
-    if types is None:
-        return None
-    quoted = [name.replace("\\", "\\\\").replace('"', '\\"') for name in types]
-    return '{"' + '","'.join(quoted) + '"}'
-
-
-@lru_cache(maxsize=1024)
-def _union(several: tuple[tuple[str, ...] | None, ...]) -> tuple[str, ...] | None:
+def _union(several: Types) -> tuple[str, ...] | None:
     """The types of several streams together, sorted."""
     known = [types for types in several if types is not None]
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
+
+
+def types_argument(several: Types) -> tuple[str, tuple[str, ...]]:
+    """The types of several streams as an argument in SQL, and the parameters that it needs.
+
+    An array is given as PostgreSQL writes it, which it reads faster than an `ARRAY[...]` of constants.
+    """
+    types = _union(several)
+    if types is None:
+        return "NULL", ()
+    quoted = [name.replace("\\", "\\\\").replace('"', '\\"') for name in types]
+    array = '{"' + '","'.join(quoted) + '"}'
+    return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
+
+
+def type_argument(name: str) -> tuple[str, tuple[str, ...]]:
+    """The name of a type as an argument in SQL, and the parameter that it needs, unless it is plain.
+
+    The driver takes a microsecond for each parameter, and the types of a program are few.
+    """
+    return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None]

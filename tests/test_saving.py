@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
+from enum import Enum
 from typing import Any, cast
 
 import attrs
 import pytest
 
 from pgevents import (
+    ConcurrencyError,
     ConfigurationError,
     EventClient,
     IdempotencyError,
@@ -265,6 +267,34 @@ def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(clien
             )
             assert saved.created_at.tzinfo is timezone.utc
             assert before < saved.created_at == saved.updated_at < datetime.now(timezone.utc) + timedelta(seconds=1)
+
+
+class Name(str, Enum):
+    """Names of types as some programs keep them."""
+
+    ENUM = "OF_AN_ENUM"
+
+
+@pytest.mark.parametrize(
+    "name", ["PLAIN", "cart.created:v1", Name.ENUM, "NULL", "it's", "100 %s", 'a"b', "{a},b", "back\\slash", "%", "\u00e9", "a b"]
+)
+def test_a_type_may_have_any_name(client: EventClient, name: str) -> None:
+    """Plain names stand in the statement, all others are parameters: events are saved, checked and found alike."""
+    cls = event(name)(type("Named", (), {"__annotations__": {"cart_id": str}}))
+    other = event(f"other {name}")(type("Other", (), {"__annotations__": {"cart_id": str}}))
+    client = create_event_client(client.db, client.events, client.projections, [cls, other])
+    asked = [stream(cls, cart_id="c1"), stream(f"other {name}", cart_id="c1")]
+    for given in (cls("c1"), cls("c1"), other("c1"), cls("c2")):  # the second one is of a known class
+        last = client.save_event(given)
+    found = client.get_event_streams(asked)
+    assert [(one.id, one.type, one.data) for one in found] == [(1, name, cls("c1")), (2, name, cls("c1")), (3, f"other {name}", other("c1"))]
+    assert [one.id for one in client.get_event_stream(name, cart_id="c1", final=True)] == [1, 2]
+    assert client.save_event_with_stream_validation(cls("c1"), found).id == 5
+    with pytest.raises(ConcurrencyError):
+        client.save_event_with_stream_validation(cls("c1"), found)
+    with pytest.raises(ConcurrencyError):
+        client.save_event_with_stream_validation(cls("c1"), last.id, [stream(name, cart_id="c1")])
+    assert client.save_event_with_stream_validation(cls("c1"), last.id, [stream(f"other {name}", cart_id="c1")]).type == name
 
 
 def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> None:
