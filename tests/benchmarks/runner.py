@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import random
 import resource
 import sys
 import time
@@ -258,8 +259,7 @@ def _rounds(
             teams.append(_Team(url, prefix, workload, scale, label, run))
         slices: list[Slice] = []
         for number in range(scale.rounds):
-            first = number % len(teams)  # so that nobody always comes after the same
-            for team in teams[first:] + teams[:first]:
+            for team in random.Random(number).sample(teams, len(teams)):  # so that nobody always comes after the same
                 slices.append(team.slice(number, scale.seconds, server_cpu))
         return slices
     finally:

@@ -126,12 +126,14 @@ def workloads(scale: Scale) -> list[Workload]:
     """All of them, in order."""
     fresh, log = Database("carts", scale.fresh), Database("carts", scale.log)
     tenant, cart = Database("carts", scale.fresh, tenant=True), Database("cart", scale.log)
-    everybody = ("limit", "check", "check_in_function", "functions", "pgevents", "dcb", "classic")
+    everybody = ("limit", "check", "check_in_function", "functions", "bare_client", "pgevents", "dcb", "classic")
     validated = dict.fromkeys(everybody, "save_validated")
     made = [
         Workload(
             "1", "plain saves, one connection",
-            runs(fresh, limit="save", functions="save", pgevents="save", dcb="save", classic="save"),
+            runs(
+                fresh, limit="save", functions="save", bare_client="save", pgevents="save", dcb="save", classic="save",
+            ),
             single_events, "events", goals(limit=0.85, peer=1.5),
         ),
         Workload(
@@ -156,7 +158,7 @@ def workloads(scale: Scale) -> list[Workload]:
             hot_cart, "decisions", (), processes, warm=2,
         ))
     for size in scale.batches:
-        savers = ["limit", "copy", "functions", "pgevents", "dcb"]
+        savers = ["limit", "copy", "functions", "bare_client", "pgevents", "dcb"]
         if size <= 1_000:  # above, its pipeline waits for ever: a statement of half a megabyte is too much for it
             savers.append("classic")
         made.append(Workload(
@@ -170,8 +172,8 @@ def workloads(scale: Scale) -> list[Workload]:
         Workload(
             "8", f"read a cart of 20 events out of {scale.log:,}",
             runs(
-                log, limit="read", functions="read", functions_final="read_final", pgevents="read",
-                pgevents_final="read_final", dcb="read", classic="read",
+                log, limit="read", functions="read", functions_final="read_final", bare_client="read",
+                pgevents="read", pgevents_final="read_final", dcb="read", classic="read",
             ),
             carts, "reads",
             (

@@ -1,5 +1,6 @@
 """Who is compared: the least SQL, pgevents, its functions alone, and two recorders of the package `eventsourcing`."""
 
+from .bare import Bare
 from .base import Contender, connect, on_database
 from .functions import Functions
 from .limit import Checked, CheckedInFunction, Copy, Limit
@@ -14,6 +15,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "check in function": CheckedInFunction,
     "copy": Copy,
     "functions": Functions,
+    "bare client": Bare,
     "pgevents": PgEvents,
     "dcb": Dcb,
     "classic": Classic,

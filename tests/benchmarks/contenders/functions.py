@@ -13,7 +13,18 @@ from ..carts import Sample, Shop
 from .base import Contender, connect
 from .ours import PgEvents
 
-__all__ = ["Functions"]
+__all__ = ["APPEND", "APPEND_ABOVE", "APPEND_SEVERAL", "FETCH", "Functions", "sql_types"]
+
+APPEND = "SELECT shop.events_append_one('%s', %%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+APPEND_ABOVE = "SELECT shop.events_append_one('%s', %%s, 'cart_id', %%s, %s, %%s, 0, NULL, NULL)"
+APPEND_SEVERAL = "SELECT shop.events_append(%s, NULL, NULL, NULL)::text"
+FETCH = "SELECT shop.events_fetch('cart_id', %%s, %s, 0)"
+FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %%s, %s, 0)"
+
+
+def sql_types(shop: Shop) -> str:
+    """The types of a cart's events as an array in SQL."""
+    return "'{" + ",".join(f'"{name}"' for name in sorted(shop.classes)) + "}'"
 
 
 class Functions(Contender):
@@ -26,7 +37,7 @@ class Functions(Contender):
 
     def __init__(self, url: str, shop: Shop) -> None:
         super().__init__(url, shop)
-        self.types = "{" + ",".join(f'"{name}"' for name in sorted(shop.classes)) + "}"
+        self.types = sql_types(shop)
 
     def open(self) -> None:
         self.connection = connect(self.url)
@@ -36,30 +47,27 @@ class Functions(Contender):
         self.connection.close()
 
     def save(self, sample: Sample) -> None:
-        sql = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
-        self.cursor.execute(sql, (sample.type, sample.text))
+        self.cursor.execute(APPEND % sample.type, (sample.text,))
         self.cursor.fetchone()
 
     def save_validated(self, sample: Sample) -> None:
-        self.cursor.execute(
-            "SELECT shop.events_append_one(%s, %s, 'cart_id', %s, %s, %s, 0, NULL, NULL)",
-            (sample.type, sample.text, sample.cart, self.types, self.last.get(sample.cart, 0)),
-        )
+        parameters = (sample.text, sample.cart, self.last.get(sample.cart, 0))
+        self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
         (answer,) = self.cursor.fetchone()
         self.last[sample.cart] = int(answer.partition(" ")[0])
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
         rows = ",".join(['{"type":"%s","data":%s}' % (sample.type, sample.text) for sample in samples])
-        self.cursor.execute("SELECT shop.events_append(%s, NULL, NULL, NULL)::text", (f"[{rows}]",))
+        self.cursor.execute(APPEND_SEVERAL, (f"[{rows}]",))
         self.cursor.fetchone()
 
     def read(self, cart: str) -> list[Any]:
-        return self._ask("SELECT shop.events_fetch('cart_id', %s, %s, 0)", cart)[::6]
+        return self._ask(FETCH, cart)[::6]
 
     def read_final(self, cart: str) -> list[Any]:
-        return self._ask("SELECT shop.events_fetch_final('cart_id', %s, %s, 0)", cart)[1::6]
+        return self._ask(FETCH_FINAL, cart)[1::6]
 
     def _ask(self, sql: str, cart: str) -> list[str]:
-        self.cursor.execute(sql, (cart, self.types))
+        self.cursor.execute(sql % self.types, (cart,))
         (text,) = self.cursor.fetchone()
         return str(text).split("\x1f")

@@ -15,11 +15,13 @@ import attrs
 from ...shop import CartProjection
 from ..carts import Sample, Shop
 from .base import FILL_EVENTS, FILL_VIEWS, FULL_CART, PAGE, Contender, connect
+from .functions import sql_types
 from .ours import PgEvents
 
 __all__ = ["Checked", "CheckedInFunction", "Copy", "Limit"]
 
 COLUMNS = "id, type, data::text, metadata::text, created_at::text, updated_at::text"
+INSERT = "INSERT INTO raw_events (type, data) VALUES ('%s', %%s) RETURNING id"
 RAW_APPEND = """\
 CREATE FUNCTION raw_append(_type text, _data jsonb, _cart text, _types text[], _last bigint) RETURNS bigint
 LANGUAGE plpgsql AS $$
@@ -61,16 +63,15 @@ class Limit(Contender):
         return {"raw_views": FILL_VIEWS.format(table="raw_views")}
 
     def save(self, sample: Sample) -> None:
-        insert = "INSERT INTO raw_events (type, data) VALUES (%s, %s) RETURNING id"
-        self.cursor.execute(insert, (sample.type, sample.text))
+        self.cursor.execute(INSERT % sample.type, (sample.text,))
         self.cursor.fetchone()
 
     save_validated = save
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
-        values = ",".join(["(%s,%s)"] * len(samples))
-        pairs = [value for sample in samples for value in (sample.type, sample.text)]
-        self.cursor.execute(f"INSERT INTO raw_events (type, data) VALUES {values} RETURNING id", pairs)
+        values = ",".join(["('%s',%%s)" % sample.type for sample in samples])
+        texts = [sample.text for sample in samples]
+        self.cursor.execute(f"INSERT INTO raw_events (type, data) VALUES {values} RETURNING id", texts)
         self.cursor.fetchall()
 
     def read(self, cart: str) -> list[Any]:
@@ -134,25 +135,24 @@ class Checked(Limit):
     """Check and insert in one statement without any lock: fast, and wrong as soon as two do it at once."""
 
     SQL = """\
-INSERT INTO raw_events (type, data) SELECT %s, %s WHERE NOT EXISTS (
-    SELECT FROM raw_events WHERE data->>'cart_id' = %s AND type = ANY (%s) AND id > %s
+INSERT INTO raw_events (type, data) SELECT '%s', %%s WHERE NOT EXISTS (
+    SELECT FROM raw_events WHERE data->>'cart_id' = %%s AND type = ANY (%s) AND id > %%s
 ) RETURNING id"""
 
     def open(self) -> None:
         super().open()
-        self.types = list(self.shop.classes)
+        self.types = sql_types(self.shop)
 
     def save_validated(self, sample: Sample) -> None:
-        self.cursor.execute(
-            self.SQL, (sample.type, sample.text, sample.cart, self.types, self.last.get(sample.cart, 0))
-        )
+        parameters = (sample.text, sample.cart, self.last.get(sample.cart, 0))
+        self.cursor.execute(self.SQL % (sample.type, self.types), parameters)
         (self.last[sample.cart],) = self.cursor.fetchone()
 
 
 class CheckedInFunction(Checked):
     """The same in a function of the server, whose statements keep their plans."""
 
-    SQL = "SELECT raw_append(%s, %s, %s, %s, %s)"
+    SQL = "SELECT raw_append('%s', %%s, %%s, %s, %%s)"
 
 
 class Copy(Limit):

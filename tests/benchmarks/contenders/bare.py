@@ -1,0 +1,71 @@
+"""pgevents' functions, and around them the least Python that makes JSON of an event and an event of the answer.
+
+It knows beforehand what it is going to save and to ask, checks nothing, and keeps one cursor: no client could do less.
+What pgevents itself needs beyond that is the price of its checks, its hooks and of all that it can do besides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pgevents import Event, EventStream, stream
+from pgevents.decoding import rows_of
+from pgevents.events import make_event
+from pgevents.ordering import Position
+from pgevents.serialization import load_json, time_of
+
+from ...shop import CartEvent
+from ..carts import Sample
+from .functions import APPEND, APPEND_ABOVE, APPEND_SEVERAL, FETCH, sql_types
+from .ours import PgEvents
+
+__all__ = ["Bare"]
+
+
+class Bare(PgEvents):
+    """The functions, and the least Python around them."""
+
+    def open(self) -> None:
+        super().open()
+        self.cursor = self.client.session.connection().cursor()
+        self.types = sql_types(self.shop)
+        self.streams = (stream(CartEvent, cart_id="any"),)
+        to_text: Any = self.client.serializer.to_text
+        self.write: dict[type[Any], Callable[[Any], str]] = {cls: to_text[cls] for cls in self.shop.classes.values()}
+
+    def save(self, sample: Sample) -> None:
+        data = sample.event
+        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data),))
+        self._saved(sample.type, data)
+
+    def save_validated(self, sample: Sample) -> None:
+        data, cart, shop = sample.event, sample.cart, self.shop
+        asked = [
+            stream([shop.created, shop.checked_out], cart_id=cart),
+            stream([shop.added, shop.removed], cart_id=cart),
+        ]
+        ((_, (value,)),) = asked[0].match
+        parameters = (self.write[data.__class__](data), value, self.last.get(cart, 0))
+        self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
+        self.last[cart] = self._saved(sample.type, data).id
+
+    def _saved(self, name: str, data: Any) -> Event[Any]:
+        event_id, _, at = self.cursor.fetchone()[0].partition(" ")
+        return make_event(int(event_id), name, data, {}, time_of(f"{at[1:-1]}+00:00"))
+
+    def save_batch(self, samples: Sequence[Sample]) -> None:
+        write = self.write
+        rows = ['{"type":%s,"data":%s}' % (json.dumps(one.type), write[one.event.__class__](one.event)) for one in samples]
+        self.cursor.execute(APPEND_SEVERAL, (f"[{','.join(rows)}]",))
+        answer = load_json(self.cursor.fetchone()[0])
+        at = datetime.fromisoformat(answer["created_at"])
+        for event_id, one in zip(answer["ids"], samples, strict=True):
+            make_event(event_id, one.type, one.event, {}, at)
+
+    def read(self, cart: str) -> EventStream[Any]:
+        self.cursor.execute(FETCH % self.types, (cart,))
+        events = self.client.decoder.events(rows_of(self.cursor.fetchone()[0]))
+        return EventStream(events, Position(events[-1].id, 0, len(events), self.streams))
