@@ -126,16 +126,16 @@ class Session:
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
         """
         db: Any = self.db
-        connection = None if db.is_closed() else db.connection()
-        if connection is not None and (connection.closed or not connection.autocommit) and not db.in_transaction():
-            if not connection.closed:
-                raise UnsupportedTransactionError(
-                    "autocommit was switched off on this connection, so nobody would commit; "
-                    "leave it as Peewee sets it and use db.atomic() for transactions"
-                )
-            db.close()
-            connection = None
         try:
+            connection = db.connection() if db.autoconnect or not db.is_closed() else None
+            if connection is not None and (connection.closed or not connection.autocommit) and not db.in_transaction():
+                if not connection.closed:
+                    raise UnsupportedTransactionError(
+                        "autocommit was switched off on this connection, so nobody would commit; "
+                        "leave it as Peewee sets it and use db.atomic() for transactions"
+                    )
+                db.close()
+                connection = None
             if isinstance(connection, Connection) and _is_only_sent(db):
                 cursor = connection.cursor()
                 cursor.execute(sql, params or ())

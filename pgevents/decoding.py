@@ -18,7 +18,6 @@ MANY = 10_000
 BeforeDecode = Callable[[list[StoredEvent]], list[StoredEvent]]
 Way = tuple[EventType | None, int, Callable[[str], Any]]
 """What is known of a stored type: itself, its newest version, and what makes an instance of that version's text."""
-unfrozen: Any = object.__new__
 
 
 def rows_of(text: str) -> Iterator[Any]:
@@ -57,13 +56,18 @@ class Decoder:
         if revision != self._types.revision or len(ways) > MANY:
             ways = self._forget()
         events: list[Event[Any]] = []
+        append = events.append
+        metadata: dict[str, Any]
+        data: Any
         for event_id, name, text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
-            if name not in ways:
-                ways[name] = self._way(name)
-            kind, newest, decode = ways[name]
-            metadata: dict[str, Any] = load_json(metadata_text) if metadata_text else {}
-            version = metadata.pop(VERSION_KEY, 1) if metadata else 1
-            data: Any
+            try:
+                kind, newest, decode = ways[name]
+            except KeyError:
+                kind, newest, decode = ways[name] = self._way(name)
+            metadata, version = {}, 1
+            if metadata_text:
+                metadata = load_json(metadata_text)
+                version = metadata.pop(VERSION_KEY, 1)
             if kind is None:
                 data = load_json(text)
             elif version != newest:
@@ -73,7 +77,7 @@ class Decoder:
                     data = decode(text)
                 except Exception:  # once more, with a decoder that knows the field that it is at
                     data = self._serializer.decode_event(kind, load_json(text), version, int(event_id))
-            one: Any = unfrozen(UnfrozenEvent)
+            one: Any = UnfrozenEvent()
             one.id = int(event_id)
             one.type = name
             one.data = data
@@ -81,7 +85,7 @@ class Decoder:
             one.created_at = created = time_of(created_at)
             one.updated_at = time_of(updated_at) if updated_at else created
             one.__class__ = Event
-            events.append(one)
+            append(one)
         return events
 
     def _way(self, name: str) -> Way:

@@ -82,7 +82,7 @@ class Event(UnfrozenEvent, Generic[D_co]):
 
 def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: datetime) -> Event[T]:
     """An event as it stands in the log once it is saved."""
-    made: Any = object.__new__(UnfrozenEvent)
+    made: Any = UnfrozenEvent()
     made.id = id
     made.type = type
     made.data = data

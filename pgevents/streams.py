@@ -30,8 +30,14 @@ Types = tuple[tuple[str, ...] | None, ...]
 """The types of each of several streams; None for any."""
 
 
+class UnfrozenStream:
+    """A stream while it is being made; see `UnfrozenEvent`."""
+
+    __slots__ = ("__weakref__", "match", "types")
+
+
 @attrs.frozen
-class Stream(Generic[D_co]):
+class Stream(UnfrozenStream, Generic[D_co]):
     """Events of some types that carry some identifiers; make one with `stream()`.
 
     Attributes:
@@ -86,7 +92,11 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     for field, value in ({**data, **identifier} if data else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
-    return Stream(None if types is None else type_names(types), match)
+    made: Any = UnfrozenStream()
+    made.types = None if types is None else type_names(types)
+    made.match = match
+    made.__class__ = Stream
+    return cast("Stream[Any]", made)
 
 
 def check_field_name(field: object) -> str:
