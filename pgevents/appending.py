@@ -13,15 +13,15 @@ import attrs
 from pgevents.database import Session
 from pgevents.ordering import Position
 from pgevents.serialization import load_json, time_of
-from pgevents.streams import Stream, Types, one_value, type_argument, types_argument
+from pgevents.streams import Stream, TypesOfEach, check_field_name, name_argument, one_value, types_argument
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "time_saved"]
+__all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
-Condition = tuple[str, str, Types, int, int] | tuple[()]
+Condition = tuple[str, str, TypesOfEach, int, int] | tuple[()]
 """What must hold: field, value, types, base, and how many events above it; () if nothing."""
 
 ONE_SQL = "SELECT {function}({type}, %s, {condition}, {more})"
@@ -56,7 +56,7 @@ class Appender:
         self._session = session
         self._any_sql = ANY_SQL.format(append=spec.qualified("_append"))
         self._append_one = spec.qualified("_append_one")
-        self.data_indexes = spec.data_indexes
+        self._data_indexes = spec.data_indexes
 
     def append(
         self,
@@ -96,7 +96,7 @@ class Appender:
     def append_one(
         self, row: Row, condition: Condition, created_at: datetime | None = None, *, is_timed: bool = False
     ) -> Answer:
-        """Append one event by the function for one; `condition` comes from `condition_of`."""
+        """Append one event by the function for one; `condition` comes from `condition_of` or `above`."""
         name, text, metadata = row
         more = () if created_at is None and metadata == "{}" else (metadata, created_at)
         return self._call(*self.call_for_one(name, text, condition, more), created_at, is_timed)
@@ -109,7 +109,7 @@ class Appender:
             sql, names, _ = _sql_for_one(self._append_one, name, bool(more))
             return sql, (*names, text, *more)
         field, value, several, base, count = condition
-        sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, count > 0)
+        sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, bool(count))
         return sql, (*names, text, value, *types, base, *((count,) if count else ()), *more)
 
     def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
@@ -122,9 +122,9 @@ class Appender:
         return self.above(position.base, position.count, position.streams)
 
     def above(self, base: int, count: int, streams: Sequence[Stream[Any]]) -> Condition | None:
-        """That the streams hold so many events above an id."""
-        asked = one_value(streams)
-        return None if asked is None or asked[0] not in self.data_indexes else (*asked, base, count)
+        """That the streams hold so many events above an id; None if it is too much for that function."""
+        asked = one_value(streams, self._data_indexes)
+        return None if asked is None else (*asked, base, count)
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
@@ -136,33 +136,40 @@ class Appender:
         return answer
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _sql_for_one(
-    function: str, name: str, has_more: bool, field: str = "", several: Types = (), has_count: bool = False
+    function: str, name: str, has_more: bool, field: str = "", several: TypesOfEach = (), has_count: bool = False
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The call of the function for one event, with a condition if a field is given; and parameters for its type, and for types."""
-    type_, names = type_argument(name)
+    """The call of the function for one event, with a condition if a field is given.
+
+    Returns:
+        The SQL, the parameter that the event's type needs, and the one that the condition's types need; () if none.
+    """
+    type_sql, names = name_argument(name)
     condition, types = NO_CONDITION, tuple[str, ...]()
     if field:
-        types_, types = types_argument(several)
-        condition = CONDITION.format(field=field, types=types_, count="%s" if has_count else "0")
-    sql = ONE_SQL.format(function=function, type=type_, condition=condition, more=MORE if has_more else NO_MORE)
+        types_sql, types = types_argument(several)
+        condition = CONDITION.format(field=check_field_name(field), types=types_sql, count="%s" if has_count else "0")
+    sql = ONE_SQL.format(function=function, type=type_sql, condition=condition, more=MORE if has_more else NO_MORE)
     return sql, names, types
+
+
+def saved_of(text: str) -> tuple[int, datetime] | None:
+    """Id and time of an event, if the function for one has saved it by itself; else None, and `answer_of` says more."""
+    if text[0] == "{":
+        return None
+    event_id, _, at = text.partition(" ")  # the time in UTC, in quotes
+    return int(event_id), time_of(f"{at[1:-1]}+00:00")
 
 
 def answer_of(text: str) -> Answer:
     """What an append function has answered."""
-    if text[0] != "{":
-        event_id, _, at = text.partition(" ")
-        return Answer("saved", (int(event_id),), time_saved(at))
+    saved = saved_of(text)
+    if saved is not None:
+        return Answer("saved", saved[:1], saved[1])
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))
-
-
-def time_saved(text: str) -> datetime:
-    """The time that the function for one event gives, in UTC and in quotes."""
-    return time_of(f"{text[1:-1]}+00:00")
 
 
 def _array(rows: Sequence[Row]) -> str:

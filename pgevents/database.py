@@ -127,7 +127,7 @@ class Session:
         """
         db: Any = self.db
         try:
-            connection = db.connection() if db.autoconnect or not db.is_closed() else None
+            connection = None if db.is_closed() else db.connection()
             if connection is not None and (connection.closed or not connection.autocommit) and not db.in_transaction():
                 if not connection.closed:
                     raise UnsupportedTransactionError(

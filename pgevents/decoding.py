@@ -60,10 +60,10 @@ class Decoder:
         metadata: dict[str, Any]
         data: Any
         for event_id, name, text, metadata_text, created_at, updated_at in rows:  # the hot loop of every read
-            try:
-                kind, newest, decode = ways[name]
-            except KeyError:
-                kind, newest, decode = ways[name] = self._way(name)
+            way = ways.get(name)
+            if way is None:
+                way = ways[name] = self._way(name)
+            kind, newest, decode = way
             metadata, version = {}, 1
             if metadata_text:
                 metadata = load_json(metadata_text)

@@ -20,7 +20,7 @@ from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event
 from pgevents.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
-from pgevents.streams import Stream, Types, merge_streams, one_value, types_argument
+from pgevents.streams import Stream, TypesOfEach, check_field_name, merge_streams, one_value, types_argument
 from pgevents.tables import TableSpec
 
 __all__ = ["EventStream", "Reader"]
@@ -72,6 +72,9 @@ class EventStream(Sequence[Event[D_co]], Generic[D_co]):
     def __iter__(self) -> Iterator[Event[D_co]]:
         return iter(self._events)
 
+    def __reduce__(self) -> Any:
+        return EventStream, (self._events, self.position)
+
     def __repr__(self) -> str:
         return f"<EventStream of {len(self)} events, last id {self.position.last_id}>"
 
@@ -91,11 +94,6 @@ class Reader:
     def __attrs_post_init__(self) -> None:
         self._fetch, self._fetch_final, self._fetch_view = map(self.spec.qualified, ("_fetch", "_fetch_final", "_fetch_view"))
 
-    def _one_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, Types] | None:
-        """What the functions take that fetch; None for questions that they do not answer."""
-        asked = one_value(streams)
-        return None if asked is None or asked[0] not in self.spec.data_indexes else asked
-
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
 
@@ -108,6 +106,8 @@ class Reader:
     def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
         check_id(after, "after")
+        if as_of is not None:
+            check_as_of(as_of)
         if self.observe is None:
             return self._read(streams, after, as_of)
         merged = merge_streams(streams)
@@ -117,16 +117,18 @@ class Reader:
         return found
 
     def _read(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> EventStream[Any]:
-        asked = self._one_value(streams) if as_of is None else None
-        if asked is not None:
+        asked = one_value(streams, self.spec.data_indexes)
+        if asked is None:
+            streams = merge_streams(streams)
+            asked = one_value(streams, self.spec.data_indexes)
+        if asked is not None and as_of is None:
             field, value, several = asked
             sql, types = _call(FETCH_AFTER_SQL if after else FETCH_SQL, self._fetch, field, several)
             (text,) = self.session.execute(sql, (value, *types, after) if after else (value, *types)).fetchone()
             if text is not None:
                 return self._stream(rows_of(text), streams, after)
-        merged = merge_streams(streams)
-        rows = self.session.execute(*self.select(merged, after, check_as_of(as_of))).fetchall()
-        return self._stream(rows, merged, after)
+        rows = self.session.execute(*self.select(merge_streams(streams), after, as_of)).fetchall()
+        return self._stream(rows, streams, after)
 
     def read_final(
         self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
@@ -169,7 +171,7 @@ class Reader:
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
     ) -> tuple[list[Any], int]:
         """The events in order, and the bound, looked at before them in the same message: the read's snapshot is the younger."""
-        asked = self._one_value(merged) if limit is None else None
+        asked = one_value(merged, self.spec.data_indexes) if limit is None else None
         if asked is not None:
             field, value, several = asked
             sql, types = _call(FETCH_AFTER_SQL, self._fetch_final, field, several)
@@ -300,7 +302,7 @@ class Reader:
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
     ) -> tuple[Any, Iterable[Any]]:
-        asked = self._one_value(merged) if as_of is None else None
+        asked = one_value(merged, self.spec.data_indexes) if as_of is None else None
         if asked is not None:
             field, value, several = asked
             sql, types = _call(FETCH_VIEW_SQL, self._fetch_view, field, several)
@@ -336,10 +338,10 @@ class Reader:
 
 
 @lru_cache(maxsize=1024)
-def _call(sql: str, function: str, field: str, several: Types) -> tuple[str, tuple[str, ...]]:
+def _call(sql: str, function: str, field: str, several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
     """The call of a function that fetches, and its parameters for the types."""
     types, params = types_argument(several)
-    return sql.format(function=function, field=field, types=types), params
+    return sql.format(function=function, field=check_field_name(field), types=types), params
 
 
 def _position_after(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Answer, Condition, Row, answer_of, time_saved
+from pgevents.appending import Answer, Condition, Row, answer_of, saved_of
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -83,9 +83,10 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     name, write = way
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
     answered: str = client.session.execute(*client.appender.call_for_one(name, text, condition)).fetchone()[0]
-    if answered[0] != "{":  # as a rule
-        event_id, _, saved_at = answered.partition(" ")
-        return make_event(int(event_id), name, event, {}, time_saved(saved_at))
+    saved = saved_of(answered)
+    if saved is not None:  # as a rule
+        event_id, at = saved
+        return make_event(event_id, name, event, {}, at)
     answer = answer_of(answered)
     if answer.created_at is None:
         raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
-    "Stream", "Types", "check_field_name", "id_text", "identifier_text", "merge_streams", "one_value", "shape_of", "stream",
-    "type_argument", "types_argument", "where_params", "where_sql",
+    "Stream", "TypesOfEach", "check_field_name", "id_text", "identifier_text", "merge_streams", "name_argument", "one_value", "shape_of", "stream",
+    "types_argument", "where_params", "where_sql",
 ]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 Match = tuple[tuple[str, tuple[str, ...]], ...]
 """Fields, and the texts that each may have."""
-Types = tuple[tuple[str, ...] | None, ...]
+TypesOfEach = tuple[tuple[str, ...] | None, ...]
 """The types of each of several streams; None for any."""
 
 
@@ -190,17 +190,20 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
             cast("set[str]", merged.setdefault((kinds, field), set[str]())).update(values)
         else:
             merged[kinds, match] = Stream(kinds, match)
-    return tuple(
+    found = tuple(
         one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
         for (kinds, field), one in merged.items()
     )
+    return found if len(found) == len(streams) else merge_streams(found)  # those that are left may go together now
 
 
-def one_value(streams: Iterable[Stream[Any]]) -> tuple[str, str, Types] | None:
-    """Field, value, and the types of each stream, of a question about one value of one field.
+def one_value(
+    streams: Iterable[Stream[Any]], data_indexes: Collection[str] | None = None
+) -> tuple[str, str, TypesOfEach] | None:
+    """Field, value, and the types of each stream, of a question about one value of one field, or of one of these.
 
-    None for any other question; but most are of this kind. If the field is a data index, it is the kind that the functions
-    `<events>_append_one` and `<events>_fetch` take.
+    None for any other question; but most are of this kind, which the functions `<events>_append_one` and `<events>_fetch`
+    take.
     """
     if not isinstance(streams, (list, tuple)):
         return None
@@ -211,20 +214,20 @@ def one_value(streams: Iterable[Stream[Any]]) -> tuple[str, str, Types] | None:
             return None
         match = one.match
         several.append(one.types)
-    if len(match) != 1 or len(match[0][1]) != 1:
+    if len(match) != 1 or len(match[0][1]) != 1 or data_indexes is not None and match[0][0] not in data_indexes:
         return None
     ((field, (value,)),) = match
     return field, value, tuple(several)
 
 
 @lru_cache(maxsize=1024)
-def _union(several: Types) -> tuple[str, ...] | None:
+def _union(several: TypesOfEach) -> tuple[str, ...] | None:
     """The types of several streams together, sorted."""
     known = [types for types in several if types is not None]
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
 
 
-def types_argument(several: Types) -> tuple[str, tuple[str, ...]]:
+def types_argument(several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
     """The types of several streams as an argument in SQL, and the parameters that it needs.
 
     An array is given as PostgreSQL writes it, which it reads faster than an `ARRAY[...]` of constants.
@@ -237,10 +240,10 @@ def types_argument(several: Types) -> tuple[str, tuple[str, ...]]:
     return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
 
 
-def type_argument(name: str) -> tuple[str, tuple[str, ...]]:
-    """The name of a type as an argument in SQL, and the parameter that it needs, unless it is plain.
+def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
+    """The same of one type's name.
 
-    The driver takes a microsecond for each parameter, and the types of a program are few.
+    Plain names stand in the SQL, as the driver takes a microsecond for each parameter, and the types of a program are few.
     """
     return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
 

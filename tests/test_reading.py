@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 import tracemalloc
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from enum import Enum
+from typing import Any, cast
 
 import pytest
 
-from pgevents import ConfigurationError, EventClient, RetryableError, stream
+from pgevents import ConcurrencyError, ConfigurationError, EventClient, RetryableError, Stream, stream
 from pgevents import reading
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 Make = Callable[..., EventClient]
+
+
+class Field(str, Enum):
+    """Names of fields as some programs keep them."""
+
+    CART = "cart_id"
 
 
 def items(count: int, cart: str = "c1") -> list[ItemAddedToCart]:
@@ -73,6 +82,42 @@ def test_the_function_that_reads_gives_what_a_statement_gives(
     by_function = read()
     monkeypatch.setattr("pgevents.reading.one_value", lambda *asked: None)
     assert by_function == read()
+
+
+def test_a_position_is_that_of_the_read_whenever_it_is_asked_for(client: EventClient) -> None:
+    """It is made late; neither what is saved in between nor what becomes of the list of streams is of account."""
+    client.save_events([CartCreated("c1", "u"), CartCreated("c2", "u")])
+    asked = [stream(cart_id="c1")]
+    early, late = (client.get_event_streams(asked) for _ in range(2))
+    known = early.position
+    with client.db.atomic():
+        client.save_event(CartCreated("c1", "v"))
+        asked[0] = stream(cart_id="c2")
+        assert not late.position.in_transaction
+    for copied in (late, pickle.loads(pickle.dumps(late)), copy.deepcopy(client.get_event_streams([stream(cart_id="c1")], as_of=2))):
+        assert copied.position == known and list(copied.position.ids) == [1]
+    with pytest.raises(ConcurrencyError):
+        client.save_event_with_stream_validation(CartCreated("c1", "v"), late)
+
+
+def test_a_position_fits_the_streams_that_were_read(client: EventClient) -> None:
+    """Whatever becomes of them on the way: those that fall together, those that match nothing, a field's name as an Enum."""
+    client.save_events([CartCreated("c1", "u"), CartCreated("c2", "u")])
+    created, items, cart = "CART_CREATED", "ITEM_ADDED_TO_CART", cast(str, Field.CART)
+    for asked in (
+        [stream(created, cart_id=["c1", "c2"]), stream(items, cart_id="c1"), stream(items, cart_id="c2")],
+        [stream(created, cart_id="c1"), stream([], cart_id="c2")],
+        [stream(created, cart_id="c1"), stream(items, cart_id="c1"), stream(cart_id="c2")],
+        [Stream((created, "OTHER"), ((cart, ("c1",)),))],
+    ):
+        found, final = (client.get_event_streams(asked, final=final) for final in (False, True))
+        assert found.position.streams == final.position.streams
+        assert list(found) == list(final) != []
+        saved = client.save_event_with_stream_validation(CartCreated("c1", "u"), found, asked)
+        for read in (found, final, found[-1].id):
+            with pytest.raises(ConcurrencyError):
+                client.save_event_with_stream_validation(CartCreated("c1", "u"), read, asked)
+        assert client.save_event_with_stream_validation(CartCreated("c1", "u"), saved.id, asked).id > saved.id
 
 
 def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:

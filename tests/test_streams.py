@@ -122,6 +122,8 @@ def test_streams_of_one_identifier_become_one() -> None:
     assert merge_streams([stream("A", cart_id="c1"), stream(cart_id="c1")]) == (stream(cart_id="c1"),)
     assert merge_streams([stream("A", a="1", b="2"), stream("B", a="1", b="2")]) == (stream(["A", "B"], a="1", b="2"),)
     assert merge_streams([stream([], cart_id="c1")]) == ()
+    falling_together_late = [stream("A", cart_id=["c1", "c2"]), stream("B", cart_id="c1"), stream("B", cart_id="c2")]
+    assert merge_streams(falling_together_late) == (stream(["A", "B"], cart_id=["c1", "c2"]),)
 
 
 @pytest.mark.parametrize("wrong", ["text", 3, {"cart_id": "c1"}, [{"cart_id": "c1"}], ["c1"], [None]])

@@ -259,7 +259,8 @@ def _rounds(
             teams.append(_Team(url, prefix, workload, scale, label, run))
         slices: list[Slice] = []
         for number in range(scale.rounds):
-            for team in random.Random(number).sample(teams, len(teams)):  # so that nobody always comes after the same
+            # Shuffled, so that nobody always comes after the same; and alike in each run.
+            for team in random.Random(f"{workload.key} {number}").sample(teams, len(teams)):
                 slices.append(team.slice(number, scale.seconds, server_cpu))
         return slices
     finally:

@@ -1,4 +1,4 @@
-"""Who is compared: the least SQL, pgevents, its functions alone, and two recorders of the package `eventsourcing`."""
+"""Who is compared: the least SQL, pgevents, its functions alone and in a bare client, and two recorders of `eventsourcing`."""
 
 from .bare import Bare
 from .base import Contender, connect, on_database

@@ -1,21 +1,22 @@
-"""pgevents' functions, and around them the least Python that makes JSON of an event and an event of the answer.
+"""pgevents' functions, and around them as little Python as makes JSON of an event and an event of the answer.
 
-It knows beforehand what it is going to save and to ask, checks nothing, and keeps one cursor: no client could do less.
-What pgevents itself needs beyond that is the price of its checks, its hooks and of all that it can do besides.
+It knows beforehand what it is going to save and to ask, and keeps one cursor; neither streams nor hooks nor errors are
+looked at. What pgevents itself needs beyond that is the price of all that it can do besides.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from pgevents import Event, EventStream, stream
+from pgevents import Event, EventStream, fast, stream
+from pgevents.appending import saved_of
 from pgevents.decoding import rows_of
 from pgevents.events import make_event
 from pgevents.ordering import Position
-from pgevents.serialization import load_json, time_of
+from pgevents.serialization import load_json
 
 from ...shop import CartEvent
 from ..carts import Sample
@@ -26,7 +27,7 @@ __all__ = ["Bare"]
 
 
 class Bare(PgEvents):
-    """The functions, and the least Python around them."""
+    """The functions, and little Python around them."""
 
     def open(self) -> None:
         super().open()
@@ -53,13 +54,13 @@ class Bare(PgEvents):
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:
-        event_id, _, at = self.cursor.fetchone()[0].partition(" ")
-        return make_event(int(event_id), name, data, {}, time_of(f"{at[1:-1]}+00:00"))
+        saved = saved_of(self.cursor.fetchone()[0])
+        assert saved is not None
+        return make_event(saved[0], name, data, {}, saved[1])
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
-        write = self.write
-        rows = ['{"type":%s,"data":%s}' % (json.dumps(one.type), write[one.event.__class__](one.event)) for one in samples]
-        self.cursor.execute(APPEND_SEVERAL, (f"[{','.join(rows)}]",))
+        text = fast.dump([{"type": one.type, "data": one.event} for one in samples])
+        self.cursor.execute(APPEND_SEVERAL, (text,))
         answer = load_json(self.cursor.fetchone()[0])
         at = datetime.fromisoformat(answer["created_at"])
         for event_id, one in zip(answer["ids"], samples, strict=True):
@@ -68,4 +69,4 @@ class Bare(PgEvents):
     def read(self, cart: str) -> EventStream[Any]:
         self.cursor.execute(FETCH % self.types, (cart,))
         events = self.client.decoder.events(rows_of(self.cursor.fetchone()[0]))
-        return EventStream(events, Position(events[-1].id, 0, len(events), self.streams))
+        return EventStream(events, partial(Position, events[-1].id, 0, len(events), self.streams))
