@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -23,7 +24,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["Exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
+__all__ = ["Exact", "are_exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -109,6 +110,14 @@ def exactness_of(cls: type[Any]) -> Exact | None:
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
         return None
     return _exact(fields)
+
+
+def are_exact(instances: Sequence[Any], exact: Exact | None) -> bool:
+    """Whether all of these instances of one class are; `exact` is what `exactness_of` gives for it."""
+    if exact is None:
+        return False
+    values_of, kinds = exact
+    return list(map(type, chain.from_iterable(map(values_of, instances)))) == [*kinds] * len(instances)
 
 
 def _exact(fields: dict[str, Any]) -> Exact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -224,13 +225,16 @@ class Serializer:
         """
         if not fast.is_present():
             return None
-        batch: list[dict[str, Any]] = []
-        for kind, data in zip(kinds, given, strict=True):
-            exact = self._exact[kind.cls]
-            if exact is None or tuple(map(type, exact[0](data))) != exact[1]:
-                data = fast.written(self.dump(data, kind.cls, kind.name)[0])
-            batch.append({"type": kind.name, "data": data})
-        return fast.dump(batch)
+        by_class: defaultdict[type[Any], list[Any]] = defaultdict(list)
+        for data in given:
+            by_class[data.__class__].append(data)
+        exact = {cls for cls, several in by_class.items() if fast.are_exact(several, self._exact[cls])}
+        if len(exact) < len(by_class):
+            given = [
+                data if kind.cls in exact else fast.written(self.dump(data, kind.cls, kind.name)[0])
+                for kind, data in zip(kinds, given, strict=True)
+            ]
+        return fast.dump([{"type": kind.name, "data": data} for kind, data in zip(kinds, given, strict=True)])
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
