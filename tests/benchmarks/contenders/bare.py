@@ -58,13 +58,13 @@ class Bare(PgEvents):
         assert saved is not None
         return make_event(saved[0], name, data, {}, saved[1])
 
-    def save_batch(self, samples: Sequence[Sample]) -> None:
+    def save_batch(self, samples: Sequence[Sample]) -> list[Event[Any]]:  # type: ignore[override]
         text = fast.dump([{"type": one.type, "data": one.event} for one in samples])
         self.cursor.execute(APPEND_SEVERAL, (text,))
         answer = load_json(self.cursor.fetchone()[0])
         at = datetime.fromisoformat(answer["created_at"])
-        for event_id, one in zip(answer["ids"], samples, strict=True):
-            make_event(event_id, one.type, one.event, {}, at)
+        pairs = zip(answer["ids"], samples, strict=True)
+        return [make_event(event_id, one.type, one.event, {}, at) for event_id, one in pairs]
 
     def read(self, cart: str) -> EventStream[Any]:
         self.cursor.execute(FETCH % self.types, (cart,))
