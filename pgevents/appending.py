@@ -110,7 +110,7 @@ class Appender:
             return sql, (*names, text, *more)
         field, value, several, base, count = condition
         sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, bool(count))
-        return sql, (*names, text, value, *types, base, *((count,) if count else ()), *more)
+        return sql, (*names, text, value, *types, str(base), *((count,) if count else ()), *more)
 
     def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
         """What must hold, for the function for one event; None if it is too much for that function."""
@@ -128,7 +128,7 @@ class Appender:
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
-            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
+            return answer_of(self._session.value(sql, arguments))
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
         answer = answer_of(text)
         if answer.created_at is not None and created_at is None:
@@ -158,8 +158,8 @@ def saved_of(text: str) -> tuple[int, datetime] | None:
     """Id and time of an event, if the function for one has saved it by itself; else None, and `answer_of` says more."""
     if text[0] == "{":
         return None
-    event_id, _, at = text.partition(" ")  # the time in UTC, in quotes
-    return int(event_id), time_of(f"{at[1:-1]}+00:00")
+    event_id, at, _ = text.split('"')  # the time in UTC, in quotes
+    return int(event_id), time_of(at + "+00:00")
 
 
 def answer_of(text: str) -> Answer:

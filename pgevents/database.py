@@ -31,6 +31,7 @@ CURSOR: Any = cast(Any, peewee).Database.cursor
 ARE_PEEWEES_OWN = all(getattr(method, "__globals__", None) is vars(peewee) for method in (EXECUTE_SQL, CURSOR))
 """Whether nobody had put something of his own in their place before this module was imported."""
 Connection = psycopg2.extensions.connection
+NO_SPARE: tuple[Any, Any, Any] = (None, None, None)
 sql_log = logging.getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -115,6 +116,8 @@ class Session:
     """Runs SQL on a Peewee database and raises pgevents' errors."""
 
     db: peewee.PostgresqlDatabase
+    _spare: list[tuple[Any, Any, Any]] = attrs.field(init=False, eq=False, repr=False, factory=list[tuple[Any, Any, Any]])
+    """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or nothing."""
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -125,26 +128,59 @@ class Session:
             NotInstalledError: Table or function does not exist.
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
         """
-        db: Any = self.db
         try:
-            connection = None if db.is_closed() else db.connection()
-            if connection is not None and (connection.closed or not connection.autocommit) and not db.in_transaction():
-                if not connection.closed:
-                    raise UnsupportedTransactionError(
-                        "autocommit was switched off on this connection, so nobody would commit; "
-                        "leave it as Peewee sets it and use db.atomic() for transactions"
-                    )
-                db.close()
-                connection = None
-            if isinstance(connection, Connection) and _is_only_sent(db):
-                cursor = connection.cursor()
-                cursor.execute(sql, params or ())
-                return cursor
-            return db.execute_sql(sql, params)
+            connection = self._only_driver()
+            if connection is None:
+                return cast(Any, self.db).execute_sql(sql, params)
+            cursor = connection.cursor()
+            cursor.execute(sql, params or ())
+            return cursor
         except psycopg2.Error as error:
             self._translate(_as_peewee(error))
         except peewee.PeeweeException as error:
             self._translate(error)
+
+    def value(self, sql: str, params: tuple[Any, ...]) -> Any:
+        """The one short value that a statement gives; errors as for `execute`.
+
+        It keeps its cursor for the next call, as a new one costs as much as all parameters together. Whoever uses the
+        cursor has taken it away, so that neither another thread nor a signal handler can come between.
+        """
+        try:
+            connection = self._only_driver()
+            if connection is None:
+                return cast(Any, self.db).execute_sql(sql, params).fetchone()[0]
+            factory = connection.cursor_factory
+            try:
+                of, made_by, cursor = self._spare.pop()
+            except IndexError:
+                of, made_by, cursor = NO_SPARE
+            if of is not connection or made_by is not factory:
+                cursor = connection.cursor()
+            cursor.execute(sql, params)
+            value = cursor.fetchone()[0]
+            self._spare[:] = [(connection, factory, cursor)]
+            return value
+        except psycopg2.Error as error:
+            self._translate(_as_peewee(error))
+        except peewee.PeeweeException as error:
+            self._translate(error)
+
+    def _only_driver(self) -> Any:
+        """This thread's psycopg2 connection, if all that Peewee would do with a statement is to hand it on; else None."""
+        db: Any = self.db
+        if not db.autoconnect and db.is_closed():
+            return None
+        connection = db.connection()
+        if (connection.closed or not connection.autocommit) and not db.in_transaction():
+            if not connection.closed:
+                raise UnsupportedTransactionError(
+                    "autocommit was switched off on this connection, so nobody would commit; "
+                    "leave it as Peewee sets it and use db.atomic() for transactions"
+                )
+            db.close()
+            return None
+        return connection if isinstance(connection, Connection) and _is_only_sent(db) else None
 
     def connection(self) -> Any:
         """This thread's psycopg2 connection."""

@@ -82,7 +82,7 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         return done
     name, write = way
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
-    answered: str = client.session.execute(*client.appender.call_for_one(name, text, condition)).fetchone()[0]
+    answered: str = client.session.value(*client.appender.call_for_one(name, text, condition))
     saved = saved_of(answered)
     if saved is not None:  # as a rule
         event_id, at = saved

@@ -6,7 +6,8 @@ import functools
 import logging
 import subprocess
 import sys
-from typing import Any, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 import peewee
@@ -204,3 +205,51 @@ def test_a_name_that_a_second_class_claims_is_refused_again_and_again(client: Ev
             any_type.save_event(Mine("c1"))
     (count,) = client.session.execute("SELECT count(*) FROM my_app.events").fetchone()
     assert count == 2
+
+
+def test_a_kept_cursor_is_of_one_user_at_a_time(url: str) -> None:
+    """Threads that share a connection get each its own value."""
+    interval = sys.getswitchinterval()
+    params = parse_dsn(url)
+    db = PostgresqlDatabase(params.pop("dbname"), thread_safe=False, **params)
+    session = Session(db)
+    connection = session.connection()
+
+    def ask(number: int) -> list[str]:
+        return [session.value("SELECT %s", (f"{number}-{n}",)) for n in range(2_000)]
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(ask, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert answers == [[f"{number}-{n}" for n in range(2_000)] for number in range(4)]
+    connection.close()
+
+
+def test_a_kept_cursor_is_left_behind_with_its_connection(client: EventClient) -> None:
+    """An error, another connection or another kind of cursor: the next value comes by the right cursor."""
+    session, db = client.session, cast(Any, client.db)
+    backend = session.value("SELECT pg_backend_pid()", ())
+    with pytest.raises(peewee.DataError, match="invalid input syntax for type bigint"):
+        session.value("SELECT %s::bigint", ("x",))
+    assert session.value("SELECT pg_backend_pid()", ()) == backend
+    db.close()
+    db.connect()
+    assert session.value("SELECT pg_backend_pid()", ()) == session.connection().get_backend_pid() != backend
+    session.connection().close()
+    for _ in range(2):
+        assert session.value("SELECT pg_backend_pid()", ()) == session.connection().get_backend_pid()
+
+    class Watching(psycopg2.extensions.cursor):  # type: ignore[misc]
+        seen: ClassVar[list[str]] = []
+
+        def execute(self, query: Any, vars: Any = None) -> None:
+            self.seen.append(query)
+            super().execute(query, vars)
+
+    session.connection().cursor_factory = Watching
+    client.save_event(CartCreated("c1", "u1"))
+    client.save_event(CartCreated("c2", "u1"))
+    assert len([sql for sql in Watching.seen if "append_one" in sql]) == 2

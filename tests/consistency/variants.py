@@ -142,7 +142,11 @@ def _published_once_per_transaction() -> None:
         remembered["published"] = execute(self, f"SELECT split_part(current_setting({setting}), '|', 1)").fetchone()[0]
         return answer
 
+    def forgetful_value(self: Session, sql: str, params: Any) -> Any:
+        return forgetful(self, sql, params).fetchone()[0]
+
     Session.execute = forgetful  # type: ignore[method-assign]
+    Session.value = forgetful_value  # type: ignore[method-assign]
 
 
 def _snapshot_at_the_last_id_seen() -> None:
