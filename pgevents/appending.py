@@ -110,7 +110,9 @@ class Appender:
             return sql, (*names, text, *more)
         field, value, several, base, count = condition
         sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, bool(count))
-        return sql, (*names, text, value, *types, str(base), *((count,) if count else ()), *more)
+        if names or types or count or more:
+            return sql, (*names, text, value, *types, str(base), *((count,) if count else ()), *more)
+        return sql, (text, value, str(base))  # as a rule; an int takes the driver longer than a text
 
     def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
         """What must hold, for the function for one event; None if it is too much for that function."""

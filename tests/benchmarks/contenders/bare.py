@@ -49,7 +49,7 @@ class Bare(PgEvents):
             stream([shop.added, shop.removed], cart_id=cart),
         ]
         ((_, (value,)),) = asked[0].match
-        parameters = (self.write[data.__class__](data), value, self.last.get(cart, 0))
+        parameters = (self.write[data.__class__](data), value, str(self.last.get(cart, 0)))
         self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
         self.last[cart] = self._saved(sample.type, data).id
 

@@ -51,7 +51,7 @@ class Functions(Contender):
         self.cursor.fetchone()
 
     def save_validated(self, sample: Sample) -> None:
-        parameters = (sample.text, sample.cart, self.last.get(sample.cart, 0))
+        parameters = (sample.text, sample.cart, str(self.last.get(sample.cart, 0)))
         self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
         (answer,) = self.cursor.fetchone()
         self.last[sample.cart] = int(answer.partition(" ")[0])

@@ -144,7 +144,7 @@ INSERT INTO raw_events (type, data) SELECT '%s', %%s WHERE NOT EXISTS (
         self.types = sql_types(self.shop)
 
     def save_validated(self, sample: Sample) -> None:
-        parameters = (sample.text, sample.cart, self.last.get(sample.cart, 0))
+        parameters = (sample.text, sample.cart, str(self.last.get(sample.cart, 0)))
         self.cursor.execute(self.SQL % (sample.type, self.types), parameters)
         (self.last[sample.cart],) = self.cursor.fetchone()
 
