@@ -143,8 +143,8 @@ class Session:
     def value(self, sql: str, params: tuple[Any, ...]) -> Any:
         """The one short value that a statement gives; errors as for `execute`.
 
-        It keeps its cursor for the next call, as a new one costs as much as all parameters together. Whoever uses the
-        cursor has taken it away, so that neither another thread nor a signal handler can come between.
+        It keeps its cursor for the next call: where the caches are cold, a new one costs as much as all parameters
+        together. Who uses the cursor has taken it away, so that no other thread and no signal handler can come between.
         """
         try:
             connection = self._only_driver()
