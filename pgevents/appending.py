@@ -112,7 +112,7 @@ class Appender:
         sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, bool(count))
         if names or types or count or more:
             return sql, (*names, text, value, *types, str(base), *((count,) if count else ()), *more)
-        return sql, (text, value, str(base))  # as a rule; an int takes the driver longer than a text
+        return sql, (text, value, str(base))  # as a rule; as text, for which the driver has just run what it takes
 
     def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
         """What must hold, for the function for one event; None if it is too much for that function."""

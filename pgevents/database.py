@@ -144,7 +144,7 @@ class Session:
         """The one short value that a statement gives; errors as for `execute`.
 
         It keeps its cursor for the next call: where the caches are cold, a new one costs as much as all parameters
-        together. Who uses the cursor has taken it away, so that no other thread and no signal handler can come between.
+        together. Whoever uses it has taken it away first, so that no other thread and no signal handler can come between.
         """
         try:
             connection = self._only_driver()

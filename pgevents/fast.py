@@ -24,7 +24,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["Exact", "are_exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writable", "writer", "written"]
+__all__ = ["Exact", "are_exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -125,8 +125,8 @@ def _exact(fields: dict[str, Any]) -> Exact:
     return attrgetter(*names, names[0]), (*kinds, kinds[0])
 
 
-def writable(cls: type[Any]) -> Callable[[Any], Any]:
-    """Gives of an instance what `dump` writes so that a read makes the instance again; None if class or instance do not allow it.
+def writer(cls: type[Any]) -> Callable[[Any], str | None]:
+    """Makes JSON text of an instance in one step, if class and instance allow; else None.
 
     Other than by `dump` alone, fields may be datetimes.
     """
@@ -135,34 +135,6 @@ def writable(cls: type[Any]) -> Callable[[Any], Any]:
         return lambda instance: None
     times = [name for name, kind in fields.items() if kind in TIMES]
     values_of, kinds = _exact({name: datetime if name in times else kind for name, kind in fields.items()})
-
-    def row_of(instance: Any) -> dict[str, Any] | None:
-        values = values_of(instance)
-        if tuple(map(type, values)) != kinds:
-            return None
-        row = dict(zip(fields, values, strict=False))
-        for name in times:
-            time: datetime = row[name]
-            if time.tzinfo is not timezone.utc:  # a read would give another time zone
-                return None
-            row[name] = time.isoformat()
-        return row
-
-    return row_of if times else lambda instance: instance if tuple(map(type, values_of(instance))) == kinds else None
-
-
-def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """Makes JSON text of an instance in one step, if class and instance allow; else None; the fields are those of `writable`."""
-    exact = exactness_of(cls)
-    if exact is None:
-        part_of = writable(cls)
-
-        def write_part(instance: Any) -> str | None:
-            part = part_of(instance)
-            return None if part is None else dump(part)
-
-        return write_part
-    values_of, kinds = exact
     encode = msgspec.json.encode
 
     def write(instance: Any) -> str | None:
@@ -174,7 +146,19 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
             return None
         return None if b"\\u0000" in text else text.decode()
 
-    return write
+    def write_with_times(instance: Any) -> str | None:
+        values = values_of(instance)
+        if tuple(map(type, values)) != kinds:
+            return None
+        row = dict(zip(fields, values, strict=False))
+        for name in times:
+            time: datetime = row[name]
+            if time.tzinfo is not timezone.utc:  # a read would give another time zone
+                return None
+            row[name] = time.isoformat()
+        return dump(row)
+
+    return write_with_times if times else write
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

@@ -187,7 +187,6 @@ class Serializer:
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
         self._exact: _ByClass[fast.Exact | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
-        self._writable: _ByClass[Callable[[Any], Any]] = _ByClass(fast.writable if is_ours else lambda cls: lambda data: None)
         self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
@@ -231,14 +230,11 @@ class Serializer:
             by_class[data.__class__].append(data)
         exact = {cls for cls, several in by_class.items() if fast.are_exact(several, self._exact[cls])}
         if len(exact) < len(by_class):
-            pairs = zip(kinds, given, strict=True)
-            given = [data if kind.cls in exact else self._part(kind, data) for kind, data in pairs]
+            given = [
+                data if kind.cls in exact else fast.written(self.dump(data, kind.cls, kind.name)[0])
+                for kind, data in zip(kinds, given, strict=True)
+            ]
         return fast.dump([{"type": kind.name, "data": data} for kind, data in zip(kinds, given, strict=True)])
-
-    def _part(self, kind: EventType, data: Any) -> Any:
-        """An instance as a part of a batch that `fast.dump` writes."""
-        part = self._writable[kind.cls](data)
-        return fast.written(self.dump(data, kind.cls, kind.name)[0]) if part is None else part
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
