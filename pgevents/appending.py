@@ -13,7 +13,7 @@ import attrs
 from pgevents.database import Session
 from pgevents.ordering import Position
 from pgevents.serialization import load_json, time_of
-from pgevents.streams import Stream, TypesOfEach, check_field_name, name_argument, one_value, types_argument
+from pgevents.streams import Stream, TypesOfEach, array_text, check_field_name, name_argument, one_value, types_argument
 from pgevents.tables import TableSpec
 
 __all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
@@ -29,7 +29,7 @@ NO_CONDITION, CONDITION = "NULL, NULL, NULL, NULL, NULL", "'{field}', %s, {types
 NO_MORE, MORE = "NULL, NULL", "%s, %s"
 """All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others; and none is a
 parameter that need not be one, for the driver takes a microsecond for each."""
-ANY_SQL = "SELECT {append}(%s, %s, %s, %s)::text"
+ANY_SQL = r"SELECT {append_rows}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s)"
 
 
 @attrs.define
@@ -54,7 +54,7 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        self._any_sql = ANY_SQL.format(append=spec.qualified("_append"))
+        self._any_sql = ANY_SQL.format(append_rows=spec.qualified("_append_rows"))
         self._append_one = spec.qualified("_append_one")
         self._data_indexes = spec.data_indexes
 
@@ -79,19 +79,24 @@ class Appender:
         condition = self.condition_of(positions) if len(rows) == 1 and key is None else None
         if condition is not None:
             return self.append_one(rows[0], condition, created_at, is_timed=is_timed)
-        return self.append_array(_array(rows), positions, key, created_at, is_timed=is_timed)
+        names, data, metadata = zip(*rows, strict=True)
+        more = None if all(text == "{}" for text in metadata) else "\n".join(metadata)
+        return self.append_lines(names, "\n".join(data), more, positions, key, created_at, is_timed=is_timed)
 
-    def append_array(
+    def append_lines(
         self,
-        array: str,
+        names: Sequence[str],
+        data: str,
+        metadata: str | None,
         positions: Sequence[Position] | None,
         key: str | None,
         created_at: datetime | None,
         *,
         is_timed: bool = False,
     ) -> Answer:
-        """The same for events that are the JSON array already which the append function takes."""
-        return self._call(self._any_sql, (array, _conditions(positions), key, created_at), created_at, is_timed)
+        """The same for events whose data, and metadata if any, are a line of JSON each."""
+        arguments = (array_text(names), data, metadata, _conditions(positions), key, created_at)
+        return self._call(self._any_sql, arguments, created_at, is_timed)
 
     def append_one(
         self, row: Row, condition: Condition, created_at: datetime | None = None, *, is_timed: bool = False
@@ -166,26 +171,13 @@ def saved_of(text: str) -> tuple[int, datetime] | None:
 
 def answer_of(text: str) -> Answer:
     """What an append function has answered."""
-    saved = saved_of(text)
-    if saved is not None:
-        return Answer("saved", saved[:1], saved[1])
+    if text[0] != "{":
+        ids, at, _ = text.split('"')
+        first, _, last = ids.partition("-")
+        return Answer("saved", range(int(first), int(last or first) + 1), time_of(at + "+00:00"))
     found = load_json(text)
     when = found.get("created_at")
     return Answer(found["status"], found["ids"], None if when is None else datetime.fromisoformat(when))
-
-
-def _array(rows: Sequence[Row]) -> str:
-    """Events as the JSON that the append function takes."""
-    parts = [
-        f'{{"type":{_quoted(name)},"data":{data}}}'
-        if metadata == "{}"
-        else f'{{"type":{_quoted(name)},"data":{data},"metadata":{metadata}}}'
-        for name, data, metadata in rows
-    ]
-    return f"[{','.join(parts)}]"
-
-
-_quoted = lru_cache(maxsize=1024)(json.dumps)
 
 
 def _conditions(positions: Sequence[Position] | None) -> str | None:

@@ -93,6 +93,21 @@ def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: dateti
     return event
 
 
+def make_events(ids: Iterable[int], names: Iterable[str], several: Iterable[T], at: datetime) -> list[Event[T]]:
+    """The same of several without metadata, which takes less time in one loop."""
+    events: list[Event[T]] = []
+    for event_id, name, data in zip(ids, names, several, strict=True):
+        made: Any = UnfrozenEvent()
+        made.id = event_id
+        made.type = name
+        made.data = data
+        made.metadata = {}
+        made.created_at = made.updated_at = at
+        made.__class__ = Event
+        events.append(made)
+    return events
+
+
 @attrs.frozen
 class NewEvent:
     """An event that is about to be saved, as hooks see it: no id yet.

@@ -10,8 +10,6 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
-from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,7 +22,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["Exact", "are_exact", "dump", "dump_exactly", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
+__all__ = ["dump", "dump_exactly", "dump_lines", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -33,6 +31,7 @@ READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 TIMES = (datetime, datetime | None)
 """They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something else."""
 
+_lines_of: Callable[[list[Any]], bytes] = (lambda values: b"") if msgspec is None else msgspec.json.Encoder().encode_lines
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
@@ -86,7 +85,7 @@ def written(text: str) -> Any:
 
 
 def dump(value: object) -> str | None:
-    """JSON text of instances of which `exactness_of` is sure, and of lists and dicts of them.
+    """JSON text of an instance of which `exactness_of` is sure, or of a dict.
 
     None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way says so.
     """
@@ -97,32 +96,35 @@ def dump(value: object) -> str | None:
     return None if b"\\u0000" in text else text.decode()
 
 
-Exact = tuple[Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]
+def dump_lines(values: list[Any]) -> str | None:
+    """The same of several, or of what `written` gives, each on a line of its own."""
+    try:
+        text = _lines_of(values)[:-1]
+    except Exception:  # likewise
+        return None
+    return None if b"\\u0000" in text else text.decode()
 
 
-def exactness_of(cls: type[Any]) -> Exact | None:
-    """What gives the values of an instance, and the types that they have if it is exact; None if the class is not plain.
+def exactness_of(cls: type[Any]) -> Callable[[Sequence[Any]], bool] | None:
+    """What tells whether all of some instances of a class are exact; None if the class is not plain.
 
     Exact is an instance whose values are of exactly their fields' types: of what `dump` writes of it a read makes it again.
-    (Both have the first field twice, so that those of one field are tuples, too.)
     """
     fields = _plain_fields(cls)
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
         return None
-    return _exact(fields)
+    are_exact: Callable[[Sequence[Any]], bool] = _compiled("lambda several: all([{test} for one in several])", fields)
+    return are_exact
 
 
-def are_exact(instances: Sequence[Any], exact: Exact | None) -> bool:
-    """Whether all of these instances of one class are; `exact` is what `exactness_of` gives for it."""
-    if exact is None:
-        return False
-    values_of, kinds = exact
-    return list(map(type, chain.from_iterable(map(values_of, instances)))) == [*kinds] * len(instances)
+def _compiled(form: str, fields: dict[str, Any]) -> Any:
+    """A function in which `{test}` is whether the values of `one` are of exactly these types.
 
-
-def _exact(fields: dict[str, Any]) -> Exact:
-    names, kinds = tuple(fields), tuple(fields.values())
-    return attrgetter(*names, names[0]), (*kinds, kinds[0])
+    As an expression it takes a third of the time of calls of `attrgetter` and `type`.
+    """
+    kinds = {f"kind_{number}": kind for number, kind in enumerate(fields.values())}
+    test = " and ".join(f"type(one.{name}) is {kind}" for name, kind in zip(fields, kinds, strict=True))
+    return eval(form.format(test=test), kinds)
 
 
 def writer(cls: type[Any]) -> Callable[[Any], str | None]:
@@ -134,11 +136,11 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
         return lambda instance: None
     times = [name for name, kind in fields.items() if kind in TIMES]
-    values_of, kinds = _exact({name: datetime if name in times else kind for name, kind in fields.items()})
+    is_exact = _compiled("lambda one: {test}", {name: datetime if name in times else kind for name, kind in fields.items()})
     encode = msgspec.json.encode
 
     def write(instance: Any) -> str | None:
-        if tuple(map(type, values_of(instance))) != kinds:
+        if not is_exact(instance):
             return None
         try:
             text: bytes = encode(instance)
@@ -147,10 +149,9 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
         return None if b"\\u0000" in text else text.decode()
 
     def write_with_times(instance: Any) -> str | None:
-        values = values_of(instance)
-        if tuple(map(type, values)) != kinds:
+        if not is_exact(instance):
             return None
-        row = dict(zip(fields, values, strict=False))
+        row = {name: getattr(instance, name) for name in fields}
         for name in times:
             time: datetime = row[name]
             if time.tzinfo is not timezone.utc:  # a read would give another time zone

@@ -27,7 +27,7 @@ KEY_LIMIT = 64
 
 FUNCTIONS = (
     "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "fetch", "fetch_final", "fetch_view", "append",
-    "append_one", "repeated", "guard",
+    "append_rows", "append_one", "repeated", "guard",
 )
 READ_LIMIT = 1_000
 """How many events of an index range the function that fetches looks through; longer ones are read by a statement."""

@@ -17,7 +17,7 @@ from pgevents.errors import (
     EventEncodeError,
     IdempotencyError,
 )
-from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event
+from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event, make_events
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
 from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
@@ -186,19 +186,18 @@ class Save:
         """Append instances that are encoded as they stand."""
         client = self.client
         client.check_installed()
-        array = client.serializer.dump_batch(kinds, given) if len(given) > 1 else None
-        if array is not None:
-            answer = client.appender.append_array(array, self._shortened(), self.key, self.created_at)
+        names = [kind.name for kind in kinds]
+        lines = client.serializer.dump_batch(kinds, given) if len(given) > 1 else None
+        if lines is not None:
+            answer = client.appender.append_lines(names, lines, None, self._shortened(), self.key, self.created_at)
         else:
             dump = client.serializer.dump
-            found = zip(kinds, given, strict=True)
-            rows = [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in found]
+            rows = [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in zip(kinds, given, strict=True)]
             answer = client.appender.append(rows, self._shortened(), self.key, self.created_at)
         at = answer.created_at
         if at is None:
-            return self._saved_before(answer, [NewEvent(kind.name, one) for kind, one in zip(kinds, given, strict=True)])
-        saved = zip(answer.ids, kinds, given, strict=True)
-        return [make_event(event_id, kind.name, one, {}, at) for event_id, kind, one in saved]
+            return self._saved_before(answer, [NewEvent(name, one) for name, one in zip(names, given, strict=True)])
+        return make_events(answer.ids, names, given, at)
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
         client, plugins = self.client, self.client.plugins

@@ -25,6 +25,8 @@ T = TypeVar("T")
 V = TypeVar("V")
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
+PART = 500
+"""How many events of a batch are encoded at a time."""
 
 
 def make_event_converter() -> cattrs.Converter:
@@ -186,7 +188,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._exact: _ByClass[fast.Exact | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
+        self._exact: _ByClass[Callable[[Sequence[Any]], bool] | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
         self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
@@ -216,7 +218,7 @@ class Serializer:
         return text, loaded if cls is None else self.check(loaded, cls, what)
 
     def dump_batch(self, kinds: Sequence[EventType], given: Sequence[Any]) -> str | None:
-        """Instances of these types as the JSON array that the append function takes, in one step.
+        """Instances of these types, the data of each on a line, in few steps.
 
         None if that does not go (without msgspec, for example): then each has to be dumped by itself.
 
@@ -225,16 +227,26 @@ class Serializer:
         """
         if not fast.is_present():
             return None
+        parts: list[str] = []
+        for start in range(0, len(given), PART):  # what is looked at several times is still in the processor's cache
+            part = self._dump_part(kinds[start : start + PART], given[start : start + PART])
+            if part is None:
+                return None
+            parts.append(part)
+        return "\n".join(parts)
+
+    def _dump_part(self, kinds: Sequence[EventType], given: Sequence[Any]) -> str | None:
         by_class: defaultdict[type[Any], list[Any]] = defaultdict(list)
         for data in given:
             by_class[data.__class__].append(data)
-        exact = {cls for cls, several in by_class.items() if fast.are_exact(several, self._exact[cls])}
+        exact = {cls for cls, several in by_class.items() if (are_exact := self._exact[cls]) and are_exact(several)}
+        values = list(given)
         if len(exact) < len(by_class):
-            given = [
+            values = [
                 data if kind.cls in exact else fast.written(self.dump(data, kind.cls, kind.name)[0])
                 for kind, data in zip(kinds, given, strict=True)
             ]
-        return fast.dump([{"type": kind.name, "data": data} for kind, data in zip(kinds, given, strict=True)])
+        return fast.dump_lines(values)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.

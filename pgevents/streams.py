@@ -235,9 +235,14 @@ def types_argument(several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
     types = _union(several)
     if types is None:
         return "NULL", ()
-    quoted = [name.replace("\\", "\\\\").replace('"', '\\"') for name in types]
-    array = '{"' + '","'.join(quoted) + '"}'
+    array = array_text(types)
     return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
+
+
+def array_text(names: Sequence[str]) -> str:
+    """An array of names as PostgreSQL writes it."""
+    quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
+    return "{" + ",".join([quoted[name] for name in names]) + "}"
 
 
 def name_argument(name: str) -> tuple[str, tuple[str, ...]]:

@@ -149,6 +149,70 @@ def test_tables_of_any_width_save_validate_and_do_not_exclude_each_other(url: st
         client.db.close()
 
 
+ROWS = "SELECT my_app.events_append_rows('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, '2026-01-31 12:00+00')"
+
+
+def test_append_rows_saves_as_append_does(client: EventClient) -> None:
+    """Types, data and time arrive, and metadata of all, of some or of none."""
+    for number, metadata in enumerate([["{}", '{"by": "me"}'], [None, '{"by": "me"}'], None, []]):
+        first = 2 * number + 1
+        assert scalar(client.db, ROWS, [DATA, DATA, metadata]) == f'{first}-{first + 1} "2026-01-31T12:00:00"'
+    read = client.get_event_stream(cart_id="c1")
+    assert [one.type for one in read] == ["A", "B"] * 4
+    assert [one.metadata for one in read] == [{}, {"by": "me"}] * 2 + [{}] * 4
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        "'[0:1]={A,B}', ARRAY['{}', '{}']",  # from 0: the first one would be saved under no lock
+        "'{A,B}', '[2:3]={\"{}\",\"{}\"}'",
+        "'{{A,B}}', ARRAY['{}', '{}']",  # of two dimensions
+        "'{A,B}', ARRAY['{}']",
+        "'{A,NULL}', ARRAY['{}', '{}']",
+        "'{A,B}', ARRAY['{}', NULL]",
+        "'{A,B}', NULL",
+        "'{A,B}', ARRAY['{}', '{']",
+    ],
+)
+def test_append_rows_saves_all_that_it_has_locked_or_nothing(client: EventClient, arrays: str) -> None:
+    """Arrays of another form, of different lengths, or with NULL in them are refused."""
+    with pytest.raises(peewee.PeeweeException):
+        client.db.execute_sql(f"SELECT my_app.events_append_rows({arrays})")
+    assert len(client.get_event_stream()) == 0
+
+
+def test_ids_of_a_batch_need_not_follow_each_other(client: EventClient) -> None:
+    """Others take ids in between; here it is a trigger that does."""
+    client.db.execute_sql(
+        "CREATE FUNCTION my_app.take_one() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM nextval('my_app.events_id_seq'); RETURN NEW; END $$"
+    )
+    client.db.execute_sql(
+        "CREATE TRIGGER take_one BEFORE INSERT ON my_app.events FOR EACH ROW EXECUTE FUNCTION my_app.take_one()"
+    )
+    events = [{"type": "A", "data": {"cart_id": "c1", "n": n}} for n in range(3)]
+    saved = client.save_events(events)
+    answer = scalar(client.db, "SELECT my_app.events_append(%s)", [json.dumps(events)])
+    assert [one.id for one in saved] == [1, 3, 5] and answer["ids"] == [7, 9, 11]
+    assert [(one.id, one.data["n"]) for one in client.get_event_stream()] == list(zip(range(1, 12, 2), [0, 1, 2] * 2, strict=True))
+
+
+def test_a_batch_of_few_keys_is_no_bulk_and_one_of_many_is(client: EventClient, make_client: Callable[..., EventClient]) -> None:
+    """Whatever the size: a batch of one cart leaves others alone; one of many carts waits for who validates, however they lie."""
+    other = make_client()
+    other.db.execute_sql("SET lock_timeout = '60ms'")
+    one_cart = [{"type": "A", "data": {"cart_id": "c1"}}] * 2_000
+    few_that_differ = [{"type": "A", "data": {"cart_id": f"c{n if n < 70 else 70}"}} for n in range(2_000)]
+    with client.db.atomic():
+        client.save_events(one_cart)
+        assert other.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="c2")])
+    with client.db.atomic():
+        client.save_events(few_that_differ)
+        with pytest.raises(RetryableError, match="lock"):
+            other.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="unheard of")])
+
+
 @pytest.mark.parametrize("given", ["NULL", "'[]'", "(SELECT jsonb_agg(1) WHERE false)"])
 def test_no_events_are_saved_at_once(client: EventClient, given: str) -> None:
     """Neither an empty array nor NULL, which an aggregate over no rows gives, is looked through for ever."""

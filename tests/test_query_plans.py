@@ -221,7 +221,7 @@ def checks(client: EventClient) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in re.findall(r"_some := ARRAY\(\n(.*?)\);\n", functions_sql(client.events.pgevents_spec), re.S):
         name = "type" if "type = ANY" in text else "field" if "->>'cart_id' = ANY" in text else "product" if "->>'product_id' = ANY" in text else "all"
-        for n, variable in enumerate(("_values", "_base", "_types", "_rest", "_most"), 1):
+        for n, variable in enumerate(("_values", "_base", "_only", "_rest", "_most"), 1):
             text = re.sub(rf"\b{variable}\b", f"${n}", text)
         found[name] = text
     assert set(found) == {"field", "product", "type", "all"}

@@ -7,16 +7,14 @@ looked at. What pgevents itself needs beyond that is the price of all that it ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any
 
 from pgevents import Event, EventStream, fast, stream
-from pgevents.appending import saved_of
+from pgevents.appending import answer_of, saved_of
 from pgevents.decoding import rows_of
 from pgevents.events import make_event
 from pgevents.ordering import Position
-from pgevents.serialization import load_json
 
 from ...shop import CartEvent
 from ..carts import Sample
@@ -59,11 +57,12 @@ class Bare(PgEvents):
         return make_event(saved[0], name, data, {}, saved[1])
 
     def save_batch(self, samples: Sequence[Sample]) -> list[Event[Any]]:  # type: ignore[override]
-        text = fast.dump([{"type": one.type, "data": one.event} for one in samples])
-        self.cursor.execute(APPEND_SEVERAL, (text,))
-        answer = load_json(self.cursor.fetchone()[0])
-        at = datetime.fromisoformat(answer["created_at"])
-        pairs = zip(answer["ids"], samples, strict=True)
+        names = ",".join([one.type for one in samples])
+        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", fast.dump_lines([one.event for one in samples])))
+        answer = answer_of(self.cursor.fetchone()[0])
+        at = answer.created_at
+        assert at is not None
+        pairs = zip(answer.ids, samples, strict=True)
         return [make_event(event_id, one.type, one.event, {}, at) for event_id, one in pairs]
 
     def read(self, cart: str) -> EventStream[Any]:

@@ -17,7 +17,7 @@ __all__ = ["APPEND", "APPEND_ABOVE", "APPEND_SEVERAL", "FETCH", "Functions", "sq
 
 APPEND = "SELECT shop.events_append_one('%s', %%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
 APPEND_ABOVE = "SELECT shop.events_append_one('%s', %%s, 'cart_id', %%s, %s, %%s, 0, NULL, NULL)"
-APPEND_SEVERAL = "SELECT shop.events_append(%s, NULL, NULL, NULL)::text"
+APPEND_SEVERAL = r"SELECT shop.events_append_rows(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL)"
 FETCH = "SELECT shop.events_fetch('cart_id', %%s, %s, 0)"
 FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %%s, %s, 0)"
 
@@ -57,8 +57,8 @@ class Functions(Contender):
         self.last[sample.cart] = int(answer.partition(" ")[0])
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
-        rows = ",".join(['{"type":"%s","data":%s}' % (sample.type, sample.text) for sample in samples])
-        self.cursor.execute(APPEND_SEVERAL, (f"[{rows}]",))
+        names = ",".join([sample.type for sample in samples])
+        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", "\n".join([sample.text for sample in samples])))
         self.cursor.fetchone()
 
     def read(self, cart: str) -> list[Any]:
