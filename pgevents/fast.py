@@ -22,7 +22,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["dump", "dump_exactly", "dump_lines", "exactness_of", "instance_decoder", "is_present", "load", "writer", "written"]
+__all__ = ["dump_exactly", "dump_lines", "instance_decoder", "is_present", "load", "preparer", "writer", "written"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
@@ -31,7 +31,6 @@ READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 TIMES = (datetime, datetime | None)
 """They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something else."""
 
-_lines_of: Callable[[list[Any]], bytes] = (lambda values: b"") if msgspec is None else msgspec.json.Encoder().encode_lines
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
@@ -84,72 +83,33 @@ def written(text: str) -> Any:
     return msgspec.Raw(text)
 
 
-def dump(value: object) -> str | None:
-    """JSON text of an instance of which `exactness_of` is sure, or of a dict.
+def dump_lines(values: list[Any]) -> str | None:
+    """JSON text of what `preparer` and `written` give, each on a line of its own.
 
     None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way says so.
     """
     try:
-        text = msgspec.json.encode(value)
+        text = msgspec.json.Encoder().encode_lines(values)[:-1]
     except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
         return None
     return None if b"\\u0000" in text else text.decode()
 
 
-def dump_lines(values: list[Any]) -> str | None:
-    """The same of several, or of what `written` gives, each on a line of its own."""
-    try:
-        text = _lines_of(values)[:-1]
-    except Exception:  # likewise
-        return None
-    return None if b"\\u0000" in text else text.decode()
+def preparer(cls: type[Any]) -> Callable[[Any], Any]:
+    """Makes of an instance what `dump_lines` writes so that a read makes it again; None if class or instance do not allow that.
 
-
-def exactness_of(cls: type[Any]) -> Callable[[Sequence[Any]], bool] | None:
-    """What tells whether all of some instances of a class are exact; None if the class is not plain.
-
-    Exact is an instance whose values are of exactly their fields' types: of what `dump` writes of it a read makes it again.
-    """
-    fields = _plain_fields(cls)
-    if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE for kind in fields.values()):
-        return None
-    are_exact: Callable[[Sequence[Any]], bool] = _compiled("lambda several: all([{test} for one in several])", fields)
-    return are_exact
-
-
-def _compiled(form: str, fields: dict[str, Any]) -> Any:
-    """A function in which `{test}` is whether the values of `one` are of exactly these types.
-
-    As an expression it takes a third of the time of calls of `attrgetter` and `type`.
-    """
-    kinds = {f"kind_{number}": kind for number, kind in enumerate(fields.values())}
-    test = " and ".join(f"type(one.{name}) is {kind}" for name, kind in zip(fields, kinds, strict=True))
-    return eval(form.format(test=test), kinds)
-
-
-def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """Makes JSON text of an instance in one step, if class and instance allow; else None.
-
-    Other than by `dump` alone, fields may be datetimes.
+    The values have to be of exactly the types of their fields. Whether they are is compiled, as attrs does with its methods.
     """
     fields = _plain_fields(cls)
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
         return lambda instance: None
     times = [name for name, kind in fields.items() if kind in TIMES]
-    is_exact = _compiled("lambda one: {test}", {name: datetime if name in times else kind for name, kind in fields.items()})
-    encode = msgspec.json.encode
+    kinds = {f"kind_{name}": datetime if name in times else kind for name, kind in fields.items()}
+    test = " and ".join(f"type(instance.{name}) is kind_{name}" for name in fields)
+    exact: Callable[[Any], Any] = eval(f"lambda instance: instance if {test} else None", kinds)
 
-    def write(instance: Any) -> str | None:
-        if not is_exact(instance):
-            return None
-        try:
-            text: bytes = encode(instance)
-        except Exception:  # as in `dump`
-            return None
-        return None if b"\\u0000" in text else text.decode()
-
-    def write_with_times(instance: Any) -> str | None:
-        if not is_exact(instance):
+    def exact_with_times(instance: Any) -> Any:
+        if exact(instance) is None:
             return None
         row = {name: getattr(instance, name) for name in fields}
         for name in times:
@@ -157,9 +117,29 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
             if time.tzinfo is not timezone.utc:  # a read would give another time zone
                 return None
             row[name] = time.isoformat()
-        return dump(row)
+        return row
 
-    return write_with_times if times else write
+    return exact_with_times if times else exact
+
+
+def writer(cls: type[Any]) -> Callable[[Any], str | None]:
+    """Makes JSON text of an instance in one step, if class and instance allow; else None."""
+    prepare = preparer(cls)
+    if msgspec is None:
+        return prepare
+    encode = msgspec.json.encode
+
+    def write(instance: Any) -> str | None:
+        ready = prepare(instance)
+        if ready is None:
+            return None
+        try:
+            text: bytes = encode(ready)
+        except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
+            return None
+        return None if b"\\u0000" in text else text.decode()
+
+    return write
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

@@ -25,8 +25,6 @@ T = TypeVar("T")
 V = TypeVar("V")
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
-PART = 500
-"""How many events of a batch are encoded at a time."""
 
 
 def make_event_converter() -> cattrs.Converter:
@@ -188,7 +186,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._exact: _ByClass[Callable[[Sequence[Any]], bool] | None] = _ByClass(fast.exactness_of if is_ours else lambda cls: None)
+        self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(fast.preparer if is_ours else lambda cls: lambda data: None)
         self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
@@ -227,25 +225,10 @@ class Serializer:
         """
         if not fast.is_present():
             return None
-        parts: list[str] = []
-        for start in range(0, len(given), PART):  # what is looked at several times is still in the processor's cache
-            part = self._dump_part(kinds[start : start + PART], given[start : start + PART])
-            if part is None:
-                return None
-            parts.append(part)
-        return "\n".join(parts)
-
-    def _dump_part(self, kinds: Sequence[EventType], given: Sequence[Any]) -> str | None:
-        by_class: defaultdict[type[Any], list[Any]] = defaultdict(list)
-        for data in given:
-            by_class[data.__class__].append(data)
-        exact = {cls for cls, several in by_class.items() if (are_exact := self._exact[cls]) and are_exact(several)}
-        values = list(given)
-        if len(exact) < len(by_class):
-            values = [
-                data if kind.cls in exact else fast.written(self.dump(data, kind.cls, kind.name)[0])
-                for kind, data in zip(kinds, given, strict=True)
-            ]
+        prepare, values = self._prepare, list[Any]()
+        for kind, data in zip(kinds, given, strict=True):
+            ready = prepare[kind.cls](data)
+            values.append(fast.written(self.dump(data, kind.cls, kind.name)[0]) if ready is None else ready)
         return fast.dump_lines(values)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
