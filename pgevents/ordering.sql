@@ -351,6 +351,7 @@ DECLARE
     _some bigint[];
     _id bigint;
     _ids bigint[];
+    _inserted int;
     _done boolean;
     _count int := coalesce(cardinality(_types), 0);
     _step int := greatest(_count / {{key_limit}}, 1);
@@ -513,32 +514,29 @@ BEGIN
         VALUES (_types[1], _data[1]::jsonb, coalesce(_metadata[1]::jsonb, '{}'), _created_at, _created_at)
         RETURNING id INTO _id;
         _ids := ARRAY[_id];
-    ELSIF _key IS NULL THEN
-        WITH inserted AS (
-            INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
-            SELECT _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'), _created_at, _created_at
-            FROM (SELECT i FROM generate_series(1, _count) AS i ORDER BY i OFFSET 0) AS numbers
-            RETURNING id
-        )
-        SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
     ELSE
-        WITH inserted AS (
-            INSERT INTO {{table}} (type, data, metadata, idempotency_key, created_at, updated_at)
-            SELECT _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'),
+        _ids := ARRAY(SELECT nextval('{{sequence_literal}}'::regclass) FROM generate_series(1, _count));
+        IF _key IS NULL THEN
+            INSERT INTO {{table}} (id, type, data, metadata, created_at, updated_at) OVERRIDING SYSTEM VALUE
+            SELECT _ids[i], _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'), _created_at, _created_at
+            FROM generate_series(1, _count) AS i;
+        ELSE
+            INSERT INTO {{table}} (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
+            SELECT _ids[i], _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'),
                 _key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _created_at, _created_at
-            FROM (SELECT i FROM generate_series(1, _count) AS i ORDER BY i OFFSET 0) AS numbers
-            ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-            RETURNING id
-        )
-        SELECT array_agg(id ORDER BY id) INTO _ids FROM inserted;
-    END IF;
-    _state := set_config({{setting}}, _state || coalesce(_ids[cardinality(_ids)]::text, _own), true);
-    IF coalesce(cardinality(_ids), 0) < _count THEN  -- the same key was saved while this one waited
-        IF _ids IS NOT NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
+            FROM generate_series(1, _count) AS i ORDER BY i
+            ON CONFLICT (idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING;
+            GET DIAGNOSTICS _inserted = ROW_COUNT;
+            IF _inserted < _count THEN  -- the same key was saved while this one waited
+                IF _inserted > 0 THEN
+                    RAISE EXCEPTION USING ERRCODE = 'PGE04', MESSAGE = 'the idempotency key saved a shorter batch before';
+                END IF;
+                _state := set_config({{setting}}, _state || _own, true);
+                RETURN {{repeated}}(_types, _data, _key);
+            END IF;
         END IF;
-        RETURN {{repeated}}(_types, _data, _key);
     END IF;
+    _state := set_config({{setting}}, _state || coalesce(_ids[_count]::text, _own), true);
     IF _ids[1] <= _last THEN
         PERFORM {{refuse_order}}(_ids[1], _last);
     END IF;
