@@ -32,7 +32,7 @@ LONG_TAIL = 1_000
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
 
-__all__ = ["KnownClasses", "Latest", "Save", "known_types", "position_of", "save_one"]
+__all__ = ["KnownClasses", "Latest", "Save", "known_names", "position_of", "save_one"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -78,7 +78,7 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     condition = () if expected is None else _simple_condition(client, *expected)
     if way is None or condition is None:
         done = _save_of_one(client, expected).run([event])[0]
-        known.learn(client, event.__class__)
+        known.learn(client, event)
         return done
     name, write = way
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
@@ -107,28 +107,28 @@ class KnownClasses:
     revision: int
     ways: dict[type[Any], tuple[str, Callable[[Any], str | None]]] = attrs.field(factory=dict[type[Any], Any])
 
-    def learn(self, client: EventClient, cls: type[Any]) -> None:
-        """Take up a class of which an event was just saved."""
+    def learn(self, client: EventClient, event: object) -> None:
+        """Take up the class of an event that was just saved."""
         if self.revision != client.types.revision:
             client.forget_classes()
             return
-        kinds = None if client.plugins.implemented else known_types(client, (cls,))
-        if kinds is not None:
-            self.ways[cls] = (kinds[0].name, client.serializer.to_text[cls])
+        names = None if client.plugins.implemented else known_names(client, (event,))
+        if names is not None:
+            self.ways[event.__class__] = (names[0], client.serializer.to_text[event.__class__])
 
 
-def known_types(client: EventClient, classes: Sequence[type[Any]]) -> list[EventType] | None:
-    """The type of each of these classes, if events of all of them are encoded as they stand; None if one takes more.
+def known_names(client: EventClient, given: Sequence[object]) -> list[str] | None:
+    """The names of these events' types, if all of them are encoded as they stand; None if one takes more.
 
     What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
     """
-    kinds: dict[type[Any], EventType] = {}
-    for cls in set(classes):
+    names: dict[type[Any], str] = {}
+    for cls in {one.__class__ for one in given}:
         kind = client.types.known(cls)
         if kind is None or kind.version > 1:
             return None
-        kinds[cls] = kind
-    return [kinds[cls] for cls in classes]
+        names[cls] = kind.name
+    return [names[one.__class__] for one in given]
 
 
 def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
@@ -171,9 +171,9 @@ class Save:
         """Save the events, or raise; see `EventClient.save_events`."""
         self._check(given)
         given, client = tuple(given), self.client  # what the caller does to a list meanwhile is of no account
-        kinds = None if client.plugins.implemented or self.metadata else known_types(client, [one.__class__ for one in given])
-        if kinds is not None:
-            return self._append_known(given, kinds) if kinds else []
+        names = None if client.plugins.implemented or self.metadata else known_names(client, given)
+        if names is not None:
+            return self._append_known(names, given) if names else []
         events = [self.new_event(one) for one in given]
         if not events:
             return []
@@ -182,18 +182,15 @@ class Save:
         client.check_installed()
         return self._append(events, self._encode(events)[0])[1]
 
-    def _append_known(self, given: Sequence[Any], kinds: Sequence[EventType]) -> list[Event[Any]]:
+    def _append_known(self, names: Sequence[str], given: Sequence[Any]) -> list[Event[Any]]:
         """Append instances that are encoded as they stand."""
         client = self.client
         client.check_installed()
-        names = [kind.name for kind in kinds]
-        lines = client.serializer.dump_batch(kinds, given) if len(given) > 1 else None
-        if lines is not None:
-            answer = client.appender.append_lines(names, lines, None, self._shortened(), self.key, self.created_at)
+        lines = client.serializer.dump_batch(names, given)
+        if len(given) == 1:
+            answer = client.appender.append([(names[0], lines, "{}")], self._shortened(), self.key, self.created_at)
         else:
-            dump = client.serializer.dump
-            rows = [(kind.name, dump(one, kind.cls, kind.name)[0], "{}") for kind, one in zip(kinds, given, strict=True)]
-            answer = client.appender.append(rows, self._shortened(), self.key, self.created_at)
+            answer = client.appender.append_lines(names, lines, None, self._shortened(), self.key, self.created_at)
         at = answer.created_at
         if at is None:
             return self._saved_before(answer, [NewEvent(name, one) for name, one in zip(names, given, strict=True)])

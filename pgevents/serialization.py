@@ -215,21 +215,22 @@ class Serializer:
         text, loaded = dump_and_load(self.encode(data, what), what)
         return text, loaded if cls is None else self.check(loaded, cls, what)
 
-    def dump_batch(self, kinds: Sequence[EventType], given: Sequence[Any]) -> str | None:
-        """Instances of these types, the data of each on a line, in few steps.
-
-        None if that does not go (without msgspec, for example): then each has to be dumped by itself.
+    def dump_batch(self, names: Sequence[str], given: Sequence[Any]) -> str:
+        """The data of instances, of types with these names, as JSON text: each on a line.
 
         Raises:
             EventEncodeError: As for `dump`.
         """
-        if not fast.is_present():
-            return None
-        prepare, values = self._prepare, list[Any]()
-        for kind, data in zip(kinds, given, strict=True):
-            ready = prepare[kind.cls](data)
-            values.append(fast.written(self.dump(data, kind.cls, kind.name)[0]) if ready is None else ready)
-        return fast.dump_lines(values)
+        lines: str | None = None
+        if fast.is_present():
+            prepare, values = self._prepare, list[Any]()
+            for name, data in zip(names, given, strict=True):
+                ready = prepare[data.__class__](data)
+                values.append(fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready)
+            lines = fast.dump_lines(values)
+        if lines is None:
+            lines = "\n".join([self.dump(data, data.__class__, name)[0] for name, data in zip(names, given, strict=True)])
+        return lines
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.

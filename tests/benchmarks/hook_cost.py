@@ -18,7 +18,7 @@ from typing import Any
 
 from pgevents import Event, EventClient, create_event_client, create_events_table, create_projections_table, event, hookimpl
 from pgevents.embedded import embedded_database
-from pgevents.saving import known_types
+from pgevents.saving import known_names
 
 
 @event("HOOK_COST_MEASURED")
@@ -31,12 +31,12 @@ def bare(client: EventClient) -> Callable[[Any], object]:
     """A save in which nobody asks for hooks."""
 
     def save(one: Any) -> Event[Any]:
-        kinds = known_types(client, (one,))
-        if kinds is None:  # the first of its class
+        names = known_names(client, (one,))
+        if names is None:  # the first of its class
             return client.save_event(one)
         client.check_installed()
-        name = kinds[0].name
-        answer = client.appender.append_one((name, client.serializer.dump(one, kinds[0].cls, name)[0], "{}"))
+        name = names[0]
+        answer = client.appender.append_one((name, client.serializer.dump(one, one.__class__, name)[0], "{}"))
         assert answer.created_at is not None
         return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 
