@@ -36,7 +36,7 @@ def bare(client: EventClient) -> Callable[[Any], object]:
             return client.save_event(one)
         client.check_installed()
         name = names[0]
-        answer = client.appender.append_one((name, client.serializer.dump(one, one.__class__, name)[0], "{}"))
+        answer = client.appender.append_one((name, client.serializer.dump(one, one.__class__, name)[0], "{}"), ())
         assert answer.created_at is not None
         return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 
