@@ -135,7 +135,7 @@ class Appender:
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
-            return answer_of(self._session.value(sql, arguments))
+            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
         answer = answer_of(text)
         if answer.created_at is not None and created_at is None:
@@ -162,7 +162,7 @@ def _sql_for_one(
 
 
 def saved_of(text: str) -> tuple[int, datetime] | None:
-    """Id and time of an event, if the function for one has saved it by itself; else None, and `answer_of` says more."""
+    """Id and time of an event, if the function for one has saved it; else None, and `answer_of` says more."""
     if text[0] == "{":
         return None
     event_id, at, _ = text.split('"')  # the time in UTC, in quotes

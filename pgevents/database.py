@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, cast
@@ -111,13 +112,20 @@ def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
         return wrapped
 
 
+class _Spare(threading.local):
+    """What one thread keeps for its next call; it ends with the thread, whose connection it would else keep open."""
+
+    def __init__(self) -> None:
+        self.cursors: list[tuple[Any, Any, Any]] = []
+        """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or nothing."""
+
+
 @attrs.frozen
 class Session:
     """Runs SQL on a Peewee database and raises pgevents' errors."""
 
     db: peewee.PostgresqlDatabase
-    _spare: list[tuple[Any, Any, Any]] = attrs.field(init=False, eq=False, repr=False, factory=list[tuple[Any, Any, Any]])
-    """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or nothing."""
+    _spare: _Spare = attrs.field(init=False, eq=False, repr=False, factory=_Spare)
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -141,25 +149,27 @@ class Session:
             self._translate(error)
 
     def value(self, sql: str, params: tuple[Any, ...]) -> Any:
-        """The one short value that a statement gives; errors as for `execute`.
+        """The one value that a short statement gives; errors as for `execute`.
 
-        It keeps its cursor for the next call: where the caches are cold, a new one costs as much as all parameters
-        together. Whoever uses it has taken it away first, so that no other thread and no signal handler can come between.
+        It keeps its cursor, and so statement and connection, for the thread's next call: where the caches are cold, a new
+        one costs as much as all parameters together. Whoever uses it has taken it away first, so that no signal handler
+        can come between.
         """
         try:
             connection = self._only_driver()
             if connection is None:
                 return cast(Any, self.db).execute_sql(sql, params).fetchone()[0]
             factory = connection.cursor_factory
+            spare = self._spare.cursors
             try:
-                of, made_by, cursor = self._spare.pop()
+                of, made_by, cursor = spare.pop()
             except IndexError:
                 of, made_by, cursor = NO_SPARE
-            if of is not connection or made_by is not factory:
+            if of is not connection or made_by is not factory or cursor.closed:
                 cursor = connection.cursor()
             cursor.execute(sql, params)
             value = cursor.fetchone()[0]
-            self._spare[:] = [(connection, factory, cursor)]
+            spare[:] = [(connection, factory, cursor)]
             return value
         except psycopg2.Error as error:
             self._translate(_as_peewee(error))

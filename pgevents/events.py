@@ -23,7 +23,7 @@ else:
 
 __all__ = [
     "Event", "EventType", "EventTypes", "NewEvent", "StoredEvent", "UnfrozenEvent", "event", "event_type_of", "is_text",
-    "make_event", "type_names",
+    "make_event", "make_events", "type_names",
 ]
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -79,7 +79,7 @@ def is_present() -> bool:
 
 
 def written(text: str) -> Any:
-    """JSON text as a value that `dump` writes as it stands."""
+    """JSON text as a value that `dump_lines` writes as it stands."""
     return msgspec.Raw(text)
 
 
@@ -125,15 +125,13 @@ def preparer(cls: type[Any]) -> Callable[[Any], Any]:
 def writer(cls: type[Any]) -> Callable[[Any], str | None]:
     """Makes JSON text of an instance in one step, if class and instance allow; else None."""
     prepare = preparer(cls)
-    if msgspec is None:
-        return prepare
-    encode = msgspec.json.encode
+    encode: Any = None if msgspec is None else msgspec.json.encode
 
     def write(instance: Any) -> str | None:
-        ready = prepare(instance)
-        if ready is None:
-            return None
         try:
+            ready = prepare(instance)
+            if ready is None:
+                return None
             text: bytes = encode(ready)
         except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
             return None

@@ -281,7 +281,7 @@ BEGIN
 END
 $pgevents$;
 
--- [append] The one way into the table.
+-- [append] Appends events that are one document: the way into the table for other programs.
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else [{"base": 0, "seen": 3, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]:
 --       succeed only if exactly `seen` events above id `base` match one of the streams. A read inside a transaction
@@ -314,12 +314,13 @@ BEGIN
     RETURN jsonb_build_object(
         'status', 'saved',
         'ids', ARRAY(SELECT generate_series(split_part(_ids, '-', 1)::bigint, split_part(_ids, '-', -1)::bigint)),
-        'created_at', split_part(_answer, '"', 2) || '+00:00');
+        'created_at', to_char(split_part(_answer, '"', 2)::timestamp, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'));
 END
 $pgevents$;
 
 -- [append_rows] The same for events whose types, data and metadata are an array each, which takes less time than one document.
---   _data, _metadata: JSON texts; no metadata is NULL, for one event or altogether.
+--   _types, _data, _metadata: of one dimension, from 1, and of one length; data and metadata are JSON. No metadata of an
+--       event is NULL, no metadata at all NULL or an empty array.
 -- Result: '<first id>-<last id> "<created_at in UTC>"' once saved, or '<id> "<created_at in UTC>"' if it was one event; if ids
 --         are missing in between, or nothing was saved, what append returns, as text.
 CREATE OR REPLACE FUNCTION {{append_rows}}(
@@ -353,7 +354,8 @@ DECLARE
     _ids bigint[];
     _inserted int;
     _done boolean;
-    _count int := coalesce(cardinality(_types), 0);
+    _count int := coalesce(array_length(_types, 1), 0);
+    _form text := '[1:' || _count || ']';
     _step int := greatest(_count / {{key_limit}}, 1);
     _result jsonb;
 BEGIN
@@ -361,6 +363,10 @@ BEGIN
         PERFORM {{refuse}}();
     ELSIF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form THEN
+        RAISE array_subscript_error USING MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, '
+            || 'from 1, and of one length; metadata may be left out';
     END IF;
     IF _state <> '' THEN  -- not the first save of this transaction
         _published := split_part(_state, '|', 1);

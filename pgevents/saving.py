@@ -84,13 +84,10 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
     text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
     answered: str = client.session.value(*client.appender.call_for_one(name, text, condition))
     saved = saved_of(answered)
-    if saved is not None:  # as a rule
-        event_id, at = saved
-        return make_event(event_id, name, event, {}, at)
-    answer = answer_of(answered)
-    if answer.created_at is None:
-        raise _save_of_one(client, expected).error_of(answer, [NewEvent(name, event)])
-    return make_event(answer.ids[0], name, event, {}, answer.created_at)
+    if saved is None:
+        raise _save_of_one(client, expected).error_of(answer_of(answered), [NewEvent(name, event)])
+    event_id, at = saved
+    return make_event(event_id, name, event, {}, at)
 
 
 @attrs.define

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -225,7 +224,10 @@ class Serializer:
         if fast.is_present():
             prepare, values = self._prepare, list[Any]()
             for name, data in zip(names, given, strict=True):
-                ready = prepare[data.__class__](data)
+                try:
+                    ready = prepare[data.__class__](data)
+                except AttributeError:  # a field was deleted: the slower way says so
+                    ready = None
                 values.append(fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready)
             lines = fast.dump_lines(values)
         if lines is None:

@@ -149,6 +149,18 @@ def test_tables_of_any_width_save_validate_and_do_not_exclude_each_other(url: st
         client.db.close()
 
 
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [("12:00:00.120", "2026-01-31T12:00:00.120000+00:00"), ("12:00", "2026-01-31T12:00:00.000000+00:00")],
+)
+def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: str) -> None:
+    """Six digits, as Python 3.10 and who cuts texts in pieces need them, whatever DateStyle says."""
+    client.db.execute_sql("SET DateStyle = 'German'")
+    event = '[{"type": "A", "data": {}}]'
+    answer = scalar(client.db, "SELECT my_app.events_append(%s, NULL, NULL, %s)", [event, f"2026-01-31 {at}+00"])
+    assert answer["created_at"] == told
+
+
 ROWS = "SELECT my_app.events_append_rows('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, '2026-01-31 12:00+00')"
 
 
@@ -169,13 +181,19 @@ def test_append_rows_saves_as_append_does(client: EventClient) -> None:
         "'{A,B}', '[2:3]={\"{}\",\"{}\"}'",
         "'{{A,B}}', ARRAY['{}', '{}']",  # of two dimensions
         "'{A,B}', ARRAY['{}']",
+        "'{A}', ARRAY['{}', '{}']",
+        "'{}', ARRAY['{}']",
+        "'[1:2]={A,B}', '[0:2]={\"{}\",\"{}\",\"{}\"}'",
+        "'{A,B}', ARRAY['{}', '{}'], '[0:1]={\"{}\",\"{}\"}'",
+        "'{A,B}', ARRAY['{}', '{}'], ARRAY[ARRAY['{}', '{}']]",
+        "'{A,B}', ARRAY['{}', '{}'], ARRAY['{}']",
         "'{A,NULL}', ARRAY['{}', '{}']",
         "'{A,B}', ARRAY['{}', NULL]",
         "'{A,B}', NULL",
         "'{A,B}', ARRAY['{}', '{']",
     ],
 )
-def test_append_rows_saves_all_that_it_has_locked_or_nothing(client: EventClient, arrays: str) -> None:
+def test_append_rows_saves_all_that_it_is_given_or_nothing(client: EventClient, arrays: str) -> None:
     """Arrays of another form, of different lengths, or with NULL in them are refused."""
     with pytest.raises(peewee.PeeweeException):
         client.db.execute_sql(f"SELECT my_app.events_append_rows({arrays})")

@@ -6,6 +6,8 @@ import functools
 import logging
 import subprocess
 import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
@@ -27,7 +29,7 @@ from pgevents import (
 from pgevents.database import Session
 
 from .conftest import shop_client
-from .shop import CartCreated, ItemAddedToCart
+from .shop import CartCreated, CartEvent, ItemAddedToCart
 
 
 def save_and_read(client: EventClient, cart: str) -> None:
@@ -226,6 +228,42 @@ def test_a_kept_cursor_is_of_one_user_at_a_time(url: str) -> None:
         sys.setswitchinterval(interval)
     assert answers == [[f"{number}-{n}" for n in range(2_000)] for number in range(4)]
     connection.close()
+
+
+def test_a_kept_cursor_ends_with_its_thread(client: EventClient) -> None:
+    """A thread that ends in the middle of a transaction leaves nothing behind that others would wait for."""
+
+    def save_and_end() -> None:
+        client.save_event(CartCreated("c1", "u1"))
+        cast(Any, client.db).begin()
+        client.save_event(CartCreated("lost", "u1"))
+
+    client.db.close()
+    thread = threading.Thread(target=save_and_end)
+    thread.start()
+    thread.join()
+    client.db.execute_sql("SET lock_timeout = '2s'")
+    client.save_event_with_stream_validation(CartCreated("lost", "u2"), None, [stream(CartEvent, cart_id="lost")])
+    horizon = client.horizon()
+    assert horizon.id == horizon.last_issued == 3
+
+
+def test_a_kept_cursor_is_no_large_one_and_may_be_closed(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of a batch is not kept; and whoever made the cursors may close them."""
+    made: list[Any] = []
+
+    class Known(psycopg2.extensions.cursor):  # type: ignore[misc]
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    client.session.connection().cursor_factory = Known
+    client.save_event(CartCreated("c1", "u1"))
+    client.save_events([CartCreated("c2", "u" * 1_000)] * 100)
+    alive = [cursor for cursor in (ref() for ref in made) if cursor is not None]
+    assert len(alive) == 1 and len(alive[0].query) < 1_000
+    alive[0].close()
+    assert client.save_event(CartCreated("c3", "u1")).id == 102
 
 
 def test_a_kept_cursor_is_left_behind_with_its_connection(client: EventClient) -> None:

@@ -14,13 +14,12 @@ from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
-from attrs import field, frozen
+from attrs import define, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pgevents import fast
 from pgevents.errors import EventEncodeError
-from pgevents.events import EventType
 from pgevents.serialization import Serializer, dump_and_load, load_json
 
 pytest.importorskip("msgspec")
@@ -71,6 +70,11 @@ class Timed:
     at: datetime = datetime(2026, 1, 31, 12, 0, 0, 5, timezone.utc)
     until: datetime | None = datetime(999, 1, 31, tzinfo=timezone.utc)
     text: str = ""
+
+
+@define
+class Mutable:
+    text: str
 
 
 @frozen
@@ -135,6 +139,18 @@ def test_a_batch_is_written_as_its_events_are(cls: type[Any], name: str, value: 
         return [json.dumps(json.loads(line), sort_keys=True) for line in lines]
 
     assert repr(outcome(together)) == repr(slow(lambda: outcome(together))) == repr(alone)
+
+
+def test_an_instance_that_lost_a_field_is_refused() -> None:
+    """Nobody but the class itself sees to it that a field has a value."""
+    event = Mutable("a")
+    del event.text
+    for batch in ([event], [Mutable("b"), event]):
+        for how in (lambda ask: ask(), slow):
+            with pytest.raises(EventEncodeError, match="T cannot be stored"):
+                how(lambda batch=batch: Serializer().dump_batch(["T"] * len(batch), batch))
+    with pytest.raises(EventEncodeError, match="T cannot be stored"):
+        Serializer().dump(event, Mutable, "T")
 
 
 def test_a_batch_does_take_one_step(monkeypatch: pytest.MonkeyPatch) -> None:

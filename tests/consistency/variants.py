@@ -92,14 +92,19 @@ EXCLUSIVE_LOCKS = "        _done := {acquire}(_shared, _exclusive) IS NULL;"
 
 
 def _check_by_last_id() -> None:
-    append = Appender.append
+    append, append_lines = Appender.append, Appender.append_lines
+
+    def above_last_id(positions: Any) -> Any:
+        return positions and [Position(one.last_id, one.last_id, 0, one.streams) for one in positions]
 
     def by_last_id(self: Appender, rows: Any, positions: Any = None, *more: Any, **options: Any) -> Any:
-        if positions is not None:
-            positions = [Position(one.last_id, one.last_id, 0, one.streams) for one in positions]
-        return append(self, rows, positions, *more, **options)
+        return append(self, rows, above_last_id(positions), *more, **options)
+
+    def lines_by_last_id(self: Appender, names: Any, data: Any, metadata: Any, positions: Any, *more: Any, **options: Any) -> Any:
+        return append_lines(self, names, data, metadata, above_last_id(positions), *more, **options)
 
     Appender.append = by_last_id  # type: ignore[method-assign]
+    Appender.append_lines = lines_by_last_id  # type: ignore[method-assign]
 
 
 def _bound_after_events() -> None:
