@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -21,14 +21,17 @@ __all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
 
-Condition = tuple[str, str, TypesOfEach, int, int] | tuple[()]
-"""What must hold: field, value, types, base, and how many events above it; () if nothing."""
+Condition = tuple[tuple[str, str, TypesOfEach], int, int] | tuple[()]
+"""What must hold: field, value and types; base; and how many events above it. () if nothing."""
 
-ONE_SQL = "SELECT {function}({type}, %s, {condition}, {more})"
-NO_CONDITION, CONDITION = "NULL, NULL, NULL, NULL, NULL", "'{field}', %s, {types}, %s, {count}"
-NO_MORE, MORE = "NULL, NULL", "%s, %s"
-"""All arguments are always given, for PostgreSQL would have to parse the stored defaults of the others; and none is a
-parameter that need not be one, for the driver takes a microsecond for each."""
+PLAIN_SQL = "SELECT {append_plain}({type}, %s)"
+OWN_SQL = "SELECT {append_own}({type}, %s, '{field}', {types}, "
+ONE_SQL = "SELECT {append_one}({type}, %s, '{field}', %s, {types}, "
+UNCONDITIONAL_SQL = "SELECT {append_one}({type}, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)"
+"""No argument is left out, for PostgreSQL would have to parse its stored default; and none is a parameter that need not be
+one, for the driver takes two microseconds for each."""
+digits: Callable[[int], str] = int.__repr__
+"""A number as it may stand in SQL: nothing but digits, whatever a subclass of int makes of itself."""
 ANY_SQL = r"SELECT {append_rows}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s)"
 
 
@@ -55,8 +58,10 @@ class Appender:
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
         self._any_sql = ANY_SQL.format(append_rows=spec.qualified("_append_rows"))
-        self._append_one = spec.qualified("_append_one")
+        self._names = {name: spec.qualified(f"_{name}") for name in ("append_one", "append_own", "append_plain")}
+        self._sql_for_one = lru_cache(maxsize=4096)(self._make_sql_for_one)
         self._data_indexes = spec.data_indexes
+        self._first_index = spec.data_indexes[0] if spec.data_indexes else None
 
     def append(
         self,
@@ -107,17 +112,45 @@ class Appender:
         return self._call(*self.call_for_one(name, text, condition, more), created_at, is_timed)
 
     def call_for_one(
-        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = ()
+        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = (), event: object = None
     ) -> tuple[str, tuple[Any, ...]]:
-        """The call of the function for one event, and its parameters; `more` are metadata and time."""
+        """The call of a function for one event, and its parameters.
+
+        Args:
+            name: The event's type.
+            text: Its data as JSON.
+            condition: What must hold.
+            more: Metadata and time, or nothing.
+            event: What `text` was made of, if it says the same word for word.
+        """
         if not condition:
-            sql, names, _ = _sql_for_one(self._append_one, name, bool(more))
-            return sql, (*names, text, *more)
-        field, value, several, base, count = condition
-        sql, names, types = _sql_for_one(self._append_one, name, bool(more), field, several, bool(count))
-        if names or types or count or more:
-            return sql, (*names, text, value, *types, str(base), *((count,) if count else ()), *more)
-        return sql, (text, value, str(base))  # as a rule; as text, for which the driver has just run what it takes
+            head, _, names, _ = self._sql_for_one(name, more != ())
+            return head, (*names, text, *more)
+        (field, value, several), base, count = condition
+        may_be_own = count == 0 and more == () and field == self._first_index
+        if may_be_own and type(own := getattr(event, field, None)) is str and own == value:
+            head, tail, names, types = self._sql_for_one(name, False, field, several, True)
+            return f"{head}'{digits(base)}'{tail}", (*names, text, *types)
+        head, tail, names, types = self._sql_for_one(name, more != (), field, several)
+        return f"{head}'{digits(base)}', '{digits(count)}'{tail}", (*names, text, value, *types, *more)
+
+    def _make_sql_for_one(
+        self, name: str, has_more: bool, field: str = "", several: TypesOfEach = (), is_own: bool = False
+    ) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+        """The call of a function for one event, with a condition if a field is given.
+
+        Returns:
+            The SQL up to the condition's numbers, and after them; the parameter that the event's type needs, and the one
+            that the condition's types need, () if none.
+        """
+        type_sql, names = name_argument(name)
+        if not field:
+            form = UNCONDITIONAL_SQL if has_more else PLAIN_SQL
+            return form.format(type=type_sql, **self._names), "", names, ()
+        types_sql, types = types_argument(several)
+        form, tail = (OWN_SQL, ")") if is_own else (ONE_SQL, ", %s, %s)" if has_more else ", NULL, NULL)")
+        head = form.format(type=type_sql, field=check_field_name(field), types=types_sql, **self._names)
+        return head, tail, names, types
 
     def condition_of(self, positions: Sequence[Position] | None) -> Condition | None:
         """What must hold, for the function for one event; None if it is too much for that function."""
@@ -131,7 +164,7 @@ class Appender:
     def above(self, base: int, count: int, streams: Sequence[Stream[Any]]) -> Condition | None:
         """That the streams hold so many events above an id; None if it is too much for that function."""
         asked = one_value(streams, self._data_indexes)
-        return None if asked is None else (*asked, base, count)
+        return None if asked is None else (asked, base, count)
 
     def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
         if not is_timed:
@@ -141,24 +174,6 @@ class Appender:
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
-
-
-@lru_cache(maxsize=4096)
-def _sql_for_one(
-    function: str, name: str, has_more: bool, field: str = "", several: TypesOfEach = (), has_count: bool = False
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The call of the function for one event, with a condition if a field is given.
-
-    Returns:
-        The SQL, the parameter that the event's type needs, and the one that the condition's types need; () if none.
-    """
-    type_sql, names = name_argument(name)
-    condition, types = NO_CONDITION, tuple[str, ...]()
-    if field:
-        types_sql, types = types_argument(several)
-        condition = CONDITION.format(field=check_field_name(field), types=types_sql, count="%s" if has_count else "0")
-    sql = ONE_SQL.format(function=function, type=type_sql, condition=condition, more=MORE if has_more else NO_MORE)
-    return sql, names, types
 
 
 def saved_of(text: str) -> tuple[int, datetime] | None:

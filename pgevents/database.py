@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from logging import DEBUG, getLogger
 from typing import Any, NoReturn, cast
 
 import attrs
@@ -33,7 +33,7 @@ ARE_PEEWEES_OWN = all(getattr(method, "__globals__", None) is vars(peewee) for m
 """Whether nobody had put something of his own in their place before this module was imported."""
 Connection = psycopg2.extensions.connection
 NO_SPARE: tuple[Any, Any, Any] = (None, None, None)
-sql_log = logging.getLogger("peewee")
+sql_log = getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
     "40P01": "a deadlock",
@@ -92,15 +92,6 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
     params = {key: str(value) for key, value in db.connect_params.items() if isinstance(value, (str, int))}
     name = str(db.database)
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
-
-
-def _is_only_sent(db: Any) -> bool:
-    """Whether `db.execute_sql` does no more than to hand a statement to the driver: nobody overrides it, nobody listens."""
-    cls: Any = db.__class__
-    own: dict[str, Any] = db.__dict__
-    if "execute_sql" in own or "cursor" in own or cls.execute_sql is not EXECUTE_SQL or cls.cursor is not CURSOR:
-        return False
-    return ARE_PEEWEES_OWN and not db.query_hooks and not sql_log.isEnabledFor(logging.DEBUG)
 
 
 def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
@@ -179,9 +170,11 @@ class Session:
     def _only_driver(self) -> Any:
         """This thread's psycopg2 connection, if all that Peewee would do with a statement is to hand it on; else None."""
         db: Any = self.db
-        if not db.autoconnect and db.is_closed():
-            return None
-        connection = db.connection()
+        connection = db._state.conn  # what Peewee's own cursor() uses
+        if connection is None:
+            if not db.autoconnect:
+                return None
+            connection = db.connection()
         if (connection.closed or not connection.autocommit) and not db.in_transaction():
             if not connection.closed:
                 raise UnsupportedTransactionError(
@@ -190,7 +183,12 @@ class Session:
                 )
             db.close()
             return None
-        return connection if isinstance(connection, Connection) and _is_only_sent(db) else None
+        cls: Any = db.__class__
+        own: dict[str, Any] = db.__dict__
+        if "execute_sql" in own or "cursor" in own or cls.execute_sql is not EXECUTE_SQL or cls.cursor is not CURSOR:
+            return None  # overridden
+        is_watched = db.query_hooks or sql_log.isEnabledFor(DEBUG)
+        return connection if ARE_PEEWEES_OWN and not is_watched and isinstance(connection, Connection) else None
 
     def connection(self) -> Any:
         """This thread's psycopg2 connection."""

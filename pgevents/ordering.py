@@ -27,7 +27,7 @@ KEY_LIMIT = 64
 
 FUNCTIONS = (
     "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "fetch", "fetch_final", "fetch_view", "append",
-    "append_rows", "append_one", "repeated", "guard",
+    "append_rows", "append_one", "append_own", "append_plain", "repeated", "insert_guard", "guard",
 )
 READ_LIMIT = 1_000
 """How many events of an index range the function that fetches looks through; longer ones are read by a statement."""
@@ -109,7 +109,6 @@ def setting_sql(spec: TableSpec) -> str:
     """The name, as SQL, of the setting in which the functions remember what a transaction has done to this table.
 
     By the table's full name; without a schema that may be one of several tables, so then it is by the table's oid.
-    (The guard's condition is parsed at each INSERT: a name that is a constant from the start is the fastest.)
     """
     if spec.schema is not None:
         return f"'pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}'"
@@ -135,24 +134,42 @@ def functions_sql(spec: TableSpec) -> str:
         "read_limit": str(READ_LIMIT),
     }
 
-    def key(kind: int | str, text: str) -> str:
-        return f"hashtextextended({text}, '{table_literal}'::regclass::oid::bigint << 12 | {kind})"
+    def seed(kind: int | str) -> str:
+        return f"'{table_literal}'::regclass::oid::bigint << 12 | {kind}"
 
-    text = re.sub(r"(?s) *\{\{#field\}\}\n(.*?) *\{\{/field\}\}\n", lambda block: _each(block[1], spec, key), _template())
+    def key(kind: int | str, text: str) -> str:
+        return f"hashtextextended({text}, {seed(kind)})"
+
+    text, fields = _with_parts(_template()), list(enumerate(spec.data_indexes, FIRST_FIELD))
+    for mark, some in (("others", fields[1:]), ("first", fields[:1]), ("field", fields)):
+        loop = rf"(?s) *\{{\{{#{mark}\}}\}}\n(.*?) *\{{\{{/{mark}\}}\}}\n"
+        text = re.sub(loop, lambda block, some=some: _each(block[1], some, key), text)  # type: ignore[misc]
     text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
     text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
-    kind_of_field = _case(spec, "WHEN _field = '{field}' THEN {number}")
-    text = re.sub(r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: key(f"({kind_of_field})", mark[1]), text)
+    seed_of_field = _case(spec, "WHEN _field = '{field}' THEN " + seed("{number}"))
+    text = re.sub(r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: f"hashtextextended({mark[1]}, {seed_of_field})", text)
     text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
     return f"{text}\n{_triggers_sql(spec, generation)}"
 
 
-def _each(block: str, spec: TableSpec, key: Callable[[int, str], str]) -> str:
-    """A part of the template once for each data index."""
+def _with_parts(text: str) -> str:
+    """The template with the parts that several functions share put where they are named."""
+    parts: dict[str, str] = {}
+
+    def take(found: re.Match[str]) -> str:
+        parts[found[1]] = found[2]
+        return ""
+
+    text = re.sub(r"(?s)\{\{part (\w+)\}\}\n(.*?)\{\{end part\}\}\n", take, text)
+    return re.sub(r" *\{\{(\w+)\}\}\n", lambda mark: parts.get(mark[1], mark[0]), text)
+
+
+def _each(block: str, fields: Sequence[tuple[int, str]], key: Callable[[int, str], str]) -> str:
+    """A part of the template once for each of these data indexes, which have a number and a name."""
     parts: list[str] = []
-    for number, field in enumerate(spec.data_indexes, FIRST_FIELD):
+    for number, field in fields:
         pieces = re.split(r"\{\{field_key\((.*?)\)\}\}", block.replace("{{field}}", field))
         pieces[1::2] = [key(number, text) for text in pieces[1::2]]
         parts += pieces
@@ -174,8 +191,8 @@ def _case(spec: TableSpec, when: str) -> str:
 def _triggers_sql(spec: TableSpec, generation: str) -> str:
     table, guard = spec.qualified(), spec.qualified("_guard")
     return f"""\
-CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table} FOR EACH STATEMENT
-    WHEN (current_setting({setting_sql(spec)}, true) IS DISTINCT FROM 'open:{generation}|') EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {spec.qualified("_insert_guard")}();
 CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();

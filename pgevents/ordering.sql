@@ -3,7 +3,8 @@
 -- psql) takes the same locks.
 --
 -- Marks in double braces are filled in by pgevents.ordering: table and function names are quoted identifiers,
--- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text.
+-- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text. What stands
+-- between two marks of fields comes once for each data index (or the first, or the others), a part wherever its name stands.
 --
 -- Keys are advisory locks: hashes, with a seed for each table and kind of key (the bulk lock, the table, a type, a value
 -- of each data index).
@@ -555,11 +556,52 @@ BEGIN
 END
 $pgevents$;
 
--- [append_one] The same for one event, in as few steps as possible, for most saves are of this kind: no idempotency
--- key, and no condition or one of one stream that is one value of one data index. Whatever is not as simple as that
--- (an earlier save in this transaction, a lock that is not free, a conflict) it leaves to append_rows.
---   _field, _value, _types, _base, _seen: such a condition, or NULL; _types are NULL for any type.
--- Result: what append_rows returns for one event.
+-- The three functions that follow append one event, in as few steps as possible, for most saves are of this kind: no
+-- idempotency key, and no condition or one of one stream that is one value of one data index. Whatever is not as simple
+-- as that (an earlier save in this transaction, a lock that is not free, a conflict) they leave to append_rows, and they
+-- return what it returns for one event. There are three of them because every argument is parsed and planned at each
+-- call, and each expression is made ready in each transaction; most saves need few of either.
+{{part take_locks}}
+        -- Locks, none of which is waited for, so in any order; then the last id issued, and at once its publication.
+        BEGIN
+            _last := CASE WHEN
+                current_setting('transaction_isolation') = 'read committed'
+                AND (current_setting({{setting}}, true) <> '') IS NOT TRUE
+                AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
+                AND pg_try_advisory_xact_lock_shared({{table_key}})
+                AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
+{{end part}}
+{{part take_locks_of_fields}}
+                {{#field}}
+                AND pg_try_advisory_xact_lock_shared({{field_key(_data->>'{{field}}')}}) IS NOT FALSE
+                {{/field}}
+{{end part}}
+{{part publish}}
+            THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
+            IF _last IS NULL
+                OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
+                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL  -- for the guard
+            THEN
+                RAISE lock_not_available;  -- gives back those that were taken
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT simple;
+        END;
+
+        -- Insert, in a statement that is younger than the locks.
+{{end part}}
+{{part answer}}
+        IF _id > _last THEN
+            RETURN CASE WHEN set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
+                THEN concat(_id, ' ', to_json(_at AT TIME ZONE 'UTC')) END;  -- whatever DateStyle and TimeZone say
+        ELSIF _id IS NOT NULL THEN
+            PERFORM {{refuse_order}}(_id, _last);
+        END IF;
+        PERFORM set_config({{setting}}, '', true);
+{{end part}}
+
+-- [append_one] One event, with all that these functions can do.
+--   _field, _value, _types, _base, _seen: a condition, or NULL; _types are NULL for any type.
 CREATE OR REPLACE FUNCTION {{append_one}}(
     _type text,
     _data jsonb,
@@ -578,31 +620,11 @@ DECLARE
 BEGIN
     <<simple>>
     BEGIN
-        -- Locks, none of which is waited for, so in any order; then the last id issued, and at once its publication.
-        BEGIN
-            _last := CASE WHEN
-                current_setting('transaction_isolation') = 'read committed' AND NOT pg_is_in_recovery()
-                AND coalesce(current_setting({{setting}}, true), '') = ''
-                AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
-                AND pg_try_advisory_xact_lock_shared({{table_key}})
-                AND pg_try_advisory_xact_lock_shared({{type_key(_type)}})
-                {{#field}}
-                AND coalesce(pg_try_advisory_xact_lock_shared({{field_key(_data->>'{{field}}')}}), true)
-                {{/field}}
+        {{take_locks}}
+                {{take_locks_of_fields}}
                 AND (_field IS NULL OR pg_try_advisory_xact_lock_shared({{bulk_key}})
                     AND pg_try_advisory_xact_lock({{key_of_field(_value)}}))
-            THEN pg_sequence_last_value('{{sequence_literal}}'::regclass) END;
-            IF _last IS NULL
-                OR pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
-                OR set_config({{setting}}, 'open:{{generation}}|', true) IS NULL  -- for the guard
-            THEN
-                RAISE lock_not_available;  -- gives back those that were taken
-            END IF;
-        EXCEPTION WHEN lock_not_available THEN
-            EXIT simple;
-        END;
-
-        -- Check and insert, in a statement that is younger than the locks.
+        {{publish}}
         _at := coalesce(_created_at, clock_timestamp());
         IF _field IS NULL THEN
             INSERT INTO {{table}} (type, data, metadata, created_at, updated_at)
@@ -620,14 +642,7 @@ BEGIN
             RETURNING id INTO _id;
         {{/field}}
         END IF;
-        IF _id IS NULL THEN
-            PERFORM set_config({{setting}}, '', true);
-            EXIT simple;
-        END IF;
-        RETURN CASE
-            WHEN _id > _last AND set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
-            THEN concat(_id, ' ', to_json(_at AT TIME ZONE 'UTC'))  -- whatever DateStyle and TimeZone say
-            ELSE {{refuse_order}}(_id, _last)::text END;
+        {{answer}}
     END;
     RETURN {{append_rows}}(
         ARRAY[_type], ARRAY[_data::text], ARRAY[_metadata::text],
@@ -636,6 +651,69 @@ BEGIN
             'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
         )) END,
         NULL, _created_at);
+END
+$pgevents$;
+
+{{#first}}
+-- [append_own] One event without metadata, if its own stream holds nothing above an id: the events of these types that have
+-- the same value of the first data index, which is named so that nobody means another one.
+CREATE OR REPLACE FUNCTION {{append_own}}(_type text, _data jsonb, _field text, _types text[], _base bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
+DECLARE
+    _last bigint;
+    _id bigint;
+    _at timestamptz;
+BEGIN
+    <<simple>>
+    BEGIN
+        {{take_locks}}
+                {{#others}}
+                AND pg_try_advisory_xact_lock_shared({{field_key(_data->>'{{field}}')}}) IS NOT FALSE
+                {{/others}}
+                AND _field = '{{field}}'
+                AND pg_try_advisory_xact_lock_shared({{bulk_key}})
+                AND pg_try_advisory_xact_lock({{field_key(_data->>'{{field}}')}})
+        {{publish}}
+        _at := clock_timestamp();
+        INSERT INTO {{table}} (type, data, created_at, updated_at)
+        SELECT _type, _data, _at, _at
+        WHERE _base <= _last AND 0 = cardinality(ARRAY(
+            SELECT id FROM {{table}}
+            WHERE data->>'{{field}}' = ANY (ARRAY[_data->>'{{field}}']) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+            ORDER BY data->>'{{field}}', id LIMIT 1
+        ))
+        RETURNING id INTO _id;
+        {{answer}}
+    END;
+    RETURN {{append_rows}}(
+        ARRAY[_type], ARRAY[_data::text], NULL,
+        jsonb_build_array(jsonb_build_object(
+            'base', _base, 'seen', 0,
+            'streams', jsonb_build_array(jsonb_build_object(
+                'types', _types, 'match', jsonb_build_object(_field, ARRAY[_data->>_field])))
+        )));
+END
+$pgevents$;
+{{/first}}
+
+-- [append_plain] One event without metadata, whatever has happened.
+CREATE OR REPLACE FUNCTION {{append_plain}}(_type text, _data jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE SET plan_cache_mode TO force_generic_plan AS $pgevents$
+DECLARE
+    _last bigint;
+    _id bigint;
+    _at timestamptz;
+BEGIN
+    <<simple>>
+    BEGIN
+        {{take_locks}}
+                {{take_locks_of_fields}}
+        {{publish}}
+        _at := clock_timestamp();
+        INSERT INTO {{table}} (type, data, created_at, updated_at) VALUES (_type, _data, _at, _at) RETURNING id INTO _id;
+        {{answer}}
+    END;
+    RETURN {{append_rows}}(ARRAY[_type], ARRAY[_data::text]);
 END
 $pgevents$;
 
@@ -661,24 +739,31 @@ BEGIN
 END
 $pgevents$;
 
--- [guard] No write but through the append function. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and
--- TRUNCATE pass and leaves a row in the maintenance table.
+-- [insert_guard] No INSERT but through the append functions of this generation. (A condition of the trigger's own would be
+-- parsed at each INSERT, which takes three times as long as this.)
+CREATE OR REPLACE FUNCTION {{insert_guard}}() RETURNS trigger
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    IF current_setting({{setting}}, true) = 'open:{{generation}}|' THEN
+        RETURN NULL;
+    ELSIF starts_with(current_setting({{setting}}, true), 'open:') THEN
+        RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'PGE03',
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order';
+END
+$pgevents$;
+
+-- [guard] No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a
+-- row in the maintenance table.
 CREATE OR REPLACE FUNCTION {{guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
-    _state text := coalesce(current_setting({{setting}}, true), '');
     _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
         NEW.updated_at := clock_timestamp();
         RETURN NEW;
-    END IF;
-    IF TG_OP = 'INSERT' THEN  -- the trigger's own condition has let this generation's appends pass
-        IF starts_with(_state, 'open:') THEN
-            RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
-        END IF;
-        RAISE EXCEPTION USING ERRCODE = 'PGE03',
-            MESSAGE = 'the events table takes events through its append function only, which keeps their order';
     ELSIF _reason = '' THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',

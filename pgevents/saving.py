@@ -81,8 +81,12 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         known.learn(client, event)
         return done
     name, write = way
-    text = write(event) or client.serializer.dump(event, event.__class__, name)[0]
-    answered: str = client.session.value(*client.appender.call_for_one(name, text, condition))
+    text = write(event)
+    if text is not None:
+        call = client.appender.call_for_one(name, text, condition, event=event)
+    else:
+        call = client.appender.call_for_one(name, client.serializer.dump(event, event.__class__, name)[0], condition)
+    answered: str = client.session.value(*call)
     saved = saved_of(answered)
     if saved is None:
         raise _save_of_one(client, expected).error_of(answer_of(answered), [NewEvent(name, event)])

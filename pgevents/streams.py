@@ -214,10 +214,12 @@ def one_value(
             return None
         match = one.match
         several.append(one.types)
-    if len(match) != 1 or len(match[0][1]) != 1 or data_indexes is not None and match[0][0] not in data_indexes:
+    if len(match) != 1:
         return None
-    ((field, (value,)),) = match
-    return field, value, tuple(several)
+    field, values = match[0]
+    if len(values) != 1 or data_indexes is not None and field not in data_indexes:
+        return None
+    return field, values[0], tuple(several)
 
 
 @lru_cache(maxsize=1024)

@@ -48,7 +48,7 @@ def test_query_hooks_and_the_log_of_sql_see_every_statement(client: EventClient,
     db.query_hooks.append(hook)
     save_and_read(client, "c1")
     db.query_hooks.remove(hook)
-    assert len(seen) == 2 and "events_append_one" in seen[0] and "events_fetch" in seen[1]
+    assert len(seen) == 2 and "events_append_plain" in seen[0] and "events_fetch" in seen[1]
     with caplog.at_level(logging.DEBUG, logger="peewee"):
         save_and_read(client, "c2")
     assert len(caplog.records) == 2
@@ -291,4 +291,4 @@ def test_a_kept_cursor_is_left_behind_with_its_connection(client: EventClient) -
     session.connection().cursor_factory = Watching
     client.save_event(CartCreated("c1", "u1"))
     client.save_event(CartCreated("c2", "u1"))
-    assert len([sql for sql in Watching.seen if "append_one" in sql]) == 2
+    assert len([sql for sql in Watching.seen if "append_plain" in sql]) == 2

@@ -229,14 +229,16 @@ def checks(client: EventClient) -> dict[str, str]:
 
 
 def one_event_checks(spec: TableSpec) -> dict[str, str]:
-    """The same of the function for one event."""
+    """The same of the functions for one event: of that which counts, and of that for the event's own stream."""
     found: dict[str, str] = {}
-    counts = r"_field = '(\w+)' THEN.*?_seen = (cardinality.*?)\n\s+RETURNING"
-    for field, text in re.findall(counts, functions_sql(spec), re.S):
-        for n, variable in enumerate(("_value", "_base", "_types", "_seen"), 1):
-            text = re.sub(rf"\b{variable}\b", f"${n}", text)
-        found[f"one {field}"] = f"SELECT {text}"
-    assert {"one cart_id", "one product_id"} <= set(found)
+    functions, first = functions_sql(spec), spec.data_indexes[0]
+    counts = re.findall(r"_field = '(\w+)' THEN[^;]*?_seen = (cardinality.*?)\n\s+RETURNING", functions, re.S)
+    (own,) = re.findall(r"0 = (cardinality.*?)\n\s+RETURNING", functions, re.S)
+    for name, text in [*((f"one {field}", text) for field, text in counts), (f"own {first}", own)]:
+        for n, variable in enumerate((rf"(_value|_data->>'{first}')(?=\])", r"_base\b", r"_types\b", r"_seen\b"), 1):
+            text = re.sub(rf"(?<!\w){variable}", f"${n}", text)
+        found[name] = f"SELECT {text}"
+    assert {"one cart_id", "one product_id", f"own {first}"} <= set(found)
     return found
 
 
@@ -272,6 +274,11 @@ def test_the_check_of_a_validated_save_uses_its_index(
         ("one user_id", "'u', 19990, NULL, 10", {USER}),
         ("one user_id", "'u', 0, ARRAY['CART_CREATED'], 1000", {USER}),
         ("one user_id", "'nobody', 0, NULL, 0", {USER}),
+        ("own cart_id", "'c7', 15000, ARRAY['CART_CREATED'], 0", {CART}),
+        ("own cart_id", "'nobody', 0, NULL, 0", {CART}),
+        ("own product_id", "'p7', 19990, NULL, 0", {PRODUCT}),
+        ("own user_id", "'u', 0, ARRAY['CART_CREATED'], 0", {USER}),
+        ("own user_id", "'nobody', 0, NULL, 0", {USER}),
     ],
 )
 def test_the_check_of_one_event_uses_its_index(
@@ -279,7 +286,8 @@ def test_the_check_of_one_event_uses_its_index(
 ) -> None:
     """In order along it, under the generic plan that the function forces; also where one value stands on every event."""
     spec = shop.events.pgevents_spec
-    text = one_event_checks(attrs.evolve(spec, data_indexes=(*spec.data_indexes, "user_id")))[check]
+    indexes = sorted((*spec.data_indexes, "user_id"), key=lambda field: not check.endswith(field))
+    text = one_event_checks(attrs.evolve(spec, data_indexes=tuple(indexes)))[check]
     plan, kinds, used = explain_prepared(shop, "force_generic_plan", "text, bigint, text[], bigint", text, arguments)
     assert used == expected, plan
     assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan

@@ -15,6 +15,7 @@ RACES: dict[str, Race] = {
     "plain saves without locks": Race("one key", weights={"plain": 5, "by_position": 5}),
     "validated saves without BULK while batches run": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
     "lock and check in one statement, one event": Race("one key", weights={"by_position": 1}),
+    "lock and check in one statement, its own stream": Race("one key", weights={"by_id": 1}),
     "plain saves without locks, one event": Race("one key", weights={"plain": 5, "by_position": 5}),
     "validated saves without BULK while batches run, one event": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
     "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),

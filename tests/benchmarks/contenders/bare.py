@@ -18,7 +18,7 @@ from pgevents.ordering import Position
 
 from ...shop import CartEvent
 from ..carts import Sample
-from .functions import APPEND, APPEND_ABOVE, APPEND_SEVERAL, FETCH, sql_types
+from .functions import APPEND, APPEND_OWN, APPEND_SEVERAL, FETCH, sql_types
 from .ours import PgEvents
 
 __all__ = ["Bare"]
@@ -47,8 +47,9 @@ class Bare(PgEvents):
             stream([shop.added, shop.removed], cart_id=cart),
         ]
         ((_, (value,)),) = asked[0].match
-        parameters = (self.write[data.__class__](data), value, str(self.last.get(cart, 0)))
-        self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
+        assert data.cart_id == value
+        sql = APPEND_OWN % (sample.type, self.types, self.last.get(cart, 0))
+        self.cursor.execute(sql, (self.write[data.__class__](data),))
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:

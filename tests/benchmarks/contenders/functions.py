@@ -13,10 +13,10 @@ from ..carts import Sample, Shop
 from .base import Contender, connect
 from .ours import PgEvents
 
-__all__ = ["APPEND", "APPEND_ABOVE", "APPEND_SEVERAL", "FETCH", "Functions", "sql_types"]
+__all__ = ["APPEND", "APPEND_OWN", "APPEND_SEVERAL", "FETCH", "Functions", "sql_types"]
 
-APPEND = "SELECT shop.events_append_one('%s', %%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
-APPEND_ABOVE = "SELECT shop.events_append_one('%s', %%s, 'cart_id', %%s, %s, %%s, 0, NULL, NULL)"
+APPEND = "SELECT shop.events_append_plain('%s', %%s)"
+APPEND_OWN = "SELECT shop.events_append_own('%s', %%s, 'cart_id', %s, '%d')"
 APPEND_SEVERAL = r"SELECT shop.events_append_rows(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL)"
 FETCH = "SELECT shop.events_fetch('cart_id', %%s, %s, 0)"
 FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %%s, %s, 0)"
@@ -51,8 +51,8 @@ class Functions(Contender):
         self.cursor.fetchone()
 
     def save_validated(self, sample: Sample) -> None:
-        parameters = (sample.text, sample.cart, str(self.last.get(sample.cart, 0)))
-        self.cursor.execute(APPEND_ABOVE % (sample.type, self.types), parameters)
+        sql = APPEND_OWN % (sample.type, self.types, self.last.get(sample.cart, 0))
+        self.cursor.execute(sql, (sample.text,))
         (answer,) = self.cursor.fetchone()
         self.last[sample.cart] = int(answer.partition(" ")[0])
 

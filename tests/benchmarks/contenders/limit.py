@@ -136,7 +136,7 @@ class Checked(Limit):
 
     SQL = """\
 INSERT INTO raw_events (type, data) SELECT '%s', %%s WHERE NOT EXISTS (
-    SELECT FROM raw_events WHERE data->>'cart_id' = %%s AND type = ANY (%s) AND id > %%s
+    SELECT FROM raw_events WHERE data->>'cart_id' = %%s AND type = ANY (%s) AND id > '%d'
 ) RETURNING id"""
 
     def open(self) -> None:
@@ -144,15 +144,15 @@ INSERT INTO raw_events (type, data) SELECT '%s', %%s WHERE NOT EXISTS (
         self.types = sql_types(self.shop)
 
     def save_validated(self, sample: Sample) -> None:
-        parameters = (sample.text, sample.cart, str(self.last.get(sample.cart, 0)))
-        self.cursor.execute(self.SQL % (sample.type, self.types), parameters)
+        sql = self.SQL % (sample.type, self.types, self.last.get(sample.cart, 0))
+        self.cursor.execute(sql, (sample.text, sample.cart))
         (self.last[sample.cart],) = self.cursor.fetchone()
 
 
 class CheckedInFunction(Checked):
     """The same in a function of the server, whose statements keep their plans."""
 
-    SQL = "SELECT raw_append('%s', %%s, %%s, %s, %%s)"
+    SQL = "SELECT raw_append('%s', %%s, %%s, %s, '%d')"
 
 
 class Copy(Limit):
