@@ -159,7 +159,8 @@ def test_a_batch_does_take_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = "\n".join([Serializer().dump(event, type(event), "T")[0] for event in events])
     assert Serializer().dump_batch("TTT", events) == alone  # no NUL; but that takes a closer look
     monkeypatch.setattr(Serializer, "dump", None)
-    assert Serializer().dump_batch("TT", events[:2]) == "\n".join(alone.split("\n")[:2])
+    together = Serializer().dump_batch("TT", events[:2]).split("\n")
+    assert list(map(json.loads, together)) == list(map(json.loads, alone.split("\n")[:2]))
     with pytest.raises(TypeError):
         Serializer().dump_batch("TTT", events)
 

@@ -86,13 +86,12 @@ def judge(url: str, shape: str, journal: Journal) -> Report:
 def _decisions(log: Log) -> Iterator[str]:
     """Each validated save saw exactly the matching events that precede it in the log."""
     for event_id, _, data in log.rows:
-        saw = data.get("saw")
-        if saw is not None:
-            ids = log.ids(saw["streams"])
+        if "saw_streams" in data:
+            ids = log.ids(data["saw_streams"])
             before = bisect_left(ids, event_id)
             last = ids[before - 1] if before else 0
-            if (saw["count"], saw["last"]) != (before, last):
-                yield f"decision: {event_id} saw {saw['count']} up to {saw['last']}, but {before} up to {last} precede it"
+            if (data["saw_count"], data["saw_last"]) != (before, last):
+                yield f"decision: {event_id} saw {data['saw_count']} up to {data['saw_last']}, but {before} up to {last} precede it"
 
 
 def _all_or_nothing(log: Log, journal: Journal) -> Iterator[str]:
