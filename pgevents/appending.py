@@ -1,4 +1,4 @@
-"""One call of the append functions: which of the two, with what arguments, and what it answered."""
+"""One call of the append functions: which of them, with what arguments, and what it answered."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Appender:
             return head, (*names, text, *more)
         (field, value, several), base, count = condition
         may_be_own = count == 0 and more == () and field == self._first_index
-        if may_be_own and type(own := getattr(event, field, None)) is str and own == value:
+        if may_be_own and type(own := getattr(event, field, None)) is type(value) is str and own == value:
             head, tail, names, types = self._sql_for_one(name, False, field, several, True)
             return f"{head}'{digits(base)}'{tail}", (*names, text, *types)
         head, tail, names, types = self._sql_for_one(name, more != (), field, several)

@@ -48,7 +48,6 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
     "PGE03": AppendOnlyError,
-    "25006": UnsupportedTransactionError,
 }
 
 
@@ -224,6 +223,10 @@ class Session:
             raise IdempotencyError(message, key="") from error
         if code in REFUSED:
             raise REFUSED[code](message) from error
+        if code == "25006":
+            raise UnsupportedTransactionError(
+                f"{message}: this server is a standby, or the transaction READ ONLY; events are saved on the primary, in one that writes"
+            ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error
         if code == "54000" and "index row" in message:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import attrs
 import peewee
 import pytest
 from peewee import PostgresqlDatabase
@@ -17,11 +20,26 @@ from pgevents import (
     create_event_client,
     create_events_table,
     create_projections_table,
+    event,
     stream,
 )
+from pgevents.database import Session
 from .conftest import database
 
 DATA = '{"cart_id": "c1"}'
+
+
+@event
+@attrs.frozen
+class Added:
+    cart_id: str
+    product_id: str
+
+
+@event
+@attrs.frozen
+class Numbered:
+    cart_id: int
 
 
 def scalar(db: Any, sql: str, params: Any = None) -> Any:
@@ -64,6 +82,102 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(client: Even
     answer = json.loads(scalar(client.db, f"SELECT my_app.events_append_one('A', %s, {condition})", [DATA]))
     assert answer["status"] in ("conflict", "future")
     assert len(client.get_event_stream()) == 1
+
+
+OWN = "SELECT my_app.events_append_own('A', %s, %s, %s, %s)"
+
+
+def test_append_own_and_append_plain_save_as_append_does(client: EventClient) -> None:
+    """Type and data arrive; the time is told in UTC."""
+    client.db.execute_sql("SET TIME ZONE 'Asia/Kolkata'")
+    assert scalar(client.db, "SELECT my_app.events_append_plain('A', %s)", [DATA]).startswith('1 "20')
+    assert scalar(client.db, OWN, [DATA, "cart_id", None, 1]).startswith('2 "20')
+    assert scalar(client.db, OWN, [DATA, "cart_id", ["B"], 0]).startswith('3 "20')
+    events = client.get_event_stream("A", cart_id="c1")
+    assert [(one.data, one.metadata) for one in events] == [({"cart_id": "c1"}, {})] * 3
+    assert abs(events[2].created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "types", "base", "status"),
+    [
+        (DATA, "cart_id", None, 0, "conflict"),
+        (DATA, "cart_id", ["A"], 0, "conflict"),
+        (DATA, "cart_id", None, None, "conflict"),
+        (DATA, "cart_id", None, 9, "future"),
+        ('{"cart_id": "new", "product_id": "p1"}', "product_id", None, 0, "conflict"),  # not the first index: the field counts
+        ('{"cart_id": "new", "no_index": "x"}', "no_index", None, 0, "conflict"),
+    ],
+)
+def test_append_own_saves_nothing_if_anything_is_above(
+    client: EventClient, data: str, field: str, types: list[str] | None, base: int | None, status: str
+) -> None:
+    """Whichever field is meant, by an older client perhaps, for which another index was the first."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1", "product_id": "p1", "no_index": "x"}})
+    assert json.loads(scalar(client.db, OWN, [data, field, types, base]))["status"] == status
+    assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize("order", [["cart_id", "product_id"], ["product_id", "cart_id"]])
+def test_a_client_that_knows_another_order_of_the_indexes_asks_for_what_it_means(
+    url: str, client: EventClient, make_client: Callable[..., EventClient], order: list[str]
+) -> None:
+    """It has saved before, so it looks at the functions no more when their order changes."""
+    old = make_client(event_types=[Added])
+    for latest in (None, 1):
+        old.save_event_with_stream_validation(Added("c1", "p1"), latest, [stream(cart_id="c1")])
+    events = create_events_table("my_app", data_indexes=order)
+    new = create_event_client(database(url), events, create_projections_table("my_app"), ())
+    new.create_tables()
+    with pytest.raises(ConcurrencyError):
+        old.save_event_with_stream_validation(Added("c1", "p2"), 1, [stream(cart_id="c1")])
+    assert old.save_event_with_stream_validation(Added("c1", "p2"), 2, [stream(cart_id="c1")]).id == 3
+    new.db.close()
+
+
+def test_each_save_of_one_event_goes_the_shortest_way_that_can_do_it(
+    make_client: Callable[..., EventClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own stream is that of the first data index, by the very text that is stored; all else names its value."""
+    client = make_client(event_types=[Added, Numbered])
+    client.create_tables()
+    client.save_events([Added("c0", "p0"), Numbered(7)])
+    client.save_event(Numbered(7))
+    client.save_event(Added("c0", "p0"))
+    called: list[str] = []
+    value, execute = Session.value, Session.execute
+
+    def spy(how: Any) -> Any:
+        def spied(self: Session, sql: str, params: Any = None) -> Any:
+            called.extend(re.findall(r"events_append_(\w+)", sql))
+            return how(self, sql, params)
+
+        return spied
+
+    monkeypatch.setattr(Session, "value", spy(value))
+    monkeypatch.setattr(Session, "execute", spy(execute))
+
+    class Sly(str):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = str.__hash__
+
+    validated = client.save_event_with_stream_validation
+    client.save_event(Added("c1", "p1"))
+    validated(Added("c1", "p1"), 5, [stream(Added, cart_id="c1"), stream("Other", cart_id="c1")])
+    validated(Added("c1", "p1"), 6, [stream(product_id="p1")])
+    validated(Added("c2", "p1"), 7, [stream(cart_id="c1")])
+    validated(Added("c2", "p1"), None, [stream(cart_id=Sly("c3"))])
+    validated(Numbered(7), 9, [stream(cart_id=7)])
+    validated(Added("c1", "p1"), client.get_event_stream(cart_id="c1"))
+    client.save_event(Added("c1", "p1"), metadata={"by": "me"})
+    validated(Added("c1", "p1"), 12, [stream(cart_id="c1")], metadata={"by": "me"})
+    assert called == ["plain", "own", *["one"] * 7]
+    for event in (Added("c1", "p1"), Added("c2", "p1"), Numbered(7)):
+        with pytest.raises(ConcurrencyError):
+            validated(event, 1, [stream(cart_id=event.cart_id)])
+    assert called[9:] == ["own", "own", "one"]
 
 
 @pytest.mark.parametrize("condition", [{}, {"base": 0}, {"seen": 0}])
