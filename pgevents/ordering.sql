@@ -677,11 +677,11 @@ BEGIN
         _at := clock_timestamp();
         INSERT INTO {{table}} (type, data, created_at, updated_at)
         SELECT _type, _data, _at, _at
-        WHERE _base <= _last AND 0 = cardinality(ARRAY(
+        WHERE _base <= _last AND (
             SELECT id FROM {{table}}
             WHERE data->>'{{field}}' = ANY (ARRAY[_data->>'{{field}}']) AND id > _base AND (_types IS NULL OR type = ANY (_types))
             ORDER BY data->>'{{field}}', id LIMIT 1
-        ))
+        ) IS NULL
         RETURNING id INTO _id;
         {{answer}}
     END;

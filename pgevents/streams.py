@@ -96,7 +96,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     made.types = None if types is None else type_names(types)
     made.match = match
     made.__class__ = Stream
-    return cast("Stream[Any]", made)
+    described: Stream[Any] = made
+    return described
 
 
 def check_field_name(field: object) -> str:
