@@ -233,7 +233,7 @@ def one_event_checks(spec: TableSpec) -> dict[str, str]:
     found: dict[str, str] = {}
     functions, first = functions_sql(spec), spec.data_indexes[0]
     counts = re.findall(r"_field = '(\w+)' THEN[^;]*?_seen = (cardinality.*?)\n\s+RETURNING", functions, re.S)
-    (own,) = re.findall(r"0 = (cardinality.*?)\n\s+RETURNING", functions, re.S)
+    (own,) = re.findall(r"_base <= _last AND (\(.*?)\n\s+RETURNING", functions, re.S)
     for name, text in [*((f"one {field}", text) for field, text in counts), (f"own {first}", own)]:
         for n, variable in enumerate((rf"(_value|_data->>'{first}')(?=\])", r"_base\b", r"_types\b", r"_seen\b"), 1):
             text = re.sub(rf"(?<!\w){variable}", f"${n}", text)
