@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from pgevents.serialization import load_json, time_of
 from pgevents.streams import Stream, TypesOfEach, array_text, check_field_name, name_argument, one_value, types_argument
 from pgevents.tables import TableSpec
 
-__all__ = ["Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
+__all__ = ["NO_FIELDS", "Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
@@ -30,9 +30,11 @@ ONE_SQL = "SELECT {append_one}({type}, %s, '{field}', %s, {types}, "
 UNCONDITIONAL_SQL = "SELECT {append_one}({type}, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)"
 """No argument is left out, for PostgreSQL would have to parse its stored default; and none is a parameter that need not be
 one, for the driver takes two microseconds for each."""
-digits: Callable[[int], str] = int.__repr__
-"""A number as it may stand in SQL: nothing but digits, whatever a subclass of int makes of itself."""
 ANY_SQL = r"SELECT {append_rows}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s)"
+digits: Callable[[int], str] = int.__repr__
+"""A number as it may stand in SQL, of digits and perhaps a sign, whatever a subclass of int makes of itself."""
+NO_FIELDS: dict[str, Any] = {}
+"""Of an event whose data were not written field by field."""
 
 
 @attrs.define
@@ -112,7 +114,7 @@ class Appender:
         return self._call(*self.call_for_one(name, text, condition, more), created_at, is_timed)
 
     def call_for_one(
-        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = (), event: object = None
+        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = (), fields: Mapping[str, Any] = NO_FIELDS
     ) -> tuple[str, tuple[Any, ...]]:
         """The call of a function for one event, and its parameters.
 
@@ -121,14 +123,15 @@ class Appender:
             text: Its data as JSON.
             condition: What must hold.
             more: Metadata and time, or nothing.
-            event: What `text` was made of, if it says the same word for word.
+            fields: What `text` was made of, as far as it is known.
         """
         if not condition:
             head, _, names, _ = self._sql_for_one(name, more != ())
             return head, (*names, text, *more)
         (field, value, several), base, count = condition
-        may_be_own = count == 0 and more == () and field == self._first_index
-        if may_be_own and type(own := getattr(event, field, None)) is type(value) is str and own == value:
+        own = fields.get(field)  # what is stored, if it is a str; others may have another text there
+        is_same = type(own) is type(value) is str and own == value
+        if is_same and count == 0 and more == () and field == self._first_index:
             head, tail, names, types = self._sql_for_one(name, False, field, several, True)
             return f"{head}'{digits(base)}'{tail}", (*names, text, *types)
         head, tail, names, types = self._sql_for_one(name, more != (), field, several)

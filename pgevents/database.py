@@ -225,7 +225,7 @@ class Session:
             raise REFUSED[code](message) from error
         if code == "25006":
             raise UnsupportedTransactionError(
-                f"{message}: this server is a standby, or the transaction READ ONLY; events are saved on the primary, in one that writes"
+                f"{message}: this server is a standby, or the transaction is READ ONLY; write on the primary, without READ ONLY"
             ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error

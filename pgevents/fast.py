@@ -32,7 +32,7 @@ TIMES = (datetime, datetime | None)
 """They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something else."""
 
 NUL = "\\u0000"
-"""A NUL character as it stands in JSON. It is looked for in text: bytes raise and drop an error within when they are asked."""
+"""A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and drop an error."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
@@ -117,24 +117,25 @@ def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
     tests += [f"instance.{name}.tzinfo is utc" for name in times]
     values = [f"{name!r}: instance.{name}{'.isoformat()' if name in times else ''}" for name in fields]
     made = f"{{{', '.join(values)}}}" if times or as_row else "instance"
-    compiled: Callable[[Any], Any] = eval(f"lambda instance: {made} if {' and '.join(tests)} else None", names | {"utc": timezone.utc})
+    source = f"lambda instance: {made} if {' and '.join(tests)} else None"
+    compiled: Callable[[Any], Any] = eval(source, names | {"utc": timezone.utc})
     return compiled
 
 
-def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """Makes JSON text of an instance in one step, if class and instance allow; else None."""
+def writer(cls: type[Any]) -> Callable[[Any], tuple[str, dict[str, Any]] | None]:
+    """Makes JSON text of an instance in one step, and tells the fields that it wrote; None if class or instance do not allow."""
     prepare = preparer(cls, as_row=True)
     encode: Any = None if msgspec is None else msgspec.json.encode
 
-    def write(instance: Any) -> str | None:
+    def write(instance: Any) -> tuple[str, dict[str, Any]] | None:
         try:
-            ready = prepare(instance)
-            if ready is None:
+            fields = prepare(instance)
+            if fields is None:
                 return None
-            text: str = encode(ready).decode()
+            text: str = encode(fields).decode()
         except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
             return None
-        return None if NUL in text else text
+        return None if NUL in text else (text, fields)
 
     return write
 

@@ -588,7 +588,7 @@ $pgevents$;
             EXIT simple;
         END;
 
-        -- Insert, in a statement that is younger than the locks.
+        -- Check, if there is a condition, and insert, in a statement that is younger than the locks.
 {{end part}}
 {{part answer}}
         IF _id > _last THEN
@@ -654,7 +654,6 @@ BEGIN
 END
 $pgevents$;
 
-{{#first}}
 -- [append_own] One event without metadata, if its own stream holds nothing above an id: the events of these types that have
 -- the same value of the first data index, which is named so that nobody means another one.
 CREATE OR REPLACE FUNCTION {{append_own}}(_type text, _data jsonb, _field text, _types text[], _base bigint) RETURNS text
@@ -664,6 +663,7 @@ DECLARE
     _id bigint;
     _at timestamptz;
 BEGIN
+    {{#first}}
     <<simple>>
     BEGIN
         {{take_locks}}
@@ -685,6 +685,10 @@ BEGIN
         RETURNING id INTO _id;
         {{answer}}
     END;
+    {{/first}}
+    IF _data->>_field IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = concat('an event without a ', _field, ' has no stream of its own by it');
+    END IF;
     RETURN {{append_rows}}(
         ARRAY[_type], ARRAY[_data::text], NULL,
         jsonb_build_array(jsonb_build_object(
@@ -694,7 +698,6 @@ BEGIN
         )));
 END
 $pgevents$;
-{{/first}}
 
 -- [append_plain] One event without metadata, whatever has happened.
 CREATE OR REPLACE FUNCTION {{append_plain}}(_type text, _data jsonb) RETURNS text

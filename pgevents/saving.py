@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import Answer, Condition, Row, answer_of, saved_of
+from pgevents.appending import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
 from pgevents.details import Conflict, Operation
 from pgevents.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
@@ -20,7 +20,7 @@ from pgevents.errors import (
 from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event, make_events
 from pgevents.ordering import Position
 from pgevents.reading import EventStream, check_id
-from pgevents.serialization import VERSION_KEY, dump_and_load, load_json
+from pgevents.serialization import VERSION_KEY, Written, dump_and_load, load_json
 from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:
@@ -81,12 +81,8 @@ def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | N
         known.learn(client, event)
         return done
     name, write = way
-    text = write(event)
-    if text is not None:
-        call = client.appender.call_for_one(name, text, condition, event=event)
-    else:
-        call = client.appender.call_for_one(name, client.serializer.dump(event, event.__class__, name)[0], condition)
-    answered: str = client.session.value(*call)
+    text, fields = write(event) or (client.serializer.dump(event, event.__class__, name)[0], NO_FIELDS)
+    answered: str = client.session.value(*client.appender.call_for_one(name, text, condition, fields=fields))
     saved = saved_of(answered)
     if saved is None:
         raise _save_of_one(client, expected).error_of(answer_of(answered), [NewEvent(name, event)])
@@ -106,7 +102,7 @@ class KnownClasses:
     """
 
     revision: int
-    ways: dict[type[Any], tuple[str, Callable[[Any], str | None]]] = attrs.field(factory=dict[type[Any], Any])
+    ways: dict[type[Any], tuple[str, Callable[[Any], Written | None]]] = attrs.field(factory=dict[type[Any], Any])
 
     def learn(self, client: EventClient, event: object) -> None:
         """Take up the class of an event that was just saved."""
@@ -115,7 +111,7 @@ class KnownClasses:
             return
         names = None if client.plugins.implemented else known_names(client, (event,))
         if names is not None:
-            self.ways[event.__class__] = (names[0], client.serializer.to_text[event.__class__])
+            self.ways[event.__class__] = (names[0], client.serializer.write[event.__class__])
 
 
 def known_names(client: EventClient, given: Sequence[object]) -> list[str] | None:

@@ -22,6 +22,7 @@ __all__ = ["Serializer", "dump_and_load", "dump_json", "load_json", "make_event_
 
 T = TypeVar("T")
 V = TypeVar("V")
+Written = tuple[str, dict[str, Any]]
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
 
@@ -168,7 +169,7 @@ class Serializer:
 
     Attributes:
         converter: The converter.
-        to_text: By class, what writes an instance as JSON text in one step, or gives None: then `dump` knows more.
+        write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
     """
 
@@ -186,7 +187,7 @@ class Serializer:
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
         self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(fast.preparer if is_ours else lambda cls: lambda data: None)
-        self.to_text: _ByClass[Callable[[Any], str | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
+        self.write: _ByClass[Callable[[Any], Written | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
 
     def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
@@ -208,9 +209,9 @@ class Serializer:
             EventEncodeError: Not an object, a value without a JSON form, or one that does not fit its field.
         """
         if cls is data.__class__:
-            quick = self.to_text[cls](data)
-            if quick is not None:
-                return quick, data
+            written = self.write[cls](data)
+            if written is not None:
+                return written[0], data
         text, loaded = dump_and_load(self.encode(data, what), what)
         return text, loaded if cls is None else self.check(loaded, cls, what)
 

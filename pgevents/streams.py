@@ -203,8 +203,7 @@ def one_value(
 ) -> tuple[str, str, TypesOfEach] | None:
     """Field, value, and the types of each stream, of a question about one value of one field, or of one of these.
 
-    None for any other question; but most are of this kind, which the functions `<events>_append_one` and `<events>_fetch`
-    take.
+    None for any other question; but most are of this kind, which the functions for one event and `<events>_fetch` take.
     """
     if not isinstance(streams, (list, tuple)):
         return None
@@ -251,7 +250,7 @@ def array_text(names: Sequence[str]) -> str:
 def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
     """The same of one type's name.
 
-    Plain names stand in the SQL, as the driver takes a microsecond for each parameter, and the types of a program are few.
+    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program are few.
     """
     return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
 

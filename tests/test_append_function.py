@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import peewee
 import pytest
-from peewee import PostgresqlDatabase
+from peewee import DataError, PostgresqlDatabase
 
 from pgevents import (
     ConcurrencyError,
@@ -40,6 +40,27 @@ class Added:
 @attrs.frozen
 class Numbered:
     cart_id: int
+
+
+@event
+@attrs.frozen
+class Derived:
+    """It has a cart_id that is not stored."""
+
+    note: str
+
+    @property
+    def cart_id(self) -> str:
+        return "c1"
+
+
+@event
+@attrs.frozen
+class Constant:
+    """The same by another way."""
+
+    cart_id: ClassVar[str] = "c1"
+    note: str
 
 
 def scalar(db: Any, sql: str, params: Any = None) -> Any:
@@ -118,7 +139,15 @@ def test_append_own_saves_nothing_if_anything_is_above(
     assert len(client.get_event_stream()) == 1
 
 
-@pytest.mark.parametrize("order", [["cart_id", "product_id"], ["product_id", "cart_id"]])
+def test_append_own_refuses_an_event_that_has_no_stream_of_its_own(client: EventClient) -> None:
+    """It would be saved whatever has happened."""
+    for data, field in (("{}", "cart_id"), ('{"cart_id": null}', "cart_id"), (DATA, "product_id"), (DATA, None)):
+        with pytest.raises(DataError, match="no stream of its own"):
+            client.db.execute_sql(OWN, [data, field, None, 0])
+    assert len(client.get_event_stream()) == 0
+
+
+@pytest.mark.parametrize("order", [["cart_id", "product_id"], ["product_id", "cart_id"], ["product_id"], []])
 def test_a_client_that_knows_another_order_of_the_indexes_asks_for_what_it_means(
     url: str, client: EventClient, make_client: Callable[..., EventClient], order: list[str]
 ) -> None:
@@ -178,6 +207,18 @@ def test_each_save_of_one_event_goes_the_shortest_way_that_can_do_it(
         with pytest.raises(ConcurrencyError):
             validated(event, 1, [stream(cart_id=event.cart_id)])
     assert called[9:] == ["own", "own", "one"]
+
+
+@pytest.mark.parametrize("unstored", [Derived("x"), Constant("x")])
+def test_only_what_is_stored_makes_a_stream_the_events_own(make_client: Callable[..., EventClient], unstored: Any) -> None:
+    """A property or a constant of the class is no part of the event, so the stream is another one."""
+    client = make_client(event_types=[Added, Derived, Constant])
+    client.create_tables()
+    client.save_event(unstored)
+    for saved in (client.save_event(Added("c1", "p1")), client.save_event(Added("c1", "p1"))):
+        with pytest.raises(ConcurrencyError):
+            client.save_event_with_stream_validation(unstored, saved.id - 1, [stream(cart_id="c1")])
+    assert client.save_event_with_stream_validation(unstored, saved.id, [stream(cart_id="c1")]).id == 4
 
 
 @pytest.mark.parametrize("condition", [{}, {"base": 0}, {"seen": 0}])

@@ -35,7 +35,7 @@ PLACES: dict[str, tuple[Replacement, ...]] = {
     ),
     "published": (
         ("    _state := _published ||", "{pause}    _state := _published ||"),
-        ("        -- Insert, in a statement", "{pause}        -- Insert, in a statement"),
+        ("        -- Check, if there is", "{pause}        -- Check, if there is"),
     ),
     "checked": (("    -- Insert. The guard", "{pause}    -- Insert. The guard"),),
     "numbered": (

@@ -32,12 +32,12 @@ class Bare(PgEvents):
         self.cursor = self.client.session.connection().cursor()
         self.types = sql_types(self.shop)
         self.streams = (stream(CartEvent, cart_id="any"),)
-        to_text: Any = self.client.serializer.to_text
-        self.write: dict[type[Any], Callable[[Any], str]] = {cls: to_text[cls] for cls in self.shop.classes.values()}
+        write: Any = self.client.serializer.write
+        self.write: dict[type[Any], Callable[[Any], tuple[str, Any]]] = {cls: write[cls] for cls in self.shop.classes.values()}
 
     def save(self, sample: Sample) -> None:
         data = sample.event
-        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data),))
+        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data)[0],))
         self._saved(sample.type, data)
 
     def save_validated(self, sample: Sample) -> None:
@@ -49,7 +49,7 @@ class Bare(PgEvents):
         ((_, (value,)),) = asked[0].match
         assert data.cart_id == value
         sql = APPEND_OWN % (sample.type, self.types, self.last.get(cart, 0))
-        self.cursor.execute(sql, (self.write[data.__class__](data),))
+        self.cursor.execute(sql, (self.write[data.__class__](data)[0],))
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:
