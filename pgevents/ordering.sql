@@ -687,7 +687,9 @@ BEGIN
     END;
     {{/first}}
     IF _data->>_field IS NULL THEN
-        RAISE null_value_not_allowed USING MESSAGE = concat('an event without a ', _field, ' has no stream of its own by it');
+        RAISE null_value_not_allowed USING
+            MESSAGE = concat('an event without a ', _field, ' has no stream of its own by it'),
+            HINT = 'Name the value that the condition is about, by the function append_one.';
     END IF;
     RETURN {{append_rows}}(
         ARRAY[_type], ARRAY[_data::text], NULL,
