@@ -288,6 +288,7 @@ $pgevents$;
 --       succeed only if exactly `seen` events above id `base` match one of the streams. A read inside a transaction
 --       may have seen what a savepoint rolled back since, so it says which: "ids": "{1,2,5}", and if its base is
 --       not 0, the last id that the transaction itself had saved: "own": 7. While that stands, all before it do.
+--       Values and types are texts. "types": null is any type, "match": {} any event; an empty list matches none.
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
 --         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
 --         issued). Only 'saved' has written anything.
@@ -395,6 +396,14 @@ BEGIN
         END LOOP;
     END IF;
     IF _conditions IS NOT NULL THEN
+        IF jsonb_path_exists(_conditions, '$[*] ? (
+            exists(@.streams[*].match.* ? (@.type() != "string"))
+            || exists(@.streams[*] ? (@.types.type() == "array").types[*] ? (@.type() != "string"))
+        )') THEN  -- they match nothing, so the save would be checked against nothing
+            RAISE invalid_parameter_value USING
+                MESSAGE = 'values and types of a stream are texts, neither null nor anything else',
+                HINT = 'Write {"types": ["A"], "match": {"cart_id": ["1"]}}; of any type is "types": null, of anything "match": {}.';
+        END IF;
         FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
             _exclusive := _exclusive || {{stream_keys}}(_conditions->_n->'streams');
         END LOOP;
@@ -601,7 +610,7 @@ $pgevents$;
 {{end part}}
 
 -- [append_one] One event, with all that these functions can do.
---   _field, _value, _types, _base, _seen: a condition, or NULL; _types are NULL for any type.
+--   _field, _value, _types, _base, _seen: a condition, or NULL. _types are NULL for any type, so what is not FALSE counts.
 CREATE OR REPLACE FUNCTION {{append_one}}(
     _type text,
     _data jsonb,
@@ -636,7 +645,7 @@ BEGIN
             SELECT _type, _data, coalesce(_metadata, '{}'), _at, _at
             WHERE _base <= _last AND _seen = cardinality(ARRAY(
                 SELECT id FROM {{table}}
-                WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+                WHERE data->>'{{field}}' = ANY (ARRAY[_value]) AND id > _base AND (type = ANY (_types)) IS NOT FALSE
                 ORDER BY data->>'{{field}}', id LIMIT greatest(_seen, 0) + 1
             ))
             RETURNING id INTO _id;
@@ -679,7 +688,7 @@ BEGIN
         SELECT _type, _data, _at, _at
         WHERE _base <= _last AND (
             SELECT id FROM {{table}}
-            WHERE data->>'{{field}}' = ANY (ARRAY[_data->>'{{field}}']) AND id > _base AND (_types IS NULL OR type = ANY (_types))
+            WHERE data->>'{{field}}' = ANY (ARRAY[_data->>'{{field}}']) AND id > _base AND (type = ANY (_types)) IS NOT FALSE
             ORDER BY data->>'{{field}}', id LIMIT 1
         ) IS NULL
         RETURNING id INTO _id;

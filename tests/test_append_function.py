@@ -93,7 +93,7 @@ def test_append_one_saves_as_append_does(client: EventClient) -> None:
         "'cart_id', 'c1', NULL, 0, NULL",
         "'cart_id', 'c1', '{A}', 0, 2",
         "'cart_id', 'c1', '{A}', 0, -5",
-        "'no_index', NULL, NULL, 0, 1",
+        "'no_index', 'y', NULL, 0, 1",
         "'product_id', 'p', NULL, 5, 0",  # above the last id issued
     ],
 )
@@ -103,6 +103,71 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(client: Even
     answer = json.loads(scalar(client.db, f"SELECT my_app.events_append_one('A', %s, {condition})", [DATA]))
     assert answer["status"] in ("conflict", "future")
     assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": [null]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": ["c2", null]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"number": [5]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"number": null}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"number": 5}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": ["c1"], "number": [5]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"number": [["5"]]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"number": {"5": 5}}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"types": [null]}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": ["c2"]}}, {"types": ["B", 5]}]}]',
+        '[{"base": 0, "seen": 1, "streams": [{}]}, {"base": 0, "seen": 0, "streams": [{"match": {"cart_id": [true]}}]}]',
+    ],
+)
+def test_append_refuses_a_condition_that_would_check_nothing(client: EventClient, conditions: str) -> None:
+    """Events are compared by text: what is none matches nothing, whatever the program meant by it."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1", "number": 5}})
+    for events in ('[{"type": "B", "data": {}}]', '[{"type": "B", "data": {}}, {"type": "B", "data": {}}]'):
+        with pytest.raises(DataError, match="are texts"):
+            client.db.execute_sql("SELECT my_app.events_append(%s, %s)", [events, conditions])
+    assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "one('A', %s, 'cart_id', NULL, NULL, 0, 0)",
+        "one('A', %s, 'no_index', NULL, NULL, 0, 0)",
+        "one('A', %s, 'cart_id', 'c1', '{B,NULL}', 0, 0)",
+        "own('A', %s, 'cart_id', '{B,NULL}', 0)",
+    ],
+)
+def test_the_ways_for_one_event_refuse_it_too(client: EventClient, call: str) -> None:
+    """The short way would have to look at more than it does, so it leaves them to the long one."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+    with pytest.raises(DataError, match="are texts"):
+        client.db.execute_sql(f"SELECT my_app.events_append_{call}", [DATA])
+    assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize(
+    ("stream", "seen"),
+    [
+        ("{}", 1),
+        ('{"types": null, "match": {}}', 1),
+        ('{"types": ["A"]}', 1),
+        ('{"types": ["B"], "match": {"cart_id": ["c1"]}}', 0),
+        ('{"types": [], "match": {"cart_id": ["c1"]}}', 0),
+        ('{"types": ["A", "B"], "match": {"cart_id": ["c1", "c2"], "number": ["5"]}}', 1),
+        ('{"match": {"number": "5"}}', 1),
+        ('{"match": {"cart_id": []}}', 0),
+        ("", 0),
+    ],
+)
+def test_append_checks_all_forms_of_a_stream(client: EventClient, stream: str, seen: int) -> None:
+    """Exactly so many events match it."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1", "number": 5}})
+    sql = "SELECT my_app.events_append(%s, %s)"
+    for count, status in ((seen + 1, "conflict"), (seen, "saved")):
+        condition = f'[{{"base": 0, "seen": {count}, "streams": [{stream}]}}]'
+        assert scalar(client.db, sql, ['[{"type": "C", "data": {}}]', condition])["status"] == status
 
 
 OWN = "SELECT my_app.events_append_own('A', %s, %s, %s, %s)"
