@@ -398,7 +398,7 @@ BEGIN
     IF _conditions IS NOT NULL THEN
         IF jsonb_path_exists(_conditions, '$[*] ? (
             exists(@.streams[*].match.* ? (@.type() != "string"))
-            || exists(@.streams[*] ? (@.types.type() == "array").types[*] ? (@.type() != "string"))
+            || exists(@.streams[*] ? (@.types.type() != "null").types[*] ? (@.type() != "string"))
         )') THEN  -- they match nothing, so the save would be checked against nothing
             RAISE invalid_parameter_value USING
                 MESSAGE = 'values and types of a stream are texts, neither null nor anything else',

@@ -117,6 +117,8 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(client: Even
         '[{"base": 0, "seen": 0, "streams": [{"match": {"number": [["5"]]}}]}]',
         '[{"base": 0, "seen": 0, "streams": [{"match": {"number": {"5": 5}}}]}]',
         '[{"base": 0, "seen": 0, "streams": [{"types": [null]}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"types": 5, "match": {"cart_id": ["c1"]}}]}]',
+        '[{"base": 0, "seen": 0, "streams": [{"types": {"C": "A"}, "match": {"cart_id": ["c1"]}}]}]',
         '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": ["c2"]}}, {"types": ["B", 5]}]}]',
         '[{"base": 0, "seen": 1, "streams": [{}]}, {"base": 0, "seen": 0, "streams": [{"match": {"cart_id": [true]}}]}]',
     ],
