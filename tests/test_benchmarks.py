@@ -11,6 +11,7 @@ from attrs import evolve
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from .benchmarks import hook_cost
+from .benchmarks.__main__ import main
 from .benchmarks.carts import PLAIN, big_carts, small_carts
 from .benchmarks.contenders import CONTENDERS, PEER_MISSING
 from .benchmarks.drivers import Database
@@ -77,6 +78,17 @@ def test_it_runs_and_reports(superuser_url: str, tmp_path: Path) -> None:
     assert text.startswith("before") and text.endswith("after\n") and "outdated" not in text
     assert "pgevents | the unlocked check |" in text
     assert ("| classic |" in text) == (not PEER_MISSING)
+
+
+def test_a_page_that_cannot_take_the_figures_is_told_of_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measuring all of it takes an hour."""
+    (tmp_path / "plain.md").write_text("no marks\n", encoding="utf-8")
+    for name, told in (("missing.md", "No such file"), ("plain.md", "has no lines")):
+        with pytest.raises(SystemExit):
+            main(["--only", "1", "--markdown", str(tmp_path / name)])
+        assert told in capsys.readouterr().err
 
 
 def test_what_hooks_cost_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:

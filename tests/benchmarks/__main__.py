@@ -15,7 +15,7 @@ from attrs import evolve
 from pgevents.embedded import embedded_database
 
 from .contenders import CONTENDERS
-from .report import markdown, plot, put_between_marks
+from .report import around_marks, markdown, plot, put_between_marks
 from .runner import run_all
 from .workloads import QUICK, Scale
 
@@ -37,7 +37,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--read", type=Path, help="do not measure: take the slices of this file")
     parser.add_argument("--plot", type=Path, help="file for a plot: figures.svg")
     parser.add_argument("--markdown", type=Path, help="page to put the tables into, between its two marks")
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if options.markdown:
+        try:  # now, not after an hour of measuring
+            around_marks(options.markdown)
+        except (OSError, ValueError) as error:
+            parser.error(f"--markdown: {error}")
+    return options
 
 
 def _scale(options: argparse.Namespace) -> Scale:

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from .workloads import PEERS, Goal, Scale, Workload, workloads
 
-__all__ = ["markdown", "plot", "put_between_marks"]
+__all__ = ["around_marks", "markdown", "plot", "put_between_marks"]
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -160,18 +160,24 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def put_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page.
+def around_marks(path: Path) -> tuple[str, str]:
+    """What stands before the two marks of a page, and after them.
 
     Raises:
-        ValueError: The page has no such marks.
+        OSError: The page cannot be read.
+        ValueError: It has no such marks.
     """
-    page = path.read_text(encoding="utf-8")
-    head, begin, rest = page.partition(BEGIN)
+    head, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path} has no lines {BEGIN} and {END} to put the figures between")
-    path.write_text(f"{head}{begin}\n\n{text}\n{end}{tail}", encoding="utf-8")
+    return head, tail
+
+
+def put_between_marks(path: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page; errors as for `around_marks`."""
+    head, tail = around_marks(path)
+    path.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
