@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import peewee
 
-from pgevents import installation
-from pgevents.appending import Appender
-from pgevents.database import Session, open_database
+from pgevents.store import installation
+from pgevents.store.append import Appender
+from pgevents.store.session import Session, open_database
 from pgevents.deciding import Decision
-from pgevents.decoding import Decoder
-from pgevents.details import Snapshot
+from pgevents.codec.decoding import Decoder
+from pgevents.hooks.details import Snapshot
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
-from pgevents.hooks import Plugins
-from pgevents.ordering import Horizon, check_installed, horizon_of
-from pgevents.reading import AsOf, EventStream, Reader
+from pgevents.hooks.registry import Plugins
+from pgevents.store.ordering import Horizon, check_installed, horizon_of
+from pgevents.store.read import AsOf, EventStream, Reader
 from pgevents.saving import KnownClasses, Latest, Save, position_of, save_one
-from pgevents.serialization import Serializer
+from pgevents.codec.serialization import Serializer
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.streams import Stream, id_text, stream
-from pgevents.tables import EventsModel, ProjectionsModel
+from pgevents.store.tables import EventsModel, ProjectionsModel
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm

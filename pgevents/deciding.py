@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from pgevents.details import Operation
+from pgevents.hooks.details import Operation
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
 from pgevents.saving import Save

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
 
-from pgevents.details import Operation
+from pgevents.hooks.details import Operation
 from pgevents.errors import ConfigurationError, StagedEventsError
 from pgevents.events import Event
-from pgevents.ordering import Position
-from pgevents.reading import AsOf, check_as_of
+from pgevents.store.ordering import Position
+from pgevents.store.read import AsOf, check_as_of
 from pgevents.reducers import Pipeline
-from pgevents.serialization import time_of
+from pgevents.codec.serialization import time_of
 from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.streams import Stream, id_text, merge_streams, stream
 

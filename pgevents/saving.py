@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.appending import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
-from pgevents.details import Conflict, Operation
-from pgevents.durability import refuse_unseen_end, when_durable
+from pgevents.store.append import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
+from pgevents.hooks.details import Conflict, Operation
+from pgevents.hooks.durability import refuse_unseen_end, when_durable
 from pgevents.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -18,9 +18,9 @@ from pgevents.errors import (
     IdempotencyError,
 )
 from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event, make_events
-from pgevents.ordering import Position
-from pgevents.reading import EventStream, check_id
-from pgevents.serialization import VERSION_KEY, Written, dump_and_load, load_json
+from pgevents.store.ordering import Position
+from pgevents.store.read import EventStream, check_id
+from pgevents.codec.serialization import VERSION_KEY, Written, dump_and_load, load_json
 from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 import peewee
 
-from pgevents.database import Session
-from pgevents.durability import refuse_unseen_end
-from pgevents.details import Operation, Snapshot
-from pgevents.hooks import Plugins
-from pgevents.serialization import Serializer, dump_json, load_json
+from pgevents.store.session import Session
+from pgevents.hooks.durability import refuse_unseen_end
+from pgevents.hooks.details import Operation, Snapshot
+from pgevents.hooks.registry import Plugins
+from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.streams import check_field_name, identifier_text
-from pgevents.tables import ProjectionsModel, TableSpec
+from pgevents.store.tables import ProjectionsModel, TableSpec
 
 __all__ = ["SaveResult", "SavedProjection", "Snapshots"]
 

@@ -13,7 +13,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
-from pgevents.reading import EventStream, check_id
+from pgevents.store.read import EventStream, check_id
 from pgevents.streams import Stream, merge_streams, stream
 
 __all__ = ["Subscription", "checkpoint", "follow"]

@@ -23,7 +23,7 @@ from pgevents import (
     event,
     stream,
 )
-from pgevents.database import Session
+from pgevents.store.session import Session
 from .conftest import database
 
 DATA = '{"cart_id": "c1"}'

@@ -26,7 +26,7 @@ from pgevents import (
     event,
     stream,
 )
-from pgevents.database import Session
+from pgevents.store.session import Session
 
 from .conftest import shop_client
 from .shop import CartCreated, CartEvent, ItemAddedToCart

@@ -261,6 +261,6 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
 
 def test_every_error_and_every_hook_is_explained() -> None:
     """The pages of errors and hooks say what to do about each, beside what the docstrings say."""
-    for page, names in (("errors.md", errors.__all__), ("hooks.md", sorted(pgevents.hookspecs.SPECS))):
+    for page, names in (("errors.md", errors.__all__), ("hooks.md", sorted(pgevents.hooks.specs.SPECS))):
         text = (DOCS / "reference" / page).read_text(encoding="utf-8")
         assert [name for name in names if f"`{name}`" not in text] == []

@@ -19,7 +19,7 @@ import peewee
 import psycopg2
 import pytest
 
-from pgevents import embedded
+from pgevents.embedded import server as embedded
 from pgevents.embedded import EmbeddedServerError, embedded_database
 
 is_root = os.geteuid() == 0
@@ -44,7 +44,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     folder.chmod(0o755)
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(embedded.__file__).parents[1]), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(embedded.__file__).parents[2]), *sys.path]))
     yield folder
     until(lambda: not any(folder.iterdir()))
     folder.rmdir()

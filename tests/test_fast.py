@@ -18,9 +18,9 @@ from attrs import define, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgevents import fast
+from pgevents.codec import fast
 from pgevents.errors import EventEncodeError
-from pgevents.serialization import Serializer, dump_and_load, load_json
+from pgevents.codec.serialization import Serializer, dump_and_load, load_json
 
 pytest.importorskip("msgspec")
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from pgevents import (
     hookimpl,
     stream,
 )
-from pgevents.hookspecs import SPECS
+from pgevents.hooks.specs import SPECS
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 MakeClient = Callable[..., EventClient]

@@ -46,7 +46,7 @@ def test_the_wheel_holds_the_package(built: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "pgevents"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
         expected &= set(listed.stdout.splitlines())
-    assert {"pgevents/ordering.sql", "pgevents/py.typed", "pgevents/client.py"} <= expected <= names
+    assert {"pgevents/store/ordering.sql", "pgevents/py.typed", "pgevents/client.py"} <= expected <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pgevents"}
 
@@ -55,7 +55,7 @@ def test_the_sdist_can_be_read_and_tested(built: Path) -> None:
     """The sdist has package, metadata, licence, README and settings."""
     (sdist,) = built.glob("*.tar.gz")
     names = {name.split("/", 1)[-1] for name in tarfile.open(sdist).getnames()}
-    assert {"pyproject.toml", "setup.cfg", "LICENSE", "pgevents/ordering.sql", "pgevents/py.typed"} <= names
+    assert {"pyproject.toml", "setup.cfg", "LICENSE", "pgevents/store/ordering.sql", "pgevents/py.typed"} <= names
 
 
 def test_the_installed_wheel_works_by_itself(built: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_installed_wheel_works_by_itself(built: Path, tmp_path: Path) -> Non
     (wheel,) = built.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
     program = (
-        "import pgevents; from pgevents.ordering import functions_sql;"
+        "import pgevents; from pgevents.store.ordering import functions_sql;"
         "print(pgevents.__file__, len(functions_sql(pgevents.create_events_table('s').pgevents_spec)) > 5000)"
     )
     done = subprocess.run(

@@ -13,9 +13,9 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, stream
-from pgevents.database import Session
-from pgevents.ordering import functions_sql
-from pgevents.tables import TableSpec
+from pgevents.store.session import Session
+from pgevents.store.ordering import functions_sql
+from pgevents.store.tables import TableSpec
 from .conftest import _on, database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
@@ -173,7 +173,7 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
 def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
     """Every shape of question reads the index made for it, in the index's order where there is one to follow."""
     call, expected, in_order = READS[read]
-    monkeypatch.setattr("pgevents.reading.one_value", lambda *asked: None)  # none of them by the function with a kept plan
+    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)  # none of them by the function with a kept plan
     statement, params = asked(lambda: call(shop), monkeypatch)
     plan, _, used = explain(shop, statement, params)
     assert used and used <= expected, plan
@@ -305,7 +305,7 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
 
 def test_a_table_without_its_index_would_be_noticed(shop: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above can fail: with the index gone the same question is a sequential scan or another index."""
-    monkeypatch.setattr("pgevents.reading.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)
     with shop.db.atomic() as transaction:
         shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')
         plan, _, used = explain(shop, *asked(lambda: shop.get_event_stream(cart_id="c7"), monkeypatch))

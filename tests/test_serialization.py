@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgevents import EventClient, EventEncodeError, event, hookimpl
-from pgevents.serialization import parse_time, time_of
+from pgevents.codec.serialization import parse_time, time_of
 
 NOW = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=timezone.utc)
 

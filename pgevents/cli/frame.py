@@ -14,11 +14,11 @@ import peewee
 from attrs import frozen
 
 from pgevents.client import EventClient, create_event_client
-from pgevents.database import Session, open_database
+from pgevents.store.session import Session, open_database
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
 from pgevents.streams import Stream, stream
-from pgevents.tables import TableSpec, create_events_table, create_projections_table
+from pgevents.store.tables import TableSpec, create_events_table, create_projections_table
 
 __all__ = ["EXIT_CODES", "Commands", "Store", "event_json", "fail", "parse_json", "run", "show_event", "stream_of"]
 

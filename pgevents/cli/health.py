@@ -13,7 +13,7 @@ from attrs import asdict, frozen
 
 from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
-from pgevents.tables import TableSpec
+from pgevents.store.tables import TableSpec
 
 from .frame import EXIT_CODES, Store
 

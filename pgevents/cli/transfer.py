@@ -21,7 +21,7 @@ from attrs import define, frozen
 
 from pgevents.client import EventClient
 from pgevents.errors import IdempotencyError, PgEventsError
-from pgevents.serialization import dump_json, time_of
+from pgevents.codec.serialization import dump_json, time_of
 from pgevents.streams import Stream
 
 from .frame import EXIT_CODES, Store, fail, stream_of

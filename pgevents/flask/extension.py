@@ -16,7 +16,7 @@ from pgevents.flask.context import EXTENSION, Store
 from pgevents.flask.metadata import RequestMetadata, name_response
 from pgevents.flask.pool import Pool, give_back
 from pgevents.flask.responses import HANDLERS
-from pgevents.tables import EventsModel, ProjectionsModel, create_events_table, create_projections_table
+from pgevents.store.tables import EventsModel, ProjectionsModel, create_events_table, create_projections_table
 
 __all__ = ["PgEvents"]
 

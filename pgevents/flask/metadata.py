@@ -11,7 +11,7 @@ import attrs
 from flask import Response, g, has_request_context, request
 
 from pgevents.events import NewEvent
-from pgevents.hookspecs import hookimpl
+from pgevents.hooks.specs import hookimpl
 
 __all__ = ["RequestMetadata", "name_response", "request_id"]
 

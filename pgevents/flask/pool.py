@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import peewee
 from flask import g, has_app_context
 
-from pgevents.database import open_database
+from pgevents.store.session import open_database
 from pgevents.embedded import embedded_database
 from pgevents.errors import PgEventsError
 from pgevents.flask.context import active_store

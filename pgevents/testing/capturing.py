@@ -55,7 +55,7 @@ def capture_events(
 
 
 def _capturer(captured: CapturedEvents, names: Sequence[str] | None, hook: str) -> Any:
-    from pgevents.hookspecs import hookimpl
+    from pgevents.hooks.specs import hookimpl
 
     def collect(self: object, events: Sequence[Event[Any]]) -> None:
         captured.extend(one for one in events if names is None or one.type in names)

@@ -14,7 +14,7 @@ from pgevents.events import Event, EventTypes, event_type_of
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
-    from pgevents.serialization import Serializer
+    from pgevents.codec.serialization import Serializer
 
 __all__ = ["History", "class_of", "envelope", "history", "numbered", "plain_serializer", "shown"]
 
@@ -142,7 +142,7 @@ def envelope(given: Any, now: datetime, metadata: Mapping[str, Any] | None = Non
 def plain_serializer() -> Serializer:
     global _serializer_made
     if _serializer_made is None:
-        from pgevents.serialization import Serializer
+        from pgevents.codec.serialization import Serializer
 
         _serializer_made = Serializer()
     return _serializer_made

@@ -20,7 +20,8 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from pgevents.embedded import EmbeddedServerError, _find_programs
+from pgevents.embedded import EmbeddedServerError
+from pgevents.embedded.server import _find_programs
 
 
 def account(neighbour: str = "") -> dict[str, Any]:

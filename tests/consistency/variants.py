@@ -12,12 +12,12 @@ from typing import Any
 
 import attrs
 
-from pgevents.appending import Appender
-from pgevents.database import Session
-from pgevents.ordering import Position, functions_sql, setting_sql, streams_json
-from pgevents.reading import Reader
-from pgevents.selecting import NO_EVENT
-from pgevents.tables import TableSpec
+from pgevents.store.append import Appender
+from pgevents.store.session import Session
+from pgevents.store.ordering import Position, functions_sql, setting_sql, streams_json
+from pgevents.store.read import Reader
+from pgevents.store.queries import NO_EVENT
+from pgevents.store.tables import TableSpec
 
 Replacement = tuple[str, str]
 

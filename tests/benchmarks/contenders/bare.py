@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pgevents import Event, EventStream, fast, stream
-from pgevents.appending import answer_of, saved_of
-from pgevents.decoding import rows_of
+from pgevents import Event, EventStream, stream
+from pgevents.codec import fast
+from pgevents.store.append import answer_of, saved_of
+from pgevents.codec.decoding import rows_of
 from pgevents.events import make_event
-from pgevents.ordering import Position
+from pgevents.store.ordering import Position
 
 from ...shop import CartEvent
 from ..carts import Sample

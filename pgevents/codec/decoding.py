@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pgevents.events import Event, EventType, EventTypes, StoredEvent, UnfrozenEvent
-from pgevents.serialization import VERSION_KEY, Serializer, load_json, time_of
+from pgevents.codec.serialization import VERSION_KEY, Serializer, load_json, time_of
 
 __all__ = ["FIELD_END", "Decoder", "rows_of"]
 

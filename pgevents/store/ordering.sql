@@ -2,7 +2,7 @@
 -- from the stored data itself, so that every writer (any version of the library, another language, a person in
 -- psql) takes the same locks.
 --
--- Marks in double braces are filled in by pgevents.ordering: table and function names are quoted identifiers,
+-- Marks in double braces are filled in by pgevents.store.ordering: table and function names are quoted identifiers,
 -- {{first_field}} picks the first data index that a stream names, {{generation}} is a digest of this text. What stands
 -- between two marks of fields comes once for each data index (or the first, or the others), a part wherever its name stands.
 --

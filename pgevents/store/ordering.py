@@ -18,7 +18,7 @@ import attrs
 
 from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.streams import Stream
-from pgevents.tables import TableSpec
+from pgevents.store.tables import TableSpec
 
 __all__ = ["READ_LIMIT", "Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_sql"]
 
@@ -102,7 +102,7 @@ class Horizon:
 
 @cache
 def _template() -> str:
-    return (files("pgevents") / "ordering.sql").read_text(encoding="utf-8")
+    return (files("pgevents.store") / "ordering.sql").read_text(encoding="utf-8")
 
 
 def setting_sql(spec: TableSpec) -> str:

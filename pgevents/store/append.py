@@ -10,11 +10,11 @@ from typing import Any
 
 import attrs
 
-from pgevents.database import Session
-from pgevents.ordering import Position
-from pgevents.serialization import load_json, time_of
+from pgevents.store.session import Session
+from pgevents.store.ordering import Position
+from pgevents.codec.serialization import load_json, time_of
 from pgevents.streams import Stream, TypesOfEach, array_text, check_field_name, name_argument, one_value, types_argument
-from pgevents.tables import TableSpec
+from pgevents.store.tables import TableSpec
 
 __all__ = ["NO_FIELDS", "Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
 

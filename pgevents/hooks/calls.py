@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import attrs
 import pluggy
 
-from pgevents import hookspecs
-from pgevents.details import Conflict, Operation, Snapshot
+from pgevents.hooks import specs as hookspecs
+from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.errors import PluginError
 from pgevents.events import NewEvent, StoredEvent
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import peewee
 
-from pgevents.database import Session
+from pgevents.store.session import Session
 from pgevents.errors import ConfigurationError
-from pgevents.ordering import functions_sql, generation_of, setting_sql
-from pgevents.tables import EventsModel, ProjectionsModel, TableSpec
+from pgevents.store.ordering import functions_sql, generation_of, setting_sql
+from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
 
 __all__ = ["install", "install_sql", "maintenance"]
 

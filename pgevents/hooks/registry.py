@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from pgevents.errors import PluginError
-from pgevents.hook_calls import HookCalls, call, in_order
-from pgevents.hookspecs import PROJECT, SPECS
-from pgevents.plugin_checks import check_plugin, name_of
-from pgevents.serialization import make_event_converter
+from pgevents.hooks.calls import HookCalls, call, in_order
+from pgevents.hooks.specs import PROJECT, SPECS
+from pgevents.hooks.checks import check_plugin, name_of
+from pgevents.codec.serialization import make_event_converter
 
 if TYPE_CHECKING:
     import cattrs

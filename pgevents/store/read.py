@@ -13,15 +13,15 @@ from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
-from pgevents.database import Session
-from pgevents.decoding import FIELD_END, Decoder, rows_of
-from pgevents.details import Operation
+from pgevents.store.session import Session
+from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
+from pgevents.hooks.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event
-from pgevents.ordering import Position, horizon_of, setting_sql, streams_json
-from pgevents.selecting import COLUMNS, NO_EVENT, select_after_snapshot, select_events
+from pgevents.store.ordering import Position, horizon_of, setting_sql, streams_json
+from pgevents.store.queries import COLUMNS, NO_EVENT, select_after_snapshot, select_events
 from pgevents.streams import Stream, TypesOfEach, check_field_name, merge_streams, one_value, types_argument
-from pgevents.tables import TableSpec
+from pgevents.store.tables import TableSpec
 
 __all__ = ["EventStream", "Reader"]
 

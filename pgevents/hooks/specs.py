@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import cattrs
 
     from pgevents.client import EventClient
-    from pgevents.details import Conflict, Operation, Snapshot
+    from pgevents.hooks.details import Conflict, Operation, Snapshot
     from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from pgevents.errors import PluginError
-from pgevents.hookspecs import PROJECT, SPECS
+from pgevents.hooks.specs import PROJECT, SPECS
 
 __all__ = ["check_plugin", "name_of"]
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import cattrs
 from cattrs.preconf.json import make_converter
 
-from pgevents import fast
+from pgevents.codec import fast
 from pgevents.errors import EventDecodeError, EventEncodeError
 from pgevents.events import EventType
 

@@ -1,0 +1,1 @@
+"""Events and views to JSON and back."""

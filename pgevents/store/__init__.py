@@ -1,0 +1,1 @@
+"""Everything that speaks SQL: session, tables, installation, functions, reads and appends."""
