@@ -46,7 +46,9 @@ def commands() -> str:
         for name in command.list_commands(context) if isinstance(command, click.Group) else ():
             one = command.get_command(context, name)
             if one is not None and not one.hidden:
-                inner = click.Context(one, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+                inner = click.Context(
+                    one, info_name=name, parent=context, max_content_width=100, terminal_width=100
+                )
                 yield from helps(one, inner)
 
     top = click.Context(cli, info_name="pgevents", max_content_width=100, terminal_width=100)
@@ -58,5 +60,8 @@ def tables() -> str:
 
     events = create_events_table(schema="my_app", data_indexes=["cart_id"])
     views = create_projections_table(schema="my_app", data_indexes=["user_id"])
-    statements = [*events.pgevents_spec.create_statements().values(), *views.pgevents_spec.create_statements().values()]
+    statements = [
+        *events.pgevents_spec.create_statements().values(),
+        *views.pgevents_spec.create_statements().values(),
+    ]
     return "```sql\n" + "\n".join(statements) + "```\n"

@@ -1,7 +1,6 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
-from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.errors import (
     AppendOnlyError,
     ConcurrencyError,
@@ -19,19 +18,20 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, event
+from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
-from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.projections import (
     MultiStreamProjectionBase,
     ProjectionBase,
     create_multi_stream_projection_base_class,
     create_projection_base_class,
 )
-from pgevents.store.read import EventStream
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult
-from pgevents.streams import Stream, stream
+from pgevents.store.ordering import Horizon, HorizonHolder, Position
+from pgevents.store.read import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
+from pgevents.streams import Stream, stream
 
 __all__ = [
     "AppendOnlyError",

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import peewee
 
-from pgevents.store import installation
-from pgevents.store.append import Appender
-from pgevents.store.session import Session, open_database
-from pgevents.deciding import Decision
 from pgevents.codec.decoding import Decoder
-from pgevents.hooks.details import Snapshot
+from pgevents.codec.serialization import Serializer
+from pgevents.deciding import Decision
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
+from pgevents.hooks.details import Snapshot
 from pgevents.hooks.registry import Plugins
+from pgevents.saving import KnownClasses, Latest, Save, position_of, save_one
+from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
+from pgevents.store import installation
+from pgevents.store.append import Appender
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
 from pgevents.store.read import AsOf, EventStream, Reader
-from pgevents.saving import KnownClasses, Latest, Save, position_of, save_one
-from pgevents.codec.serialization import Serializer
-from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
-from pgevents.streams import Stream, id_text, stream
+from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.streams import Stream, id_text, stream
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -95,13 +95,13 @@ class EventClient:
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
         self.forget_classes()
 
-    # -- tables ------------------------------------------------------------------------------------------------
+    # -- tables ------------------------------------------------------------
 
     def create_tables(self) -> None:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
-        Processes that call it at once wait for each other. Functions are replaced only if they differ, and then while
-        nobody is in the middle of a save.
+        Processes that call it at once wait for each other. Functions are replaced only if they differ, and
+        then while nobody is in the middle of a save.
 
         Raises:
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
@@ -113,14 +113,15 @@ class EventClient:
         self.forget_classes()
 
     def create_tables_sql(self) -> str:
-        """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of plugins."""
+        """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
+        plugins."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.
 
-        Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by which
-        role, why, and the statement.
+        Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by
+        which role, why, and the statement.
 
         Args:
             reason: Why; it is kept.
@@ -152,7 +153,7 @@ class EventClient:
             check_installed(self.session.execute, self.events.pgevents_spec)
             self._is_checked = True
 
-    # -- saving ------------------------------------------------------------------------------------------------
+    # -- saving ------------------------------------------------------------
 
     def save_event(
         self,
@@ -229,16 +230,19 @@ class EventClient:
 
         Args:
             events: As for `save_events`.
-            latest_event_id: The read itself or its `.position`: exact. Or an event or its id: then nothing may stand
-                above that id in any of the streams. None: the streams must be empty.
+            latest_event_id: The read itself or its `.position`: exact. Or an event or its id: then nothing
+                may stand above that id in any of the streams. None: the streams must be empty.
             streams: What the decision rests on. A read knows its own.
             metadata: As for `save_events`.
-            idempotency_key: As for `save_events`; a repeated save is recognised before a conflict is reported.
+            idempotency_key: As for `save_events`; a repeated save is recognised before a conflict is
+                reported.
             created_at: As for `save_events`.
 
         Raises:
-            ConcurrencyError: Refused, with the ids of the events that the caller had not read. Nothing was written.
-            ConfigurationError: An id above the last one issued, or streams that the position does not belong to.
+            ConcurrencyError: Refused, with the ids of the events that the caller had not read. Nothing was
+                written.
+            ConfigurationError: An id above the last one issued, or streams that the position does not belong
+                to.
             RetryableError: Nothing was written; try again.
 
         Example:
@@ -256,17 +260,31 @@ class EventClient:
         now = datetime.now(timezone.utc)
         return Event(0, new.type, cast(T, new.data), new.metadata, now, now)
 
-    # -- reading -----------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------
 
     @overload
     def get_event_stream(
-        self, types: TypeForm[D], /, *, after: int = ..., data: Mapping[str, Any] | None = ..., final: bool = ...,
-        as_of: AsOf | None = ..., **identifier: Any,
+        self,
+        types: TypeForm[D],
+        /,
+        *,
+        after: int = ...,
+        data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
+        as_of: AsOf | None = ...,
+        **identifier: Any,
     ) -> EventStream[D]: ...
     @overload
     def get_event_stream(
-        self, types: Types = ..., /, *, after: int = ..., data: Mapping[str, Any] | None = ..., final: bool = ...,
-        as_of: AsOf | None = ..., **identifier: Any,
+        self,
+        types: Types = ...,
+        /,
+        *,
+        after: int = ...,
+        data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
+        as_of: AsOf | None = ...,
+        **identifier: Any,
     ) -> EventStream[Any]: ...
     def get_event_stream(
         self,
@@ -285,13 +303,14 @@ class EventClient:
             types: A class, a union of classes, a type's name or a sequence of these; nothing means any.
             after: Only events above this id.
             data: Identifiers by field name, for fields that cannot be written as keywords.
-            final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late event.
+            final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late
+                event.
             as_of: Only events up to this id, or created up to this time.
             **identifier: Field and value, or a list of values of which any will do.
 
         Raises:
-            ConfigurationError: An identifier of None, or another argument that cannot be meant; or events of more than a
-                gigabyte of text at once.
+            ConfigurationError: An identifier of None, or another argument that cannot be meant; or events of
+                more than a gigabyte of text at once.
             EventDecodeError: A stored event does not fit its class.
             RetryableError: A final read met a transaction that did not end in time.
 
@@ -300,28 +319,45 @@ class EventClient:
             history = client.get_event_stream(CartEvent, cart_id="c1")
             ```
         """
-        return self.get_event_streams([stream(types, data=data, **identifier)], after=after, final=final, as_of=as_of)
+        return self.get_event_streams(
+            [stream(types, data=data, **identifier)], after=after, final=final, as_of=as_of
+        )
 
     def get_event_streams(
         self, streams: Sequence[Stream[D]], *, after: int = 0, final: bool = False, as_of: AsOf | None = None
     ) -> EventStream[D]:
-        """The events of several streams in one order, each event once; arguments as for `get_event_stream`."""
+        """The events of several streams in one order, each event once; arguments as for
+        `get_event_stream`."""
         if not final:
             return self.reader.read(streams, after=after, as_of=as_of)
         if as_of is not None:
-            raise ConfigurationError("final and as_of exclude each other: the past up to an id is read with as_of alone")
+            raise ConfigurationError(
+                "final and as_of exclude each other: the past up to an id is read with as_of alone"
+            )
         self.check_installed()
         return self.reader.read_final(streams, after=after, wait=FINAL_WAIT)
 
     @overload
     def iter_event_stream(
-        self, types: TypeForm[D], /, *, after: int = ..., data: Mapping[str, Any] | None = ...,
-        as_of: AsOf | None = ..., **identifier: Any,
+        self,
+        types: TypeForm[D],
+        /,
+        *,
+        after: int = ...,
+        data: Mapping[str, Any] | None = ...,
+        as_of: AsOf | None = ...,
+        **identifier: Any,
     ) -> Iterator[Event[D]]: ...
     @overload
     def iter_event_stream(
-        self, types: Types = ..., /, *, after: int = ..., data: Mapping[str, Any] | None = ...,
-        as_of: AsOf | None = ..., **identifier: Any,
+        self,
+        types: Types = ...,
+        /,
+        *,
+        after: int = ...,
+        data: Mapping[str, Any] | None = ...,
+        as_of: AsOf | None = ...,
+        **identifier: Any,
     ) -> Iterator[Event[Any]]: ...
     def iter_event_stream(
         self,
@@ -335,7 +371,8 @@ class EventClient:
     ) -> Iterator[Event[Any]]:
         """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
 
-        Pages of the index are read as the loop goes on, so it may save events and holds no transaction open. An event
+        Pages of the index are read as the loop goes on, so it may save events and holds no transaction open.
+        An event
         that commits late, below a page that was read, is not seen: who must not miss any follows the log
         (`pgevents.subscriptions`).
 
@@ -355,22 +392,40 @@ class EventClient:
 
     @overload
     def get_latest_event(
-        self, types: TypeForm[D], /, *, data: Mapping[str, Any] | None = ..., final: bool = ..., **identifier: Any
+        self,
+        types: TypeForm[D],
+        /,
+        *,
+        data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
+        **identifier: Any,
     ) -> Event[D] | None: ...
     @overload
     def get_latest_event(
-        self, types: Types = ..., /, *, data: Mapping[str, Any] | None = ..., final: bool = ..., **identifier: Any
+        self,
+        types: Types = ...,
+        /,
+        *,
+        data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
+        **identifier: Any,
     ) -> Event[Any] | None: ...
     def get_latest_event(
-        self, types: Any = None, /, *, data: Mapping[str, Any] | None = None, final: bool = True, **identifier: Any
+        self,
+        types: Any = None,
+        /,
+        *,
+        data: Mapping[str, Any] | None = None,
+        final: bool = True,
+        **identifier: Any,
     ) -> Event[Any] | None:
         """The event of a stream with the greatest id, or None.
 
         Args:
             types: As for `get_event_stream`.
             data: As for `get_event_stream`.
-            final: Wait (10 seconds at most) until no event can appear below it, so that its id may be validated
-                against. False: do not wait, for display.
+            final: Wait (10 seconds at most) until no event can appear below it, so that its id may be
+                validated against. False: do not wait, for display.
             **identifier: As for `get_event_stream`.
 
         Raises:
@@ -385,9 +440,11 @@ class EventClient:
             self.check_installed()
         return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
 
-    # -- projections -------------------------------------------------------------------------------------------
+    # -- projections ------------------------------------------------------------
 
-    def save_projection(self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]) -> SaveResult[V]:
+    def save_projection(
+        self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]
+    ) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
         return projection.save_projection()
 
@@ -400,7 +457,9 @@ class EventClient:
             projection: The projection's class.
             id: Its id.
         """
-        return self.snapshots.get(projection.projection_type, id_text(id), projection.version, projection.view_class())
+        return self.snapshots.get(
+            projection.projection_type, id_text(id), projection.version, projection.view_class()
+        )
 
     def query_projections(
         self,
@@ -443,7 +502,8 @@ class EventClient:
         events: Sequence[Event[Any]] = (),
         base_saved_at: datetime | None = None,
     ) -> SaveResult[V]:
-        """Save a view that is folded from exactly the final events up to an id; `save_projection` does that."""
+        """Save a view that is folded from exactly the final events up to an id; `save_projection` does
+        that."""
         kind, version = projection.projection_type, projection.version
         data = self.serializer.encode(view, projection.__name__)
         snapshot = Snapshot(kind, id, data, view, latest_event_id, version, events, base_saved_at)
@@ -451,7 +511,7 @@ class EventClient:
             return self.snapshots.save_with_hooks(self.plugins, snapshot, projection.view_class())
         return self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))
 
-    # -- deciding ----------------------------------------------------------------------------------------------
+    # -- deciding ------------------------------------------------------------
 
     @overload
     def decide(
@@ -495,16 +555,17 @@ class EventClient:
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> list[Event[Any]]:
-        """Read, decide, and save what was decided, only if all that was read still holds; retried on a conflict.
+        """Read, decide, and save what was decided, only if all that was read still holds; retried on a
+        conflict.
 
-        Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked before
-        they are read, so that a try is never in vain. For a second afterwards, this client locks the same streams at
-        the first try.
+        Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked
+        before they are read, so that a try is never in vain. For a second afterwards, this client locks the
+        same streams at the first try.
 
         Args:
             projections: A projection, or several that the decision rests on.
-            decider: Called with the view (or views, in order); returns an event, a sequence of events, or None for
-                nothing. It may be called several times, so it should do nothing but decide.
+            decider: Called with the view (or views, in order); returns an event, a sequence of events, or
+                None for nothing. It may be called several times, so it should do nothing but decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
             idempotency_key: As for `save_events`.
@@ -540,9 +601,10 @@ def create_event_client(
         db: A Peewee `PostgresqlDatabase` (or a subclass, such as a pool), or a URL `postgresql://...`.
         events: From `create_events_table()`.
         projections: From `create_projections_table()`.
-        event_types: The event classes that it may save and decodes; by default all that were made by `@event`.
-        plugins: Instances or modules that implement hooks. "auto", alone or in the list, stands for what installed
-            packages offer (see `Plugins.load_installed`); without it none of them is looked for.
+        event_types: The event classes that it may save and decodes; by default all that were made by
+            `@event`.
+        plugins: Instances or modules that implement hooks. "auto", alone or in the list, stands for what
+            installed packages offer (see `Plugins.load_installed`); without it none of them is looked for.
 
     Raises:
         ConfigurationError: Models in the wrong place, or a database that is none.
@@ -573,7 +635,7 @@ def create_event_client(
     database.bind([events, projections])
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
     client = EventClient(database, events, projections, types)
-    if not isinstance(plugins, Iterable) or isinstance(plugins, str) and plugins != "auto":  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(plugins, Iterable) or (isinstance(plugins, str) and plugins != "auto"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {plugins!r}')
     for plugin in ["auto"] if plugins == "auto" else plugins:
         if plugin == "auto":

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from pgevents.hooks.details import Operation
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
+from pgevents.hooks.details import Operation
 from pgevents.saving import Save
 from pgevents.streams import Stream
 
@@ -46,7 +46,9 @@ class Decision:
             raise ConfigurationError(f"retries is 0 or more, not {self.retries}")
         for projection in self.projections:
             if projection.has_staged_events or projection.as_of is not None:
-                raise StagedEventsError(f"decide needs the saved present; {projection!r} has staged events or an as_of")
+                raise StagedEventsError(
+                    f"decide needs the saved present; {projection!r} has staged events or an as_of"
+                )
         kinds = ", ".join(dict.fromkeys(projection.projection_type for projection in self.projections))
         with self.client.plugins.observed(Operation("decide", projection=kinds)) as operation:
             saved = self._run(operation)
@@ -58,7 +60,9 @@ class Decision:
         if client.db.in_transaction():
             return self._try_locked(1, is_ours=False)
         attempt, last = 0, self.retries + 1
-        optimistic = 0 if client.hot and client.hot.get(self._streams(), 0.0) > time.monotonic() else OPTIMISTIC_TRIES
+        optimistic = (
+            0 if client.hot and client.hot.get(self._streams(), 0.0) > time.monotonic() else OPTIMISTIC_TRIES
+        )
         while True:
             attempt += 1
             operation.attempt = attempt
@@ -88,8 +92,8 @@ class Decision:
         return self._save(decided, attempt, positions)
 
     def _try_locked(self, attempt: int, *, is_ours: bool) -> list[Event[Any]]:
-        """Nothing can come between, for the locks stand until the commit; what is checked all the same is that they
-        are still the right ones, should the data indexes be changed meanwhile."""
+        """Nothing can come between, for the locks stand until the commit; what is checked all the same is
+        that they are still the right ones, should the data indexes be changed meanwhile."""
         client = self.client
         client.check_installed()
         first, *others = self.projections

@@ -107,7 +107,8 @@ class ConcurrencyError(RetryableError):
 class ConnectionLostError(PgEventsError, ConnectionError):
     """The connection broke during the call; the next call connects anew.
 
-    Whether a save was committed is not known: look, or repeat it with its `idempotency_key`, which is always safe.
+    Whether a save was committed is not known: look, or repeat it with its `idempotency_key`, which is always
+        safe.
     """
 
 
@@ -126,7 +127,8 @@ class IdempotencyError(PgEventsError, ValueError):
 
 
 class UnsupportedTransactionError(PgEventsError, RuntimeError):
-    """The connection's transaction cannot keep the promises (its isolation level, a standby, autocommit off)."""
+    """The connection's transaction cannot keep the promises (its isolation level, a standby, autocommit
+    off)."""
 
 
 class AppendOnlyError(PgEventsError, TypeError):
@@ -134,7 +136,8 @@ class AppendOnlyError(PgEventsError, TypeError):
 
 
 class StagedEventsError(PgEventsError, RuntimeError):
-    """A projection with staged (unsaved) or hand-fed events was asked for something only saved history allows."""
+    """A projection with staged (unsaved) or hand-fed events was asked for something only saved history
+    allows."""
 
 
 class PluginError(PgEventsError, ValueError):

@@ -22,8 +22,18 @@ else:
 
 
 __all__ = [
-    "Event", "EventType", "EventTypes", "NewEvent", "StoredEvent", "UnfrozenEvent", "event", "event_type_of", "is_text",
-    "make_event", "make_events", "type_names",
+    "Event",
+    "EventType",
+    "EventTypes",
+    "NewEvent",
+    "StoredEvent",
+    "UnfrozenEvent",
+    "event",
+    "event_type_of",
+    "is_text",
+    "make_event",
+    "make_events",
+    "type_names",
 ]
 
 T = TypeVar("T")
@@ -52,8 +62,8 @@ class EventType:
 class UnfrozenEvent:
     """An event while it is being made: the slots without the freeze.
 
-    Who makes many sets the attributes of one of these, and at last its `__class__` to `Event`. That takes a third of
-    the time of `Event(...)`, whose `__init__` has to get round the freeze for each attribute.
+    Who makes many sets the attributes of one of these, and at last its `__class__` to `Event`. That takes a
+    third of the time of `Event(...)`, whose `__init__` has to get round the freeze for each attribute.
     """
 
     __slots__ = ("__weakref__", "created_at", "data", "id", "metadata", "type", "updated_at")
@@ -93,7 +103,9 @@ def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: dateti
     return event
 
 
-def make_events(ids: Iterable[int], names: Iterable[str], several: Iterable[T], at: datetime) -> list[Event[T]]:
+def make_events(
+    ids: Iterable[int], names: Iterable[str], several: Iterable[T], at: datetime
+) -> list[Event[T]]:
     """The same of several without metadata, which takes less time in one loop."""
     events: list[Event[T]] = []
     for event_id, name, data in zip(ids, names, several, strict=True):
@@ -146,7 +158,9 @@ def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
     if len(name) > 200 or any(ord(char) < 32 for char in name) or not is_text(name):
-        raise ConfigurationError(f"an event type's name has at most 200 characters and no control characters: {name!r}")
+        raise ConfigurationError(
+            f"an event type's name has at most 200 characters and no control characters: {name!r}"
+        )
     return name
 
 
@@ -266,14 +280,17 @@ class EventTypes:
             known = self._by_name.get(name)
             if known is not None and known.cls is not kind.cls and not _same_definition(known.cls, kind.cls):
                 if self.restricted:
-                    raise ConfigurationError(f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}")
+                    raise ConfigurationError(
+                        f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}"
+                    )
                 self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
             self._by_name[name] = kind
         self._by_class = {}
         self.revision += 1
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
-        """A registry of its own with the classes that plugins bring added; the shared one is left as it is."""
+        """A registry of its own with the classes that plugins bring added; the shared one is left as it
+        is."""
         if not added or not self.restricted:
             return self  # classes made by @event are in the shared registry already
         made = EventTypes(())
@@ -303,8 +320,13 @@ class EventTypes:
         """
         if isinstance(instance, type):
             name = instance.__qualname__
-            raise UnknownEventTypeError(f"{name} is a class; an event is an instance of it: {name}(...)", instance)
-        cls, by_class = type(instance), self._by_class  # before the names are looked at: `add` leaves it behind
+            raise UnknownEventTypeError(
+                f"{name} is a class; an event is an instance of it: {name}(...)", instance
+            )
+        cls, by_class = (
+            type(instance),
+            self._by_class,
+        )  # before the names are looked at: `add` leaves it behind
         kind = event_type_of(cls)
         if self.restricted and self._by_name.get(kind.name) is not kind:
             raise UnknownEventTypeError(
@@ -348,7 +370,8 @@ def _names(wanted: Any) -> tuple[str, ...]:
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:
-    """Classes and names out of a class, a union, an annotated alias, a name or (nested) sequences of these."""
+    """Classes and names out of a class, a union, an annotated alias, a name or (nested) sequences of
+    these."""
     if wanted is None:
         return
     if isinstance(wanted, (str, type)):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
 
-from pgevents.hooks.details import Operation
+from pgevents.codec.serialization import time_of
 from pgevents.errors import ConfigurationError, StagedEventsError
 from pgevents.events import Event
+from pgevents.hooks.details import Operation
+from pgevents.reducers import Pipeline
+from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.store.ordering import Position
 from pgevents.store.read import AsOf, check_as_of
-from pgevents.reducers import Pipeline
-from pgevents.codec.serialization import time_of
-from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.streams import Stream, id_text, merge_streams, stream
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class _Projection(Generic[V, E]):
             ConfigurationError: The class has no `projection_type`, or an `as_of` that is neither id nor time.
         """
         if not hasattr(type(self), "projection_type"):
-            raise ConfigurationError(f'{type(self).__name__} must say under which name it is saved: projection_type = "CART"')
+            raise ConfigurationError(
+                f'{type(self).__name__} must say under which name it is saved: projection_type = "CART"'
+            )
         self.id = id
         self.client = client if client is not None else type(self).client
         self.as_of = check_as_of(as_of)
@@ -74,21 +76,24 @@ class _Projection(Generic[V, E]):
         self._loaded: _Loaded[V] | None = None
         self._folded: V | None = None
 
-    # -- what a subclass says ----------------------------------------------------------------------------------
+    # -- what a subclass says ------------------------------------------------------------
 
     def initial_view(self) -> V:
         """The view before any event."""
-        raise TypeError(f"{type(self).__name__} must say what its view is before any event: def initial_view(self)")
+        raise TypeError(
+            f"{type(self).__name__} must say what its view is before any event: def initial_view(self)"
+        )
 
     def get_streams(self) -> Sequence[Stream[Any]]:
         """The streams that the projection is folded from."""
         raise NotImplementedError  # both bases have their own
 
-    # -- what it knows -----------------------------------------------------------------------------------------
+    # -- what it knows ------------------------------------------------------------
 
     @property
     def view(self) -> V:
-        """The view: snapshot, then saved events, then staged ones. An ordinary read, which waits for nobody."""
+        """The view: snapshot, then saved events, then staged ones. An ordinary read, which waits for
+        nobody."""
         if self._folded is None:
             self._folded = self._fold([*self._events(), *self._staged], self._base_view())
             self._tell_fold()
@@ -144,7 +149,7 @@ class _Projection(Generic[V, E]):
             raise ConfigurationError(f"{type(saved.data).__qualname__} has no field {field!r}")
         return cast(S, getattr(saved.data, field))
 
-    # -- what it does ------------------------------------------------------------------------------------------
+    # -- what it does ------------------------------------------------------------
 
     def apply(self, *events: Any) -> Self:
         """Stage events: they are folded after the history, and saved by nobody.
@@ -185,10 +190,12 @@ class _Projection(Generic[V, E]):
         """Save a snapshot: of what is final, so that it is exact for ever. Never waits for writers.
 
         Returns:
-            The status "created", "updated" or "skipped" (an equal or newer one stands), and the row that stands.
+            The status "created", "updated" or "skipped" (an equal or newer one stands), and the row that
+            stands.
 
         Raises:
-            StagedEventsError: Staged or hand-fed events, or an `as_of` view: only the saved present is a snapshot.
+            StagedEventsError: Staged or hand-fed events, or an `as_of` view: only the saved present is a
+                snapshot.
             UnsupportedTransactionError: The transaction is not READ COMMITTED.
         """
         if self._staged or self._history is not None or self.as_of is not None:
@@ -207,7 +214,7 @@ class _Projection(Generic[V, E]):
         self._loaded = self._folded = None
         return result
 
-    # -- how ---------------------------------------------------------------------------------------------------
+    # -- how ------------------------------------------------------------
 
     def _client(self) -> EventClient:
         if self.client is None:
@@ -230,7 +237,12 @@ class _Projection(Generic[V, E]):
             client, kind = self._client(), type(self)
             key = (kind.projection_type, id_text(self.id), kind.version)
             row, events = client.reader.read_after_snapshot(
-                client.projections.pgevents_spec, key, self.get_streams(), self.as_of, lock, is_undisturbed=is_undisturbed
+                client.projections.pgevents_spec,
+                key,
+                self.get_streams(),
+                self.as_of,
+                lock,
+                is_undisturbed=is_undisturbed,
             )
             saved = None
             if row is not None:
@@ -270,7 +282,9 @@ def _type_arguments(cls: type[Any]) -> tuple[Any, ...]:
             arguments = typing.get_args(origin)
             if len(arguments) == 2 and not any(isinstance(argument, TypeVar) for argument in arguments):
                 return arguments
-    raise ConfigurationError(f"{cls.__name__} must name its view and events: class {cls.__name__}(ProjectionBase[View, Event])")
+    raise ConfigurationError(
+        f"{cls.__name__} must name its view and events: class {cls.__name__}(ProjectionBase[View, Event])"
+    )
 
 
 class ProjectionBase(_Projection[V, E]):
@@ -332,7 +346,9 @@ class MultiStreamProjectionBase(_Projection[V, E]):
 
     def get_stream_options(self) -> Sequence[Stream[Any]]:
         """The streams, each made by `stream(...)`."""
-        raise TypeError(f"{type(self).__name__} must name its streams: def get_stream_options(self): return [stream(...)]")
+        raise TypeError(
+            f"{type(self).__name__} must name its streams: def get_stream_options(self): return [stream(...)]"
+        )
 
     def get_streams(self) -> Sequence[Stream[Any]]:
         """What `get_stream_options` says, in as few streams as possible."""
@@ -376,5 +392,3 @@ def _bound(base: Any, client: EventClient) -> Any:
     Bound.client = client
     Bound.__name__ = Bound.__qualname__ = base.__name__
     return Bound
-
-

@@ -105,7 +105,9 @@ class Pipeline:
 
     def _check(self, view: object) -> None:
         if not attrs.has(type(view)):
-            raise ConfigurationError(f"a pipeline folds into an attrs class, not into {type(view).__qualname__}")
+            raise ConfigurationError(
+                f"a pipeline folds into an attrs class, not into {type(view).__qualname__}"
+            )
         fields = {field.name for field in attrs.fields(cast(Any, type(view)))}
         named = [name for stage in self.stages if isinstance(stage, _Fields) for name, _ in stage.reducers]
         for name in [*named, *(name for name, _ in self.derived)]:

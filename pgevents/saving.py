@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
-from pgevents.store.append import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
-from pgevents.hooks.details import Conflict, Operation
-from pgevents.hooks.durability import refuse_unseen_end, when_durable
+from pgevents.codec.serialization import VERSION_KEY, Written, dump_and_load, load_json
 from pgevents.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -18,9 +16,11 @@ from pgevents.errors import (
     IdempotencyError,
 )
 from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event, make_events
+from pgevents.hooks.details import Conflict, Operation
+from pgevents.hooks.durability import refuse_unseen_end, when_durable
+from pgevents.store.append import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
 from pgevents.store.ordering import Position
 from pgevents.store.read import EventStream, check_id
-from pgevents.codec.serialization import VERSION_KEY, Written, dump_and_load, load_json
 from pgevents.streams import Stream, merge_streams
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def position_of(latest: Latest, streams: Streams) -> Position:
         ConfigurationError: No streams, streams other than those read, or something that is no position.
     """
     if streams is not None and not isinstance(streams, Stream) and not streams:
-        raise ConfigurationError("streams=[] would validate nothing; name the streams, or save without validation")
+        raise ConfigurationError(
+            "streams=[] would validate nothing; name the streams, or save without validation"
+        )
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
     if type(latest) is not int and isinstance(latest, EventStream):
         latest = latest.position
@@ -58,7 +60,9 @@ def position_of(latest: Latest, streams: Streams) -> Position:
             )
         return latest
     if given is None:
-        raise ConfigurationError("an event or an id says nothing of streams; give streams=[stream(...), ...] with it")
+        raise ConfigurationError(
+            "an event or an id says nothing of streams; give streams=[stream(...), ...] with it"
+        )
     if isinstance(latest, Event):
         latest = latest.id
     base = 0 if latest is None else check_id(latest, "latest_event_id")
@@ -66,7 +70,8 @@ def position_of(latest: Latest, streams: Streams) -> Position:
 
 
 def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | None = None) -> Event[T]:
-    """Save one event of which nothing more is said; most saves are of this kind, so it takes as few steps as it can.
+    """Save one event of which nothing more is said; most saves are of this kind, so it takes as few steps as
+    it can.
 
     Args:
         client: Who saves.
@@ -102,7 +107,9 @@ class KnownClasses:
     """
 
     revision: int
-    ways: dict[type[Any], tuple[str, Callable[[Any], Written | None]]] = attrs.field(factory=dict[type[Any], Any])
+    ways: dict[type[Any], tuple[str, Callable[[Any], Written | None]]] = attrs.field(
+        factory=dict[type[Any], Any]
+    )
 
     def learn(self, client: EventClient, event: object) -> None:
         """Take up the class of an event that was just saved."""
@@ -117,7 +124,8 @@ class KnownClasses:
 def known_names(client: EventClient, given: Sequence[object]) -> list[str] | None:
     """The names of these events' types, if all of them are encoded as they stand; None if one takes more.
 
-    What takes more: a class of which nothing was saved before, a dict, a version that is stored with the event.
+    What takes more: a class of which nothing was saved before, a dict, a version that is stored with the
+        event.
     """
     names: dict[type[Any], str] = {}
     for cls in {one.__class__ for one in given}:
@@ -129,12 +137,16 @@ def known_names(client: EventClient, given: Sequence[object]) -> list[str] | Non
 
 
 def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
-    return Save(client) if expected is None else Save(client, positions=[position_of(*expected)], expected=expected[0])
+    return (
+        Save(client)
+        if expected is None
+        else Save(client, positions=[position_of(*expected)], expected=expected[0])
+    )
 
 
 def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> Condition | None:
     """What must hold, for the function for one event; None if that takes a closer look."""
-    if isinstance(streams, list) and (latest is None or type(latest) is int and 0 <= latest < 2**63):
+    if isinstance(streams, list) and (latest is None or (type(latest) is int and 0 <= latest < 2**63)):
         return client.appender.above(latest or 0, 0, streams)
     position = latest.position if isinstance(latest, EventStream) else latest
     if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
@@ -185,12 +197,18 @@ class Save:
         client.check_installed()
         lines = client.serializer.dump_batch(names, given)
         if len(given) == 1:
-            answer = client.appender.append([(names[0], lines, "{}")], self._shortened(), self.key, self.created_at)
+            answer = client.appender.append(
+                [(names[0], lines, "{}")], self._shortened(), self.key, self.created_at
+            )
         else:
-            answer = client.appender.append_lines(names, lines, None, self._shortened(), self.key, self.created_at)
+            answer = client.appender.append_lines(
+                names, lines, None, self._shortened(), self.key, self.created_at
+            )
         at = answer.created_at
         if at is None:
-            return self._saved_before(answer, [NewEvent(name, one) for name, one in zip(names, given, strict=True)])
+            return self._saved_before(
+                answer, [NewEvent(name, one) for name, one in zip(names, given, strict=True)]
+            )
         return make_events(answer.ids, names, given, at)
 
     def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
@@ -230,30 +248,41 @@ class Save:
 
     def _operation(self, events: Sequence[NewEvent]) -> Operation:
         types = tuple(dict.fromkeys(new.type for new in events))
-        return Operation("save" if self.positions is None else "validate", self._streams(), types, attempt=self.attempt)
+        return Operation(
+            "save" if self.positions is None else "validate", self._streams(), types, attempt=self.attempt
+        )
 
     def _streams(self) -> tuple[Stream[Any], ...]:
         return tuple(one for position in self.positions or () for one in position.streams)
 
     def _as_read(self, new: NewEvent, data: Any) -> NewEvent:
         """The data as the caller gave them; what a hook put in their place as a read would give it."""
-        is_replaced = isinstance(new.data, dict) and (isinstance(data, dict) is False or self.client.decoder.before_decode)
+        is_replaced = isinstance(new.data, dict) and (
+            isinstance(data, dict) is False or self.client.decoder.before_decode
+        )
         return attrs.evolve(new, data=data) if is_replaced else new
 
     def _check(self, given: object) -> None:
-        if not isinstance(given, list) and (isinstance(given, (str, bytes)) or not isinstance(given, Sequence)):
+        if not isinstance(given, list) and (
+            isinstance(given, (str, bytes)) or not isinstance(given, Sequence)
+        ):
             kind = type(cast(Any, given)).__name__
             raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
         key = self.key
-        if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 500 or min(key) < " " or not is_text(key)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
+        if key is not None and not is_key:
             raise ConfigurationError(
                 f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
             )
         when = self.created_at
         if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}")
+            raise ConfigurationError(
+                f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}"
+            )
         if when is not None and not EARLIEST < when < LATEST:  # in another time zone it could not be read
-            raise ConfigurationError(f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}")
+            raise ConfigurationError(
+                f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}"
+            )
         metadata = self.metadata
         if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
@@ -285,9 +314,12 @@ class Save:
         for new in events:
             name, metadata = new.type, new.metadata
             kind = find(name)
-            # What cannot be read back would break every read of its stream; plugins may change it before it is read.
-            text, data = serializer.dump(new.data, None if kind is None or undo is not None else kind.cls, name)
-            if metadata or kind is not None and kind.version > 1:
+            # What cannot be read back would break every read of its stream; plugins may change it before it
+            # is read.
+            text, data = serializer.dump(
+                new.data, None if kind is None or undo is not None else kind.cls, name
+            )
+            if metadata or (kind is not None and kind.version > 1):
                 metadata_text = _metadata_text(new, kind)
             else:
                 metadata_text = "{}"
@@ -296,7 +328,10 @@ class Save:
         return rows, loaded if undo is None else self._undone(undo, rows, loaded)
 
     def _undone(
-        self, undo: Callable[[list[StoredEvent]], list[StoredEvent]], rows: Sequence[Row], loaded: Sequence[Any]
+        self,
+        undo: Callable[[list[StoredEvent]], list[StoredEvent]],
+        rows: Sequence[Row],
+        loaded: Sequence[Any],
     ) -> list[Any]:
         """What plugins make of these events when they are read."""
         stored: list[StoredEvent] = []
@@ -306,7 +341,9 @@ class Save:
         undone: list[Any] = []
         for one in undo(stored):
             kind = self.client.types.find(one.type)
-            undone.append(one.data if kind is None else self.client.serializer.check(one.data, kind.cls, one.type))
+            undone.append(
+                one.data if kind is None else self.client.serializer.check(one.data, kind.cls, one.type)
+            )
         return undone
 
     def _append(
@@ -314,7 +351,9 @@ class Save:
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         is_timed = operation is not None
-        answer = self.client.appender.append(rows, self._shortened(), self.key, self.created_at, is_timed=is_timed)
+        answer = self.client.appender.append(
+            rows, self._shortened(), self.key, self.created_at, is_timed=is_timed
+        )
         at = answer.created_at
         if operation is not None:
             operation.status, operation.lock_wait = answer.status, answer.lock_wait
@@ -325,7 +364,8 @@ class Save:
         return True, [make_event(event_id, new.type, new.data, new.metadata, at) for event_id, new in found]
 
     def _shortened(self) -> Sequence[Position] | None:
-        """The positions; those with much to count have it counted now, without a lock, as far as it is final."""
+        """The positions; those with much to count have it counted now, without a lock, as far as it is
+        final."""
         if self.positions is None:
             return None
         shortened = self.client.reader.shortened
@@ -356,7 +396,9 @@ class Save:
         client = self.client
         known = {event_id for position in self.positions or () for event_id in position.ids}
         last = max(position.last_id for position in self.positions or ())
-        new = sorted(set(found) - known if known else [event_id for event_id in found if event_id > last] or found)[:100]
+        new = sorted(
+            set(found) - known if known else [event_id for event_id in found if event_id > last] or found
+        )[:100]
         delay = None
         if "pgevents_validation_conflict" in client.plugins.implemented:
             conflict = Conflict(tuple(events), self._streams(), self.expected, last, tuple(new), self.attempt)
@@ -384,11 +426,20 @@ def _metadata_text(new: NewEvent, kind: EventType | None) -> str:
 def _of_dict(given: Mapping[str, Any]) -> NewEvent:
     unknown = set(given) - {"type", "data", "metadata"}
     name, data, metadata = given.get("type"), given.get("data", {}), given.get("metadata", {})
-    if unknown or not isinstance(name, str) or not name or len(name) > 200 or min(name) < " " or not is_text(name):
+    if (
+        unknown
+        or not isinstance(name, str)
+        or not name
+        or len(name) > 200
+        or min(name) < " "
+        or not is_text(name)
+    ):
         raise EventEncodeError(
             'an event as a dict has the form {"type": "CART_CREATED", "data": {...}, "metadata": {...}}; '
             + (f"{sorted(map(str, unknown))} is not part of it" if unknown else f"its type is {name!r}")
         )
     if not isinstance(data, dict) or not isinstance(metadata, dict):
-        raise EventEncodeError(f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}")
+        raise EventEncodeError(
+            f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}"
+        )
     return NewEvent(name, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))

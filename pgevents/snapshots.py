@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 import peewee
 
-from pgevents.store.session import Session
-from pgevents.hooks.durability import refuse_unseen_end
-from pgevents.hooks.details import Operation, Snapshot
-from pgevents.hooks.registry import Plugins
 from pgevents.codec.serialization import Serializer, dump_json, load_json
-from pgevents.streams import check_field_name, identifier_text
+from pgevents.hooks.details import Operation, Snapshot
+from pgevents.hooks.durability import refuse_unseen_end
+from pgevents.hooks.registry import Plugins
+from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
+from pgevents.streams import check_field_name, identifier_text
 
 __all__ = ["SaveResult", "SavedProjection", "Snapshots"]
 
@@ -67,8 +67,8 @@ class SaveResult(Generic[V_co]):
 
     Attributes:
         status: "created", "updated" or "skipped".
-        projection: The row that stands now. Where a newer version of the projection has saved it, its data stays a
-            dict: this program may not know its shape.
+        projection: The row that stands now. Where a newer version of the projection has saved it, its data
+            stays a dict: this program may not know its shape.
     """
 
     status: str
@@ -112,11 +112,16 @@ class Snapshots:
     def save_with_hooks(self, plugins: Plugins, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
         """The same in one transaction with the hooks before and after it."""
         refuse_unseen_end(plugins.client, "pgevents_before_snapshot")
-        with plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation, self.session.atomic():
+        with (
+            plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation,
+            self.session.atomic(),
+        ):
             snapshot = plugins.before_snapshot(snapshot)
             result = self.save(snapshot, view_class)
             operation.status = result.status
-            plugins.hook.pgevents_after_snapshot(client=plugins.client, snapshot=snapshot, status=result.status)
+            plugins.hook.pgevents_after_snapshot(
+                client=plugins.client, snapshot=snapshot, status=result.status
+            )
             self.session.check_alive()
         return result
 
@@ -147,7 +152,12 @@ class Snapshots:
                 + " ORDER BY id"
                 + "".join([end for end, count in ends.items() if count is not None])
             )
-            params = [kind, version, *texts.values(), *[count for count in ends.values() if count is not None]]
+            params = [
+                kind,
+                version,
+                *texts.values(),
+                *[count for count in ends.values() if count is not None],
+            ]
         else:
             sql, params = self._built(kind, version, texts, where, order_by, limit, offset)
         return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
@@ -164,12 +174,17 @@ class Snapshots:
     ) -> tuple[str, list[Any]]:
         """The statement of a query with expressions of Peewee's in it."""
         model: Any = self.model
-        fields = [getattr(model, name) for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")]
+        fields = [
+            getattr(model, name)
+            for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")
+        ]
         query = model.select(*fields[:2], peewee.Cast(model.data, "text"), *fields[2:])
         query = query.where((model.type == kind) & (model.version == version))
         for field, several in texts.items():
             column = peewee.SQL(f"\"t1\".data->>'{field}'")
-            query = query.where(peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(several, unpack=False))))
+            query = query.where(
+                peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(several, unpack=False)))
+            )
         if where is not None:
             query = query.where(where)
         query = query.order_by(*(order_by if isinstance(order_by, (list, tuple)) else [order_by or model.id]))
@@ -182,11 +197,17 @@ class Snapshots:
 
 
 def _candidates(field: str, value: Any) -> list[str]:
-    """The texts that `data->>'field'` may have: any of a list; of an array field the array itself, exactly."""
+    """The texts that `data->>'field'` may have: any of a list; of an array field the array itself,
+    exactly."""
     if not isinstance(value, (list, tuple)):
         return [identifier_text(field, value)]
     several = cast("Sequence[Any]", value)
     texts = [identifier_text(field, one) for one in several if not isinstance(one, (list, tuple, dict))]
-    return [*texts, json.dumps(list(several), ensure_ascii=False, default=lambda one: one.value if isinstance(one, Enum) else identifier_text(field, one))]
-
-
+    return [
+        *texts,
+        json.dumps(
+            list(several),
+            ensure_ascii=False,
+            default=lambda one: one.value if isinstance(one, Enum) else identifier_text(field, one),
+        ),
+    ]

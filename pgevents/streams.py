@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
-    "Stream", "TypesOfEach", "check_field_name", "id_text", "identifier_text", "merge_streams", "name_argument", "one_value", "shape_of", "stream",
-    "types_argument", "where_params", "where_sql",
+    "Stream",
+    "TypesOfEach",
+    "check_field_name",
+    "id_text",
+    "identifier_text",
+    "merge_streams",
+    "name_argument",
+    "one_value",
+    "shape_of",
+    "stream",
+    "types_argument",
+    "where_params",
+    "where_sql",
 ]
 
 D = TypeVar("D")
@@ -55,11 +66,13 @@ class Stream(UnfrozenStream, Generic[D_co]):
 
     def as_json(self) -> dict[str, Any]:
         """The form in which the database functions take a stream."""
-        return {"types": self.types, "match": {field: values for field, values in self.match}}
+        return {"types": self.types, "match": dict(self.match)}
 
 
 @overload
-def stream(types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, **identifier: Any) -> Stream[D]: ...
+def stream(
+    types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, **identifier: Any
+) -> Stream[D]: ...
 @overload
 def stream(
     types: str | Sequence[str | type[Any]] | None = None,
@@ -72,7 +85,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     """Describe a stream: events of these types whose data has these values.
 
     Args:
-        types: An event class, a union of classes, a type's name, or a sequence of these; nothing means any type.
+        types: An event class, a union of classes, a type's name, or a sequence of these; nothing means any
+            type.
         data: Identifiers by field name, for fields that cannot be written as keywords.
         **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of.
             Several fields must all match.
@@ -128,7 +142,9 @@ def identifier_text(field: str, value: object) -> str:
         if not is_text(value):
             raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
-            raise ConfigurationError(f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}")
+            raise ConfigurationError(
+                f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}"
+            )
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -141,7 +157,8 @@ def identifier_text(field: str, value: object) -> str:
 
 
 def id_text(id: object) -> str:
-    """A projection's id as text: as it stands in the events, if it can identify events; else as `str` gives it.
+    """A projection's id as text: as it stands in the events, if it can identify events; else as `str` gives
+    it.
 
     Raises:
         ConfigurationError: None, or text that PostgreSQL cannot hold.
@@ -195,29 +212,33 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
         for (kinds, field), one in merged.items()
     )
-    return found if len(found) == len(streams) else merge_streams(found)  # those that are left may go together now
+    return (
+        found if len(found) == len(streams) else merge_streams(found)
+    )  # those that are left may go together now
 
 
 def one_value(
     streams: Iterable[Stream[Any]], data_indexes: Collection[str] | None = None
 ) -> tuple[str, str, TypesOfEach] | None:
-    """Field, value, and the types of each stream, of a question about one value of one field, or of one of these.
+    """Field, value, and the types of each stream, of a question about one value of one field, or of one of
+    these.
 
-    None for any other question; but most are of this kind, which the functions for one event and `<events>_fetch` take.
+    None for any other question; but most are of this kind, which the functions for one event and
+    `<events>_fetch` take.
     """
     if not isinstance(streams, (list, tuple)):
         return None
     match: Match = ()
     several: list[tuple[str, ...] | None] = []
     for one in streams:
-        if one.__class__ is not Stream or one.types == () or several and one.match != match:
+        if one.__class__ is not Stream or one.types == () or (several and one.match != match):
             return None
         match = one.match
         several.append(one.types)
     if len(match) != 1:
         return None
     field, values = match[0]
-    if len(values) != 1 or data_indexes is not None and field not in data_indexes:
+    if len(values) != 1 or (data_indexes is not None and field not in data_indexes):
         return None
     return field, values[0], tuple(several)
 
@@ -250,7 +271,8 @@ def array_text(names: Sequence[str]) -> str:
 def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
     """The same of one type's name.
 
-    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program are few.
+    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program
+    are few.
     """
     return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
 
@@ -259,19 +281,25 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None]
-"""What the SQL of a stream depends on: its fields, whether each is one of several values, and the same of its types."""
+"""What the SQL of a stream depends on: its fields, whether each is one of several values, and the same of its
+    types."""
 
 
 def shape_of(one: Stream[Any]) -> Shape:
     """The shape of a stream, by which its SQL can be remembered."""
     types = one.types
-    return tuple([(field, len(values) != 1) for field, values in one.match]), None if types is None else len(types) != 1
+    return tuple([(field, len(values) != 1) for field, values in one.match]), None if types is None else len(
+        types
+    ) != 1
 
 
 def where_sql(shape: Shape) -> str:
     """The condition of a stream as SQL with `%s` for its values; field names are checked identifiers."""
     fields, several_types = shape
-    parts = [f"data->>'{check_field_name(field)}' {'= ANY(%s)' if several else '= %s'}" for field, several in fields]
+    parts = [
+        f"data->>'{check_field_name(field)}' {'= ANY(%s)' if several else '= %s'}"
+        for field, several in fields
+    ]
     if several_types is not None:
         parts.append("type = ANY(%s)" if several_types else "type = %s")
     return " AND ".join(parts) or "true"

@@ -23,12 +23,14 @@ D = TypeVar("D")
 BATCH = 500
 FIRST_PAUSE = 0.005
 
-SERVER_SQL = (
-    "SELECT s.system_identifier::text, c.timeline_id FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+SERVER_SQL = "SELECT s.system_identifier::text, c.timeline_id FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+FIRST_SQL = (
+    "INSERT INTO {checkpoints} (name, position, streams) VALUES (%s, 0, %s) ON CONFLICT (name) DO NOTHING"
 )
-FIRST_SQL = "INSERT INTO {checkpoints} (name, position, streams) VALUES (%s, 0, %s) ON CONFLICT (name) DO NOTHING"
 TAKE_SQL = "SELECT position, streams::text FROM {checkpoints} WHERE name = %s FOR UPDATE SKIP LOCKED"
-MOVE_SQL = "UPDATE {checkpoints} SET position = %s, streams = %s, updated_at = clock_timestamp() WHERE name = %s"
+MOVE_SQL = (
+    "UPDATE {checkpoints} SET position = %s, streams = %s, updated_at = clock_timestamp() WHERE name = %s"
+)
 
 
 def follow(
@@ -41,8 +43,8 @@ def follow(
 ) -> Iterator[Event[D]]:
     """Every event of some streams, in order, as soon as it is final; without an end.
 
-    Where it stands is for the caller to keep: the last event's id, or `checkpoint(client, event.id)` if it is kept
-    outside the database.
+    Where it stands is for the caller to keep: the last event's id, or `checkpoint(client, event.id)` if it is
+    kept outside the database.
 
     Args:
         client: The client to read with.
@@ -52,7 +54,8 @@ def follow(
         stop: Ends the loop when it is set.
 
     Raises:
-        ConfigurationError: `after` is ahead of the log, or comes from another server or another past of this one.
+        ConfigurationError: `after` is ahead of the log, or comes from another server or another past of this
+            one.
 
     Example:
         ```python
@@ -89,8 +92,9 @@ def checkpoint(client: EventClient, event_id: int) -> str:
 class Subscription(Generic[D]):
     """A named follower whose checkpoint stands in the database.
 
-    What a handler writes to the same database commits with the checkpoint: exactly once. What it does elsewhere
-    happens at least once. Several processes may run one subscription; one works, the others stand by.
+    What a handler writes to the same database commits with the checkpoint: exactly once. What it does
+    elsewhere happens at least once. Several processes may run one subscription; one works, the others stand
+    by.
 
     Attributes:
         client: The client to read and write with.
@@ -120,12 +124,15 @@ class Subscription(Generic[D]):
             limit: At most so many.
 
         Raises:
-            ConfigurationError: The subscription was used for other streams before, or stands ahead of the log.
+            ConfigurationError: The subscription was used for other streams before, or stands ahead of the
+                log.
         """
         client = self.client
         client.check_installed()
         wanted = json.dumps([one.as_json() for one in merge_streams(self.streams)])
-        if self._found() is None:  # in a transaction of its own: another process' first batch is not to be waited for
+        if (
+            self._found() is None
+        ):  # in a transaction of its own: another process' first batch is not to be waited for
             self._execute(FIRST_SQL, [self.name, wanted])
         with client.session.atomic():
             row = self._execute(TAKE_SQL, [self.name]).fetchone()
@@ -154,7 +161,8 @@ class Subscription(Generic[D]):
     def run(
         self, handler: Callable[[Event[D]], object], *, poll: float = 0.5, stop: threading.Event | None = None
     ) -> None:
-        """Give every event to a handler, without an end; an error of the handler ends it and redelivers its batch.
+        """Give every event to a handler, without an end; an error of the handler ends it and redelivers its
+        batch.
 
         Args:
             handler: Called with each event, in order, inside the transaction of its batch.
@@ -215,5 +223,3 @@ def _check_ahead(client: EventClient, position: int) -> None:
             f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was set back, "
             "and ids will be given out anew. Start from an id that you are sure of"
         )
-
-

@@ -16,9 +16,11 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
 from pgevents.embedded import embedded_database
+
 from .shop import CartEvent
 
-# Processes that a test starts find its functions by name; at the end, so that pgevents is still the installed one.
+# Processes that a test starts find its functions by name; at the end, so that pgevents is still the installed
+# one.
 sys.path.append(str(Path(__file__).parent.parent))
 
 _numbers = itertools.count(1)

@@ -64,7 +64,9 @@ def to_items(items: tuple[CartItem, ...], event: Event[CartEvent]) -> tuple[Cart
         case ItemAddedToCart(product_id=product, quantity=quantity, price_at_time=price):
             return (*items, CartItem(product, quantity, price))
         case ItemRemovedFromCart(product_id=product, quantity=quantity):
-            left = [evolve(i, quantity=i.quantity - quantity) if i.product_id == product else i for i in items]
+            left = [
+                evolve(i, quantity=i.quantity - quantity) if i.product_id == product else i for i in items
+            ]
             return tuple(item for item in left if item.quantity > 0)
         case _:
             return items

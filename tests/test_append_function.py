@@ -24,6 +24,7 @@ from pgevents import (
     stream,
 )
 from pgevents.store.session import Session
+
 from .conftest import database
 
 DATA = '{"cart_id": "c1"}'
@@ -97,7 +98,9 @@ def test_append_one_saves_as_append_does(client: EventClient) -> None:
         "'product_id', 'p', NULL, 5, 0",  # above the last id issued
     ],
 )
-def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(client: EventClient, condition: str) -> None:
+def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
+    client: EventClient, condition: str
+) -> None:
     """A count that is another, and whatever is NULL or from the future, is no permission."""
     client.save_event({"type": "A", "data": {"cart_id": "c1", "no_index": "x"}})
     answer = json.loads(scalar(client.db, f"SELECT my_app.events_append_one('A', %s, {condition})", [DATA]))
@@ -193,7 +196,13 @@ def test_append_own_and_append_plain_save_as_append_does(client: EventClient) ->
         (DATA, "cart_id", ["A"], 0, "conflict"),
         (DATA, "cart_id", None, None, "conflict"),
         (DATA, "cart_id", None, 9, "future"),
-        ('{"cart_id": "new", "product_id": "p1"}', "product_id", None, 0, "conflict"),  # not the first index: the field counts
+        (
+            '{"cart_id": "new", "product_id": "p1"}',
+            "product_id",
+            None,
+            0,
+            "conflict",
+        ),  # not the first index: the field counts
         ('{"cart_id": "new", "no_index": "x"}', "no_index", None, 0, "conflict"),
     ],
 )
@@ -208,7 +217,12 @@ def test_append_own_saves_nothing_if_anything_is_above(
 
 def test_append_own_refuses_an_event_that_has_no_stream_of_its_own(client: EventClient) -> None:
     """It would be saved whatever has happened."""
-    for data, field in (("{}", "cart_id"), ('{"cart_id": null}', "cart_id"), (DATA, "product_id"), (DATA, None)):
+    for data, field in (
+        ("{}", "cart_id"),
+        ('{"cart_id": null}', "cart_id"),
+        (DATA, "product_id"),
+        (DATA, None),
+    ):
         with pytest.raises(DataError, match="no stream of its own"):
             client.db.execute_sql(OWN, [data, field, None, 0])
     assert len(client.get_event_stream()) == 0
@@ -234,7 +248,8 @@ def test_a_client_that_knows_another_order_of_the_indexes_asks_for_what_it_means
 def test_each_save_of_one_event_goes_the_shortest_way_that_can_do_it(
     make_client: Callable[..., EventClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own stream is that of the first data index, by the very text that is stored; all else names its value."""
+    """Its own stream is that of the first data index, by the very text that is stored; all else names its
+    value."""
     client = make_client(event_types=[Added, Numbered])
     client.create_tables()
     client.save_events([Added("c0", "p0"), Numbered(7)])
@@ -270,14 +285,16 @@ def test_each_save_of_one_event_goes_the_shortest_way_that_can_do_it(
     client.save_event(Added("c1", "p1"), metadata={"by": "me"})
     validated(Added("c1", "p1"), 12, [stream(cart_id="c1")], metadata={"by": "me"})
     assert called == ["plain", "own", *["one"] * 7]
-    for event in (Added("c1", "p1"), Added("c2", "p1"), Numbered(7)):
+    for new in (Added("c1", "p1"), Added("c2", "p1"), Numbered(7)):
         with pytest.raises(ConcurrencyError):
-            validated(event, 1, [stream(cart_id=event.cart_id)])
+            validated(new, 1, [stream(cart_id=new.cart_id)])
     assert called[9:] == ["own", "own", "one"]
 
 
 @pytest.mark.parametrize("unstored", [Derived("x"), Constant("x")])
-def test_only_what_is_stored_makes_a_stream_the_events_own(make_client: Callable[..., EventClient], unstored: Any) -> None:
+def test_only_what_is_stored_makes_a_stream_the_events_own(
+    make_client: Callable[..., EventClient], unstored: Any
+) -> None:
     """A property or a constant of the class is no part of the event, so the stream is another one."""
     client = make_client(event_types=[Added, Derived, Constant])
     client.create_tables()
@@ -289,7 +306,9 @@ def test_only_what_is_stored_makes_a_stream_the_events_own(make_client: Callable
 
 
 @pytest.mark.parametrize("condition", [{}, {"base": 0}, {"seen": 0}])
-def test_append_takes_a_condition_without_numbers_for_one_that_does_not_hold(client: EventClient, condition: Any) -> None:
+def test_append_takes_a_condition_without_numbers_for_one_that_does_not_hold(
+    client: EventClient, condition: Any
+) -> None:
     """A forgotten `seen` is no permission, and a forgotten `base` is the beginning."""
     client.save_event({"type": "A", "data": {"cart_id": "c1"}})
     given = json.dumps([{**condition, "streams": [{"types": None, "match": {"cart_id": ["c1"]}}]}])
@@ -298,9 +317,14 @@ def test_append_takes_a_condition_without_numbers_for_one_that_does_not_hold(cli
     assert answer["status"] == "conflict"
 
 
-@pytest.mark.parametrize("value", ["", "NULL", "{a,b}", 'q"uote', "back\\slash", "é😀", "x" * 2_000, "  ", "'; DROP"])
-def test_any_value_locks_and_counts_alike(make_client: Callable[..., EventClient], client: EventClient, value: str) -> None:
-    """A plain save, a validated one and a batch agree on the key of a value: an open save of it is waited for."""
+@pytest.mark.parametrize(
+    "value", ["", "NULL", "{a,b}", 'q"uote', "back\\slash", "é😀", "x" * 2_000, "  ", "'; DROP"]
+)
+def test_any_value_locks_and_counts_alike(
+    make_client: Callable[..., EventClient], client: EventClient, value: str
+) -> None:
+    """A plain save, a validated one and a batch agree on the key of a value: an open save of it is waited
+    for."""
     other = make_client()
     client.save_event({"type": "A", "data": {"cart_id": value}})
     read = client.get_event_stream(cart_id=value)
@@ -313,11 +337,14 @@ def test_any_value_locks_and_counts_alike(make_client: Callable[..., EventClient
                 other.save_event_with_stream_validation({"type": "A", "data": {}}, read)
     with pytest.raises(ConcurrencyError):
         other.save_event_with_stream_validation({"type": "A", "data": {}}, read)
-    assert other.save_event_with_stream_validation({"type": "A", "data": {}}, client.get_event_stream(cart_id=value)).id
+    assert other.save_event_with_stream_validation(
+        {"type": "A", "data": {}}, client.get_event_stream(cart_id=value)
+    ).id
 
 
 def test_tables_of_one_name_in_two_schemas_are_told_apart(url: str, db: PostgresqlDatabase) -> None:
-    """A table without a schema is whichever `search_path` finds; what was done to one says nothing of the other."""
+    """A table without a schema is whichever `search_path` finds; what was done to one says nothing of the
+    other."""
     events = create_events_table(data_indexes=["cart_id"])
     client = create_event_client(db, events, create_projections_table(), ())
     for schema in ("one", "two"):
@@ -325,7 +352,9 @@ def test_tables_of_one_name_in_two_schemas_are_told_apart(url: str, db: Postgres
         with db.atomic():
             db.execute_sql(f"SET LOCAL search_path = {schema}")
             client.create_tables()
-    watching = create_event_client(database(url, options="-c search_path=two"), events, create_projections_table(), ())
+    watching = create_event_client(
+        database(url, options="-c search_path=two"), events, create_projections_table(), ()
+    )
     with db.atomic():
         db.execute_sql("SET LOCAL search_path = one")
         client.save_events([{"type": "A", "data": {"cart_id": f"c{n}"}} for n in range(80)])
@@ -334,7 +363,9 @@ def test_tables_of_one_name_in_two_schemas_are_told_apart(url: str, db: Postgres
         assert watching.horizon().id == 0
         watching.db.execute_sql("SET lock_timeout = '60ms'")
         with pytest.raises(RetryableError, match="lock"):
-            watching.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="c1")])
+            watching.save_event_with_stream_validation(
+                {"type": "A", "data": {}}, None, [stream(cart_id="c1")]
+            )
         watching.save_event({"type": "A", "data": {"cart_id": "c2"}})
         assert [one.id for one in watching.get_event_stream()] == [2]
         assert len(watching.reader.read_final([stream()])) == 0
@@ -379,7 +410,9 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     """Six digits, as Python 3.10 and who cuts texts in pieces need them, whatever DateStyle says."""
     client.db.execute_sql("SET DateStyle = 'German'")
     event = '[{"type": "A", "data": {}}]'
-    answer = scalar(client.db, "SELECT my_app.events_append(%s, NULL, NULL, %s)", [event, f"2026-01-31 {at}+00"])
+    answer = scalar(
+        client.db, "SELECT my_app.events_append(%s, NULL, NULL, %s)", [event, f"2026-01-31 {at}+00"]
+    )
     assert answer["created_at"] == told
 
 
@@ -405,7 +438,7 @@ def test_append_rows_saves_as_append_does(client: EventClient) -> None:
         "'{A,B}', ARRAY['{}']",
         "'{A}', ARRAY['{}', '{}']",
         "'{}', ARRAY['{}']",
-        "'[1:2]={A,B}', '[0:2]={\"{}\",\"{}\",\"{}\"}'",
+        '\'[1:2]={A,B}\', \'[0:2]={"{}","{}","{}"}\'',
         "'{A,B}', ARRAY['{}', '{}'], '[0:1]={\"{}\",\"{}\"}'",
         "'{A,B}', ARRAY['{}', '{}'], ARRAY[ARRAY['{}', '{}']]",
         "'{A,B}', ARRAY['{}', '{}'], ARRAY['{}']",
@@ -423,7 +456,8 @@ def test_append_rows_saves_all_that_it_is_given_or_nothing(client: EventClient, 
 
 
 def test_ids_of_a_batch_need_not_follow_each_other(client: EventClient) -> None:
-    """Others take ids in between; here it is the sequence that leaves them out, which no new client would accept."""
+    """Others take ids in between; here it is the sequence that leaves them out, which no new client would
+    accept."""
     events = [{"type": "A", "data": {"cart_id": "c1", "n": n}} for n in range(3)]
     assert [one.id for one in client.save_events(events)] == [1, 2, 3]
     client.db.execute_sql("ALTER SEQUENCE my_app.events_id_seq INCREMENT 2")
@@ -433,19 +467,26 @@ def test_ids_of_a_batch_need_not_follow_each_other(client: EventClient) -> None:
     assert [one.data["n"] for one in client.get_event_stream()] == [0, 1, 2] * 4
 
 
-def test_a_batch_of_few_keys_is_no_bulk_and_one_of_many_is(client: EventClient, make_client: Callable[..., EventClient]) -> None:
-    """Whatever the size: a batch of one cart leaves others alone; one of many carts waits for who validates, however they lie."""
+def test_a_batch_of_few_keys_is_no_bulk_and_one_of_many_is(
+    client: EventClient, make_client: Callable[..., EventClient]
+) -> None:
+    """Whatever the size: a batch of one cart leaves others alone; one of many carts waits for who validates,
+    however they lie."""
     other = make_client()
     other.db.execute_sql("SET lock_timeout = '60ms'")
     one_cart = [{"type": "A", "data": {"cart_id": "c1"}}] * 2_000
     few_that_differ = [{"type": "A", "data": {"cart_id": f"c{n if n < 70 else 70}"}} for n in range(2_000)]
     with client.db.atomic():
         client.save_events(one_cart)
-        assert other.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="c2")])
+        assert other.save_event_with_stream_validation(
+            {"type": "A", "data": {}}, None, [stream(cart_id="c2")]
+        )
     with client.db.atomic():
         client.save_events(few_that_differ)
         with pytest.raises(RetryableError, match="lock"):
-            other.save_event_with_stream_validation({"type": "A", "data": {}}, None, [stream(cart_id="unheard of")])
+            other.save_event_with_stream_validation(
+                {"type": "A", "data": {}}, None, [stream(cart_id="unheard of")]
+            )
 
 
 @pytest.mark.parametrize("given", ["NULL", "'[]'", "(SELECT jsonb_agg(1) WHERE false)"])
@@ -458,11 +499,14 @@ def test_no_events_are_saved_at_once(client: EventClient, given: str) -> None:
 
 
 def test_a_batch_out_of_a_table_is_unpacked_once(client: EventClient) -> None:
-    """A compressed document is not unpacked for each of its events, which would take seconds for thousands of them."""
+    """A compressed document is not unpacked for each of its events, which would take seconds for thousands of
+    them."""
     client.db.execute_sql(
         "CREATE TABLE my_app.documents AS SELECT jsonb_agg(jsonb_build_object("
         "'type', 'A', 'data', jsonb_build_object('cart_id', 'c' || mod(n, 7), 'text', repeat('x', 40)))) AS events "
         "FROM generate_series(1, 16000) AS n"
     )
     client.db.execute_sql("SET statement_timeout = '5s'")
-    assert len(scalar(client.db, "SELECT my_app.events_append(events) FROM my_app.documents")["ids"]) == 16_000
+    assert (
+        len(scalar(client.db, "SELECT my_app.events_append(events) FROM my_app.documents")["ids"]) == 16_000
+    )

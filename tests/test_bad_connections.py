@@ -1,4 +1,5 @@
-"""Servers that are down, passwords that are wrong, URLs that cannot be read: clear errors, and no password in any."""
+"""Servers that are down, passwords that are wrong, URLs that cannot be read: clear errors, and no password in
+any."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ import peewee
 import pytest
 from peewee import PostgresqlDatabase, SqliteDatabase
 
-from pgevents import ConfigurationError, EventClient, create_event_client, create_events_table, create_projections_table
+from pgevents import (
+    ConfigurationError,
+    EventClient,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+)
+
 from .shop import CartCreated
 
 SECRET = "s3cr3t"
@@ -70,7 +78,7 @@ def doorkeeper() -> Iterator[int]:
                     guest.sendall(b"N")  # no TLS, no GSS
                 guest.sendall(message(b"R", struct.pack("!I", 3)))
                 guest.recv(1000)
-                fields = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user \"me\"\0\0"
+                fields = b'SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user "me"\0\0'
                 guest.sendall(message(b"E", fields))
 
     threading.Thread(target=serve, daemon=True).start()
@@ -87,7 +95,11 @@ def test_a_wrong_password_is_never_printed_back(doorkeeper: int, form: str) -> N
         else PostgresqlDatabase("shop", user="me", password=SECRET, host="127.0.0.1", port=doorkeeper)
     )
     client = client_of(db)
-    for call in (lambda: client.save_event(CartCreated("c1", "u1")), lambda: client.get_event_stream(), client.create_tables):
+    for call in (
+        lambda: client.save_event(CartCreated("c1", "u1")),
+        lambda: client.get_event_stream(),
+        client.create_tables,
+    ):
         with pytest.raises(peewee.OperationalError, match="password authentication failed") as caught:
             call()
         assert SECRET not in told(caught.value)
@@ -115,7 +127,8 @@ def test_a_wrong_password_is_never_printed_back(doorkeeper: int, form: str) -> N
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
-    """A URL with a mistake, such as an unescaped character in the password, is answered with the form, not itself."""
+    """A URL with a mistake, such as an unescaped character in the password, is answered with the form, not
+    itself."""
     with pytest.raises(ConfigurationError, match="postgresql://user:password@host:5432/database") as caught:
         client_of(url)
     printed = "".join(traceback.format_exception_only(type(caught.value), caught.value))
@@ -152,8 +165,9 @@ def test_what_is_no_postgresql_database_is_refused(db: Any) -> None:
 
 def test_a_url_works_as_well_as_a_database(client: EventClient, url: str) -> None:
     """A client made from a URL reads what one made from a Peewee database saved."""
-    from psycopg2.extensions import parse_dsn
     from urllib.parse import urlencode
+
+    from psycopg2.extensions import parse_dsn
 
     params = parse_dsn(url)
     own = client_of("postgresql:///?" + urlencode(params))

@@ -1,4 +1,5 @@
-"""The benchmark itself: it runs, for every contender that is installed, and all of them tell of the same carts."""
+"""The benchmark itself: it runs, for every contender that is installed, and all of them tell of the same
+carts."""
 
 from __future__ import annotations
 

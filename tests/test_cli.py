@@ -55,7 +55,8 @@ def orders(tmp_path: Path) -> Path:
 
 
 def test_the_demo_tells_a_shop_owner_the_day(database: str, url: str, orders: Path) -> None:
-    """Turnover, best sellers, what was skipped, the race and the source fit 80 columns; one schema is left."""
+    """Turnover, best sellers, what was skipped, the race and the source fit 80 columns; one schema is
+    left."""
     done = pgevents("demo", "--csv", orders, "--database", database, before=TWO_BUYERS)
     assert (done.returncode, done.stderr) == (0, "")
     for told in (
@@ -75,7 +76,9 @@ def test_the_demo_tells_a_shop_owner_the_day(database: str, url: str, orders: Pa
     assert max(map(len, tables.splitlines())) <= 80
     connection = psycopg2.connect(url)
     cursor = connection.cursor()
-    cursor.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_(catalog|toast|temp)|information|public)'")
+    cursor.execute(
+        "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_(catalog|toast|temp)|information|public)'"
+    )
     assert [name[:14] for (name,) in cursor.fetchall()] == ["pgevents_demo_"]
     connection.close()
 
@@ -93,7 +96,9 @@ def test_a_penny_too_much_fails_the_demo(database: str, orders: Path) -> None:
     """If the views do not add up to the CSV, the command says what does not, and its exit code is 1."""
     done = pgevents("demo", "--csv", orders, "--database", database, before=TWO_BUYERS + SPOILED)
     assert done.returncode == 1
-    assert "✗ Not what the CSV adds up to: money, money, Turnover, by products." in " ".join(done.stdout.split())
+    assert "✗ Not what the CSV adds up to: money, money, Turnover, by products." in " ".join(
+        done.stdout.split()
+    )
 
 
 @pytest.mark.parametrize("name", ["click", "rich"])
@@ -164,10 +169,28 @@ def test_help_names_the_exit_codes(cli: Command) -> None:
 @pytest.fixture
 def log(cli: Command) -> Command:
     """The same, with tables and three events of two carts."""
-    cli("init", "--events", "my_app.events", "--index", "cart_id", "--index", "product_id", "--view-index", "user_id")
+    cli(
+        "init",
+        "--events",
+        "my_app.events",
+        "--index",
+        "cart_id",
+        "--index",
+        "product_id",
+        "--view-index",
+        "user_id",
+    )
     cli("append", "CART_CREATED", '{"cart_id": "c1", "user": "Ä"}', "--metadata", '{"by": "me"}')
     cli("append", "ITEM_ADDED", '{"cart_id": "c1", "text": "a\\n\\"b\\","}')
-    cli("append", "CART_CREATED", '{"cart_id": "c2"}', "--key", "k", "--created-at", "2026-01-01T12:00:00+0100")
+    cli(
+        "append",
+        "CART_CREATED",
+        '{"cart_id": "c2"}',
+        "--key",
+        "k",
+        "--created-at",
+        "2026-01-01T12:00:00+0100",
+    )
     return cli
 
 
@@ -194,7 +217,8 @@ def test_append_saves_and_validates(log: Command) -> None:
 
 
 def test_stream_and_tail_print_events(log: Command) -> None:
-    """A stream from the first event on, a tail from the last; by identifier, type, id and time; also as JSON."""
+    """A stream from the first event on, a tail from the last; by identifier, type, id and time; also as
+    JSON."""
     assert [json.loads(line)["id"] for line in log("stream", "--json")[1].splitlines()] == [1, 2, 3]
     assert log("stream", "cart_id=c1", "--type", "ITEM_ADDED")[1].split()[0] == "2"
     assert len(log("stream", "cart_id=c1", "cart_id=c2", "--as-of", "2")[1].splitlines()) == 2
@@ -206,7 +230,16 @@ def test_stream_and_tail_print_events(log: Command) -> None:
 def test_tail_follows_the_log(log: Command, database: str) -> None:
     """With `--follow` new events come as they are saved, until Ctrl-C."""
     environment = {**os.environ, "PGEVENTS_DATABASE_URL": database}
-    command = [sys.executable, "-c", "from pgevents.cli import main; main()", "tail", "-n", "1", "--follow", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from pgevents.cli import main; main()",
+        "tail",
+        "-n",
+        "1",
+        "--follow",
+        "--json",
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -220,7 +253,8 @@ def test_tail_follows_the_log(log: Command, database: str) -> None:
 
 @pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
 def test_an_export_is_resumed_and_imported_exactly(log: Command, tmp_path: Path, name: str) -> None:
-    """Cut off, resumed, imported into another log, and imported again: every event is there once, as it was."""
+    """Cut off, resumed, imported into another log, and imported again: every event is there once, as it
+    was."""
     path = tmp_path / name
     assert log("export", path)[0] == 0
     path.write_bytes(path.read_bytes()[:-7])
@@ -229,20 +263,27 @@ def test_an_export_is_resumed_and_imported_exactly(log: Command, tmp_path: Path,
     assert "exported 0 events" in log("export", path, "--resume")[2]
     log("init", "--events", "copy.events", "--index", "cart_id")
     assert "imported 4 events" in log("import", path, "--events", "copy.events")[2]
-    assert '{"events": 0, "known": 4, "skipped": 0,' in log("import", path, "--json", "--events", "copy.events")[2]
     assert (
-        log("stream", "--json", "--events", "copy.events")[1] == log("stream", "--json", "--events", "my_app.events")[1]
+        '{"events": 0, "known": 4, "skipped": 0,'
+        in log("import", path, "--json", "--events", "copy.events")[2]
+    )
+    assert (
+        log("stream", "--json", "--events", "copy.events")[1]
+        == log("stream", "--json", "--events", "my_app.events")[1]
     )
 
 
 def test_an_import_goes_on_where_the_file_has_grown(log: Command, tmp_path: Path) -> None:
-    """What was added to the file is saved, what was there is not saved twice, and what was changed is refused."""
+    """What was added to the file is saved, what was there is not saved twice, and what was changed is
+    refused."""
     path = tmp_path / "new.jsonl"
     lines = [f'{{"type": "NOTE", "data": {{"n": {number}}}}}\n' for number in range(1_203)]
     for many, told in ((3, "3 events"), (700, "697 events"), (1_203, "503 events"), (1_203, "0 events")):
         path.write_text("".join(lines[:many]))
         assert f"imported {told}" in log("import", path)[2]
-    notes = [json.loads(line)["data"]["n"] for line in log("stream", "--type", "NOTE", "--json")[1].splitlines()]
+    notes = [
+        json.loads(line)["data"]["n"] for line in log("stream", "--type", "NOTE", "--json")[1].splitlines()
+    ]
     assert notes == list(range(1_203))
     path.write_text("".join(lines).replace('"n": 0', '"n": -1'))
     code, _, error = log("import", path)
@@ -251,7 +292,8 @@ def test_an_import_goes_on_where_the_file_has_grown(log: Command, tmp_path: Path
 
 
 def test_an_import_stops_at_a_bad_line_or_tells_of_it(log: Command, tmp_path: Path) -> None:
-    """What stands before the line is saved; with `--skip` also what stands after it, and the exit code is 1."""
+    """What stands before the line is saved; with `--skip` also what stands after it, and the exit code is
+    1."""
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b'{"type": "A", "data": {}}\n{"type": "B"}\n\xff\n[1]\n\n{"type": "C", "data": {}}\n')
     code, _, error = log("import", path)
@@ -294,12 +336,15 @@ def test_show_and_query_print_saved_projections(log: Command, database: str) -> 
         view = json.dumps({"id": f"c{number}", "user_id": "u1", "total": number})
         values = (f"c{number}", view)
         cursor.execute(
-            "INSERT INTO my_app.projections (type, id, data, latest_event_id) VALUES ('CART', %s, %s, 1)", values
+            "INSERT INTO my_app.projections (type, id, data, latest_event_id) VALUES ('CART', %s, %s, 1)",
+            values,
         )
     connection.commit()
     connection.close()
     assert '"total": 9' in log("show", "CART", "c9")[1]
-    found = log("query", "CART", "user_id=u1", "--order-by", "total", "--descending", "--json")[1].splitlines()
+    found = log("query", "CART", "user_id=u1", "--order-by", "total", "--descending", "--json")[
+        1
+    ].splitlines()
     assert [json.loads(line)["id"] for line in found] == ["c10", "c9"]
     assert "No projection" in log("query", "CART", "user_id=u2")[1]
 
@@ -308,12 +353,18 @@ def test_stats_counts_and_doctor_advises(log: Command, database: str) -> None:
     """A sound store has no fault; a guard that was switched off is one, with what to do, and exit code 1."""
     assert json.loads(log("stats", "--json")[1])["types"][0]["events"] == 2
     assert "3 events in" in log("stats")[1]
-    faults = [line for line in log("doctor", "--json")[1].splitlines() if json.loads(line)["level"] == "fault"]
-    assert [fault for fault in faults if "fsync" not in fault] == []  # the tests' server is fast rather than durable
+    faults = [
+        line for line in log("doctor", "--json")[1].splitlines() if json.loads(line)["level"] == "fault"
+    ]
+    assert [
+        fault for fault in faults if "fsync" not in fault
+    ] == []  # the tests' server is fast rather than durable
     connection = psycopg2.connect(database)
     cursor = connection.cursor()
     cursor.execute("ALTER TABLE my_app.events DISABLE TRIGGER pgevents_change")
-    cursor.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'events' AND indexdef LIKE '%cart_id%'")
+    cursor.execute(
+        "SELECT indexname FROM pg_indexes WHERE tablename = 'events' AND indexdef LIKE '%cart_id%'"
+    )
     cursor.execute(f'DROP INDEX my_app."{cursor.fetchall()[0][0]}"')
     connection.commit()
     connection.close()
@@ -324,7 +375,8 @@ def test_stats_counts_and_doctor_advises(log: Command, database: str) -> None:
 
 
 def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:
-    """The only events table is found by itself; of several one has to be named; without any the way to it is told."""
+    """The only events table is found by itself; of several one has to be named; without any the way to it is
+    told."""
     log("init", "--events", "copy.events")
     code, _, error = log("stream")
     assert code == 1
@@ -348,7 +400,8 @@ def test_what_is_not_understood_ends_with_2(log: Command, arguments: list[str]) 
 def test_doctor_names_who_holds_the_horizon_back_and_what_is_waste(
     log: Command, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An open save, an index that nobody uses and rows that are dead are seen for what they are, with what to do."""
+    """An open save, an index that nobody uses and rows that are dead are seen for what they are, with what to
+    do."""
     monkeypatch.setattr("pgevents.cli.health.LONG", 0.0)
     monkeypatch.setattr("pgevents.cli.health.BIG", 10)
     with psycopg2.connect(database) as slow:

@@ -1,4 +1,5 @@
-"""How SQL reaches the database: by the shortest way, and by Peewee's own where somebody listens or changes it."""
+"""How SQL reaches the database: by the shortest way, and by Peewee's own where somebody listens or changes
+it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def save_and_read(client: EventClient, cart: str) -> None:
     assert len(client.get_event_stream(cart_id=cart)) == 1
 
 
-def test_query_hooks_and_the_log_of_sql_see_every_statement(client: EventClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_query_hooks_and_the_log_of_sql_see_every_statement(
+    client: EventClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """Peewee's `query_hooks` and its logger are told, whenever they come."""
     save_and_read(client, "c0")
     db, seen = cast(Any, client.db), list[str]()
@@ -129,7 +132,11 @@ def test_what_was_wrapped_is_called(client: EventClient, monkeypatch: pytest.Mon
         client.get_event_stream(), client.get_event_stream()
         assert len(seen) == 2, seen
     """
-    parts = {name: value for name, value in parse_dsn(client.session.connection().dsn).items() if name != "password"}
+    parts = {
+        name: value
+        for name, value in parse_dsn(client.session.connection().dsn).items()
+        if name != "password"
+    }
     url = "postgresql:///?" + "&".join(f"{name}={quote(str(value), '')}" for name, value in parts.items())
     subprocess.run([sys.executable, "-c", script, url], check=True)
 
@@ -243,12 +250,16 @@ def test_a_kept_cursor_ends_with_its_thread(client: EventClient) -> None:
     thread.start()
     thread.join()
     client.db.execute_sql("SET lock_timeout = '2s'")
-    client.save_event_with_stream_validation(CartCreated("lost", "u2"), None, [stream(CartEvent, cart_id="lost")])
+    client.save_event_with_stream_validation(
+        CartCreated("lost", "u2"), None, [stream(CartEvent, cart_id="lost")]
+    )
     horizon = client.horizon()
     assert horizon.id == horizon.last_issued == 3
 
 
-def test_a_kept_cursor_is_no_large_one_and_may_be_closed(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_cursor_is_no_large_one_and_may_be_closed(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The text of a batch is not kept; and whoever made the cursors may close them."""
     made: list[Any] = []
 

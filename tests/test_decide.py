@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, ProjectionBase, StagedEventsError
+
 from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
 
 Make = Callable[..., EventClient]
@@ -50,7 +51,9 @@ def test_a_decision_is_saved_and_seen(client: EventClient) -> None:
 
 def test_a_refusal_of_the_decider_comes_through(client: EventClient) -> None:
     """What the decider raises is raised, at the first try, and nothing is saved."""
-    client.save_event({"type": "CART_CHECKED_OUT", "data": {"cart_id": "c1", "checked_out_at": "2024-01-01T00:00:00Z"}})
+    client.save_event(
+        {"type": "CART_CHECKED_OUT", "data": {"cart_id": "c1", "checked_out_at": "2024-01-01T00:00:00Z"}}
+    )
     with pytest.raises(CartClosed):
         client.decide(CartProjection("c1", client), add_item)
     assert len(client.get_event_stream()) == 1
@@ -166,7 +169,9 @@ def test_no_decision_is_lost_among_eight_threads(client: EventClient, make_clien
     for thread in threads:
         thread.join()
     assert not errors
-    assert [item.product_id for item in CartProjection("c1", client).view.items] == [f"p{n}" for n in range(40)]
+    assert [item.product_id for item in CartProjection("c1", client).view.items] == [
+        f"p{n}" for n in range(40)
+    ]
 
 
 def test_a_decision_takes_a_projection_of_any_class(client: EventClient) -> None:

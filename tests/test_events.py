@@ -11,6 +11,7 @@ from attrs import frozen
 
 from pgevents import ConfigurationError, EventClient, EventEncodeError, UnknownEventTypeError, event
 from pgevents.events import EventTypes, event_type_of
+
 from .conftest import shop_client
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
@@ -168,7 +169,8 @@ def test_names_that_cannot_be_stored_are_refused(name: str) -> None:
 
 
 def test_a_class_with_the_mark_of_another_is_checked_each_time(client: EventClient) -> None:
-    """A class made of another's attributes has its mark, but not its fields: what a read could not give back is refused."""
+    """A class made of another's attributes has its mark, but not its fields: what a read could not give back
+    is refused."""
 
     @event("MARKED")
     class Marked:
@@ -200,7 +202,9 @@ def test_a_preview_does_not_mind_whose_name_it_is(client: EventClient) -> None:
             any_type.save_event(cls("c1"))
 
 
-def test_a_class_that_comes_while_another_is_looked_up_is_not_overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_comes_while_another_is_looked_up_is_not_overlooked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What was found out of the names before they changed is not remembered."""
     types = EventTypes(())
     types.restricted = False

@@ -62,7 +62,9 @@ def test_old_data_passes_all_upcasters_in_order(client: EventClient, make_client
     assert stored == {"order_id": "o1", "name": "Ada Lovelace"}
 
 
-def test_new_events_are_stored_with_their_version_out_of_sight(client: EventClient, make_client: Make) -> None:
+def test_new_events_are_stored_with_their_version_out_of_sight(
+    client: EventClient, make_client: Make
+) -> None:
     """The version stands beside the event's metadata in the log, and no reader sees it there."""
     new = ordered_v3()
     writer = make_client(event_types=new)
@@ -78,7 +80,9 @@ def test_new_events_are_stored_with_their_version_out_of_sight(client: EventClie
     assert repeated.metadata == {}
 
 
-def test_an_event_from_a_newer_program_is_an_error_that_says_so(client: EventClient, make_client: Make) -> None:
+def test_an_event_from_a_newer_program_is_an_error_that_says_so(
+    client: EventClient, make_client: Make
+) -> None:
     """An old program does not guess at data that a newer one wrote: it names event, type and versions."""
     new, old = ordered_v3(), ordered_v1()
     make_client(event_types=new).save_event(new("o1", "Ada", "Lovelace", "USD"))
@@ -91,7 +95,9 @@ def test_a_failing_upcaster_names_the_event(client: EventClient, make_client: Ma
     """When an upcaster cannot handle some old data, the error names the event that it stumbled over."""
     old, new = ordered_v1(), ordered_v3()
     make_client(event_types=old).save_event(old("o1", "Voltaire"))
-    with pytest.raises(EventDecodeError, match="event 1 of type 'ORDERED': the upcaster from version 1 failed"):
+    with pytest.raises(
+        EventDecodeError, match="event 1 of type 'ORDERED': the upcaster from version 1 failed"
+    ):
         make_client(event_types=new).get_event_stream()
 
 
@@ -174,9 +180,15 @@ def test_a_missing_field_is_named_with_event_and_type(client: EventClient, make_
         parcel: str
         weight: int
 
-    with pytest.raises(EventDecodeError, match="event 1 of type 'PARCEL_LOST', field 'weight': it is missing") as caught:
+    with pytest.raises(
+        EventDecodeError, match="event 1 of type 'PARCEL_LOST', field 'weight': it is missing"
+    ) as caught:
         make_client(event_types=ParcelLost).get_event_stream()
-    assert (caught.value.event_id, caught.value.event_type, caught.value.field) == (1, "PARCEL_LOST", "weight")
+    assert (caught.value.event_id, caught.value.event_type, caught.value.field) == (
+        1,
+        "PARCEL_LOST",
+        "weight",
+    )
 
 
 def test_a_field_of_another_kind_is_named_down_to_its_place(client: EventClient, make_client: Make) -> None:
@@ -192,7 +204,9 @@ def test_a_field_of_another_kind_is_named_down_to_its_place(client: EventClient,
     assert caught.value.field == "lines.1.quantity"
 
 
-@pytest.mark.parametrize("arguments", [{"version": 0}, {"version": 2, "upcasters": {2: dict}}, {"formerly": [""]}])
+@pytest.mark.parametrize(
+    "arguments", [{"version": 0}, {"version": 2, "upcasters": {2: dict}}, {"formerly": [""]}]
+)
 def test_versions_that_cannot_work_are_refused_at_once(arguments: dict[str, Any]) -> None:
     """A version below 1, or an upcaster from the present version on, is a mistake in the program."""
     with pytest.raises(ConfigurationError):

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgevents.codec import fast
-from pgevents.errors import EventEncodeError
 from pgevents.codec.serialization import Serializer, dump_and_load, load_json
+from pgevents.errors import EventEncodeError
 
 pytest.importorskip("msgspec")
 T = TypeVar("T")
@@ -119,16 +119,23 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)])
-def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(cls: type[Any], name: str, value: Any) -> None:
-    """Every value in every field, of its type or not: the same JSON and the same instance, or the same error."""
+@pytest.mark.parametrize(
+    ("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)]
+)
+def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(
+    cls: type[Any], name: str, value: Any
+) -> None:
+    """Every value in every field, of its type or not: the same JSON and the same instance, or the same
+    error."""
     event = cls(**{name: value})
     quick, known = outcome(lambda: dumped(event, cls)), slow(lambda: outcome(lambda: dumped(event, cls)))
     assert repr(quick) == repr(known)
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
-@pytest.mark.parametrize(("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)])
+@pytest.mark.parametrize(
+    ("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)]
+)
 def test_a_batch_is_written_as_its_events_are(cls: type[Any], name: str, value: Any) -> None:
     """An event among others is the same JSON as by itself, or refused with the same error."""
     events = [cls(**{name: value}), cls()]
@@ -193,7 +200,9 @@ DATES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("cls", "text"), [*((Plain, text) for text in TEXTS), *((Dated, text) for text in DATES)])
+@pytest.mark.parametrize(
+    ("cls", "text"), [*((Plain, text) for text in TEXTS), *((Dated, text) for text in DATES)]
+)
 def test_whatever_is_stored_is_read_the_same_or_refused_the_same(cls: type[Any], text: str) -> None:
     """The same instance, down to the types in it, or the same error with the field's name."""
 
@@ -213,7 +222,10 @@ def test_whatever_is_stored_is_read_the_same_or_refused_the_same(cls: type[Any],
 )  # fmt: skip
 def test_any_instance_is_stored_the_same(event: Any) -> None:
     """The property behind the examples."""
-    quick, known = outcome(lambda: dumped(event, type(event))), slow(lambda: outcome(lambda: dumped(event, type(event))))
+    quick, known = (
+        outcome(lambda: dumped(event, type(event))),
+        slow(lambda: outcome(lambda: dumped(event, type(event)))),
+    )
     assert repr(quick) == repr(known)
 
 
@@ -226,7 +238,10 @@ def test_plain_classes_are_read_and_written_in_one_step() -> None:
     with pytest.raises(ValueError, match="at was not written"):
         dated('{"at": "2020-12-31T23:59:59.9999999Z"}')
     assert dump_and_load({"a": [1, None]}, "T") == ('{"a":[1,null]}', {"a": [1, None]})
-    assert slow(lambda: (fast.preparer(Flat)(Flat()), fast.instance_decoder(Flat), fast.dump_exactly({}))) == (None,) * 3
+    assert (
+        slow(lambda: (fast.preparer(Flat)(Flat()), fast.instance_decoder(Flat), fast.dump_exactly({})))
+        == (None,) * 3
+    )
 
 
 def special() -> Iterator[type[Any]]:
@@ -264,7 +279,7 @@ def special() -> Iterator[type[Any]]:
 
     @frozen
     class Unknown:
-        a: "Nobody"  # type: ignore[name-defined]  # noqa: F821
+        a: Nobody  # type: ignore[name-defined]  # noqa: F821
 
     @frozen
     class Prepared:
@@ -311,7 +326,25 @@ def special() -> Iterator[type[Any]]:
     class Inherited(Part):
         pass
 
-    yield from (Kept, Open, Hashed, Made, Finished, Inherited, Converted, Private, Renamed, Given, Money, Either, Pair, General, Unknown, Prepared, Derived)
+    yield from (
+        Kept,
+        Open,
+        Hashed,
+        Made,
+        Finished,
+        Inherited,
+        Converted,
+        Private,
+        Renamed,
+        Given,
+        Money,
+        Either,
+        Pair,
+        General,
+        Unknown,
+        Prepared,
+        Derived,
+    )
 
 
 @pytest.mark.parametrize("cls", list(special()), ids=lambda cls: cls.__name__)

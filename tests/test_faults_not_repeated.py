@@ -21,6 +21,7 @@ from pgevents import (
     hookimpl,
     stream,
 )
+
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 Make = Callable[..., EventClient]
@@ -38,7 +39,9 @@ def test_a_refused_save_inserts_nothing(client: EventClient) -> None:
     assert client.db.execute_sql("SELECT array_agg(id) FROM my_app.events").fetchone() == ([1],)
 
 
-def test_the_check_sees_what_was_committed_while_it_waited_for_its_lock(client: EventClient, make_client: Make) -> None:
+def test_the_check_sees_what_was_committed_while_it_waited_for_its_lock(
+    client: EventClient, make_client: Make
+) -> None:
     """There: lock and check in one statement, whose snapshot is older than the lock, let both writers win."""
     first, second = make_client(), make_client()
     read = client.get_event_stream(CartEvent, cart_id="c1")
@@ -62,7 +65,9 @@ def test_the_check_sees_what_was_committed_while_it_waited_for_its_lock(client: 
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
-def test_concurrent_writers_do_not_all_win(client: EventClient, make_client: Make, in_transaction: bool) -> None:
+def test_concurrent_writers_do_not_all_win(
+    client: EventClient, make_client: Make, in_transaction: bool
+) -> None:
     """There: eight concurrent writers that had read the same were eight winners."""
     read = client.get_event_stream(CartEvent, cart_id="c1")
     writers, barrier, wins = [make_client() for _ in range(8)], threading.Barrier(8), []
@@ -103,7 +108,9 @@ def test_filters_are_quoted_so_that_they_match(client: EventClient) -> None:
 
 def test_a_schema_is_no_part_of_the_tables_name(client: EventClient) -> None:
     """There: `schema` made a table named "my_app.events" in `public`."""
-    rows = client.db.execute_sql("SELECT schemaname, tablename FROM pg_tables WHERE tablename LIKE '%%events'").fetchall()
+    rows = client.db.execute_sql(
+        "SELECT schemaname, tablename FROM pg_tables WHERE tablename LIKE '%%events'"
+    ).fetchall()
     assert rows == [("my_app", "events")]
 
 
@@ -127,14 +134,18 @@ def test_a_projection_does_not_forget_its_snapshot(client: EventClient) -> None:
 
 
 def test_order_does_not_follow_the_clients_clocks(client: EventClient) -> None:
-    """There: ids came from clocks; an event committed later but dated earlier was never folded after a snapshot."""
+    """There: ids came from clocks; an event committed later but dated earlier was never folded after a
+    snapshot."""
     now = datetime.now(timezone.utc)
     client.save_event(added("p1"), created_at=now)
     CartProjection("c1", client).save_projection()
     late = client.save_event(added("p2"), created_at=now - timedelta(days=365))
     assert late.id == 2
     assert [one.id for one in client.get_event_stream(cart_id="c1")] == [1, 2]
-    assert [one.id for one in client.get_event_streams([stream(cart_id="c1"), stream(product_id="p2")])] == [1, 2]
+    assert [one.id for one in client.get_event_streams([stream(cart_id="c1"), stream(product_id="p2")])] == [
+        1,
+        2,
+    ]
     assert [item.product_id for item in CartProjection("c1", client).view.items] == ["p1", "p2"]
     assert client.get_latest_event(cart_id="c1").id == 2  # type: ignore[union-attr]
 
@@ -146,11 +157,14 @@ def test_ids_do_not_end_at_two_thousand_million(client: EventClient) -> None:
 
 
 def test_a_second_table_has_all_its_indexes(db: PostgresqlDatabase) -> None:
-    """Peewee: index names come from the class's name, so that a second table of the kind silently lost its own."""
+    """Peewee: index names come from the class's name, so that a second table of the kind silently lost its
+    own."""
     for schema in ("one", "two"):
         for name in ("events", "more"):
             events = create_events_table(schema, name, ["cart_id"], additional_indexes=["created_at"])
-            create_event_client(db, events, create_projections_table(schema, name + "_views", ["id"])).create_tables()
+            create_event_client(
+                db, events, create_projections_table(schema, name + "_views", ["id"])
+            ).create_tables()
     counts = db.execute_sql(
         "SELECT schemaname, tablename, count(*) FROM pg_indexes WHERE schemaname IN ('one', 'two') "
         "AND tablename IN ('events', 'more') GROUP BY 1, 2 ORDER BY 1, 2"
@@ -160,7 +174,9 @@ def test_a_second_table_has_all_its_indexes(db: PostgresqlDatabase) -> None:
 
 def test_json_columns_get_no_index_of_their_own(client: EventClient) -> None:
     """Peewee: `BinaryJSONField` adds a GIN index that every save pays for."""
-    rows = client.db.execute_sql("SELECT indexdef FROM pg_indexes WHERE schemaname = 'my_app' AND indexdef ILIKE '%%gin%%'")
+    rows = client.db.execute_sql(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'my_app' AND indexdef ILIKE '%%gin%%'"
+    )
     assert rows.fetchall() == []
 
 
@@ -182,7 +198,8 @@ class Told:
 
 
 def test_a_commit_that_was_a_rollback_runs_no_callbacks(client: EventClient, make_client: Make) -> None:
-    """Peewee: an SQL error swallowed inside `atomic()` makes COMMIT a rollback, and after-commit callbacks still run."""
+    """Peewee: an SQL error swallowed inside `atomic()` makes COMMIT a rollback, and after-commit callbacks
+    still run."""
     told = Told()
     own = make_client(plugins=[told])
     naive: list[str] = []
@@ -215,6 +232,8 @@ def test_a_rolled_back_savepoint_runs_no_callbacks(client: EventClient, make_cli
 
 def test_the_schema_is_made_with_the_tables(db: PostgresqlDatabase) -> None:
     """Peewee: `create_table` makes no schema."""
-    client = create_event_client(db, create_events_table("brand_new"), create_projections_table("newer_still", "views"))
+    client = create_event_client(
+        db, create_events_table("brand_new"), create_projections_table("newer_still", "views")
+    )
     client.create_tables()
     assert client.save_event(added()).id == 1

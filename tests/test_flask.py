@@ -18,6 +18,7 @@ from psycopg2.extensions import parse_dsn
 import pgevents.flask
 from pgevents import ConcurrencyError, ConfigurationError, RetryableError, create_events_table, stream
 from pgevents.flask import PgEvents, UnavailableError, current_events, get_or_404, request_id
+
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 
@@ -36,8 +37,12 @@ def make_app(url: str) -> Iterator[Callable[..., Flask]]:
     def make(config: dict[str, Any] | None = None, **options: Any) -> Flask:
         app = Flask(f"app{len(apps)}")
         app.config.from_mapping(
-            TESTING=True, PROPAGATE_EXCEPTIONS=False, PGEVENTS_DATABASE_URL=as_url(url), PGEVENTS_SCHEMA="my_app",
-            PGEVENTS_DATA_INDEXES=["cart_id"], **(config or {}),
+            TESTING=True,
+            PROPAGATE_EXCEPTIONS=False,
+            PGEVENTS_DATABASE_URL=as_url(url),
+            PGEVENTS_SCHEMA="my_app",
+            PGEVENTS_DATA_INDEXES=["cart_id"],
+            **(config or {}),
         )
         PgEvents(app, event_types=CartEvent, **options)
         apps.append(app)
@@ -81,7 +86,7 @@ def test_the_example_of_the_module_runs(url: str) -> None:
     pool_of(app).close_all()
 
 
-# -- connections -------------------------------------------------------------------------------------------------
+# -- connections ------------------------------------------------------------
 
 
 def test_requests_share_the_connections_of_a_pool(make_app: Callable[..., Flask]) -> None:
@@ -103,7 +108,8 @@ def test_a_request_that_asks_nothing_connects_nowhere() -> None:
 
 @pytest.mark.parametrize("way", ["raise", "begin", "broken", "atomic"])
 def test_the_connection_goes_back_whatever_happens(make_app: Callable[..., Flask], way: str) -> None:
-    """After an exception, or with a transaction left open or broken, the next request finds a clean connection."""
+    """After an exception, or with a transaction left open or broken, the next request finds a clean
+    connection."""
     app = make_app()
 
     @app.post("/fail")
@@ -156,7 +162,9 @@ def test_teardown_functions_of_the_app_may_ask_and_may_fail(url: str, order: str
     pool_of(app).close_all()
 
 
-def test_a_request_inside_a_context_leaves_its_connection_and_transaction_alone(make_app: Callable[..., Flask]) -> None:
+def test_a_request_inside_a_context_leaves_its_connection_and_transaction_alone(
+    make_app: Callable[..., Flask],
+) -> None:
     """As in a test that holds a context: what the inner context did not open, it does not end."""
     app = make_app()
     with app.app_context(), current_events.db.atomic() as transaction:
@@ -179,7 +187,10 @@ def test_a_thread_of_the_request_cannot_keep_a_connection(make_app: Callable[...
             seen.append(str(current_events.get_latest_event()))
 
         inherited = contextvars.copy_context()
-        for target in (copied, lambda: inherited.run(lambda: seen.append(str(current_events.get_latest_event())))):
+        for target in (
+            copied,
+            lambda: inherited.run(lambda: seen.append(str(current_events.get_latest_event()))),
+        ):
             thread = threading.Thread(target=target)
             thread.start()
             thread.join()
@@ -240,8 +251,11 @@ def test_no_server_is_503_and_says_nothing_of_it() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_restart_of_the_server_between_requests_goes_unnoticed(make_app: Callable[..., Flask], url: str) -> None:
-    """A connection that died in the pool is replaced; one that dies in a request is 503, with nothing promised."""
+def test_a_restart_of_the_server_between_requests_goes_unnoticed(
+    make_app: Callable[..., Flask], url: str
+) -> None:
+    """A connection that died in the pool is replaced; one that dies in a request is 503, with nothing
+    promised."""
     app = make_app()
 
     @app.post("/die")
@@ -285,7 +299,7 @@ def test_a_forked_worker_has_connections_of_its_own(make_app: Callable[..., Flas
     assert app.test_client().get("/pid").json["pid"] == before  # type: ignore[index]
 
 
-# -- errors ------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,7 +310,9 @@ def conflicting(make_app: Callable[..., Flask]) -> Flask:
     @app.post("/late")
     def late() -> str:
         current_events.save_event(CartCreated("c1", "u1"))
-        current_events.save_event_with_stream_validation(CartCreated("c1", "u1"), None, [stream(cart_id="c1")])
+        current_events.save_event_with_stream_validation(
+            CartCreated("c1", "u1"), None, [stream(cart_id="c1")]
+        )
         return "never"
 
     @app.post("/busy")
@@ -375,7 +391,11 @@ def test_unknown_ids_are_404(make_app: Callable[..., Flask]) -> None:
     browser = app.test_client()
     browser.post("/carts/c1")
     assert browser.get("/carts/c1").json == {
-        "id": "c1", "user_id": "u1", "items": [], "is_checked_out": False, "total": 0
+        "id": "c1",
+        "user_id": "u1",
+        "items": [],
+        "is_checked_out": False,
+        "total": 0,
     }
     assert browser.get("/carts/c2").status_code == browser.get("/carts/%00").status_code == 404
     assert "No such cart." in browser.get("/carts/c2").text
@@ -384,7 +404,7 @@ def test_unknown_ids_are_404(make_app: Callable[..., Flask]) -> None:
     assert browser.get("/carts/c1").status_code == 200
 
 
-# -- metadata ----------------------------------------------------------------------------------------------------
+# -- metadata ------------------------------------------------------------
 
 
 def test_events_say_in_which_request_they_were_saved_and_by_whom(make_app: Callable[..., Flask]) -> None:
@@ -401,7 +421,9 @@ def test_events_say_in_which_request_they_were_saved_and_by_whom(make_app: Calla
         assert answer.headers["X-Request-ID"] == made["request_id"]
 
 
-def test_metadata_of_the_caller_go_before_and_outside_requests_there_are_none(make_app: Callable[..., Flask]) -> None:
+def test_metadata_of_the_caller_go_before_and_outside_requests_there_are_none(
+    make_app: Callable[..., Flask],
+) -> None:
     """A command or a background task has no request."""
     app = make_app(user=lambda: 7)
     with app.test_request_context():
@@ -411,10 +433,12 @@ def test_metadata_of_the_caller_go_before_and_outside_requests_there_are_none(ma
         assert current_events.save_event(CartCreated("c1", "u1")).metadata == {}
 
 
-# -- apps --------------------------------------------------------------------------------------------------------
+# -- apps ------------------------------------------------------------
 
 
-def test_several_apps_of_one_process_keep_their_events_apart(make_app: Callable[..., Flask], url: str) -> None:
+def test_several_apps_of_one_process_keep_their_events_apart(
+    make_app: Callable[..., Flask], url: str
+) -> None:
     """One extension object serves all apps of a factory, each with a client and a pool of its own."""
     extension = PgEvents(event_types=CartEvent)
     apps = []
@@ -478,7 +502,7 @@ def test_the_server_of_the_apps_own_starts_when_it_is_needed(tmp_path: Any) -> N
     assert (tmp_path / "data" / "pgdata").exists()
 
 
-# -- commands ----------------------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------
 
 
 def test_the_commands_make_fill_and_show_the_store(make_app: Callable[..., Flask]) -> None:
@@ -504,7 +528,9 @@ def test_the_commands_make_fill_and_show_the_store(make_app: Callable[..., Flask
     assert "Done" in run("demo")
     assert [line.split()[0] for line in run("events").splitlines()] == ["1", "2", "3"]
     assert [line.split()[0] for line in run("events", "--limit", "1").splitlines()] == ["3"]
-    assert [line.split()[0] for line in run("events", "cart_id=c1", "--type", "CART_CREATED").splitlines()] == ["1"]
+    assert [
+        line.split()[0] for line in run("events", "cart_id=c1", "--type", "CART_CREATED").splitlines()
+    ] == ["1"]
     assert run("projections").startswith("SHOPPING_CART c1  version 1, up to event 3")
     assert '"total": 10' in run("projections", "SHOPPING_CART", "c1")
     assert run("projections", "ORDER") == "No projections.\n"

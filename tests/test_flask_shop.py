@@ -26,6 +26,7 @@ from flask.testing import FlaskClient
 
 from pgevents import EventTypes
 from pgevents.flask import current_events
+
 from .test_flask import as_url
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "flask_shop"
@@ -66,7 +67,7 @@ def put_on_the_shelf(app: Flask, tea_id: str, tins: int) -> None:
         current_events.save_events([TeaListed(tea_id, tea_id, "", "#000", 100), TeaDelivered(tea_id, tins)])
 
 
-# -- pages -------------------------------------------------------------------------------------------------------
+# -- pages ------------------------------------------------------------
 
 
 def test_from_the_shelf_to_the_order(app: Flask) -> None:
@@ -94,7 +95,9 @@ def form_of(page: str) -> dict[str, str]:
     return {name: page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("seen", "cart_id")}
 
 
-def test_the_last_tin_is_gone_for_the_second_customer_and_back_when_the_first_puts_it_back(app: Flask) -> None:
+def test_the_last_tin_is_gone_for_the_second_customer_and_back_when_the_first_puts_it_back(
+    app: Flask,
+) -> None:
     """A friendly page, with the code that belongs to it."""
     first, second = app.test_client(), app.test_client()
     first.post("/cart/add", data={"tea_id": "puerh"})
@@ -132,7 +135,9 @@ def test_a_cart_that_changed_in_another_tab_is_not_bought(app: Flask) -> None:
         ("POST", "/cart/checkout", {"seen": "-1"}, 400),
     ],
 )
-def test_odd_requests_get_a_page_too(app: Flask, method: str, path: str, data: dict[str, str], code: int) -> None:
+def test_odd_requests_get_a_page_too(
+    app: Flask, method: str, path: str, data: dict[str, str], code: int
+) -> None:
     """Nothing that comes from outside is an error of the server."""
     assert app.test_client().open(path, method=method, data=data).status_code == code
 
@@ -148,12 +153,14 @@ def test_a_forged_position_buys_what_is_there_and_no_more(app: Flask, seen: str)
 
 def test_without_a_database_there_is_a_page_too(create_app: Callable[..., Flask]) -> None:
     """It asks the customer to come again in a moment."""
-    answer = create_app(PGEVENTS_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere").test_client().get("/")
+    answer = (
+        create_app(PGEVENTS_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere").test_client().get("/")
+    )
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert "Just a moment" in answer.text
 
 
-# -- API ---------------------------------------------------------------------------------------------------------
+# -- API ------------------------------------------------------------
 
 
 def test_the_same_by_program(app: Flask) -> None:
@@ -185,7 +192,8 @@ def test_errors_of_the_api_are_json(app: Flask) -> None:
     cart = opened(program)
     program.post(f"{cart}/items", json={"tea_id": "puerh"})
     assert program.post(f"{opened(program)}/items", json={"tea_id": "puerh"}).json == {
-        "error": "Conflict", "message": "Somebody else has just taken the last tin of Pu-erh 2009."
+        "error": "Conflict",
+        "message": "Somebody else has just taken the last tin of Pu-erh 2009.",
     }
     for answer, code in (
         (program.get("/api/carts/nobody"), 404),
@@ -201,7 +209,7 @@ def test_errors_of_the_api_are_json(app: Flask) -> None:
         assert answer.json is not None and set(answer.json) == {"error", "message"}
 
 
-# -- several workers ---------------------------------------------------------------------------------------------
+# -- several workers ------------------------------------------------------------
 
 
 @contextmanager
@@ -254,9 +262,14 @@ def at_once(calls: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(start, range(calls)))
 
 
-@pytest.mark.parametrize("options", [(), ("--preload", "--threads", "2")], ids=["processes", "preloaded, with threads"])
-def test_of_all_workers_customers_exactly_one_gets_the_last_tin(app: Flask, url: str, options: tuple[str, ...]) -> None:
-    """Round after round; the others get 409. And what is bought is what was seen, once, however often it is clicked."""
+@pytest.mark.parametrize(
+    "options", [(), ("--preload", "--threads", "2")], ids=["processes", "preloaded, with threads"]
+)
+def test_of_all_workers_customers_exactly_one_gets_the_last_tin(
+    app: Flask, url: str, options: tuple[str, ...]
+) -> None:
+    """Round after round; the others get 409. And what is bought is what was seen, once, however often it is
+    clicked."""
     rounds = 6
     for number in range(rounds):
         put_on_the_shelf(app, f"rare{number}", 1)
@@ -291,7 +304,7 @@ def test_of_all_workers_customers_exactly_one_gets_the_last_tin(app: Flask, url:
         assert backends == 1  # this one: the workers' have ended with them
 
 
-# -- a browser ---------------------------------------------------------------------------------------------------
+# -- a browser ------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -304,8 +317,15 @@ class Browser:
         self._driver = f"http://127.0.0.1:{port}"
         self._path = "/session"
         arguments = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder}",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={folder}",
         ]
         options = {"binary": CHROMIUM, "args": arguments}
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "timeouts": {"implicit": 5000}}
@@ -323,8 +343,8 @@ class Browser:
     def _ask(self, selector: str, question: str, body: Any = None) -> Any:
         """About an element, which a page that is just leaving may take away.
 
-        The driver has several words for that. To look again does no harm; a click is done again only if there was
-        nothing to click.
+        The driver has several words for that. To look again does no harm; a click is done again only if there
+        was nothing to click.
         """
         deadline = time.monotonic() + 10
         while True:
@@ -333,7 +353,9 @@ class Browser:
                 return self._call(f"/element/{next(iter(found.values()))}/{question}", body)
             except urllib.error.HTTPError as error:
                 answer = error.read().decode()
-                may_try_again = body is None or error.code == 404 or "does not belong to the document" in answer
+                may_try_again = (
+                    body is None or error.code == 404 or "does not belong to the document" in answer
+                )
                 if not may_try_again or time.monotonic() > deadline:
                     raise AssertionError(f"{selector}: {answer[:300]}") from None
 
@@ -360,7 +382,9 @@ class Browser:
 def open_browser(tmp_path: Path) -> Iterator[Callable[[], Browser]]:
     """Browsers, each with a profile of its own."""
     if CHROMIUM is None or DRIVER is None:
-        pytest.skip("chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)")
+        pytest.skip(
+            "chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)"
+        )
     with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         started = next(line for line in driver.stdout if "successfully on port" in line)
@@ -380,8 +404,11 @@ def open_browser(tmp_path: Path) -> Iterator[Callable[[], Browser]]:
 def test_a_customer_buys_the_last_tin_in_a_browser(
     app: Flask, url: str, open_browser: Callable[[], Browser]
 ) -> None:
-    """From the shelf to the order, under gunicorn; another customer is late, and told so in a friendly page."""
-    with gunicorn(url, "--threads", "4") as port:  # a browser also connects in advance, and keeps a thread waiting
+    """From the shelf to the order, under gunicorn; another customer is late, and told so in a friendly
+    page."""
+    with gunicorn(
+        url, "--threads", "4"
+    ) as port:  # a browser also connects in advance, and keeps a thread waiting
         shop = f"http://127.0.0.1:{port}"
         customer, other = open_browser(), open_browser()
         for browser in (customer, other):

@@ -29,6 +29,7 @@ from pgevents import (
     stream,
 )
 from pgevents.hooks.specs import SPECS
+
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 MakeClient = Callable[..., EventClient]
@@ -77,7 +78,9 @@ class Noted:
 
     @hookimpl
     def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent]:
-        return [attrs.evolve(new, metadata={"note": new.metadata.get("note", "") + self.letter}) for new in events]
+        return [
+            attrs.evolve(new, metadata={"note": new.metadata.get("note", "") + self.letter}) for new in events
+        ]
 
 
 def cart_ids(client: EventClient) -> list[str]:
@@ -98,7 +101,8 @@ def open_client(make_client: MakeClient) -> MakeClient:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_hook_is_documented(name: str) -> None:
-    """Each hook says when it is called, what each argument is, what it may return or raise, and shows an example."""
+    """Each hook says when it is called, what each argument is, what it may return or raise, and shows an
+    example."""
     doc = inspect.getdoc(SPECS[name]) or ""
     summary, _, rest = doc.partition("\n")
     assert summary.startswith("Called ")
@@ -111,7 +115,7 @@ def test_every_hook_is_documented(name: str) -> None:
     assert "```python" in example and f"def {name}(" in example and "@hookimpl" in example
 
 
-# -- before_save -----------------------------------------------------------------------------------------------
+# -- before_save ------------------------------------------------------------
 
 
 def test_before_save_replaces_what_is_stored_and_returned(open_client: MakeClient) -> None:
@@ -130,7 +134,9 @@ def test_plugins_see_what_the_one_before_returned(open_client: MakeClient) -> No
     class Last(Noted):
         @hookimpl(trylast=True)
         def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent]:
-            return [attrs.evolve(new, metadata={"note": new.metadata["note"] + self.letter}) for new in events]
+            return [
+                attrs.evolve(new, metadata={"note": new.metadata["note"] + self.letter}) for new in events
+            ]
 
     client = open_client(Last("d"), Noted("c"), Noted("b"))
     assert client.save_event(C1).metadata == {"note": "bcd"}
@@ -161,7 +167,9 @@ def test_before_save_returns_as_many_events_or_nothing(open_client: MakeClient, 
             return made
 
     client = open_client(Broken())
-    with pytest.raises(PluginError, match="Broken: pgevents_before_save returns as many NewEvents as it was given"):
+    with pytest.raises(
+        PluginError, match="Broken: pgevents_before_save returns as many NewEvents as it was given"
+    ):
         client.save_event(C1)
     assert cart_ids(client) == []
 
@@ -181,7 +189,8 @@ def test_a_replacement_that_could_not_be_read_back_is_refused(open_client: MakeC
 
 
 def test_locks_are_taken_on_the_replaced_value(open_client: MakeClient, make_client: MakeClient) -> None:
-    """While a save that a hook moved from c1 to c2 is not committed, a validated save on c2 waits, one on c1 does not."""
+    """While a save that a hook moved from c1 to c2 is not committed, a validated save on c2 waits, one on c1
+    does not."""
     writer, other = open_client(Renamed("c2")), make_client()
     other.db.execute_sql("SET lock_timeout = '300ms'")
     with writer.db.atomic():
@@ -210,7 +219,7 @@ def test_before_save_runs_at_each_try_of_a_decision(open_client: MakeClient, mak
     assert tries == [1, 2] and saved.metadata == {"try": 2}
 
 
-# -- after_save ------------------------------------------------------------------------------------------------
+# -- after_save ------------------------------------------------------------
 
 
 def test_what_after_save_writes_commits_with_the_save(open_client: MakeClient) -> None:
@@ -222,7 +231,11 @@ def test_what_after_save_writes_commits_with_the_save(open_client: MakeClient) -
 
     client = open_client(AfterSave(answer))
     client.save_events([C1, C2])
-    assert [event.type for event in client.get_event_stream()] == ["CART_CREATED", "CART_CREATED", "ITEM_ADDED_TO_CART"]
+    assert [event.type for event in client.get_event_stream()] == [
+        "CART_CREATED",
+        "CART_CREATED",
+        "ITEM_ADDED_TO_CART",
+    ]
 
 
 def test_after_save_that_raises_undoes_the_save(open_client: MakeClient) -> None:
@@ -268,7 +281,7 @@ def test_an_sql_error_that_after_save_swallows_is_told(open_client: MakeClient) 
     assert cart_ids(client) == []
 
 
-# -- after_commit ----------------------------------------------------------------------------------------------
+# -- after_commit ------------------------------------------------------------
 
 
 def test_after_commit_comes_at_once_outside_a_transaction(open_client: MakeClient) -> None:
@@ -308,7 +321,8 @@ def test_after_commit_is_not_called_for_what_was_rolled_back(open_client: MakeCl
 
 
 def test_after_commit_is_not_called_after_a_swallowed_sql_error(open_client: MakeClient) -> None:
-    """PostgreSQL turned the COMMIT into a ROLLBACK, and Peewee runs its callbacks all the same; we ask the log."""
+    """PostgreSQL turned the COMMIT into a ROLLBACK, and Peewee runs its callbacks all the same; we ask the
+    log."""
     told = Committed()
     client = open_client(told)
     with client.db.atomic():
@@ -319,7 +333,8 @@ def test_after_commit_is_not_called_after_a_swallowed_sql_error(open_client: Mak
 
 
 def test_a_callback_of_the_callers_that_raises_keeps_nobody_from_it(open_client: MakeClient) -> None:
-    """Peewee stops at the first after-commit callback that raises; plugins are told of what is durable before it."""
+    """Peewee stops at the first after-commit callback that raises; plugins are told of what is durable before
+    it."""
 
     def fail() -> None:
         raise LookupError("the caller's own")
@@ -360,12 +375,17 @@ def test_errors_of_after_commit_are_logged_and_hide_nothing(
     with client.db.atomic():
         client.save_event(C2)
     assert saved.id == 1 and told.seen == [["c1"], ["c2"]]
-    failures = [record for record in caplog.records if "pgevents_after_commit of the plugin Failing failed" in record.message]
+    failures = [
+        record
+        for record in caplog.records
+        if "pgevents_after_commit of the plugin Failing failed" in record.message
+    ]
     assert len(failures) == 2 and failures[0].exc_info is not None
 
 
 def test_after_commit_follows_after_save_in_the_order_of_the_saves(open_client: MakeClient) -> None:
-    """What an after_save hook saves is told after what it answered, once the transaction opened for it is over."""
+    """What an after_save hook saves is told after what it answered, once the transaction opened for it is
+    over."""
     told = Committed()
 
     def answer(client: EventClient, events: Sequence[Event[Any]]) -> None:
@@ -395,12 +415,16 @@ def test_after_commit_may_save(open_client: MakeClient) -> None:
 
 
 @pytest.mark.parametrize("plugin", [Committed(), AfterSave(lambda client, events: None)])
-def test_a_transaction_whose_end_nobody_tells_is_refused_before_the_write(open_client: MakeClient, plugin: Any) -> None:
+def test_a_transaction_whose_end_nobody_tells_is_refused_before_the_write(
+    open_client: MakeClient, plugin: Any
+) -> None:
     """manual_commit() and a BEGIN that went round Peewee: the error says so, and nothing is written."""
     client = open_client(plugin)
     with client.db.manual_commit():
         client.db.begin()
-        with pytest.raises(UnsupportedTransactionError, match=r"manual_commit\(\) block; nothing was written"):
+        with pytest.raises(
+            UnsupportedTransactionError, match=r"manual_commit\(\) block; nothing was written"
+        ):
             client.save_event(C1)
         client.db.commit()
     client.db.execute_sql("BEGIN")
@@ -432,7 +456,7 @@ def test_a_refused_validated_save_is_not_told(open_client: MakeClient) -> None:
     assert told.seen == [["c1"]]
 
 
-# -- conflicts -------------------------------------------------------------------------------------------------
+# -- conflicts ------------------------------------------------------------
 
 
 class Conflicts:
@@ -461,7 +485,9 @@ def test_a_conflict_tells_what_was_expected_and_what_stands_there(open_client: M
     assert conflict.streams[0].match == (("cart_id", ("c1",)),)
     assert (conflict.expected, conflict.expected_id, conflict.attempt) == (history, 0, 1)
     assert conflict.conflicting_ids == (first.id,)
-    assert caught.value.retry_after == 0.5  # told, and left to the caller: the same position can only be refused again
+    assert (
+        caught.value.retry_after == 0.5
+    )  # told, and left to the caller: the same position can only be refused again
 
 
 def test_a_plugin_may_ask_decide_for_one_more_try(open_client: MakeClient, make_client: MakeClient) -> None:
@@ -498,7 +524,7 @@ def test_a_delay_that_is_none_is_logged_and_left_out(
     assert "returns seconds or None" in caplog.text
 
 
-# -- snapshots -------------------------------------------------------------------------------------------------
+# -- snapshots ------------------------------------------------------------
 
 
 class Snapshots:
@@ -543,7 +569,9 @@ def test_a_snapshot_stays_exact(open_client: MakeClient, change: dict[str, Any])
 
     client = open_client(Forger())
     client.save_event(C1)
-    with pytest.raises(PluginError, match="Forger: pgevents_before_snapshot returns the snapshot with other data"):
+    with pytest.raises(
+        PluginError, match="Forger: pgevents_before_snapshot returns the snapshot with other data"
+    ):
         CartProjection("c1", client).save_projection()
 
 
@@ -561,7 +589,7 @@ def test_a_snapshot_hook_that_raises_leaves_no_snapshot(open_client: MakeClient,
     assert client.get_projection(CartProjection, "c1") is None
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+# -- reading ------------------------------------------------------------
 
 
 class Wrapping:
@@ -588,7 +616,9 @@ def test_what_was_put_on_last_comes_off_first(open_client: MakeClient) -> None:
     client = open_client(inner, outer)
     saved = client.save_events([C1, C2])
     assert [event.data for event in saved] == [C1, C2]
-    (stored,) = client.db.execute_sql("SELECT data->'a'->'b'->>'cart_id' FROM my_app.events WHERE id = 1").fetchone()
+    (stored,) = client.db.execute_sql(
+        "SELECT data->'a'->'b'->>'cart_id' FROM my_app.events WHERE id = 1"
+    ).fetchone()
     assert stored == "c1"
     outer.calls.clear()
     assert list(client.get_event_stream()) == saved
@@ -656,7 +686,9 @@ def test_operations_nest_as_the_work_does(open_client: MakeClient) -> None:
     assert validate.lock_wait is not None and 0 <= validate.lock_wait < 5
 
 
-def test_an_observer_sees_errors_and_cannot_hide_them(open_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_observer_sees_errors_and_cannot_hide_them(
+    open_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """The conflict passes through it to the caller; an error of the observer itself is only logged."""
 
     class Suppressing:
@@ -685,7 +717,7 @@ def test_an_observer_sees_errors_and_cannot_hide_them(open_client: MakeClient, c
     assert "pgevents_observe of the plugin Broken failed" in caplog.text
 
 
-# -- wrappers --------------------------------------------------------------------------------------------------
+# -- wrappers ------------------------------------------------------------
 
 
 def test_a_wrapper_goes_around_a_chain(open_client: MakeClient) -> None:
@@ -694,7 +726,9 @@ def test_a_wrapper_goes_around_a_chain(open_client: MakeClient) -> None:
 
     class Wrapper:
         @hookimpl(wrapper=True)
-        def pgevents_before_save(self, events: Sequence[NewEvent]) -> Generator[None, list[NewEvent], list[NewEvent]]:
+        def pgevents_before_save(
+            self, events: Sequence[NewEvent]
+        ) -> Generator[None, list[NewEvent], list[NewEvent]]:
             seen.append(events[0].metadata.get("note", ""))
             made = yield
             seen.append(made[0].metadata["note"])
@@ -706,7 +740,8 @@ def test_a_wrapper_goes_around_a_chain(open_client: MakeClient) -> None:
 
 
 def test_a_wrapper_may_turn_a_veto_round(open_client: MakeClient) -> None:
-    """An exception inside reaches the wrapper, which may answer with events of its own; or with another error."""
+    """An exception inside reaches the wrapper, which may answer with events of its own; or with another
+    error."""
 
     class Veto:
         @hookimpl
@@ -729,7 +764,9 @@ def test_a_wrapper_may_turn_a_veto_round(open_client: MakeClient) -> None:
         client.save_event(C2)
 
 
-def test_wrappers_go_around_every_other_hook(open_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrappers_go_around_every_other_hook(
+    open_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """After a save, after the commit and around a snapshot; an error of one after the commit is logged."""
     seen: list[str] = []
 
@@ -746,13 +783,18 @@ def test_wrappers_go_around_every_other_hook(open_client: MakeClient, caplog: py
 
     names = ("after_save", "after_commit", "before_snapshot", "after_snapshot", "before_decode")
     told, snapshots = Committed(), Snapshots()
-    client = open_client(told, snapshots, type("Around", (), {f"pgevents_{name}": wrapper(name) for name in names})())
+    client = open_client(
+        told, snapshots, type("Around", (), {f"pgevents_{name}": wrapper(name) for name in names})()
+    )
     client.save_event(C1)
     assert told.seen == [["c1"]]
     assert CartProjection("c1", client).save_projection().projection.data.user_id == "someone"
     expected = "<before_decode before_decode> <after_save after_save> <after_commit after_commit>"
     assert " ".join(seen[:6]) == expected
-    assert " ".join(seen[6:]) == "<before_decode before_decode> <before_snapshot before_snapshot> <after_snapshot after_snapshot>"
+    assert (
+        " ".join(seen[6:])
+        == "<before_decode before_decode> <before_snapshot before_snapshot> <after_snapshot after_snapshot>"
+    )
     assert "pgevents_after_commit of the plugin Around failed" in caplog.text
 
 
@@ -769,7 +811,9 @@ def test_create_tables_lets_plugins_make_theirs(open_client: MakeClient) -> None
     assert client.db.table_exists("outbox")
 
 
-def test_nothing_is_logged_when_all_is_well(open_client: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_when_all_is_well(
+    open_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """The library's own logger stays silent."""
     caplog.set_level(logging.DEBUG, "pgevents")
     client = open_client(Committed(), Observer())

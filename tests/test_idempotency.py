@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, IdempotencyError, stream
+
 from .shop import CartCreated, ItemAddedToCart
 
 Make = Callable[..., EventClient]
@@ -63,7 +64,9 @@ def test_a_repeated_validated_save_is_no_conflict(client: EventClient) -> None:
     """A validated save whose answer was lost is repeated: it meets its own event and is no conflict."""
     read = client.get_event_stream(cart_id="c1")
     first = client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="k")
-    assert client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="k") == first
+    assert (
+        client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="k") == first
+    )
     with pytest.raises(ConcurrencyError):
         client.save_event_with_stream_validation(CartCreated("c1", "u1"), read, idempotency_key="other")
 
@@ -72,7 +75,9 @@ def test_a_refused_save_does_not_use_up_its_key(client: EventClient) -> None:
     """After a conflict the same key may save."""
     client.save_event(CartCreated("c1", "u1"))
     with pytest.raises(ConcurrencyError):
-        client.save_event_with_stream_validation(CartCreated("c1", "u1"), 0, [stream(cart_id="c1")], idempotency_key="k")
+        client.save_event_with_stream_validation(
+            CartCreated("c1", "u1"), 0, [stream(cart_id="c1")], idempotency_key="k"
+        )
     saved = client.save_event_with_stream_validation(
         CartCreated("c1", "u1"), 1, [stream(cart_id="c1")], idempotency_key="k"
     )
@@ -111,12 +116,16 @@ def test_a_key_used_by_many_at_once_saves_once(client: EventClient, make_client:
     assert len(client.get_event_stream()) == size
 
 
-def test_a_shorter_batch_that_races_with_a_longer_one_is_whole_or_refused(client: EventClient, make_client: Make) -> None:
+def test_a_shorter_batch_that_races_with_a_longer_one_is_whole_or_refused(
+    client: EventClient, make_client: Make
+) -> None:
     """Two batches of different length under one key at once: one is saved whole, the other is an error."""
     for round_ in range(10):
         barrier, answers = threading.Barrier(2), []
 
-        def save(size: int, key: str, barrier: threading.Barrier = barrier, answers: list[Any] = answers) -> None:
+        def save(
+            size: int, key: str, barrier: threading.Barrier = barrier, answers: list[Any] = answers
+        ) -> None:
             writer = make_client()
             writer.check_installed()
             barrier.wait()

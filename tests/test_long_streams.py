@@ -1,4 +1,5 @@
-"""A validated save of a long stream counts what is final before it locks, and only the rest under the locks."""
+"""A validated save of a long stream counts what is final before it locks, and only the rest under the
+locks."""
 
 from __future__ import annotations
 

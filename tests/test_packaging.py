@@ -34,7 +34,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_package(built: Path) -> None:
-    """The wheel has all modules, `ordering.sql`, `py.typed`, the licence and the demo's data, and no tests."""
+    """The wheel has all modules, `ordering.sql`, `py.typed`, the licence and the demo's data, and no
+    tests."""
     (wheel,) = built.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -55,7 +56,13 @@ def test_the_sdist_can_be_read_and_tested(built: Path) -> None:
     """The sdist has package, metadata, licence, README and settings."""
     (sdist,) = built.glob("*.tar.gz")
     names = {name.split("/", 1)[-1] for name in tarfile.open(sdist).getnames()}
-    assert {"pyproject.toml", "setup.cfg", "LICENSE", "pgevents/store/ordering.sql", "pgevents/py.typed"} <= names
+    assert {
+        "pyproject.toml",
+        "setup.cfg",
+        "LICENSE",
+        "pgevents/store/ordering.sql",
+        "pgevents/py.typed",
+    } <= names
 
 
 def test_the_installed_wheel_works_by_itself(built: Path, tmp_path: Path) -> None:
@@ -68,7 +75,10 @@ def test_the_installed_wheel_works_by_itself(built: Path, tmp_path: Path) -> Non
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(tmp_path / "pgevents" / "__init__.py"), "True"]
@@ -82,7 +92,11 @@ def test_what_it_needs_is_little(built: Path) -> None:
     lines = archive.read(name).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0].split("<")[0] for line in needed) == [
-        "attrs", "cattrs", "peewee", "pluggy", "psycopg2-binary",
+        "attrs",
+        "cattrs",
+        "peewee",
+        "pluggy",
+        "psycopg2-binary",
     ]
     assert "Requires-Python: >=3.10" in lines
     assert {"Provides-Extra: embedded", "Provides-Extra: cli", "Provides-Extra: test"} <= set(lines)

@@ -17,6 +17,7 @@ from pgevents.plugins.metadata import Metadata, current, event_context
 from pgevents.plugins.opentelemetry import OpenTelemetry
 from pgevents.plugins.schema import SchemaValidation
 from pgevents.plugins.snapshots import SnapshotPolicy
+
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
 C1 = CartCreated("c1", "u1")
@@ -65,7 +66,7 @@ def test_plugins_import_without_their_extras() -> None:
     assert told == [f'pip install "pgevents[{extra}]"' for extra in ("otel", "crypto", "schema")]
 
 
-# -- logging ---------------------------------------------------------------------------------------------------
+# -- logging ------------------------------------------------------------
 
 
 def test_logging_tells_what_happened_and_not_what_events_say(
@@ -81,7 +82,10 @@ def test_logging_tells_what_happened_and_not_what_events_say(
     saved, conflict, snapshot = caplog.records
     assert (saved.levelname, saved.getMessage()) == ("INFO", "saved 1 event(s): CART_CREATED")
     assert saved.__dict__["pgevents"] == {
-        "table": '"my_app"."events"', "ids": [1], "types": ["CART_CREATED"], "metadata": [{"actor": "u1"}],
+        "table": '"my_app"."events"',
+        "ids": [1],
+        "types": ["CART_CREATED"],
+        "metadata": [{"actor": "u1"}],
     }
     assert conflict.levelname == "WARNING" and conflict.__dict__["pgevents"]["conflicting_ids"] == [1]
     assert conflict.__dict__["pgevents"]["streams"] == [{"types": None, "match": {"cart_id": ("c1",)}}]
@@ -100,11 +104,12 @@ def test_logging_tells_the_payload_when_asked(
     assert record.__dict__["pgevents"]["data"] == [{"cart_id": "c1", "user_id": "u1"}]
 
 
-# -- metadata --------------------------------------------------------------------------------------------------
+# -- metadata ------------------------------------------------------------
 
 
 def test_events_get_the_metadata_of_their_context(open_client: Callable[..., EventClient]) -> None:
-    """Contexts nest, a new correlation id is made where there is none, and the save's own metadata go before."""
+    """Contexts nest, a new correlation id is made where there is none, and the save's own metadata go
+    before."""
     client = open_client(Metadata(source="shop"))
     assert client.save_event(C1).metadata == {"source": "shop"}
     with event_context(actor="u1") as outer:
@@ -112,7 +117,10 @@ def test_events_get_the_metadata_of_their_context(open_client: Callable[..., Eve
             saved = client.save_event(item(), metadata={"actor": "u2"})
         assert current() == outer
     assert saved.metadata == {
-        "correlation_id": outer["correlation_id"], "actor": "u2", "source": "import", "request": "r1",
+        "correlation_id": outer["correlation_id"],
+        "actor": "u2",
+        "source": "import",
+        "request": "r1",
     }
     assert current() == {} and client.get_latest_event() == saved
 
@@ -137,11 +145,12 @@ def test_a_context_is_the_threads_own() -> None:
     assert seen == [{}]
 
 
-# -- snapshots -------------------------------------------------------------------------------------------------
+# -- snapshots ------------------------------------------------------------
 
 
 def test_a_view_that_took_many_events_is_saved(open_client: Callable[..., EventClient]) -> None:
-    """From the third event on; the next view starts from there, and the one in use keeps view and position together."""
+    """From the third event on; the next view starts from there, and the one in use keeps view and position
+    together."""
     client = open_client(SnapshotPolicy(every=3))
     client.save_events([C1, item()])
     assert CartProjection("c1", client).view.total == 5
@@ -189,7 +198,7 @@ def test_a_snapshot_that_fails_never_hides_the_view(
     assert "the snapshot of SHOPPING_CART c1 failed" in caplog.text
 
 
-# -- schema ----------------------------------------------------------------------------------------------------
+# -- schema ------------------------------------------------------------
 
 SCHEMAS = {
     "NOTE_WRITTEN": {"required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}},
@@ -198,11 +207,14 @@ SCHEMAS = {
 
 
 def test_what_does_not_fit_its_schema_is_refused(open_client: Callable[..., EventClient]) -> None:
-    """Dicts and instances alike; the error names the type, the place and the reason, and the batch is not written."""
+    """Dicts and instances alike; the error names the type, the place and the reason, and the batch is not
+    written."""
     client = open_client(SchemaValidation(SCHEMAS))
     with pytest.raises(EventEncodeError, match="NOTE_WRITTEN: data: 'text' is a required property"):
         client.save_events([C1, {"type": "NOTE_WRITTEN", "data": {}}])
-    with pytest.raises(EventEncodeError, match=r"ITEM_ADDED_TO_CART: data\.quantity: 0 is less than the minimum of 1"):
+    with pytest.raises(
+        EventEncodeError, match=r"ITEM_ADDED_TO_CART: data\.quantity: 0 is less than the minimum of 1"
+    ):
         client.save_event(item(0))
     assert len(client.get_event_stream()) == 0
     client.save_events([{"type": "NOTE_WRITTEN", "data": {"text": "hello"}}, C1, item()])
@@ -211,7 +223,9 @@ def test_what_does_not_fit_its_schema_is_refused(open_client: Callable[..., Even
 def test_types_without_a_schema_may_be_refused(open_client: Callable[..., EventClient]) -> None:
     """The error names those that have one."""
     client = open_client(SchemaValidation(SCHEMAS, only_known=True))
-    with pytest.raises(EventEncodeError, match="no schema for the event type 'CART_CREATED'; there are ITEM_ADDED"):
+    with pytest.raises(
+        EventEncodeError, match="no schema for the event type 'CART_CREATED'; there are ITEM_ADDED"
+    ):
         client.save_event(C1)
 
 
@@ -221,7 +235,7 @@ def test_a_schema_that_is_none_is_refused_at_once() -> None:
         SchemaValidation({"A": {"type": "number-ish"}})
 
 
-# -- OpenTelemetry ---------------------------------------------------------------------------------------------
+# -- OpenTelemetry ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -249,26 +263,47 @@ def telemetry() -> tuple[OpenTelemetry, Callable[[], list[Any]], Callable[[], di
 def test_spans_nest_and_follow_the_conventions(
     open_client: Callable[..., EventClient], telemetry: tuple[Any, Any, Any]
 ) -> None:
-    """A decision is the parent of its read, its fold and its validated save, which are called as the conventions ask."""
+    """A decision is the parent of its read, its fold and its validated save, which are called as the
+    conventions ask."""
     plugin, spans, _ = telemetry
     client = open_client(plugin)
     client.decide(CartProjection("c1", client), lambda cart: [C1, item()])
     read, fold, save, decide = spans()
     assert [span.name for span in (read, fold, save, decide)] == [
-        "read my_app.events", "fold SHOPPING_CART", "validate my_app.events", "decide SHOPPING_CART",
+        "read my_app.events",
+        "fold SHOPPING_CART",
+        "validate my_app.events",
+        "decide SHOPPING_CART",
     ]
-    assert {span.parent.span_id for span in (read, fold, save)} == {decide.context.span_id} and decide.parent is None
+    assert {span.parent.span_id for span in (read, fold, save)} == {
+        decide.context.span_id
+    } and decide.parent is None
     attributes = dict(save.attributes)
     assert attributes.pop("pgevents.lock.wait") >= 0
     assert attributes.pop("db.namespace").startswith("pgevents_test")
     assert attributes == {
-        "db.system.name": "postgresql", "db.collection.name": "my_app.events", "db.operation.name": "validate",
-        "db.operation.batch.size": 2, "messaging.system": "pgevents", "messaging.destination.name": "my_app.events",
-        "messaging.operation.name": "validate", "messaging.operation.type": "send", "messaging.batch.message_count": 2,
-        "pgevents.operation": "validate", "pgevents.event.types": ("CART_CREATED", "ITEM_ADDED_TO_CART"),
-        "pgevents.stream.fields": ("cart_id",), "pgevents.attempt": 1, "pgevents.events": 2, "pgevents.status": "saved",
+        "db.system.name": "postgresql",
+        "db.collection.name": "my_app.events",
+        "db.operation.name": "validate",
+        "db.operation.batch.size": 2,
+        "messaging.system": "pgevents",
+        "messaging.destination.name": "my_app.events",
+        "messaging.operation.name": "validate",
+        "messaging.operation.type": "send",
+        "messaging.batch.message_count": 2,
+        "pgevents.operation": "validate",
+        "pgevents.event.types": ("CART_CREATED", "ITEM_ADDED_TO_CART"),
+        "pgevents.stream.fields": ("cart_id",),
+        "pgevents.attempt": 1,
+        "pgevents.events": 2,
+        "pgevents.status": "saved",
     }
-    assert (read.kind.name, fold.kind.name, save.kind.name, decide.kind.name) == ("CLIENT", "INTERNAL", "CLIENT", "INTERNAL")
+    assert (read.kind.name, fold.kind.name, save.kind.name, decide.kind.name) == (
+        "CLIENT",
+        "INTERNAL",
+        "CLIENT",
+        "INTERNAL",
+    )
 
 
 def test_failures_are_marked_without_what_they_say(
@@ -286,7 +321,9 @@ def test_failures_are_marked_without_what_they_say(
 
 
 def test_metrics_count_what_matters(
-    open_client: Callable[..., EventClient], make_client: Callable[..., EventClient], telemetry: tuple[Any, Any, Any]
+    open_client: Callable[..., EventClient],
+    make_client: Callable[..., EventClient],
+    telemetry: tuple[Any, Any, Any],
 ) -> None:
     """Events appended, conflicts, retries, the sizes of snapshots, waits for locks, and durations."""
     plugin, _, points = telemetry
@@ -304,7 +341,9 @@ def test_metrics_count_what_matters(
     appends = {point.attributes["pgevents.operation"]: point.value for point in found["pgevents.appends"]}
     assert appends == {"validate": 1, "save": 2}
     assert [point.value for point in found["pgevents.conflicts"]] == [1]
-    assert [(point.value, point.attributes["pgevents.projection"]) for point in found["pgevents.retries"]] == [(1, "SHOPPING_CART")]
+    assert [
+        (point.value, point.attributes["pgevents.projection"]) for point in found["pgevents.retries"]
+    ] == [(1, "SHOPPING_CART")]
     (size,) = found["pgevents.snapshot.size"]
     assert size.count == 1 and 100 < size.sum < 300
     assert sum(point.count for point in found["pgevents.lock.wait"]) == 2
@@ -313,7 +352,9 @@ def test_metrics_count_what_matters(
 
 
 def test_a_wait_for_a_lock_is_measured(
-    open_client: Callable[..., EventClient], make_client: Callable[..., EventClient], telemetry: tuple[Any, Any, Any]
+    open_client: Callable[..., EventClient],
+    make_client: Callable[..., EventClient],
+    telemetry: tuple[Any, Any, Any],
 ) -> None:
     """A validated save that stood behind another transaction says for how long."""
     plugin, spans, _ = telemetry

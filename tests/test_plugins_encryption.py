@@ -100,17 +100,24 @@ def client(open_client: Callable[..., EventClient], encryption: Encryption) -> E
 
 def stored(client: EventClient) -> str:
     """Everything that the tables hold of events and views, as text."""
-    rows = client.db.execute_sql("SELECT data::text FROM my_app.events UNION ALL SELECT data::text FROM my_app.views")
+    rows = client.db.execute_sql(
+        "SELECT data::text FROM my_app.events UNION ALL SELECT data::text FROM my_app.views"
+    )
     return "\n".join(row[0] for row in rows.fetchall())
 
 
 def test_personal_fields_are_stored_encrypted_and_read_in_the_clear(client: EventClient) -> None:
-    """Texts, dates and objects, of instances and of dicts; the caller, every kind of read and the view see them."""
+    """Texts, dates and objects, of instances and of dicts; the caller, every kind of read and the view see
+    them."""
     note = {"type": "NOTE_WRITTEN", "data": {"about": 7, "text": "likes tea", "colour": "red"}}
     saved = client.save_events([ANN, MOVED, note])
     assert [one.data for one in saved] == [ANN, MOVED, note["data"]]
     text = stored(client)
-    assert not any(secret in text for secret in ("ann@", "1990", "Bath", "tea")) and "red" in text and "u1" in text
+    assert (
+        not any(secret in text for secret in ("ann@", "1990", "Bath", "tea"))
+        and "red" in text
+        and "u1" in text
+    )
     assert list(client.get_event_stream()) == saved == list(client.iter_event_stream())
     assert client.get_latest_event(UserMoved, final=True) == saved[1]
     assert UserProjection("u1", client).view == User("u1", "ann@example.org", "Bath")
@@ -118,7 +125,8 @@ def test_personal_fields_are_stored_encrypted_and_read_in_the_clear(client: Even
 
 
 def test_who_is_forgotten_is_redacted_everywhere(client: EventClient, encryption: Encryption) -> None:
-    """The events stay, with the redacted values; other subjects are as they were; snapshots are folded anew."""
+    """The events stay, with the redacted values; other subjects are as they were; snapshots are folded
+    anew."""
     client.save_events([ANN, MOVED, UserRegistered("u2", "bob@example.org")])
     for user in ("u1", "u2"):
         UserProjection(user, client).save_projection()
@@ -126,7 +134,10 @@ def test_who_is_forgotten_is_redacted_everywhere(client: EventClient, encryption
     assert encryption.forget(client, "u1") is True
     assert "ann@" not in stored(client)
     registered, moved, other = client.get_event_stream()
-    assert registered.data == UserRegistered("u1", "[redacted]", None) and registered.metadata["redacted"] is True
+    assert (
+        registered.data == UserRegistered("u1", "[redacted]", None)
+        and registered.metadata["redacted"] is True
+    )
     assert moved.data == UserMoved("u1", {"city": "[redacted]"})
     assert other.data.email == "bob@example.org" and "redacted" not in other.metadata
     assert UserProjection("u1", client).view == User("u1", "[redacted]", "[redacted]")
@@ -146,7 +157,9 @@ def test_forgetting_counts_at_once_in_every_process(
     assert other.get_latest_event(UserRegistered).data.email == "[redacted]"  # type: ignore[union-attr]
 
 
-def test_what_is_forgotten_in_a_transaction_that_rolls_back_is_not(client: EventClient, encryption: Encryption) -> None:
+def test_what_is_forgotten_in_a_transaction_that_rolls_back_is_not(
+    client: EventClient, encryption: Encryption
+) -> None:
     """Forgetting is part of the caller's transaction, and so is a key that is made in one."""
     client.save_event(ANN)
     with client.db.atomic() as transaction:
@@ -158,7 +171,8 @@ def test_what_is_forgotten_in_a_transaction_that_rolls_back_is_not(client: Event
 
 
 def test_nothing_more_is_kept_of_the_forgotten(client: EventClient, encryption: Encryption) -> None:
-    """A later event with their data is refused, and the error says who it is; also if they were never known."""
+    """A later event with their data is refused, and the error says who it is; also if they were never
+    known."""
     encryption.forget(client, 7)
     with pytest.raises(SubjectForgottenError, match="'7' was forgotten; nothing was written") as caught:
         client.save_events([ANN, {"type": "NOTE_WRITTEN", "data": {"about": 7, "text": "hm"}}])
@@ -175,20 +189,27 @@ def test_a_repeat_is_recognised(client: EventClient) -> None:
 def test_decisions_are_made_on_clear_data(client: EventClient) -> None:
     """Validated saves and decide work as without."""
     client.save_event(ANN)
-    client.decide(UserProjection("u1", client), lambda user: UserMoved(user.id, {"city": user.email.partition("@")[2]}))
+    client.decide(
+        UserProjection("u1", client), lambda user: UserMoved(user.id, {"city": user.email.partition("@")[2]})
+    )
     assert UserProjection("u1", client).view.city == "example.org"
 
 
 def test_identifiers_cannot_be_encrypted(make_client: Callable[..., EventClient]) -> None:
     """Streams and locks go by data indexes: refused when the client is made."""
-    with pytest.raises(ConfigurationError, match="'cart_id' is a data index; identifiers cannot be encrypted"):
+    with pytest.raises(
+        ConfigurationError, match="'cart_id' is a data index; identifiers cannot be encrypted"
+    ):
         make_client(plugins=[Encryption({"NOTE_WRITTEN": Personal("about", {"cart_id": ""})})])
 
 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (Personal("user_id", {"emial": ""}), "UserRegistered has no field 'emial'; it has user_id, email, born"),
+        (
+            Personal("user_id", {"emial": ""}),
+            "UserRegistered has no field 'emial'; it has user_id, email, born",
+        ),
         (Personal("user", {"email": ""}), "UserRegistered has no field 'user'"),
         (Personal("user_id", {"email": None}), "None does not fit 'email'"),
         (Personal("user_id", {"born": "long ago"}), "'long ago' does not fit 'born'"),
@@ -196,15 +217,20 @@ def test_identifiers_cannot_be_encrypted(make_client: Callable[..., EventClient]
         (Personal("user_id", {}), "fields names what is encrypted"),
     ],
 )
-def test_a_rule_that_cannot_work_is_refused(make_client: Callable[..., EventClient], rule: Personal, message: str) -> None:
-    """A misspelt field would stay in the clear, a redacted value that does not fit would break reads: both said early."""
+def test_a_rule_that_cannot_work_is_refused(
+    make_client: Callable[..., EventClient], rule: Personal, message: str
+) -> None:
+    """A misspelt field would stay in the clear, a redacted value that does not fit would break reads: both
+    said early."""
     with pytest.raises(ConfigurationError, match=message):
         make_client(event_types=UserEvent, plugins=[Encryption({UserRegistered: rule})])
 
 
 def test_events_say_whose_they_are(client: EventClient) -> None:
     """Nobody's data cannot be encrypted, and nothing but encryption writes its mark."""
-    with pytest.raises(EventEncodeError, match="NOTE_WRITTEN: 'about' says whose personal data these are; None is nobody"):
+    with pytest.raises(
+        EventEncodeError, match="NOTE_WRITTEN: 'about' says whose personal data these are; None is nobody"
+    ):
         client.save_event({"type": "NOTE_WRITTEN", "data": {"text": "hm"}})
     with pytest.raises(EventEncodeError, match="'x' holds"):
         client.save_event({"type": "OTHER", "data": {"x": {"$encrypted": "AAAA"}}})
@@ -218,7 +244,10 @@ def test_a_value_moved_to_another_event_does_not_decrypt(client: EventClient) ->
             "UPDATE my_app.events SET data = jsonb_set(data, '{text}', (SELECT data->'email' FROM my_app.events WHERE id = 1))"
             " WHERE id = 2"
         )
-    with pytest.raises(EventDecodeError, match="event 2 of type 'NOTE_WRITTEN', field 'text': it was encrypted with another key"):
+    with pytest.raises(
+        EventDecodeError,
+        match="event 2 of type 'NOTE_WRITTEN', field 'text': it was encrypted with another key",
+    ):
         client.get_event_stream("NOTE_WRITTEN")
 
 
@@ -228,7 +257,9 @@ def test_a_master_key_guards_the_key_table(open_client: Callable[..., EventClien
     client.save_event(ANN)
     assert client.get_latest_event(UserRegistered).data == ANN  # type: ignore[union-attr]
     for other in (b"n" * 32, None):
-        with pytest.raises(ConfigurationError, match="not the master key that the subjects' keys were wrapped with"):
+        with pytest.raises(
+            ConfigurationError, match="not the master key that the subjects' keys were wrapped with"
+        ):
             open_client(Encryption(RULES, master_key=other)).get_latest_event(UserRegistered)
     with pytest.raises(ConfigurationError, match="32 bytes, not 3"):
         Encryption(RULES, master_key=b"abc")
@@ -251,7 +282,9 @@ def test_a_snapshot_folded_before_the_forgetting_is_not_saved_after_it(
 
         client.serializer.encode = encode  # type: ignore[method-assign]
         try:
-            with pytest.raises(RetryableError, match="was forgotten while USER u1 was folded; nothing was written: try again"):
+            with pytest.raises(
+                RetryableError, match="was forgotten while USER u1 was folded; nothing was written: try again"
+            ):
                 projection.save_projection()
         finally:
             client.serializer.encode = original  # type: ignore[method-assign]
@@ -284,7 +317,9 @@ def test_a_snapshot_that_starts_from_a_forgotten_one_is_not_saved(
     assert copy.copy(UserProjection("u1", client)).view == User("u1", "[redacted]", "[redacted]")
 
 
-def test_events_of_before_and_without_encryption_are_read_as_they_are(open_client: Callable[..., EventClient]) -> None:
+def test_events_of_before_and_without_encryption_are_read_as_they_are(
+    open_client: Callable[..., EventClient],
+) -> None:
     """A log may turn to encryption at any time; a client without the plugin sees what is stored."""
     bare = open_client()
     bare.save_event(ANN)

@@ -26,7 +26,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package built and installed into a folder of its own, from a copy of its source."""
     source, target = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("target")
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--target", str(target)]
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "--target",
+        str(target),
+    ]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True, timeout=120)
     return target
 
@@ -37,7 +44,10 @@ def run(installed: Path, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": path, **environment},
-        cwd=installed, capture_output=True, text=True, timeout=120,
+        cwd=installed,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -51,7 +61,9 @@ def test_an_installed_plugin_is_found_when_asked_for(installed: Path) -> None:
 
 def test_its_own_tests_pass(installed: Path, url: str) -> None:
     """Run against the installed package."""
-    tests = shutil.copytree(EXAMPLE / "tests", installed / "outbox_tests", ignore=shutil.ignore_patterns("__pycache__"))
+    tests = shutil.copytree(
+        EXAMPLE / "tests", installed / "outbox_tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tests), str(tests)]
     assert "3 passed" in run(installed, *arguments, PGEVENTS_DATABASE_URL=as_url(url))
 

@@ -14,6 +14,7 @@ import pytest
 from cattrs import Converter
 
 from pgevents import ConfigurationError, Event, EventClient, PluginError, event, hookimpl
+
 from .conftest import shop_client
 from .shop import CartCreated
 
@@ -81,20 +82,38 @@ def unmarked() -> Any:
 MISTAKES: list[tuple[Any, str]] = [
     (Silent, r"Silent is a class; register an instance of it: Silent\(\.\.\.\)"),
     ("auto-matic", "'auto-matic' is a text; a plugin is an instance or a module"),
-    (plugin(pgevents_after_comit=pgevents_after_comit), "Plugin.pgevents_after_comit.*did you mean pgevents_after_commit?"),
+    (
+        plugin(pgevents_after_comit=pgevents_after_comit),
+        "Plugin.pgevents_after_comit.*did you mean pgevents_after_commit?",
+    ),
     (plugin(pgevent_before_save=unmarked()), "did you mean pgevents_before_save?"),
-    (plugin(before_save=takes_nothing), "before_save is no hook of pgevents; did you mean pgevents_before_save?"),
-    (plugin(pgevents_after_save=unmarked()), "named like a hook and lacks its mark: put @pgevents.hookimpl above it"),
-    (plugin(pgevents_after_save=takes_event), "asks for 'event', pgevents_after_save offers client, events; did you mean 'events'?"),
+    (
+        plugin(before_save=takes_nothing),
+        "before_save is no hook of pgevents; did you mean pgevents_before_save?",
+    ),
+    (
+        plugin(pgevents_after_save=unmarked()),
+        "named like a hook and lacks its mark: put @pgevents.hookimpl above it",
+    ),
+    (
+        plugin(pgevents_after_save=takes_event),
+        "asks for 'event', pgevents_after_save offers client, events; did you mean 'events'?",
+    ),
     (plugin(pgevents_after_save=takes_keyword), "takes 'events' by keyword only"),
     (plugin(pgevents_after_save=takes_default), "'events' has a default, which would always be taken"),
     (plugin(pgevents_after_save=takes_anything), r"takes \*\*arguments; name the arguments"),
     (plugin(pgevents_after_save=yields), r"calling it would run nothing; mark it @hookimpl\(wrapper=True\)"),
     (plugin(pgevents_after_save=waits), "is async; hooks are plain functions"),
-    (plugin(pgevents_after_save=hookimpl(wrapper=True)(unmarked())), "marked as a wrapper and does not yield"),
+    (
+        plugin(pgevents_after_save=hookimpl(wrapper=True)(unmarked())),
+        "marked as a wrapper and does not yield",
+    ),
     (plugin(pgevents_after_save=hookimpl(hookwrapper=True)(unmarked())), "old-style wrapper"),
     (plugin(pgevents_registered=hookimpl(wrapper=True)(lambda self: (yield))), "takes no wrapper"),
-    (plugin(anything=hookimpl(specname="pgevents_aftersave")(unmarked())), "did you mean pgevents_after_save?"),
+    (
+        plugin(anything=hookimpl(specname="pgevents_aftersave")(unmarked())),
+        "did you mean pgevents_after_save?",
+    ),
     (plugin(helper=unmarked()), "implements no hook; the hooks are pgevents_registered, "),
     (object(), "implements no hook"),
     (None, "implements no hook"),
@@ -110,7 +129,8 @@ def test_a_mistake_is_named_at_registration(unconnected: EventClient, mistaken: 
 
 
 def test_what_does_no_harm_is_no_mistake(unconnected: EventClient) -> None:
-    """Constants, properties, helpers, hooks of a later version (`optionalhook`) and other names (`specname`)."""
+    """Constants, properties, helpers, hooks of a later version (`optionalhook`) and other names
+    (`specname`)."""
 
     class Plugin(Silent):
         pgevents_setting = "x"
@@ -135,7 +155,11 @@ def test_modules_and_instances_are_plugins(unconnected: EventClient) -> None:
     module.pgevents_after_commit = hookimpl(lambda events: None)  # type: ignore[attr-defined]
     silent, second = Silent(), Silent()
     plugins = unconnected.plugins
-    assert [plugins.register(one) for one in (silent, second, module)] == ["Silent", "Silent-2", "announcements"]
+    assert [plugins.register(one) for one in (silent, second, module)] == [
+        "Silent",
+        "Silent-2",
+        "announcements",
+    ]
     assert plugins.register(Silent(), "quiet") == "quiet"
     assert list(plugins.list()) == ["Silent", "Silent-2", "announcements", "quiet"]
     assert list(plugins)[:2] == [silent, second] and plugins.get("Silent") is silent
@@ -204,7 +228,9 @@ class Payments:
     @hookimpl
     def pgevents_configure_converter(self, converter: Converter) -> None:
         converter.register_unstructure_hook(Money, lambda money: f"{money.amount} {money.currency}")
-        converter.register_structure_hook(Money, lambda text, _: Money(Decimal(text.split()[0]), text.split()[1]))
+        converter.register_structure_hook(
+            Money, lambda text, _: Money(Decimal(text.split()[0]), text.split()[1])
+        )
 
 
 def test_a_plugin_brings_types_upcasters_and_converters(make_client: Callable[..., EventClient]) -> None:
@@ -221,7 +247,9 @@ def test_a_plugin_brings_types_upcasters_and_converters(make_client: Callable[..
     assert client.get_latest_event("PAID").data == {"cart_id": "c1", "price": "4.20 EUR"}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("hook", ["pgevents_registered", "pgevents_register_events", "pgevents_configure_converter"])
+@pytest.mark.parametrize(
+    "hook", ["pgevents_registered", "pgevents_register_events", "pgevents_configure_converter"]
+)
 def test_a_plugin_that_refuses_leaves_no_trace(make_client: Callable[..., EventClient], hook: str) -> None:
     """An error in a hook of registration ends it, and what was registered before works on."""
 
@@ -241,7 +269,7 @@ def test_a_plugin_that_refuses_leaves_no_trace(make_client: Callable[..., EventC
     assert type(client.serializer.converter) is type(converter)
 
 
-# -- installed packages ----------------------------------------------------------------------------------------
+# -- installed packages ------------------------------------------------------------
 
 
 MODULE = """
@@ -291,7 +319,9 @@ def test_installed_packages_are_found_when_asked_for(install: Callable[..., None
     assert names(plugins=[Silent(), "auto"]) == ["Silent", "one", "two"]
 
 
-def test_installed_packages_can_be_switched_off(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_can_be_switched_off(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By name or all of them, without touching the program."""
     install(one="audit", two="Audit")
     monkeypatch.setenv("PGEVENTS_PLUGINS_OFF", "two, three")
@@ -302,9 +332,15 @@ def test_installed_packages_can_be_switched_off(install: Callable[..., None], mo
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("missing", "no attribute 'missing'"), ("Demanding", "setting"), ("Mistaken", "did you mean pgevents_after_commit")],
+    [
+        ("missing", "no attribute 'missing'"),
+        ("Demanding", "setting"),
+        ("Mistaken", "did you mean pgevents_after_commit"),
+    ],
 )
-def test_an_installed_package_that_fails_is_named(install: Callable[..., None], target: str, message: str) -> None:
+def test_an_installed_package_that_fails_is_named(
+    install: Callable[..., None], target: str, message: str
+) -> None:
     """With its entry point, the reason, and the way round it."""
     install(broken=target)
     with pytest.raises(PluginError, match=message) as caught:

@@ -13,8 +13,8 @@ import pytest
 from attrs import field, frozen
 
 from pgevents import (
-    ConfigurationError,
     ConcurrencyError,
+    ConfigurationError,
     Event,
     EventClient,
     EventEncodeError,
@@ -28,7 +28,17 @@ from pgevents import (
     pipeline,
     stream,
 )
-from .shop import CartCreated, CartEvent, CartItem, CartProjection, CartView, ItemAddedToCart, to_items, to_user_id
+
+from .shop import (
+    CartCreated,
+    CartEvent,
+    CartItem,
+    CartProjection,
+    CartView,
+    ItemAddedToCart,
+    to_items,
+    to_user_id,
+)
 
 Make = Callable[..., EventClient]
 
@@ -41,7 +51,7 @@ def products(view: CartView) -> list[str]:
     return [item.product_id for item in view.items]
 
 
-# -- folding ---------------------------------------------------------------------------------------------------
+# -- folding ------------------------------------------------------------
 
 
 def test_a_view_of_nothing_is_the_initial_one(client: EventClient) -> None:
@@ -55,7 +65,15 @@ def test_a_view_of_nothing_is_the_initial_one(client: EventClient) -> None:
 
 def test_a_view_is_folded_from_its_own_events(client: EventClient) -> None:
     """Only events of its types and its id are folded, in order."""
-    client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u2"), added("p1"), added("p2"), {"type": "X", "data": {"cart_id": "c1"}}])
+    client.save_events(
+        [
+            CartCreated("c1", "u1"),
+            CartCreated("c2", "u2"),
+            added("p1"),
+            added("p2"),
+            {"type": "X", "data": {"cart_id": "c1"}},
+        ]
+    )
     cart = CartProjection("c1", client)
     assert cart.view == CartView("c1", "u1", (CartItem("p1", 1, 5), CartItem("p2", 1, 5)), False, 10)
     assert cart.as_json()["items"][1] == {"product_id": "p2", "quantity": 1, "price_at_time": 5}
@@ -72,7 +90,8 @@ def test_a_projection_reads_once_until_it_is_refreshed(client: EventClient) -> N
 
 
 def test_the_position_validates_what_the_projection_has_read(client: EventClient) -> None:
-    """A save against a projection's position is refused if anything came after, before and after a snapshot."""
+    """A save against a projection's position is refused if anything came after, before and after a
+    snapshot."""
     client.save_event(CartCreated("c1", "u1"))
     for _ in range(2):
         cart = CartProjection("c1", client)
@@ -86,7 +105,13 @@ def test_the_position_validates_what_the_projection_has_read(client: EventClient
 def test_staged_events_come_after_history(client: EventClient) -> None:
     """Staged events are folded last, whatever was saved meanwhile, and are saved by nobody."""
     client.save_events([CartCreated("c1", "u1"), added("p1")])
-    cart = CartProjection("c1", client).apply(added("staged"), {"type": "ITEM_ADDED_TO_CART", "data": {"cart_id": "c1", "product_id": "dict", "quantity": 1, "price_at_time": 5}})
+    cart = CartProjection("c1", client).apply(
+        added("staged"),
+        {
+            "type": "ITEM_ADDED_TO_CART",
+            "data": {"cart_id": "c1", "product_id": "dict", "quantity": 1, "price_at_time": 5},
+        },
+    )
     assert products(cart.view) == ["p1", "staged", "dict"]
     client.save_event(added("p2"))
     assert products(cart.refresh().view) == ["p1", "p2", "staged", "dict"]
@@ -124,7 +149,7 @@ def test_reduce_events_folds_by_a_function_of_ones_own(client: EventClient) -> N
         cart.from_projection_or_default("itmes", ())
 
 
-# -- as of -----------------------------------------------------------------------------------------------------
+# -- as of ------------------------------------------------------------
 
 
 def test_the_state_as_of_an_id(client: EventClient) -> None:
@@ -151,7 +176,7 @@ def test_the_state_as_of_a_time(client: EventClient) -> None:
         CartProjection("c1", client, as_of=datetime(2020, 1, 1))
 
 
-# -- snapshots -------------------------------------------------------------------------------------------------
+# -- snapshots ------------------------------------------------------------
 
 
 def test_a_snapshot_is_created_updated_and_skipped(client: EventClient) -> None:
@@ -159,14 +184,20 @@ def test_a_snapshot_is_created_updated_and_skipped(client: EventClient) -> None:
     client.save_events([CartCreated("c1", "u1"), added("p1")])
     cart = CartProjection("c1", client)
     created = cart.save_projection()
-    assert (created.status, created.projection.latest_event_id, created.projection.data) == ("created", 2, cart.view)
+    assert (created.status, created.projection.latest_event_id, created.projection.data) == (
+        "created",
+        2,
+        cart.view,
+    )
     skipped = client.save_projection(cart)
     assert (skipped.status, skipped.projection) == ("skipped", created.projection)
     client.save_event(added("p2"))
     updated = cart.save_projection()
     assert (updated.status, updated.projection.latest_event_id) == ("updated", 3)
     assert updated.projection.created_at == created.projection.created_at < updated.projection.updated_at
-    assert client.get_projection(CartProjection, "c1") == updated.projection == cart.load_existing_projection()
+    assert (
+        client.get_projection(CartProjection, "c1") == updated.projection == cart.load_existing_projection()
+    )
 
 
 def test_a_projection_without_events_may_be_saved(client: EventClient) -> None:
@@ -186,7 +217,9 @@ def test_a_view_folds_on_from_its_snapshot(client: EventClient) -> None:
     cart = CartProjection("c1", client)
     assert [one.id for one in cart.projection_events] == [3]
     assert cart.saved_projection is not None and cart.saved_projection.latest_event_id == 2
-    assert cart.view == CartProjection.from_history("c1", client.get_event_stream(CartEvent, cart_id="c1")).view
+    assert (
+        cart.view == CartProjection.from_history("c1", client.get_event_stream(CartEvent, cart_id="c1")).view
+    )
 
 
 @pytest.mark.parametrize("kind", ["staged", "history", "as_of"])
@@ -224,7 +257,8 @@ def test_a_snapshot_of_an_older_version_is_not_used(client: EventClient) -> None
 
 
 def test_an_older_version_never_overwrites_a_newer_one(client: EventClient) -> None:
-    """A program of the old version, still running, skips: the newer snapshot stands, however old its events."""
+    """A program of the old version, still running, skips: the newer snapshot stands, however old its
+    events."""
     client.save_event(CartCreated("c1", "u1"))
     CartOfTwo("c1", client).save_projection()
     client.save_event(added("p1"))
@@ -244,7 +278,8 @@ def test_a_later_fold_never_gives_way_to_an_earlier_one(client: EventClient, mak
 
 
 def test_a_snapshot_holds_only_what_is_final(client: EventClient, make_client: Make) -> None:
-    """With a transaction in the middle of a save, the snapshot stops below it and misses nothing afterwards."""
+    """With a transaction in the middle of a save, the snapshot stops below it and misses nothing
+    afterwards."""
     slow = make_client()
     client.save_event(added("p1"))
     with slow.db.atomic():
@@ -275,7 +310,7 @@ def test_a_snapshot_in_a_savepoint_that_is_rolled_back_is_gone(client: EventClie
     assert products(CartProjection("c1", client).view) == ["p1", "p2"]
 
 
-# -- ids -------------------------------------------------------------------------------------------------------
+# -- ids ------------------------------------------------------------
 
 
 class Level(IntEnum):
@@ -326,12 +361,15 @@ def test_an_id_is_text_as_in_the_events(client: EventClient, id: Any, text: str)
 @pytest.mark.parametrize("id", [None, 1.5, "a\0b", "\ud800", object()])
 def test_an_id_that_cannot_identify_is_refused(client: EventClient, id: Any) -> None:
     """None and what has no single text is refused when the projection looks."""
-    for ask in (lambda: TallyProjection(id, client).view, lambda: TallyProjection(id, client).save_projection()):
+    for ask in (
+        lambda: TallyProjection(id, client).view,
+        lambda: TallyProjection(id, client).save_projection(),
+    ):
         with pytest.raises(ConfigurationError):
             ask()
 
 
-# -- many streams ----------------------------------------------------------------------------------------------
+# -- many streams ------------------------------------------------------------
 
 
 class Availability(MultiStreamProjectionBase[Tally, Any]):
@@ -346,7 +384,8 @@ class Availability(MultiStreamProjectionBase[Tally, Any]):
 
 
 def test_several_streams_are_folded_in_one_order_each_event_once(client: EventClient) -> None:
-    """Events of all streams are merged by id; one that several streams match is folded once, also after a snapshot."""
+    """Events of all streams are merged by id; one that several streams match is folded once, also after a
+    snapshot."""
     client.save_events([added("p1"), CartCreated("c3", "u1"), added("p2"), added("p1", "c3")])
     assert Availability("p1", client).view == Tally(124)
     result = Availability("p1", client).save_projection()
@@ -372,7 +411,7 @@ def test_a_projection_of_no_streams_is_empty(client: EventClient) -> None:
     assert Nobody("x", client).save_projection().projection.latest_event_id == 0
 
 
-# -- queries ---------------------------------------------------------------------------------------------------
+# -- queries ------------------------------------------------------------
 
 
 class Grade(Enum):
@@ -435,8 +474,11 @@ def orders(client: EventClient) -> EventClient:
         ({"data": {"status": "open"}}, ["o1"]),
     ],
 )
-def test_projections_are_queried_by_their_fields(orders: EventClient, match: Any, expected: list[str]) -> None:
-    """A value, any of a list, several fields, or an array exactly: rows of this class only, typed, in order of id."""
+def test_projections_are_queried_by_their_fields(
+    orders: EventClient, match: Any, expected: list[str]
+) -> None:
+    """A value, any of a list, several fields, or an array exactly: rows of this class only, typed, in order
+    of id."""
     found = orders.query_projections(OrderProjection, **match)
     assert [one.id for one in found] == expected
     assert all(isinstance(one.data, Order) for one in found)
@@ -450,9 +492,13 @@ def test_queries_take_order_limit_and_expressions(orders: EventClient) -> None:
     every = [one.id for one in orders.query_projections(OrderProjection)]
     assert every == sorted(every)
     assert [one.id for one in orders.query_projections(OrderProjection, limit=2, offset=1)] == every[1:3]
-    found = orders.query_projections(OrderProjection, where=model.id.in_(["o1", "o3"]) & (model.latest_event_id == 0), paid=True)
+    found = orders.query_projections(
+        OrderProjection, where=model.id.in_(["o1", "o3"]) & (model.latest_event_id == 0), paid=True
+    )
     assert [one.id for one in found] == ["o3"]
-    found = orders.query_projections(OrderProjection, order_by=[model.data["status"], model.id.desc()], limit=1)
+    found = orders.query_projections(
+        OrderProjection, order_by=[model.data["status"], model.id.desc()], limit=1
+    )
     assert [one.id for one in found] == ["o4"]
 
 
@@ -463,7 +509,7 @@ def test_queries_refuse_what_cannot_be_meant(orders: EventClient, match: Any) ->
         orders.query_projections(OrderProjection, data=match)
 
 
-# -- classes ---------------------------------------------------------------------------------------------------
+# -- classes ------------------------------------------------------------
 
 
 def test_a_base_class_may_bring_its_client(client: EventClient) -> None:
@@ -511,7 +557,9 @@ def test_what_a_class_lacks_is_said(client: EventClient) -> None:
     class Nameless(ProjectionBase[Tally, Any]):
         pass
 
-    with pytest.raises(ConfigurationError, match='Nameless must say under which name it is saved: projection_type = "'):
+    with pytest.raises(
+        ConfigurationError, match='Nameless must say under which name it is saved: projection_type = "'
+    ):
         Nameless("x")
     with pytest.raises(ConfigurationError, match="has no client"):
         _ = CartProjection("c1").view
@@ -525,7 +573,8 @@ def test_what_a_class_lacks_is_said(client: EventClient) -> None:
 
 
 def test_a_view_that_could_not_be_read_back_is_no_snapshot(client: EventClient) -> None:
-    """A view whose values do not fit its class is refused before the snapshot would break every later look."""
+    """A view whose values do not fit its class is refused before the snapshot would break every later
+    look."""
 
     class Unfit(TallyProjection):
         def initial_view(self) -> Tally:

@@ -13,9 +13,10 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, stream
-from pgevents.store.session import Session
 from pgevents.store.ordering import functions_sql
+from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
+
 from .conftest import _on, database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
@@ -28,8 +29,18 @@ def fill(client: EventClient) -> None:
         client.save_events(
             [
                 {
-                    "type": "CART_CREATED" if n < 1000 else "ITEM_REMOVED_FROM_CART" if n % 10 == 0 else "ITEM_ADDED_TO_CART",
-                    "data": {"cart_id": f"c{n % 1000}", "user_id": "u", "product_id": f"p{n % 499}", "quantity": 1, "price_at_time": n},
+                    "type": "CART_CREATED"
+                    if n < 1000
+                    else "ITEM_REMOVED_FROM_CART"
+                    if n % 10 == 0
+                    else "ITEM_ADDED_TO_CART",
+                    "data": {
+                        "cart_id": f"c{n % 1000}",
+                        "user_id": "u",
+                        "product_id": f"p{n % 499}",
+                        "quantity": 1,
+                        "price_at_time": n,
+                    },
                 }
                 for n in range(start, start + 10_000)
             ]
@@ -75,7 +86,8 @@ def explain(client: EventClient, statement: str, params: Any = None) -> tuple[st
     return (
         json.dumps(whole, indent=1),
         {node["Node Type"] for node in every},
-        {node["Index Name"] for node in every if "Index Name" in node} | {f"Seq Scan on {node['Relation Name']}" for node in tables},
+        {node["Index Name"] for node in every if "Index Name" in node}
+        | {f"Seq Scan on {node['Relation Name']}" for node in tables},
     )
 
 
@@ -143,21 +155,34 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
     "field without index, with id": (lambda c: c.get_event_stream(cart_id="c7", quantity=1), {CART}, True),
     "one type": (lambda c: c.get_event_stream(CartCreated), {TYPE}, True),
     "one type after": (lambda c: c.get_event_stream(ItemAddedToCart, after=19_900), {TYPE, ID}, True),
-    "rare types": (lambda c: c.get_event_stream(CartCreated | CartCheckedOut, after=15_000), {TYPE, ID}, False),
+    "rare types": (
+        lambda c: c.get_event_stream(CartCreated | CartCheckedOut, after=15_000),
+        {TYPE, ID},
+        False,
+    ),
     "everything after": (lambda c: c.get_event_stream(after=19_000), {ID}, True),
     "page of everything": (lambda c: next(iter(c.iter_event_stream())), {ID}, True),
     "page of types": (lambda c: next(iter(c.iter_event_stream(CartCreated))), {TYPE}, True),
     "page of an id": (lambda c: list(c.iter_event_stream(cart_id="c7")), {CART}, True),
     "several streams": (
-        lambda c: c.get_event_streams([stream(CartEvent, cart_id="c7"), stream(ItemAddedToCart, product_id="p5")]),
-        {CART, PRODUCT}, True,
+        lambda c: c.get_event_streams(
+            [stream(CartEvent, cart_id="c7"), stream(ItemAddedToCart, product_id="p5")]
+        ),
+        {CART, PRODUCT},
+        True,
     ),
     "final, one id": (lambda c: c.get_event_stream(CartEvent, cart_id="c7", final=True), {CART}, False),
     "final, several": (
-        lambda c: c.get_event_streams([stream(cart_id="c7"), stream(product_id="p5")], final=True), {CART, PRODUCT}, False,
+        lambda c: c.get_event_streams([stream(cart_id="c7"), stream(product_id="p5")], final=True),
+        {CART, PRODUCT},
+        False,
     ),
     "latest of an id": (lambda c: c.get_latest_event(cart_id="c7", final=False), {CART}, True),
-    "latest of types and id": (lambda c: c.get_latest_event(CartEvent, cart_id="c7", final=False), {CART}, True),
+    "latest of types and id": (
+        lambda c: c.get_latest_event(CartEvent, cart_id="c7", final=False),
+        {CART},
+        True,
+    ),
     "latest of a type": (lambda c: c.get_latest_event(CartCreated, final=False), {TYPE, ID}, True),
     "latest of all": (lambda c: c.get_latest_event(final=False), {ID}, True),
     "load without snapshot": (lambda c: Products("p5", c).view, {PRODUCT, *VIEWS}, False),
@@ -171,13 +196,18 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
 
 @pytest.mark.parametrize("read", READS)
 def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
-    """Every shape of question reads the index made for it, in the index's order where there is one to follow."""
+    """Every shape of question reads the index made for it, in the index's order where there is one to
+    follow."""
     call, expected, in_order = READS[read]
-    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)  # none of them by the function with a kept plan
+    monkeypatch.setattr(
+        "pgevents.store.read.one_value", lambda *asked: None
+    )  # none of them by the function with a kept plan
     statement, params = asked(lambda: call(shop), monkeypatch)
     plan, _, used = explain(shop, statement, params)
     assert used and used <= expected, plan
-    if in_order:  # a few rows may be sorted faster than they are fetched in order; but the order must be there to use
+    if (
+        in_order
+    ):  # a few rows may be sorted faster than they are fetched in order; but the order must be there to use
         with shop.db.atomic():
             shop.db.execute_sql("SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off")
             plan, kinds, used = explain(shop, statement, params)
@@ -188,7 +218,12 @@ def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("types", ["NULL", "ARRAY['CART_CREATED']"])
 @pytest.mark.parametrize(
     ("field", "value", "after", "expected"),
-    [("cart_id", "c7", 0, CART), ("cart_id", "nobody", 15_000, CART), ("product_id", "p7", 19_990, PRODUCT), ("user_id", "u", 0, USER)],
+    [
+        ("cart_id", "c7", 0, CART),
+        ("cart_id", "nobody", 15_000, CART),
+        ("product_id", "p7", 19_990, PRODUCT),
+        ("user_id", "u", 0, USER),
+    ],
 )
 def test_the_function_that_reads_goes_along_its_index(
     shop: EventClient, field: str, value: str, after: int, types: str, expected: str
@@ -200,13 +235,17 @@ def test_the_function_that_reads_goes_along_its_index(
     for n, variable in enumerate(("_value", "_types", "_after", "_most"), 1):
         text = re.sub(rf"\b{variable}\b", f"${n}", text)
     arguments = f"'{value}', {types}, {after}, 1001"
-    plan, kinds, used = explain_prepared(shop, "force_generic_plan", "text, text[], bigint, bigint", text, arguments)
+    plan, kinds, used = explain_prepared(
+        shop, "force_generic_plan", "text, text[], bigint, bigint", text, arguments
+    )
     assert used == {expected}, plan
     assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
 
 @pytest.mark.parametrize("read", ["latest of two ids", "two ids"])
-def test_two_identifiers_use_one_of_the_indexes(shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str) -> None:
+def test_two_identifiers_use_one_of_the_indexes(
+    shop: EventClient, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
     """Of two indexed fields either index, or both, will do."""
     calls = {
         "two ids": lambda: shop.get_event_stream(cart_id="c7", product_id="p7"),
@@ -220,7 +259,15 @@ def checks(client: EventClient) -> dict[str, str]:
     """The check statements of the append function, their variables as parameters."""
     found: dict[str, str] = {}
     for text in re.findall(r"_some := ARRAY\(\n(.*?)\);\n", functions_sql(client.events.pgevents_spec), re.S):
-        name = "type" if "type = ANY" in text else "field" if "->>'cart_id' = ANY" in text else "product" if "->>'product_id' = ANY" in text else "all"
+        name = (
+            "type"
+            if "type = ANY" in text
+            else "field"
+            if "->>'cart_id' = ANY" in text
+            else "product"
+            if "->>'product_id' = ANY" in text
+            else "all"
+        )
         for n, variable in enumerate(("_values", "_base", "_only", "_rest", "_most"), 1):
             text = re.sub(rf"\b{variable}\b", f"${n}", text)
         found[name] = text
@@ -229,13 +276,16 @@ def checks(client: EventClient) -> dict[str, str]:
 
 
 def one_event_checks(spec: TableSpec) -> dict[str, str]:
-    """The same of the functions for one event: of that which counts, and of that for the event's own stream."""
+    """The same of the functions for one event: of that which counts, and of that for the event's own
+    stream."""
     found: dict[str, str] = {}
     functions, first = functions_sql(spec), spec.data_indexes[0]
     counts = re.findall(r"_field = '(\w+)' THEN[^;]*?_seen = (cardinality.*?)\n\s+RETURNING", functions, re.S)
     (own,) = re.findall(r"_base <= _last AND (\(.*?)\n\s+RETURNING", functions, re.S)
     for name, text in [*((f"one {field}", text) for field, text in counts), (f"own {first}", own)]:
-        for n, variable in enumerate((rf"(_value|_data->>'{first}')(?=\])", r"_base\b", r"_types\b", r"_seen\b"), 1):
+        for n, variable in enumerate(
+            (rf"(_value|_data->>'{first}')(?=\])", r"_base\b", r"_types\b", r"_seen\b"), 1
+        ):
             text = re.sub(rf"(?<!\w){variable}", f"${n}", text)
         found[name] = f"SELECT {text}"
     assert {"one cart_id", "one product_id", f"own {first}"} <= set(found)
@@ -284,11 +334,14 @@ def test_the_check_of_a_validated_save_uses_its_index(
 def test_the_check_of_one_event_uses_its_index(
     shop: EventClient, check: str, arguments: str, expected: set[str]
 ) -> None:
-    """In order along it, under the generic plan that the function forces; also where one value stands on every event."""
+    """In order along it, under the generic plan that the function forces; also where one value stands on
+    every event."""
     spec = shop.events.pgevents_spec
     indexes = sorted((*spec.data_indexes, "user_id"), key=lambda field: not check.endswith(field))
     text = one_event_checks(attrs.evolve(spec, data_indexes=tuple(indexes)))[check]
-    plan, kinds, used = explain_prepared(shop, "force_generic_plan", "text, bigint, text[], bigint", text, arguments)
+    plan, kinds, used = explain_prepared(
+        shop, "force_generic_plan", "text, bigint, text[], bigint", text, arguments
+    )
     assert used == expected, plan
     assert not {kind for kind in kinds if kind.startswith("Bitmap") or "Sort" in kind}, plan
 
@@ -296,15 +349,20 @@ def test_the_check_of_one_event_uses_its_index(
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: str) -> None:
     """What a key saved before is found in its partial index."""
-    found = re.search(r"FROM \S+\s+(WHERE idempotency_key = _key .*?);", functions_sql(shop.events.pgevents_spec), re.S)
+    found = re.search(
+        r"FROM \S+\s+(WHERE idempotency_key = _key .*?);", functions_sql(shop.events.pgevents_spec), re.S
+    )
     assert found is not None
     text = "SELECT id FROM my_app.events " + found[1].replace("_key ||", "$1 ||").replace("= _key", "= $1")
     plan, _, used = explain_prepared(shop, mode, "text", text, "'k'")
     assert used == {"events$idempotency_key$idx"}, plan
 
 
-def test_a_table_without_its_index_would_be_noticed(shop: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above can fail: with the index gone the same question is a sequential scan or another index."""
+def test_a_table_without_its_index_would_be_noticed(
+    shop: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests above can fail: with the index gone the same question is a sequential scan or another
+    index."""
     monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)
     with shop.db.atomic() as transaction:
         shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')

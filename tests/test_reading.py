@@ -15,6 +15,7 @@ import pytest
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, RetryableError, Stream, stream
 from pgevents.store import read as reading
+
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 Make = Callable[..., EventClient]
@@ -63,7 +64,8 @@ def test_after_leaves_out_what_is_known(client: EventClient) -> None:
 def test_the_function_that_reads_gives_what_a_statement_gives(
     client: EventClient, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Of any types, above any id, however many there are, in between those of others: the same events and position."""
+    """Of any types, above any id, however many there are, in between those of others: the same events and
+    position."""
     for first in range(0, count, 300):
         own = [CartCreated("c1", f"u{first}"), *items(299)]
         client.save_events([CartCreated("other", "u"), *own[: count - first]])
@@ -85,7 +87,8 @@ def test_the_function_that_reads_gives_what_a_statement_gives(
 
 
 def test_a_position_is_that_of_the_read_whenever_it_is_asked_for(client: EventClient) -> None:
-    """It is made late; neither what is saved in between nor what becomes of the list of streams is of account."""
+    """It is made late; neither what is saved in between nor what becomes of the list of streams is of
+    account."""
     client.save_events([CartCreated("c1", "u"), CartCreated("c2", "u")])
     asked = [stream(cart_id="c1")]
     early, late = (client.get_event_streams(asked) for _ in range(2))
@@ -94,14 +97,19 @@ def test_a_position_is_that_of_the_read_whenever_it_is_asked_for(client: EventCl
         client.save_event(CartCreated("c1", "v"))
         asked[0] = stream(cart_id="c2")
         assert not late.position.in_transaction
-    for copied in (late, pickle.loads(pickle.dumps(late)), copy.deepcopy(client.get_event_streams([stream(cart_id="c1")], as_of=2))):
+    for copied in (
+        late,
+        pickle.loads(pickle.dumps(late)),
+        copy.deepcopy(client.get_event_streams([stream(cart_id="c1")], as_of=2)),
+    ):
         assert copied.position == known and list(copied.position.ids) == [1]
     with pytest.raises(ConcurrencyError):
         client.save_event_with_stream_validation(CartCreated("c1", "v"), late)
 
 
 def test_a_position_fits_the_streams_that_were_read(client: EventClient) -> None:
-    """Whatever becomes of them on the way: those that fall together, those that match nothing, a field's name as an Enum."""
+    """Whatever becomes of them on the way: those that fall together, those that match nothing, a field's name
+    as an Enum."""
     client.save_events([CartCreated("c1", "u"), CartCreated("c2", "u")])
     created, items, cart = "CART_CREATED", "ITEM_ADDED_TO_CART", cast(str, Field.CART)
     for asked in (
@@ -121,8 +129,9 @@ def test_a_position_fits_the_streams_that_were_read(client: EventClient) -> None
 
 
 def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control characters, also those that stand between the fields of what the function gives; and a redacted event."""
-    odd = "a\x1f\x1e\n\t\\ \"\u00e9\U0001f600"
+    """Control characters, also those that stand between the fields of what the function gives; and a redacted
+    event."""
+    odd = 'a\x1f\x1e\n\t\\ "\u00e9\U0001f600'
     for cart in ("c1", odd):
         client.save_event(CartCreated(cart, odd), metadata={odd: odd})
         client.save_event({"type": "NOTE", "data": {"cart_id": cart, odd: [odd, {}]}})
@@ -132,8 +141,15 @@ def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: 
         client.db.execute_sql("UPDATE my_app.events SET metadata = metadata WHERE type = 'NOTE'")
 
     def read() -> list[Any]:
-        asked = [(types, cart, final) for types in (None, CartEvent, "NOTE") for cart in ("c1", odd) for final in (False, True)]
-        return [list(client.get_event_stream(types, cart_id=cart, final=final)) for types, cart, final in asked]
+        asked = [
+            (types, cart, final)
+            for types in (None, CartEvent, "NOTE")
+            for cart in ("c1", odd)
+            for final in (False, True)
+        ]
+        return [
+            list(client.get_event_stream(types, cart_id=cart, final=final)) for types, cart, final in asked
+        ]
 
     by_function = read()
     assert [len(events) for events in by_function] == [3] * 4 + [1] * 8
@@ -213,13 +229,18 @@ def test_pages_give_each_event_once(client: EventClient, monkeypatch: pytest.Mon
     """Whatever the number of events, crossing pages loses none and repeats none."""
     monkeypatch.setattr(reading, "PAGE", 10)
     client.save_events(items(count))
-    streams = [stream(cart_id="c1"), stream(product_id=["p1", "p2"]), stream("ITEM_ADDED_TO_CART", quantity=3)]
+    streams = [
+        stream(cart_id="c1"),
+        stream(product_id=["p1", "p2"]),
+        stream("ITEM_ADDED_TO_CART", quantity=3),
+    ]
     assert ids(client.iter_event_stream()) == list(range(1, count + 1))
     assert ids(client.iter_event_streams(streams)) == list(range(1, count + 1))
 
 
 def test_the_loop_may_save(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events may be saved while a stream is walked; the walk holds no transaction and meets them at its end."""
+    """Events may be saved while a stream is walked; the walk holds no transaction and meets them at its
+    end."""
     monkeypatch.setattr(reading, "PAGE", 10)
     client.save_events(items(25))
     met = []
@@ -253,7 +274,8 @@ def test_memory_stays_constant(client: EventClient) -> None:
 
 
 def test_a_final_read_waits_for_those_in_the_middle_of_a_save(client: EventClient, make_client: Make) -> None:
-    """A final read returns only when no event can appear below what it has seen; an ordinary one does not wait."""
+    """A final read returns only when no event can appear below what it has seen; an ordinary one does not
+    wait."""
     import threading
 
     slow = make_client()
@@ -294,7 +316,10 @@ def test_a_final_read_that_waits_in_vain_names_the_holder(
         slow.save_event(CartCreated("c1", "slow"))
         (pid,) = slow.db.execute_sql("SELECT pg_backend_pid()").fetchone()
         client.save_event(CartCreated("c1", "quick"))
-        for read in (lambda: client.get_event_stream(cart_id="c1", final=True), lambda: client.get_latest_event(cart_id="c1")):
+        for read in (
+            lambda: client.get_event_stream(cart_id="c1", final=True),
+            lambda: client.get_latest_event(cart_id="c1"),
+        ):
             with pytest.raises(RetryableError, match=f"backend {pid}"):
                 read()
         horizon = client.horizon()

@@ -25,7 +25,8 @@ def blocks(language: str) -> list[tuple[int, str]]:
 def test_every_python_block_runs(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The blocks run in order as they stand, each going on from the ones before; the first is a program by itself."""
+    """The blocks run in order as they stand, each going on from the ones before; the first is a program by
+    itself."""
     monkeypatch.setenv("DATABASE_URL", "postgresql:///?" + urlencode(parse_dsn(url), quote_via=quote))
     monkeypatch.setattr(EventTypes, "everything", EventTypes())  # its classes are nobody else's
     monkeypatch.chdir(tmp_path)

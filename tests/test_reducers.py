@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve, frozen
 
 from pgevents import ConfigurationError, Event, derive, pipeline
+
 from .shop import CartCreated, CartItem, CartProjection, CartView, ItemAddedToCart, ItemRemovedFromCart
 
 NOW = datetime(2024, 1, 1, tzinfo=timezone.utc)
@@ -73,7 +74,9 @@ def test_derived_fields_are_computed_once_at_the_end() -> None:
         seen.append(view.n)
         return view.n * 2
 
-    folded = (pipeline(n=count) | derive(twice=twice, text=lambda view: str(view.twice))).fold(events(1, 2, 3), View())
+    folded = (pipeline(n=count) | derive(twice=twice, text=lambda view: str(view.twice))).fold(
+        events(1, 2, 3), View()
+    )
     assert folded == View(3, "6", 6)
     assert seen == [3]
     assert derive(twice=twice).fold([], View(5)) == View(5, "", 10)
@@ -87,7 +90,8 @@ def test_the_view_given_is_not_changed() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    """A field that the view does not have, a view that is no attrs class, or no function, is refused by name."""
+    """A field that the view does not have, a view that is no attrs class, or no function, is refused by
+    name."""
     with pytest.raises(ConfigurationError, match="View has no field 'm'"):
         pipeline(m=count).fold([], View())
     with pytest.raises(ConfigurationError, match="View has no field 'm'"):
@@ -115,4 +119,6 @@ def test_the_cart_of_the_readme() -> None:
         ItemRemovedFromCart("c1", "p1", 1),
         ItemRemovedFromCart("c1", "p2", 1),
     )
-    assert CartProjection.from_history("c1", history).view == CartView("c1", "u1", (CartItem("p1", 1, 1999),), False, 1999)
+    assert CartProjection.from_history("c1", history).view == CartView(
+        "c1", "u1", (CartItem("p1", 1, 1999),), False, 1999
+    )

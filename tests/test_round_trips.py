@@ -12,6 +12,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import ConcurrencyError, EventClient, hookimpl, stream
+
 from .conftest import database, shop_client
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
@@ -28,7 +29,15 @@ class Wire:
     @property
     def url(self) -> str:
         port = self.listener.getsockname()[1]
-        return make_dsn(**{**self.params, "host": "127.0.0.1", "port": str(port), "sslmode": "disable", "gssencmode": "disable"})
+        return make_dsn(
+            **{
+                **self.params,
+                "host": "127.0.0.1",
+                "port": str(port),
+                "sslmode": "disable",
+                "gssencmode": "disable",
+            }
+        )
 
     def _accept(self) -> None:
         while True:
@@ -95,7 +104,8 @@ def wired(wire: Wire) -> Iterator[EventClient]:
 
 
 def test_each_call_is_one_message(wire: Wire, wired: EventClient) -> None:
-    """A save, a batch, a validated save, a read of any kind and a projection's load are one round trip each."""
+    """A save, a batch, a validated save, a read of any kind and a projection's load are one round trip
+    each."""
     created = CartCreated("c1", "u1")
     batch = [ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(500)]
     streams = [stream(CartEvent, cart_id="c1"), stream(product_id="p1"), stream(user_id="u1", cart_id="c1")]
@@ -152,7 +162,9 @@ def test_a_decision_is_two_messages(wire: Wire, wired: EventClient) -> None:
     assert wire.count(lambda: wired.decide(cart, lambda view: CartCreated("c1", "u1"))) == "QQ"
 
 
-def test_a_locked_decision_is_four_messages(wire: Wire, wired: EventClient, make_client: Callable[..., EventClient]) -> None:
+def test_a_locked_decision_is_four_messages(
+    wire: Wire, wired: EventClient, make_client: Callable[..., EventClient]
+) -> None:
     """After two tries in vain, and for a while from the first try on: begin, lock and read, save, commit."""
     other, cart, tries = make_client(), CartProjection("c1", wired), []
 
@@ -167,7 +179,6 @@ def test_a_locked_decision_is_four_messages(wire: Wire, wired: EventClient, make
     assert len(tries) == 4
     wired.hot.clear()
     assert wire.count(lambda: wired.decide(cart, decider)) == "QQ"
-
 
 
 def test_the_first_use_check_is_made_once(wire: Wire) -> None:

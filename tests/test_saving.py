@@ -22,6 +22,7 @@ from pgevents import (
     hookimpl,
     stream,
 )
+
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
 
 
@@ -55,13 +56,19 @@ def test_ten_thousand_events_are_one_transaction(client: EventClient) -> None:
     given = [ItemAddedToCart(f"c{n % 700}", f"p{n}", n, n) for n in range(10_000)]
     saved = client.save_events(given)
     assert [one.id for one in saved] == list(range(1, 10_001))
-    assert client.db.execute_sql("SELECT count(DISTINCT xmin::text), count(*) FROM my_app.events").fetchone() == (1, 10_000)
-    assert [one.data.quantity for one in client.get_event_stream(ItemAddedToCart, cart_id="c699")] == list(range(699, 10_000, 700))
+    assert client.db.execute_sql(
+        "SELECT count(DISTINCT xmin::text), count(*) FROM my_app.events"
+    ).fetchone() == (1, 10_000)
+    assert [one.data.quantity for one in client.get_event_stream(ItemAddedToCart, cart_id="c699")] == list(
+        range(699, 10_000, 700)
+    )
 
 
 def test_metadata_is_kept_beside_the_data(client: EventClient) -> None:
     """Metadata is given to each event of a save and read back with it."""
-    client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1")], metadata={"request": "r1", "n": [1, None]})
+    client.save_events(
+        [CartCreated("c1", "u1"), CartCreated("c2", "u1")], metadata={"request": "r1", "n": [1, None]}
+    )
     assert [one.metadata for one in client.get_event_stream()] == [{"request": "r1", "n": [1, None]}] * 2
 
 
@@ -69,7 +76,11 @@ def test_events_of_the_past_keep_their_time(client: EventClient) -> None:
     """An import says when its events happened; order is still by id."""
     then = datetime(2010, 12, 1, 8, 26, tzinfo=timezone(timedelta(hours=1)))
     saved = client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u1")], created_at=then)
-    assert [one.created_at for one in saved] == [then, then] == [one.created_at for one in client.get_event_stream()]
+    assert (
+        [one.created_at for one in saved]
+        == [then, then]
+        == [one.created_at for one in client.get_event_stream()]
+    )
     assert saved[0].updated_at == then
 
 
@@ -86,7 +97,8 @@ def test_a_time_without_zone_is_refused(client: EventClient, when: Any) -> None:
              datetime.min.replace(tzinfo=timezone.utc), datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))],
 )  # fmt: skip
 def test_a_time_that_could_not_be_read_everywhere_is_refused(client: EventClient, when: datetime) -> None:
-    """In another time zone it would lie outside the years that Python knows, and break every read of its stream."""
+    """In another time zone it would lie outside the years that Python knows, and break every read of its
+    stream."""
     with pytest.raises(ConfigurationError, match="created_at lies between 0001-01-03"):
         client.save_event(CartCreated("c1", "u1"), created_at=when)
     for near in (datetime(1, 1, 4, tzinfo=timezone.utc), datetime(9999, 12, 28, tzinfo=timezone.utc)):
@@ -96,7 +108,9 @@ def test_a_time_that_could_not_be_read_everywhere_is_refused(client: EventClient
             assert client.get_event_stream()[-1].created_at == near
 
 
-@pytest.mark.parametrize("given", ["text", b"bytes", {"type": "T", "data": {}}, CartCreated("c1", "u1"), iter([]), None, 3])
+@pytest.mark.parametrize(
+    "given", ["text", b"bytes", {"type": "T", "data": {}}, CartCreated("c1", "u1"), iter([]), None, 3]
+)
 def test_a_batch_is_a_list(client: EventClient, given: Any) -> None:
     """What is no list of events is refused, with a hint at the singular method."""
     with pytest.raises(ConfigurationError, match="events are a list"):
@@ -106,7 +120,8 @@ def test_a_batch_is_a_list(client: EventClient, given: Any) -> None:
 
 @pytest.mark.parametrize("given", [None, 3, object(), CartCreated, [CartCreated("c1", "u1")]])
 def test_what_is_no_event_is_refused(client: EventClient, given: Any) -> None:
-    """An object of no registered type, the class itself, or a list in the singular method is refused by name."""
+    """An object of no registered type, the class itself, or a list in the singular method is refused by
+    name."""
     with pytest.raises(UnknownEventTypeError, match="is not an event class|is a class"):
         client.save_event(given)
     assert len(client.get_event_stream()) == 0
@@ -128,7 +143,8 @@ def test_preview_shows_what_would_be_saved_and_saves_nothing(client: EventClient
 
 
 def test_a_value_too_long_for_its_index_is_refused_whole(client: EventClient) -> None:
-    """A data-index value beyond what an index entry can hold is refused with the index's name; the batch with it."""
+    """A data-index value beyond what an index entry can hold is refused with the index's name; the batch with
+    it."""
     import secrets
 
     from pgevents import EventEncodeError
@@ -140,11 +156,14 @@ def test_a_value_too_long_for_its_index_is_refused_whole(client: EventClient) ->
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
-@pytest.mark.parametrize("said", [{}, {"created_at": datetime(2026, 1, 5, tzinfo=timezone.utc)}, {"metadata": {"actor": "me"}}])
+@pytest.mark.parametrize(
+    "said", [{}, {"created_at": datetime(2026, 1, 5, tzinfo=timezone.utc)}, {"metadata": {"actor": "me"}}]
+)
 def test_the_first_save_of_a_class_and_the_next_are_alike(
     client: EventClient, make_client: Any, count: int, said: dict[str, Any]
 ) -> None:
-    """A client that has saved events of these classes before takes fewer steps, and stores and returns the same."""
+    """A client that has saved events of these classes before takes fewer steps, and stores and returns the
+    same."""
     given = [
         CartCreated("c1", "ü\U0001f600'\\\""),
         ItemAddedToCart("c1", "%s", 2, 2**70),
@@ -166,12 +185,15 @@ def test_the_first_save_of_a_class_and_the_next_are_alike(
 
 
 def test_a_key_is_kept_by_known_classes_too(client: EventClient) -> None:
-    """A key that saved a batch before gives back that batch, or refuses other content, whichever way the save goes."""
+    """A key that saved a batch before gives back that batch, or refuses other content, whichever way the save
+    goes."""
     given = [CartCreated("c1", "u1"), ItemAddedToCart("c1", "p1", 1, 5)]
     for _ in range(2):
         first = client.save_events(given, idempotency_key="k")
         assert client.save_events(given, idempotency_key="k") == first
-        assert client.save_event(given[0], idempotency_key="one") == client.save_event(given[0], idempotency_key="one")
+        assert client.save_event(given[0], idempotency_key="one") == client.save_event(
+            given[0], idempotency_key="one"
+        )
         with pytest.raises(IdempotencyError):
             client.save_events(given[:1], idempotency_key="k")
     assert len(client.get_event_stream()) == 3
@@ -202,7 +224,8 @@ def test_events_are_looked_at_once(client: EventClient) -> None:
 
 
 def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that takes more than the others, at the end of a batch, does not have them all encoded again."""
+    """An event that takes more than the others, at the end of a batch, does not have them all encoded
+    again."""
     client.save_event(ItemAddedToCart("c1", "p0", 1, 5))
     encoded: list[Any] = []
     dump = client.serializer.dump
@@ -212,17 +235,24 @@ def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.
         return dump(data, cls, what)
 
     monkeypatch.setattr(client.serializer, "dump", counted)
-    given = [*(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)), {"type": "NOTED", "data": {"cart_id": "c1"}}]
+    given = [
+        *(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)),
+        {"type": "NOTED", "data": {"cart_id": "c1"}},
+    ]
     assert len(client.save_events(given)) == len(encoded) == 6
 
 
 def test_what_is_known_of_a_class_holds_only_while_nothing_changes(client: EventClient) -> None:
-    """A plugin that comes later is asked, and one that goes no longer; a type that is defined anew is another one."""
+    """A plugin that comes later is asked, and one that goes no longer; a type that is defined anew is another
+    one."""
 
     class Upper:
         @hookimpl
         def pgevents_before_save(self, events: list[NewEvent]) -> list[NewEvent]:
-            return [attrs.evolve(one, data=CartCreated(one.data.cart_id, one.data.user_id.upper())) for one in events]
+            return [
+                attrs.evolve(one, data=CartCreated(one.data.cart_id, one.data.user_id.upper()))
+                for one in events
+            ]
 
     def saved() -> str:
         return client.save_event(CartCreated("c1", "u")).data.user_id
@@ -247,14 +277,18 @@ def test_what_is_known_of_a_class_holds_only_while_nothing_changes(client: Event
         cart_id: str
 
     client.save_event(Noted("c1"))
-    assert client.session.execute("SELECT metadata::text FROM my_app.events ORDER BY id DESC LIMIT 1").fetchone() == (
-        '{"$version": 2}',
-    )
+    assert client.session.execute(
+        "SELECT metadata::text FROM my_app.events ORDER BY id DESC LIMIT 1"
+    ).fetchone() == ('{"$version": 2}',)
     assert client.save_event(Noted("c1")).data == Noted("c1")
 
 
-@pytest.mark.parametrize("setting", ["DateStyle = 'German'", "DateStyle = 'Postgres, MDY'", "TimeZone = 'America/St_Johns'"])
-def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(client: EventClient, setting: str) -> None:
+@pytest.mark.parametrize(
+    "setting", ["DateStyle = 'German'", "DateStyle = 'Postgres, MDY'", "TimeZone = 'America/St_Johns'"]
+)
+def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(
+    client: EventClient, setting: str
+) -> None:
     """An error after the commit would make a program save once more."""
     client.db.execute_sql(f"SET {setting}")
     before = datetime.now(timezone.utc) - timedelta(seconds=1)
@@ -266,7 +300,12 @@ def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(clien
                 else client.save_event_with_stream_validation(CartCreated("c1", "u1"), None, streams)
             )
             assert saved.created_at.tzinfo is timezone.utc
-            assert before < saved.created_at == saved.updated_at < datetime.now(timezone.utc) + timedelta(seconds=1)
+            assert (
+                before
+                < saved.created_at
+                == saved.updated_at
+                < datetime.now(timezone.utc) + timedelta(seconds=1)
+            )
 
 
 class Name(str, Enum):
@@ -276,10 +315,25 @@ class Name(str, Enum):
 
 
 @pytest.mark.parametrize(
-    "name", ["PLAIN", "cart.created:v1", Name.ENUM, "NULL", "it's", "100 %s", 'a"b', "{a},b", "back\\slash", "%", "\u00e9", "a b"]
+    "name",
+    [
+        "PLAIN",
+        "cart.created:v1",
+        Name.ENUM,
+        "NULL",
+        "it's",
+        "100 %s",
+        'a"b',
+        "{a},b",
+        "back\\slash",
+        "%",
+        "\u00e9",
+        "a b",
+    ],
 )
 def test_a_type_may_have_any_name(client: EventClient, name: str) -> None:
-    """Plain names stand in the statement, all others are parameters: events are saved, checked and found alike."""
+    """Plain names stand in the statement, all others are parameters: events are saved, checked and found
+    alike."""
     cls = event(name)(type("Named", (), {"__annotations__": {"cart_id": str}}))
     other = event(f"other {name}")(type("Other", (), {"__annotations__": {"cart_id": str}}))
     client = create_event_client(client.db, client.events, client.projections, [cls, other])
@@ -287,14 +341,23 @@ def test_a_type_may_have_any_name(client: EventClient, name: str) -> None:
     for given in (cls("c1"), cls("c1"), other("c1"), cls("c2")):  # the second one is of a known class
         last = client.save_event(given)
     found = client.get_event_streams(asked)
-    assert [(one.id, one.type, one.data) for one in found] == [(1, name, cls("c1")), (2, name, cls("c1")), (3, f"other {name}", other("c1"))]
+    assert [(one.id, one.type, one.data) for one in found] == [
+        (1, name, cls("c1")),
+        (2, name, cls("c1")),
+        (3, f"other {name}", other("c1")),
+    ]
     assert [one.id for one in client.get_event_stream(name, cart_id="c1", final=True)] == [1, 2]
     assert client.save_event_with_stream_validation(cls("c1"), found).id == 5
     with pytest.raises(ConcurrencyError):
         client.save_event_with_stream_validation(cls("c1"), found)
     with pytest.raises(ConcurrencyError):
         client.save_event_with_stream_validation(cls("c1"), last.id, [stream(name, cart_id="c1")])
-    assert client.save_event_with_stream_validation(cls("c1"), last.id, [stream(f"other {name}", cart_id="c1")]).type == name
+    assert (
+        client.save_event_with_stream_validation(
+            cls("c1"), last.id, [stream(f"other {name}", cart_id="c1")]
+        ).type
+        == name
+    )
 
 
 def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
@@ -76,9 +75,9 @@ class Everything:
     bag: frozenset[str] = frozenset({"a", "b"})
     named: dict[str, Money] = field(factory=lambda: {"x": Money(Decimal(2))})
     by_size: dict[Size, int] = field(factory=lambda: {Size.SMALL: 3})
-    maybe: Optional[Money] = None
+    maybe: Money | None = None
     maybe_at: datetime | None = NOW
-    paid: Union[ByCard, ByCash] = ByCash((5, 10))
+    paid: ByCard | ByCash = ByCash((5, 10))
     number_or_text: int | str = "7"
     raw: bytes = b"\x00\xff"
     anything: Any = field(factory=lambda: {"deep": [1, None, True, "x", {"y": 0.5}]})
@@ -111,8 +110,14 @@ json_values = st.recursive(
     | st.integers(-(2**80), 2**80)
     | st.floats(-1e15, 1e15)  # beyond, jsonb gives whole numbers
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+            inner,
+            max_size=3,
+        )
+    ),
     max_leaves=8,
 )
 
@@ -157,7 +162,8 @@ BAD_VALUES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", BAD_VALUES)
 def test_values_without_a_json_form_are_refused(client: EventClient, case: str) -> None:
-    """NaN, NUL, half characters, strange objects: refused before anything is written, also deep in a batch."""
+    """NaN, NUL, half characters, strange objects: refused before anything is written, also deep in a
+    batch."""
     value, message = BAD_VALUES[case]
     if case == "depth":
         for _ in range(100_000):
@@ -186,7 +192,9 @@ def test_data_that_is_no_object_is_refused(client: EventClient, data: Any) -> No
     assert len(client.get_event_stream()) == 0
 
 
-@pytest.mark.parametrize("given", [{}, {"type": ""}, {"type": 3}, {"type": "T", "dta": {}}, {"type": "T", "id": 1}])
+@pytest.mark.parametrize(
+    "given", [{}, {"type": ""}, {"type": 3}, {"type": "T", "dta": {}}, {"type": "T", "id": 1}]
+)
 def test_a_dict_that_is_no_event_is_refused_with_the_form(client: EventClient, given: dict[str, Any]) -> None:
     """A misspelt key or a missing type is answered with how an event as a dict looks."""
     with pytest.raises(EventEncodeError, match='has the form {"type": "CART_CREATED"'):
@@ -225,13 +233,17 @@ class ThingSeen:
         (ThingSeen("x"), "THING_SEEN"),
         ({"type": "PARTS_COUNTED", "data": {"part": "p", "count": "3"}}, "expected int, got '3'"),
         ({"type": "PARTS_COUNTED", "data": {"part": "p"}}, "field 'count': it is missing"),
-        ({"type": "PARTS_COUNTED", "data": {"part": "p", "count": 3, "cuont": 4}}, "PartsCounted has no field 'cuont'"),
+        (
+            {"type": "PARTS_COUNTED", "data": {"part": "p", "count": 3, "cuont": 4}},
+            "PartsCounted has no field 'cuont'",
+        ),
     ],
 )
 def test_what_could_not_be_read_back_is_not_saved(
     make_client: Callable[..., EventClient], unfit: Any, message: str
 ) -> None:
-    """The log keeps an event for ever: one that its class could not take back is refused, the batch with it."""
+    """The log keeps an event for ever: one that its class could not take back is refused, the batch with
+    it."""
     client = make_client(event_types=PartsCounted | ShelvesCounted | ThingSeen)
     client.create_tables()
     with pytest.raises(EventEncodeError) as caught:
@@ -272,4 +284,7 @@ def test_metadata_is_an_object_without_reserved_keys(client: EventClient) -> Non
     for metadata in ({"$version": 2}, {1: 2}):
         with pytest.raises(EventEncodeError, match="reserved"):
             client.save_event(event_, metadata=metadata)  # type: ignore[arg-type]
-    assert client.save_event({**event_, "metadata": {"a": 1}}, metadata={"a": 2, "b": 2}).metadata == {"a": 1, "b": 2}
+    assert client.save_event({**event_, "metadata": {"a": 1}}, metadata={"a": 2, "b": 2}).metadata == {
+        "a": 1,
+        "b": 2,
+    }

@@ -10,6 +10,7 @@ import pytest
 
 from pgevents import ConfigurationError, EventClient, stream
 from pgevents.streams import merge_streams
+
 from .shop import CartCreated, ItemAddedToCart
 
 KEY = UUID("5f0c8f0e-3f6b-4a1e-9c53-0d4f1f7c2b11")
@@ -46,13 +47,20 @@ def ids(events: Any) -> list[int]:
 )
 def test_an_identifier_finds_what_was_stored(client: EventClient, stored: Any, asked: Any) -> None:
     """Text, whole numbers, truth values, UUIDs and enums find the events that carry them, and no others."""
-    client.save_events([{"type": "T", "data": {"cart_id": stored, "other": stored}}, {"type": "T", "data": {"cart_id": "no"}}])
+    client.save_events(
+        [
+            {"type": "T", "data": {"cart_id": stored, "other": stored}},
+            {"type": "T", "data": {"cart_id": "no"}},
+        ]
+    )
     assert ids(client.get_event_stream(cart_id=asked)) == [1]
     assert ids(client.get_event_stream(other=asked)) == [1]
     assert ids(client.get_event_stream("T", cart_id=[asked, "absent"])) == [1]
     assert client.get_latest_event(cart_id=asked).id == 1  # type: ignore[union-attr]
     seen = client.get_event_stream(cart_id=asked)
-    client.save_event_with_stream_validation({"type": "U", "data": {}}, seen.position, [stream(cart_id=asked)])
+    client.save_event_with_stream_validation(
+        {"type": "U", "data": {}}, seen.position, [stream(cart_id=asked)]
+    )
 
 
 @pytest.mark.parametrize("value", [None, 1.5, b"x", {"a": 1}, object(), ["a", None], [["a"]]])
@@ -77,7 +85,9 @@ def test_an_empty_list_matches_nothing(client: EventClient) -> None:
 
 def test_several_fields_must_all_match(client: EventClient) -> None:
     """Two identifiers in one stream mean both."""
-    client.save_events([ItemAddedToCart(cart, product, 1, 5) for cart in ("c1", "c2") for product in ("p1", "p2")])
+    client.save_events(
+        [ItemAddedToCart(cart, product, 1, 5) for cart in ("c1", "c2") for product in ("p1", "p2")]
+    )
     assert ids(client.get_event_stream(cart_id="c1", product_id="p2")) == [2]
     assert ids(client.get_event_stream(cart_id=["c1", "c2"], product_id="p2")) == [2, 4]
     assert ids(client.get_event_stream(quantity=1, cart_id="c2")) == [3, 4]
@@ -85,8 +95,15 @@ def test_several_fields_must_all_match(client: EventClient) -> None:
 
 def test_several_streams_are_merged_in_order_without_repetition(client: EventClient) -> None:
     """An event that several streams match comes once, and all come by id."""
-    client.save_events([ItemAddedToCart(cart, product, 1, 5) for cart in ("c1", "c2") for product in ("p1", "p2")])
-    streams = [stream(product_id="p2"), stream(cart_id="c1"), stream("ITEM_ADDED_TO_CART", product_id="p2"), stream(quantity=9)]
+    client.save_events(
+        [ItemAddedToCart(cart, product, 1, 5) for cart in ("c1", "c2") for product in ("p1", "p2")]
+    )
+    streams = [
+        stream(product_id="p2"),
+        stream(cart_id="c1"),
+        stream("ITEM_ADDED_TO_CART", product_id="p2"),
+        stream(quantity=9),
+    ]
     assert ids(client.get_event_streams(streams)) == [1, 2, 4]
     assert ids(client.iter_event_streams(streams)) == [1, 2, 4]
     assert ids(client.get_event_streams(streams, final=True)) == [1, 2, 4]
@@ -99,7 +116,9 @@ def test_fields_may_be_named_in_a_dict(client: EventClient) -> None:
     assert ids(client.get_event_stream("T", types="y", **{"class": "x"})) == [1]
 
 
-@pytest.mark.parametrize("field", ["a'b", 'a"b', "a%b", "a b", "a-b", "", "1a", "a;DROP TABLE x", "a->>'b", "x" * 64, 3])
+@pytest.mark.parametrize(
+    "field", ["a'b", 'a"b', "a%b", "a b", "a-b", "", "1a", "a;DROP TABLE x", "a->>'b", "x" * 64, 3]
+)
 def test_field_names_never_reach_sql_unchecked(client: EventClient, field: Any) -> None:
     """A field's name that is no identifier is refused: no SQL gets in through it."""
     with pytest.raises(ConfigurationError, match="identifiers"):
@@ -117,12 +136,20 @@ def test_text_that_postgresql_cannot_hold_is_refused(client: EventClient, text: 
 
 def test_streams_of_one_identifier_become_one() -> None:
     """Streams that differ in types or in one value are asked as one: one index range, one count."""
-    merged = merge_streams([stream("A", cart_id="c1"), stream("B", cart_id="c1"), stream(["B", "A"], cart_id="c2")])
+    merged = merge_streams(
+        [stream("A", cart_id="c1"), stream("B", cart_id="c1"), stream(["B", "A"], cart_id="c2")]
+    )
     assert merged == (stream(["A", "B"], cart_id=["c1", "c2"]),)
     assert merge_streams([stream("A", cart_id="c1"), stream(cart_id="c1")]) == (stream(cart_id="c1"),)
-    assert merge_streams([stream("A", a="1", b="2"), stream("B", a="1", b="2")]) == (stream(["A", "B"], a="1", b="2"),)
+    assert merge_streams([stream("A", a="1", b="2"), stream("B", a="1", b="2")]) == (
+        stream(["A", "B"], a="1", b="2"),
+    )
     assert merge_streams([stream([], cart_id="c1")]) == ()
-    falling_together_late = [stream("A", cart_id=["c1", "c2"]), stream("B", cart_id="c1"), stream("B", cart_id="c2")]
+    falling_together_late = [
+        stream("A", cart_id=["c1", "c2"]),
+        stream("B", cart_id="c1"),
+        stream("B", cart_id="c2"),
+    ]
     assert merge_streams(falling_together_late) == (stream(["A", "B"], cart_id=["c1", "c2"]),)
 
 

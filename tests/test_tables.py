@@ -26,6 +26,7 @@ from pgevents import (
     create_projections_table,
     stream,
 )
+
 from .conftest import database, shop_client
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
@@ -33,11 +34,15 @@ Make = Callable[..., EventClient]
 
 
 def indexes(db: PostgresqlDatabase, table: str) -> dict[str, str]:
-    rows = db.execute_sql("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = %s", [table]).fetchall()
+    rows = db.execute_sql(
+        "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = %s", [table]
+    ).fetchall()
     return dict(rows)
 
 
-def client_of(db: PostgresqlDatabase, schema: str | None, events: str, views: str, *fields: str) -> EventClient:
+def client_of(
+    db: PostgresqlDatabase, schema: str | None, events: str, views: str, *fields: str
+) -> EventClient:
     return create_event_client(
         db, create_events_table(schema, events, fields), create_projections_table(schema, views, fields)
     )
@@ -70,7 +75,8 @@ def test_ids_have_64_bits(client: EventClient) -> None:
 
 
 def test_each_index_stands_once_and_nothing_else(client: EventClient) -> None:
-    """Primary key, types, idempotency keys and one index for each field: no GIN index that nobody asked for."""
+    """Primary key, types, idempotency keys and one index for each field: no GIN index that nobody asked
+    for."""
     made = indexes(client.db, "events")
     assert len(made) == 5
     assert not any("gin" in text.lower() for text in [*made.values(), *indexes(client.db, "views").values()])
@@ -83,14 +89,20 @@ def test_create_tables_again_changes_nothing(client: EventClient) -> None:
     """A second call leaves tables, indexes, functions and events alone, and waits for no writer."""
     client.save_event(CartCreated("c1", "u1"))
     state = "SELECT array_agg(xmin::text || oid ORDER BY oid) FROM {} WHERE {}::regnamespace::text = 'my_app'"
-    before = [client.db.execute_sql(state.format(*what)).fetchone() for what in (("pg_class", "relnamespace"), ("pg_proc", "pronamespace"))]
+    before = [
+        client.db.execute_sql(state.format(*what)).fetchone()
+        for what in (("pg_class", "relnamespace"), ("pg_proc", "pronamespace"))
+    ]
     with client.db.atomic():
         client.save_event(CartCreated("c2", "u1"))
         other = shop_client(database(_url(client)))
         other.db.execute_sql("SET lock_timeout = '1s'")
         other.create_tables()
         other.db.close()
-    after = [client.db.execute_sql(state.format(*what)).fetchone() for what in (("pg_class", "relnamespace"), ("pg_proc", "pronamespace"))]
+    after = [
+        client.db.execute_sql(state.format(*what)).fetchone()
+        for what in (("pg_class", "relnamespace"), ("pg_proc", "pronamespace"))
+    ]
     assert before == after
     assert len(client.get_event_stream()) == 2
 
@@ -130,7 +142,10 @@ def test_eight_processes_may_create_the_tables_at_once(url: str, monkeypatch: py
 
 def test_two_pairs_live_in_one_schema(db: PostgresqlDatabase) -> None:
     """Two pairs of tables in one schema keep their events, indexes, guards and locks apart."""
-    one, two = client_of(db, "app", "orders", "order_views", "cart_id"), client_of(db, "app", "bills", "bill_views", "cart_id")
+    one, two = (
+        client_of(db, "app", "orders", "order_views", "cart_id"),
+        client_of(db, "app", "bills", "bill_views", "cart_id"),
+    )
     one.create_tables()
     two.create_tables()
     one.save_events([CartCreated("c1", "a"), CartCreated("c1", "b")])
@@ -209,7 +224,8 @@ def test_unusual_names_work(db: PostgresqlDatabase, schema: str, name: str, fiel
 
 @pytest.mark.parametrize("name", ["a'b", 'a"b', "a%b", "a b", "a.b", "", "1a", "a;b", "a$b", "a-b", None, 3])
 def test_other_names_are_refused_with_the_reason(name: Any) -> None:
-    """Quotes, percent signs, dots and the like are refused in table, schema and field names, with the reason."""
+    """Quotes, percent signs, dots and the like are refused in table, schema and field names, with the
+    reason."""
     for factory in (create_events_table, create_projections_table):
         with pytest.raises(ConfigurationError, match="letters, digits"):
             factory(name=name)
@@ -259,7 +275,11 @@ def test_additional_indexes(db: PostgresqlDatabase) -> None:
     """Columns, tuples of columns and Peewee indexes can be indexed besides, again and again."""
 
     def more(model: Any) -> list[Any]:
-        return ["created_at", ("type", "created_at"), model.index(peewee.fn.lower(model.type), name="by_lower_type", safe=True)]
+        return [
+            "created_at",
+            ("type", "created_at"),
+            model.index(peewee.fn.lower(model.type), name="by_lower_type", safe=True),
+        ]
 
     events = create_events_table("app", "events", additional_indexes=more)
     views = create_projections_table("app", "views", additional_indexes=["updated_at"])
@@ -267,7 +287,10 @@ def test_additional_indexes(db: PostgresqlDatabase) -> None:
     client.create_tables()
     client.create_tables()
     made = list(indexes(db, "events").values())
-    assert sum("(created_at)" in text or "(type, created_at)" in text or "lower(type)" in text for text in made) == 3
+    assert (
+        sum("(created_at)" in text or "(type, created_at)" in text or "lower(type)" in text for text in made)
+        == 3
+    )
     assert any("(updated_at)" in text for text in indexes(db, "views").values())
 
 
@@ -306,7 +329,8 @@ def test_a_plain_insert_is_refused_also_after_a_save_in_the_same_transaction(cli
 
 
 def test_maintenance_is_possible_and_audited(client: EventClient) -> None:
-    """With a reason the log may be redacted; who, why and what is kept, and the event shows that it was changed."""
+    """With a reason the log may be redacted; who, why and what is kept, and the event shows that it was
+    changed."""
     saved = client.save_event(CartCreated("c1", "ada@example.org"))
     with client.maintenance("erasure request 17"):
         client.db.execute_sql("UPDATE my_app.events SET data = jsonb_set(data, '{user_id}', '\"\"')")
@@ -343,7 +367,12 @@ def test_models_are_for_reading(client: EventClient) -> None:
     client.save_event(CartCreated("c1", "u1"))
     model = client.events
     (row,) = model.select().where(model.data["user_id"] == "u1")
-    assert (row.id, row.type, row.data, row.metadata) == (1, "CART_CREATED", {"cart_id": "c1", "user_id": "u1"}, {})
+    assert (row.id, row.type, row.data, row.metadata) == (
+        1,
+        "CART_CREATED",
+        {"cart_id": "c1", "user_id": "u1"},
+        {},
+    )
     assert row.created_at.tzinfo is not None
     attempts: list[Callable[[], Any]] = [
         lambda: model.create(type="X", data={}),
@@ -389,7 +418,9 @@ def test_tables_that_do_not_exist_yet_are_an_error_that_says_what_to_do(db: Post
         lambda: client.get_latest_event(),
         lambda: client.get_latest_event(final=False),
         lambda: client.save_event(CartCreated("c1", "u1")),
-        lambda: client.save_event_with_stream_validation(CartCreated("c2", "u1"), None, [stream(cart_id="c2")]),
+        lambda: client.save_event_with_stream_validation(
+            CartCreated("c2", "u1"), None, [stream(cart_id="c2")]
+        ),
         lambda: client.horizon(),
         lambda: client.get_projection(CartProjection, "c1"),
         lambda: client.query_projections(CartProjection),
@@ -406,7 +437,8 @@ def test_tables_that_do_not_exist_yet_are_an_error_that_says_what_to_do(db: Post
 
 
 def test_a_client_notices_functions_of_other_data_indexes(client: EventClient) -> None:
-    """A client whose data indexes differ from those installed is told to call `create_tables()`, before it writes."""
+    """A client whose data indexes differ from those installed is told to call `create_tables()`, before it
+    writes."""
     events = create_events_table("my_app", "events", ["product_id"])
     other = create_event_client(client.db, events, client.projections)
     with pytest.raises(NotInstalledError, match="other data_indexes"):
@@ -414,7 +446,8 @@ def test_a_client_notices_functions_of_other_data_indexes(client: EventClient) -
 
 
 def test_a_read_needs_no_index(client: EventClient) -> None:
-    """What a client takes for a data index may be one no longer, or not yet: its reads find the same events."""
+    """What a client takes for a data index may be one no longer, or not yet: its reads find the same
+    events."""
     client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u2"), CartCreated("c3", "u1")])
     events = create_events_table("my_app", "events", ["user_id"])
     other = create_event_client(client.db, events, client.projections)
@@ -438,7 +471,8 @@ def test_a_sequence_that_could_break_the_order_is_refused(client: EventClient, u
 
 
 def test_a_data_index_may_come_later(client: EventClient) -> None:
-    """A field that is added to the data indexes indexes the old events too, and is validated by from then on."""
+    """A field that is added to the data indexes indexes the old events too, and is validated by from then
+    on."""
     client.save_event(CartCreated("c1", "u1"))
     events = create_events_table("my_app", "events", ["cart_id", "product_id", "user_id"])
     later = create_event_client(client.db, events, client.projections)
@@ -451,7 +485,8 @@ def test_a_data_index_may_come_later(client: EventClient) -> None:
 
 
 def test_functions_are_replaced_while_writers_run(client: EventClient, make_client: Make) -> None:
-    """Changing the data indexes again and again under four writers loses no event and breaks no writer for good."""
+    """Changing the data indexes again and again under four writers loses no event and breaks no writer for
+    good."""
     stop, saved, errors = threading.Event(), [], []
     writers = [make_client() for _ in range(4)]
     lock = threading.Lock()
@@ -515,7 +550,9 @@ def test_a_repeated_create_tables_waits_for_nobody(url: str) -> None:
         client = create_event_client(db, events, views)
         client.create_tables()
         again = create_event_client(
-            other, create_events_table(schema="extra", additional_indexes=wanted), create_projections_table(schema="extra")
+            other,
+            create_events_table(schema="extra", additional_indexes=wanted),
+            create_projections_table(schema="extra"),
         )
         other.execute_sql("SET lock_timeout = '500ms'")
         with db.atomic():
@@ -526,4 +563,6 @@ def test_a_repeated_create_tables_waits_for_nobody(url: str) -> None:
 def test_a_table_that_the_events_table_needs_is_not_taken(url: str) -> None:
     """A projections table named like the audit trail would leave one of them out."""
     with pytest.raises(ConfigurationError, match="needs it beside itself"):
-        create_event_client(database(url), create_events_table(name="a"), create_projections_table(name="a_maintenance"))
+        create_event_client(
+            database(url), create_events_table(name="a"), create_projections_table(name="a_maintenance")
+        )

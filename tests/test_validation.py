@@ -20,6 +20,7 @@ from pgevents import (
     UnknownEventTypeError,
     stream,
 )
+
 from .conftest import database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, ItemAddedToCart, ItemRemovedFromCart
 
@@ -31,17 +32,23 @@ def added(cart: str = "c1", product: str = "p1") -> ItemAddedToCart:
 
 
 def test_a_save_against_what_was_read_succeeds(client: EventClient) -> None:
-    """A read, its position, the last event or its id: each may be validated against, if nothing came between."""
+    """A read, its position, the last event or its id: each may be validated against, if nothing came
+    between."""
     client.save_event(CartCreated("c1", "u1"))
     streams = [stream(CartEvent, cart_id="c1")]
     read = client.get_event_stream(CartEvent, cart_id="c1")
     assert client.save_event_with_stream_validation(added(), read).id == 2
     read = client.get_event_stream(CartEvent, cart_id="c1")
     assert client.save_event_with_stream_validation(added(), read.position, streams).id == 3
-    assert client.save_event_with_stream_validation(added(), client.get_latest_event(cart_id="c1"), streams).id == 4
+    assert (
+        client.save_event_with_stream_validation(added(), client.get_latest_event(cart_id="c1"), streams).id
+        == 4
+    )
     assert client.save_event_with_stream_validation(added(), 4, streams[0]).id == 5
     assert client.save_event_with_stream_validation(added(), CartProjection("c1", client).position).id == 6
-    saved = client.save_events_with_stream_validation([added(), added()], client.get_event_stream(cart_id="c1", final=True))
+    saved = client.save_events_with_stream_validation(
+        [added(), added()], client.get_event_stream(cart_id="c1", final=True)
+    )
     assert [one.id for one in saved] == [7, 8]
 
 
@@ -73,8 +80,12 @@ def test_a_bare_id_says_nothing_stands_above(client: EventClient) -> None:
 
 def test_only_what_was_asked_about_conflicts(client: EventClient) -> None:
     """Other identifiers, other types and other values come and go between read and save."""
-    read = client.get_event_streams([stream(CartCreated | CartCheckedOut, cart_id="c1"), stream(product_id=["p1", "p2"])])
-    client.save_events([added("c1", "p3"), CartCreated("c2", "u1"), {"type": "OTHER", "data": {"product_id": 1}}])
+    read = client.get_event_streams(
+        [stream(CartCreated | CartCheckedOut, cart_id="c1"), stream(product_id=["p1", "p2"])]
+    )
+    client.save_events(
+        [added("c1", "p3"), CartCreated("c2", "u1"), {"type": "OTHER", "data": {"product_id": 1}}]
+    )
     assert client.save_event_with_stream_validation(added("c1", "p3"), read).id == 4
     client.save_event(added("c9", "p2"))
     with pytest.raises(ConcurrencyError) as caught:
@@ -172,7 +183,9 @@ def test_five_thousand_streams_in_one_validation(client: EventClient) -> None:
     assert len(read) == 100
     with client.db.atomic():
         client.save_event_with_stream_validation(added("c1"), read)
-        (locks,) = client.db.execute_sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        (locks,) = client.db.execute_sql(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        ).fetchone()
         assert locks < 100
     client.save_event(added("c4999"))
     with pytest.raises(ConcurrencyError) as caught:
@@ -220,8 +233,11 @@ def _race(url: str, barrier: Any, results: Any) -> None:
         read = client.get_event_stream(CartEvent, cart_id="c1")
 
 
-def test_of_eight_concurrent_writers_one_wins(client: EventClient, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight processes that read the same and save at once: one succeeds in each of ten rounds, seven are refused."""
+def test_of_eight_concurrent_writers_one_wins(
+    client: EventClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight processes that read the same and save at once: one succeeds in each of ten rounds, seven are
+    refused."""
     monkeypatch.syspath_prepend(Path(__file__).parent.parent)
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(8), context.Queue()

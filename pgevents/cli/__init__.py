@@ -12,5 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.exit(f'pgevents: {error.name} is missing; the command line is an extra: pip install "pgevents[cli]"')
+        sys.exit(
+            f'pgevents: {error.name} is missing; the command line is an extra: pip install "pgevents[cli]"'
+        )
     run_command()

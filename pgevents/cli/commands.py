@@ -28,7 +28,18 @@ def cli() -> None:
     """An event store in PostgreSQL."""
 
 
-for command in (init, append, tail, stream_command, show, query, import_command, export_command, stats, doctor):
+for command in (
+    init,
+    append,
+    tail,
+    stream_command,
+    show,
+    query,
+    import_command,
+    export_command,
+    stats,
+    doctor,
+):
     cli.add_command(command)
 
 
@@ -47,7 +58,10 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
 
     start = time.perf_counter()
     with embedded_database() as db:
-        yield db.url, f"an embedded PostgreSQL, started in {time.perf_counter() - start:.1f} s, gone afterwards"
+        yield (
+            db.url,
+            f"an embedded PostgreSQL, started in {time.perf_counter() - start:.1f} s, gone afterwards",
+        )
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -68,8 +82,8 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
 def demo(path: Path | None, url: str | None) -> None:
     """Replay one day of a real shop and check it to the penny.
 
-    Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted and queried.
-    At the end eight processes buy the last piece of one product, and one of them gets it.
+    Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted and
+    queried. At the end eight processes buy the last piece of one product, and one of them gets it.
     """
     from pgevents.demo import ORDERS
     from pgevents.demo.orders import NoOrders, read_orders

@@ -14,13 +14,23 @@ import peewee
 from attrs import frozen
 
 from pgevents.client import EventClient, create_event_client
-from pgevents.store.session import Session, open_database
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
-from pgevents.streams import Stream, stream
+from pgevents.store.session import Session, open_database
 from pgevents.store.tables import TableSpec, create_events_table, create_projections_table
+from pgevents.streams import Stream, stream
 
-__all__ = ["EXIT_CODES", "Commands", "Store", "event_json", "fail", "parse_json", "run", "show_event", "stream_of"]
+__all__ = [
+    "EXIT_CODES",
+    "Commands",
+    "Store",
+    "event_json",
+    "fail",
+    "parse_json",
+    "run",
+    "show_event",
+    "stream_of",
+]
 
 EXIT_CODES = """\
 Exit codes: 0 all is well; 1 something failed, or a check did not hold; 2 the command was not understood, or \
@@ -58,7 +68,14 @@ class Commands(click.Group):
             fail('rich is missing; it is an extra: pip install "pgevents[cli]"')
         except BrokenPipeError:
             raise
-        except (PgEventsError, peewee.PeeweeException, EmbeddedServerError, OSError, EOFError, zlib.error) as error:
+        except (
+            PgEventsError,
+            peewee.PeeweeException,
+            EmbeddedServerError,
+            OSError,
+            EOFError,
+            zlib.error,
+        ) as error:
             fail(str(error) or type(error).__name__)
 
 
@@ -134,7 +151,9 @@ class Store:
         schema, name = _split(self.projections or "projections")
         if self.projections is None:
             schema = events.pgevents_spec.schema
-        return _client(self.url or "postgresql://", events, create_projections_table(schema, name, view_indexes))
+        return _client(
+            self.url or "postgresql://", events, create_projections_table(schema, name, view_indexes)
+        )
 
     def open(self) -> EventClient:
         """A client for the tables that are there."""
@@ -153,7 +172,9 @@ class Store:
         found = session.execute(PROJECTIONS_SQL, None).fetchall()
         near = [place for place in found if place[0] == schema]
         view_schema, views = _the_only(near or found, self.projections, "projections")
-        return _client(db, create_events_table(schema, name, fields), create_projections_table(view_schema, views))
+        return _client(
+            db, create_events_table(schema, name, fields), create_projections_table(view_schema, views)
+        )
 
 
 def _client(db: Any, events: Any, projections: Any) -> EventClient:
@@ -179,7 +200,8 @@ def _the_only(found: Sequence[Any], wanted: str | None, kind: str) -> tuple[str,
 
 
 def stream_of(types: Sequence[str], match: Sequence[str]) -> Stream[Any]:
-    """The stream that `--type` and FIELD=VALUE arguments describe; a field given twice means any of its values."""
+    """The stream that `--type` and FIELD=VALUE arguments describe; a field given twice means any of its
+    values."""
     values: dict[str, list[str]] = {}
     for part in match:
         field, sign, value = part.partition("=")
@@ -216,5 +238,7 @@ def show_event(event: Event[Any], as_json: bool) -> None:
         return
     data = json.dumps(event.data, ensure_ascii=False)
     head = f"{event.id:>6}  {click.style(f'{event.created_at:%Y-%m-%d %H:%M:%S}', dim=True)}"
-    rest = click.style(f"  {json.dumps(event.metadata, ensure_ascii=False)}", dim=True) if event.metadata else ""
+    rest = (
+        click.style(f"  {json.dumps(event.metadata, ensure_ascii=False)}", dim=True) if event.metadata else ""
+    )
     click.echo(f"{head}  {click.style(event.type, bold=True)}  {data}{rest}")

@@ -72,7 +72,8 @@ def stats(**options: Any) -> None:
     if store.as_json:
         found: dict[str, Any] = {
             "types": [
-                dict(zip(("type", "events", "last_id", "first_at", "last_at"), row, strict=True)) for row in types
+                dict(zip(("type", "events", "last_id", "first_at", "last_at"), row, strict=True))
+                for row in types
             ],
             "projections": [
                 dict(zip(("type", "version", "saved", "oldest_event_id", "saved_at"), row, strict=True))
@@ -168,14 +169,20 @@ def _server(client: EventClient) -> Iterator[Finding]:
     else:
         yield Finding("ok", f"PostgreSQL {version}")
     if is_standby:
-        yield Finding("fault", "this server is a standby", "it answers display reads only; save on the primary")
+        yield Finding(
+            "fault", "this server is a standby", "it answers display reads only; save on the primary"
+        )
     if isolation != "read committed":
         yield Finding("fault", f"transactions are {isolation} by default, and saves need read committed",
                       "ALTER DATABASE ... SET default_transaction_isolation = 'read committed'")  # fmt: skip
     if fsync == "off":
-        yield Finding("fault", "fsync is off: a power cut can destroy the database", "set fsync = on, except for tests")
+        yield Finding(
+            "fault", "fsync is off: a power cut can destroy the database", "set fsync = on, except for tests"
+        )
     if autovacuum == "off":
-        yield Finding("note", "autovacuum is off", "set autovacuum = on, or see to VACUUM and ANALYZE yourself")
+        yield Finding(
+            "note", "autovacuum is off", "set autovacuum = on, or see to VACUUM and ANALYZE yourself"
+        )
     room = f"room for {lock_room:,} locks, of which {locks:,} are taken"
     if lock_room < FEW_LOCKS:
         yield Finding("note", room,
@@ -183,7 +190,9 @@ def _server(client: EventClient) -> Iterator[Finding]:
     else:
         yield Finding("ok", room)
     if prepared:
-        yield Finding("note", f"{prepared} prepared transactions are open", "COMMIT PREPARED or ROLLBACK PREPARED them")
+        yield Finding(
+            "note", f"{prepared} prepared transactions are open", "COMMIT PREPARED or ROLLBACK PREPARED them"
+        )
 
 
 def _horizon(client: EventClient) -> Iterator[Finding]:
@@ -193,10 +202,16 @@ def _horizon(client: EventClient) -> Iterator[Finding]:
         age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
         if age is None or age > LONG:
             held = True
-            who = f"backend {holder.pid} {holder.application}".strip() if holder.pid else "a prepared transaction"
+            who = (
+                f"backend {holder.pid} {holder.application}".strip()
+                if holder.pid
+                else "a prepared transaction"
+            )
             since = f"for {age:,.0f} s" if age is not None else "since nobody knows when"
             advice = f"SELECT pg_terminate_backend({holder.pid})" if holder.pid else "ROLLBACK PREPARED it"
-            yield Finding("note", f"{who} holds the horizon at {holder.published:,} {since}: followers wait", advice)
+            yield Finding(
+                "note", f"{who} holds the horizon at {holder.published:,} {since}: followers wait", advice
+            )
     if not held:
         yield Finding("ok", f"the horizon is free: final up to id {horizon.id:,} of {horizon.last_issued:,}")
 
@@ -228,7 +243,9 @@ def _upkeep(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
     live, dead, analyzed, auto_analyzed = row
     if dead > 1_000 and dead > live // 2:
         yield Finding(
-            "note", f"{spec.qualified()} is bloated: {dead:,} dead rows beside {live:,}", f"VACUUM {spec.qualified()}"
+            "note",
+            f"{spec.qualified()} is bloated: {dead:,} dead rows beside {live:,}",
+            f"VACUUM {spec.qualified()}",
         )
     if live > BIG and not (analyzed or auto_analyzed):
         yield Finding("note", f"{spec.qualified()} was never analyzed", f"ANALYZE {spec.qualified()}")

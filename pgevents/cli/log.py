@@ -17,14 +17,20 @@ from .frame import EXIT_CODES, Store, parse_json, show_event, stream_of
 __all__ = ["append", "init", "stream_command", "tail"]
 
 MATCH = click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
-TYPES = click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
+TYPES = click.option(
+    "--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again."
+)
 
 
 @click.command(epilog=EXIT_CODES)
 @click.option("--index", "indexes", multiple=True, metavar="FIELD", help="Index this field of the events' data; the "
               "most selective first. Streams are found, and decisions locked, by these.")  # fmt: skip
-@click.option("--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views.")
-@click.option("--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed.")
+@click.option(
+    "--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views."
+)
+@click.option(
+    "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
+)
 @Store.options
 def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **options: Any) -> None:
     """Make the tables and their functions, or bring them up to date."""
@@ -36,7 +42,9 @@ def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **o
         click.echo(client.create_tables_sql(), nl=False)
         return
     client.create_tables()
-    tables = [model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)]
+    tables = [
+        model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
+    ]
     click.echo(f"{tables[0]} and {tables[1]} are ready.")
 
 
@@ -46,7 +54,9 @@ def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **o
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--metadata", default="{}", metavar="JSON", help="What is known about the event.")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated append with it saves nothing more.")
-@click.option("--created-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="When it happened, if not now.")
+@click.option(
+    "--created-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="When it happened, if not now."
+)
 @click.option("--after", type=click.IntRange(0), metavar="ID", help="Save only if nothing newer than this id stands "
               "in the stream that FIELD=VALUE describes.")  # fmt: skip
 @Store.options
@@ -72,7 +82,9 @@ def append(type: str, data: str, match: tuple[str, ...], metadata: str, key: str
 @MATCH
 @TYPES
 @click.option("-n", "--lines", type=click.IntRange(0), default=10, show_default=True, help="So many events.")
-@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it.")
+@click.option(
+    "-f", "--follow", "follows", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it."
+)
 @Store.options
 def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bool, **options: Any) -> None:
     """Print the newest events of the log or of a stream, the last one at the bottom."""
@@ -93,7 +105,9 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
 @MATCH
 @TYPES
 @click.option("--after", type=click.IntRange(0), default=0, metavar="ID", help="Only events above this id.")
-@click.option("--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone.")
+@click.option(
+    "--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone."
+)
 @click.option("--limit", type=click.IntRange(0), help="At most so many.")
 @Store.options
 def stream_command(match: tuple[str, ...], types: tuple[str, ...], after: int, as_of: str | None, limit: int | None,
@@ -105,6 +119,8 @@ def stream_command(match: tuple[str, ...], types: tuple[str, ...], after: int, a
         try:
             until = int(as_of) if as_of.isdecimal() else datetime.fromisoformat(re.sub("Z$", "+00:00", as_of))
         except ValueError:
-            raise click.UsageError(f"--as-of {as_of} is neither an id nor a time like 2026-01-31T12:00+00:00") from None
+            raise click.UsageError(
+                f"--as-of {as_of} is neither an id nor a time like 2026-01-31T12:00+00:00"
+            ) from None
     for event in islice(store.open().iter_event_streams([wanted], after=after, as_of=until), limit):
         show_event(event, store.as_json)

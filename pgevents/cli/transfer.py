@@ -20,8 +20,8 @@ import click
 from attrs import define, frozen
 
 from pgevents.client import EventClient
-from pgevents.errors import IdempotencyError, PgEventsError
 from pgevents.codec.serialization import dump_json, time_of
+from pgevents.errors import IdempotencyError, PgEventsError
 from pgevents.streams import Stream
 
 from .frame import EXIT_CODES, Store, fail, stream_of
@@ -36,11 +36,14 @@ TYPE_LIMIT = 200
 
 COLUMNS = ("id", "type", "data", "metadata", "created_at")
 FORMAT = click.option(
-    "--format", "form", type=click.Choice(["jsonl", "csv"]), help="By default what the file's name says, else jsonl."
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    help="By default what the file's name says, else jsonl.",
 )
 
 
-# -- out -------------------------------------------------------------------------------------------------------------
+# -- out ------------------------------------------------------------
 
 
 @click.command("export", epilog=EXIT_CODES)
@@ -48,7 +51,9 @@ FORMAT = click.option(
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="ID", help="Only events above this id.")
-@click.option("--resume", is_flag=True, help="Go on where the file ends; a line that was cut off is written again.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where the file ends; a line that was cut off is written again."
+)
 @FORMAT
 @Store.options
 def export_command(file: str, match: tuple[str, ...], types: tuple[str, ...], after: int, resume: bool,
@@ -66,7 +71,9 @@ def export_command(file: str, match: tuple[str, ...], types: tuple[str, ...], af
         after = max(after, _mend(Path(file), form))
     total = _count(client, wanted, after)
     target = (
-        nullcontext(sys.stdout) if file == "-" else open(file, "a" if resume else "w", encoding="utf-8", newline="")
+        nullcontext(sys.stdout)
+        if file == "-"
+        else open(file, "a" if resume else "w", encoding="utf-8", newline="")
     )
     count, last = 0, after
     with target as output, _progress("Export", total) as advance:
@@ -112,7 +119,9 @@ def _mend(path: Path, form: str) -> int:
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         tail, start = b"", size
-        while start > 0 and tail.count(b"\n") < 2:  # each event is one line: JSON from jsonb has no line breaks
+        while (
+            start > 0 and tail.count(b"\n") < 2
+        ):  # each event is one line: JSON from jsonb has no line breaks
             start = max(0, start - 65_536)
             file.seek(start)
             tail = file.read(size - start)
@@ -127,7 +136,7 @@ def _mend(path: Path, form: str) -> int:
         fail(f"{path}: the last line is no exported event, so it cannot be gone on with")
 
 
-# -- in --------------------------------------------------------------------------------------------------------------
+# -- in ------------------------------------------------------------
 
 
 class _BadLine(Exception):
@@ -151,12 +160,19 @@ class _Imported:
 @click.command("import", epilog=EXIT_CODES)
 @click.argument("file")
 @click.option(
-    "--key", metavar="TEXT", help="What the import is known by when it is repeated; by default the file's name."
+    "--key",
+    metavar="TEXT",
+    help="What the import is known by when it is repeated; by default the file's name.",
 )
 @click.option(
-    "--type", "type_name", metavar="TYPE", help="CSV of any form: each row is the data of an event of this type."
+    "--type",
+    "type_name",
+    metavar="TYPE",
+    help="CSV of any form: each row is the data of an event of this type.",
 )
-@click.option("--skip", is_flag=True, help="Leave out lines that are no events and tell of them, instead of stopping.")
+@click.option(
+    "--skip", is_flag=True, help="Leave out lines that are no events and tell of them, instead of stopping."
+)
 @FORMAT
 @Store.options
 def import_command(
@@ -164,8 +180,9 @@ def import_command(
 ) -> None:
     """Save the events of FILE, plain or gzipped, as `pgevents export` writes them; - is the standard input.
 
-    A line of JSON has "type", "data" and, if need be, "metadata" and "created_at"; in CSV these are columns. Each 500
-    lines are one transaction with an idempotency key, so an import that broke off is simply run again, also when the
+    A line of JSON has "type", "data" and, if need be, "metadata" and "created_at"; in CSV these are columns.
+    Each 500 lines are one transaction with an idempotency key, so an import that broke off is simply run
+    again, also when the
     file has grown since: what is there already is not saved twice.
     """
     store, form = Store(**options), _form(file, form)
@@ -208,7 +225,12 @@ def import_command(
 
 
 def _save(
-    client: EventClient, lines: list[_Line], prefix: str, created_at: datetime | None, first_new: int, done: _Imported
+    client: EventClient,
+    lines: list[_Line],
+    prefix: str,
+    created_at: datetime | None,
+    first_new: int,
+    done: _Imported,
 ) -> None:
     key, events = f"{prefix}:{lines[0].number}", [line.event for line in lines]
     try:
@@ -219,7 +241,9 @@ def _save(
             _save(client, lines[:known], prefix, created_at, first_new, done)
             _save(client, lines[known:], prefix, created_at, first_new, done)
             return
-        fail(f"from line {lines[0].number} on, other events were imported as {prefix!r} before; give another --key")
+        fail(
+            f"from line {lines[0].number} on, other events were imported as {prefix!r} before; give another --key"
+        )
     except PgEventsError as error:
         fail(f"lines {lines[0].number} to {lines[-1].number}: {error}")
     if first > first_new:
@@ -231,7 +255,8 @@ def _save(
 def _append(client: EventClient, events: list[dict[str, Any]], key: str, created_at: datetime | None) -> int:
     """Save events as they were stored elsewhere, and give the first one's id.
 
-    The client would refuse the metadata that it keeps for itself (the version of the data); there they are right.
+    The client would refuse the metadata that it keeps for itself (the version of the data); there they are
+    right.
     """
     rows = [
         (one["type"], dump_json(one["data"], "the data"), dump_json(one.get("metadata", {}), "the metadata"))
@@ -309,7 +334,7 @@ def _line(number: int, row: Any) -> _Line:
     return _Line(number, {"type": given["type"], "data": given["data"], "metadata": metadata}, when)
 
 
-# -- both ------------------------------------------------------------------------------------------------------------
+# -- both ------------------------------------------------------------
 
 
 def _form(file: str, form: str | None) -> str:
@@ -336,5 +361,7 @@ def _tell(store: Store, what: str, start: float, **figures: int) -> None:
     if store.as_json:
         click.echo(json.dumps({**figures, "seconds": round(seconds, 3)}), err=True)
         return
-    rest = ", ".join(f"{name.replace('_', ' ')} {figure:,}" for name, figure in figures.items() if name != "events")
+    rest = ", ".join(
+        f"{name.replace('_', ' ')} {figure:,}" for name, figure in figures.items() if name != "events"
+    )
     click.echo(f"{what} {figures['events']:,} events in {seconds:.1f} s ({rest})", err=True)

@@ -74,5 +74,7 @@ def query(
     for row in rows:
         data = json.dumps(row["data"], ensure_ascii=False)
         click.echo(
-            json.dumps(row, ensure_ascii=False) if store.as_json else f"{click.style(row['id'], bold=True)}  {data}"
+            json.dumps(row, ensure_ascii=False)
+            if store.as_json
+            else f"{click.style(row['id'], bold=True)}  {data}"
         )

@@ -1,23 +1,26 @@
-"""Rows of the log made events: data into their classes, by way of upcasters and plugins where there are any."""
+"""Rows of the log made events: data into their classes, by way of upcasters and plugins where there are
+any."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pgevents.events import Event, EventType, EventTypes, StoredEvent, UnfrozenEvent
 from pgevents.codec.serialization import VERSION_KEY, Serializer, load_json, time_of
+from pgevents.events import Event, EventType, EventTypes, StoredEvent, UnfrozenEvent
 
 __all__ = ["FIELD_END", "Decoder", "rows_of"]
 
 FIELD_END = "\x1f"
-"""Between the fields of all events that the functions of `ordering.sql` give as one text; JSON has it escaped."""
+"""Between the fields of all events that the functions of `ordering.sql` give as one text; JSON has it
+escaped."""
 COLUMNS = 6
 MANY = 10_000
 """Of how many type names a decoder remembers what it found."""
 BeforeDecode = Callable[[list[StoredEvent]], list[StoredEvent]]
 Way = tuple[EventType | None, int, Callable[[str], Any]]
-"""What is known of a stored type: itself, its newest version, and what makes an instance of that version's text."""
+"""What is known of a stored type: itself, its newest version, and what makes an instance of that version's
+    text."""
 
 
 def rows_of(text: str) -> Iterator[Any]:
@@ -90,16 +93,28 @@ class Decoder:
 
     def _way(self, name: str) -> Way:
         kind = self._types.find(name)
-        return (None, 1, load_json) if kind is None else (kind, kind.version, self._serializer.from_text[kind.cls])
+        return (
+            (None, 1, load_json)
+            if kind is None
+            else (kind, kind.version, self._serializer.from_text[kind.cls])
+        )
 
     def _events_by_plugins(self, before_decode: BeforeDecode, rows: list[Any]) -> list[Event[Any]]:
         stored: list[StoredEvent] = []
         for event_id, name, text, metadata_text, _, _ in rows:
             metadata: dict[str, Any] = load_json(metadata_text) if metadata_text else {}
-            stored.append(StoredEvent(int(event_id), name, metadata.pop(VERSION_KEY, 1), load_json(text), metadata))
+            stored.append(
+                StoredEvent(int(event_id), name, metadata.pop(VERSION_KEY, 1), load_json(text), metadata)
+            )
         events: list[Event[Any]] = []
         for one, row in zip(before_decode(stored) if stored else (), rows, strict=True):
             kind = self._types.find(one.type)
-            data = one.data if kind is None else self._serializer.decode_event(kind, one.data, one.version, one.id)
-            events.append(Event(one.id, one.type, data, one.metadata, time_of(row[4]), time_of(row[5] or row[4])))
+            data = (
+                one.data
+                if kind is None
+                else self._serializer.decode_event(kind, one.data, one.version, one.id)
+            )
+            events.append(
+                Event(one.id, one.type, data, one.metadata, time_of(row[4]), time_of(row[5] or row[4]))
+            )
         return events

@@ -1,6 +1,7 @@
 """What the extra `fast` brings: msgspec reads and writes JSON, and event classes of plain fields in one step.
 
-Everything here has a slower way in `serialization` that gives the same results; whatever msgspec refuses goes there.
+Everything here has a slower way in `serialization` that gives the same results; whatever msgspec refuses goes
+there.
 """
 
 from __future__ import annotations
@@ -22,22 +23,34 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["dump_exactly", "dump_lines", "instance_decoder", "is_present", "load", "preparer", "writer", "written"]
+__all__ = [
+    "dump_exactly",
+    "dump_lines",
+    "instance_decoder",
+    "is_present",
+    "load",
+    "preparer",
+    "writer",
+    "written",
+]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
 READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 """Field types that they read by the same rules."""
 TIMES = (datetime, datetime | None)
-"""They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something else."""
+"""They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something
+    else."""
 
 NUL = "\\u0000"
-"""A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and drop an error."""
+"""A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and
+drop an error."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
 def dump_exactly(value: object) -> tuple[str, Any] | None:
-    """JSON text, and what reading it gives; None for what msgspec does not take, or would change without a word.
+    """JSON text, and what reading it gives; None for what msgspec does not take, or would change without a
+    word.
 
     It writes more than JSON has: a Decimal as text, NaN as null, a tuple as a list.
     """
@@ -56,7 +69,9 @@ def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
     if msgspec is None or not attrs.has(cls):
         return None
     fields = _plain_fields(cls)
-    if fields is None or not all(kind in TIMES or _is_read_alike(kind, frozenset({cls})) for kind in fields.values()):
+    if fields is None or not all(
+        kind in TIMES or _is_read_alike(kind, frozenset({cls})) for kind in fields.values()
+    ):
         return None
     decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
     times = [name for name, kind in fields.items() if kind in TIMES]
@@ -88,7 +103,8 @@ def written(text: str) -> Any:
 def dump_lines(values: list[Any]) -> str | None:
     """JSON text of what `preparer` and `written` give, each on a line of its own.
 
-    None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way says so.
+    None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way
+    says so.
     """
     try:
         text: str = msgspec.json.Encoder().encode_lines(values)[:-1].decode()
@@ -98,21 +114,24 @@ def dump_lines(values: list[Any]) -> str | None:
 
 
 def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
-    """Makes of an instance what `dump_lines` writes so that a read makes it again; None if class or instance do not allow that.
+    """Makes of an instance what `dump_lines` writes so that a read makes it again; None if class or instance
+    do not allow that.
 
-    The values have to be of exactly the types of their fields, and times in UTC, for a read would give another time zone.
-    Whether they are is compiled, as attrs does with its methods.
+    The values have to be of exactly the types of their fields, and times in UTC, for a read would give
+    another time zone. Whether they are is compiled, as attrs does with its methods.
 
     Args:
         cls: The class.
-        as_row: Whether to make a dict of every instance, which by itself is written sooner. By the thousand, and without
-            times, instances as they are take less time.
+        as_row: Whether to make a dict of every instance, which by itself is written sooner. By the thousand,
+            and without times, instances as they are take less time.
     """
     fields = _plain_fields(cls)
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
         return lambda instance: None
     times = {name for name, kind in fields.items() if kind in TIMES}
-    names: dict[str, Any] = {f"kind_{name}": datetime if name in times else kind for name, kind in fields.items()}
+    names: dict[str, Any] = {
+        f"kind_{name}": datetime if name in times else kind for name, kind in fields.items()
+    }
     tests = [f"type(instance.{name}) is kind_{name}" for name in fields]
     tests += [f"instance.{name}.tzinfo is utc" for name in times]
     values = [f"{name!r}: instance.{name}{'.isoformat()' if name in times else ''}" for name in fields]
@@ -123,7 +142,8 @@ def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
 
 
 def writer(cls: type[Any]) -> Callable[[Any], tuple[str, dict[str, Any]] | None]:
-    """Makes JSON text of an instance in one step, and tells the fields that it wrote; None if class or instance do not allow."""
+    """Makes JSON text of an instance in one step, and tells the fields that it wrote; None if class or
+    instance do not allow."""
     prepare = preparer(cls, as_row=True)
     encode: Any = None if msgspec is None else msgspec.json.encode
 
@@ -141,11 +161,12 @@ def writer(cls: type[Any]) -> Callable[[Any], tuple[str, dict[str, Any]] | None]
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
-    """Whether a type is one of those, or a plain class, list, tuple, dict or union with None made of them alone."""
+    """Whether a type is one of those, or a plain class, list, tuple, dict or union with None made of them
+    alone."""
     if kind in READ_ALIKE:
         return True
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is list or origin is tuple and arguments[1:] == (...,):
+    if origin is list or (origin is tuple and arguments[1:] == (...,)):
         return _is_read_alike(arguments[0], outer)
     if origin is dict:
         return arguments[0] is str and _is_read_alike(arguments[1], outer)
@@ -157,10 +178,11 @@ def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
 
 
 def _plain_fields(cls: Any) -> dict[str, Any] | None:
-    """The types of the fields of an attrs class that does nothing of its own when it is made, and holds nothing else.
+    """The types of the fields of an attrs class that does nothing of its own when it is made, and holds
+    nothing else.
 
-    msgspec sets the attributes of an instance without its `__init__`, and writes all that it finds in one: what
-    `functools.cached_property` has kept, too.
+    msgspec sets the attributes of an instance without its `__init__`, and writes all that it finds in one:
+    what `functools.cached_property` has kept, too.
     """
     if not isinstance(cls, type) or "__attrs_attrs__" not in vars(cls):
         return None
@@ -177,6 +199,12 @@ def _plain_fields(cls: Any) -> dict[str, Any] | None:
         return None
     for one in fields:
         has_own_default = isinstance(one.default, attrs.Factory) and one.default.takes_self  # type: ignore[arg-type]
-        if not one.init or one.converter or one.alias != one.name or one.name.startswith("_") or has_own_default:
+        if (
+            not one.init
+            or one.converter
+            or one.alias != one.name
+            or one.name.startswith("_")
+            or has_own_default
+        ):
             return None
     return {one.name: one.type for one in fields}

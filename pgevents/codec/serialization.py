@@ -18,7 +18,15 @@ from pgevents.codec import fast
 from pgevents.errors import EventDecodeError, EventEncodeError
 from pgevents.events import EventType
 
-__all__ = ["Serializer", "dump_and_load", "dump_json", "load_json", "make_event_converter", "parse_time", "time_of"]
+__all__ = [
+    "Serializer",
+    "dump_and_load",
+    "dump_json",
+    "load_json",
+    "make_event_converter",
+    "parse_time",
+    "time_of",
+]
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -28,7 +36,8 @@ VERSION_KEY = "$version"
 
 
 def make_event_converter() -> cattrs.Converter:
-    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone, tuples.
+    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone,
+        tuples.
 
     Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused.
     """
@@ -78,7 +87,9 @@ def _decimal(value: Any) -> Decimal:
 
 def _datetime_text(value: datetime) -> str:
     if value.tzinfo is None:
-        raise ValueError(f"{value!r} has no time zone; use datetime.now(timezone.utc) or .replace(tzinfo=...)")
+        raise ValueError(
+            f"{value!r} has no time zone; use datetime.now(timezone.utc) or .replace(tzinfo=...)"
+        )
     return value.isoformat()
 
 
@@ -114,13 +125,16 @@ def dump_json(value: object, what: str) -> str:
     """JSON text that PostgreSQL's jsonb takes.
 
     Raises:
-        EventEncodeError: NaN or infinity, a NUL character, a lone surrogate, or a value that JSON has no form for.
+        EventEncodeError: NaN or infinity, a NUL character, a lone surrogate, or a value that JSON has no form
+            for.
     """
     try:
         text = _encode(value)
         text.encode()
     except UnicodeEncodeError:
-        raise EventEncodeError(f"{what}: a string holds half of a surrogate pair, which is not text") from None
+        raise EventEncodeError(
+            f"{what}: a string holds half of a surrogate pair, which is not text"
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise EventEncodeError(f"{what} cannot be stored as JSON: {error}") from error
     if "\\u0000" in text and _holds_nul(value):
@@ -169,7 +183,8 @@ class Serializer:
 
     Attributes:
         converter: The converter.
-        write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then `dump` knows more.
+        write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then
+            `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
     """
 
@@ -186,9 +201,15 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(fast.preparer if is_ours else lambda cls: lambda data: None)
-        self.write: _ByClass[Callable[[Any], Written | None]] = _ByClass(fast.writer if is_ours else lambda cls: lambda data: None)
-        self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(self._text_decoder if is_ours else self._slow_text_decoder)
+        self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(
+            fast.preparer if is_ours else lambda cls: lambda data: None
+        )
+        self.write: _ByClass[Callable[[Any], Written | None]] = _ByClass(
+            fast.writer if is_ours else lambda cls: lambda data: None
+        )
+        self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(
+            self._text_decoder if is_ours else self._slow_text_decoder
+        )
 
     def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:
         return fast.instance_decoder(cls) or self._slow_text_decoder(cls)
@@ -229,10 +250,14 @@ class Serializer:
                     ready = prepare[data.__class__](data)
                 except AttributeError:  # a field was deleted: the slower way says so
                     ready = None
-                values.append(fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready)
+                values.append(
+                    fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready
+                )
             lines = fast.dump_lines(values)
         if lines is None:
-            lines = "\n".join([self.dump(data, data.__class__, name)[0] for name, data in zip(names, given, strict=True)])
+            lines = "\n".join(
+                [self.dump(data, data.__class__, name)[0] for name, data in zip(names, given, strict=True)]
+            )
         return lines
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
@@ -289,7 +314,9 @@ class Serializer:
             except Exception as error:
                 field, reason = _first_fault(error)
                 at_field = f", field {field!r}" if field else ""
-                raise EventEncodeError(f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}") from error
+                raise EventEncodeError(
+                    f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
+                ) from error
 
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
         """Once more, with a converter that keeps track of the field that it is at."""
@@ -352,4 +379,3 @@ def _first_fault(error: BaseException) -> tuple[str | None, str]:
     if isinstance(error, KeyError):
         return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
     return ".".join(path) or None, str(error) or type(error).__name__
-

@@ -1,4 +1,5 @@
-"""`pgevents demo`: one day of a real shop's order lines, replayed into an event store, and checked to the penny.
+"""`pgevents demo`: one day of a real shop's order lines, replayed into an event store, and checked to the
+penny.
 
 - `orders.py`: a CSV file to order lines; what cannot be one is kept with its reason
 - `shop.py`: the shop's events, views and decisions

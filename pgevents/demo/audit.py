@@ -1,4 +1,5 @@
-"""What a CSV file of order lines adds up to, with csv and Decimal alone: nothing of the demo or of pgevents is used."""
+"""What a CSV file of order lines adds up to, with csv and Decimal alone: nothing of the demo or of pgevents
+is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Order lines out of a CSV file as dirty as real ones are: nothing is lost silently, and nothing stops the reading."""
+"""Order lines out of a CSV file as dirty as real ones are: nothing is lost silently, and nothing stops the
+reading."""
 
 from __future__ import annotations
 
@@ -18,7 +19,16 @@ from attrs import define, field, frozen
 
 __all__ = ["FIELDS", "Line", "NoOrders", "Orders", "Skipped", "Tally", "is_cancellation", "read_orders"]
 
-FIELDS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
+FIELDS = (
+    "InvoiceNo",
+    "StockCode",
+    "Description",
+    "Quantity",
+    "InvoiceDate",
+    "UnitPrice",
+    "CustomerID",
+    "Country",
+)
 CODE_LIMIT = 100
 BOUND = Decimal(10**12)
 """A quantity or a price beyond this is no number that a shop could mean."""
@@ -178,7 +188,8 @@ def _keep(orders: Orders, number: int, invoice: str, line: Line) -> None:
         "without a description": not line.description,
         "free of charge": line.price == 0,
         "of a product that is in the cart already": place in orders.places,
-        "of another customer than the invoice's first": bool(kept) and line.customer_id != kept[0].customer_id,
+        "of another customer than the invoice's first": bool(kept)
+        and line.customer_id != kept[0].customer_id,
     }
     for name in (name for name, is_so in odd.items() if is_so):
         orders.noticed[name].add(number)
@@ -237,7 +248,8 @@ def _number(text: str) -> Decimal | None:
 
 
 def _split(line: str) -> list[str]:
-    """Each line by itself, so that a quote which is never closed costs its own line and not the rest of the file."""
+    """Each line by itself, so that a quote which is never closed costs its own line and not the rest of the
+    file."""
     try:
         return next(csv.reader([line], strict=True), list[str]())
     except csv.Error:
@@ -251,7 +263,10 @@ def _lines(path: str | PathLike[str], noticed: dict[str, Tally]) -> Iterator[tup
         raw.seek(0)
         try:
             for number, line in enumerate(gzip.open(raw) if is_gzip else raw, 1):
-                yield number, _text(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, number, noticed)
+                yield (
+                    number,
+                    _text(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, number, noticed),
+                )
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise NoOrders(f"the gzipped file is damaged or cut off ({error})") from error
 

@@ -99,14 +99,18 @@ def race(
         buyers,
         winners=tuple(cart for cart, text in answer.items() if text == "bought"),
         sold_out=sum(text == "sold out" for text in answer.values()),
-        failures=tuple(f"{cart}: {text}" for cart, text in answer.items() if text not in ("bought", "sold out")),
+        failures=tuple(
+            f"{cart}: {text}" for cart, text in answer.items() if text not in ("bought", "sold out")
+        ),
         sold=len(client.get_event_stream(ItemAdded, after=counted.id, product_id=product_id)),
         left=product.view.left,
         seconds=seconds,
     )
 
 
-def _listen(start: Any, answers: Any, buyers: int, progress: Callable[[int], object]) -> tuple[float, dict[str, str]]:
+def _listen(
+    start: Any, answers: Any, buyers: int, progress: Callable[[int], object]
+) -> tuple[float, dict[str, str]]:
     with suppress(threading.BrokenBarrierError):  # somebody could not come; the answers say why
         start.wait(PATIENCE)
     begun = time.perf_counter()

@@ -100,7 +100,9 @@ def _batch(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
     """As an import does: the whole cart in one transaction, and only if there is no such cart yet."""
     items: list[CartEvent] = [_item(invoice, line) for line in lines]
     with client.db.atomic():  # pyright: ignore[reportUnknownMemberType]
-        client.save_event_with_stream_validation(_opened(invoice, lines), None, stream(CartEvent, cart_id=invoice))
+        client.save_event_with_stream_validation(
+            _opened(invoice, lines), None, stream(CartEvent, cart_id=invoice)
+        )
         for start in range(0, len(items), BATCH):
             client.save_events(items[start : start + BATCH])
         client.save_event(CartCheckedOut(invoice, lines[-1].at))

@@ -90,7 +90,9 @@ class Report:
         return all(check.holds for check in self.checks) and (self.race is None or self.race.is_fair)
 
 
-def make_report(client: EventClient, orders: Orders, audit: Audit, replayed: Replayed, snapshots: Pace) -> Report:
+def make_report(
+    client: EventClient, orders: Orders, audit: Audit, replayed: Replayed, snapshots: Pace
+) -> Report:
     """Ask the views.
 
     Args:
@@ -157,7 +159,13 @@ def _checks(what: str, sums: Sums, side: Side, orders: Orders, *, cancels: bool)
     pieces = sum((line.pieces for line in skipped), Decimal(0))
     money = sum((line.money for line in skipped), Decimal(0))
     return [
-        Check(f"{what}: carts", Decimal(sums.carts), Decimal(len(lost)), Decimal(len(side.invoices)), is_head=True),
+        Check(
+            f"{what}: carts",
+            Decimal(sums.carts),
+            Decimal(len(lost)),
+            Decimal(len(side.invoices)),
+            is_head=True,
+        ),
         Check("lines", Decimal(sums.lines), Decimal(len(skipped)), Decimal(side.lines)),
         Check("pieces", Decimal(sums.pieces), pieces, side.pieces),
         Check("money", _pounds(sums.pence), money, side.money, is_money=True),

@@ -66,6 +66,7 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
 
 
 def _prize(report: Report) -> str:
-    """The best seller that is a thing: codes of things begin with a digit, those of postage and the like do not."""
+    """The best seller that is a thing: codes of things begin with a digit, those of postage and the like do
+    not."""
     best = report.best_sellers
     return next((product.id for product in best if product.id[0].isdigit()), best[0].id)

@@ -37,7 +37,9 @@ class Screen:
         """What is about to be replayed."""
         first, last = (f"{at.day} {at:%B %Y}" for at in orders.days)
         days = first if first == last else f"{first} to {last}"
-        self.console.print(f"[bold]{escape(name)}[/]: {orders.lines:,} order lines of a shop, {days}", soft_wrap=True)
+        self.console.print(
+            f"[bold]{escape(name)}[/]: {orders.lines:,} order lines of a shop, {days}", soft_wrap=True
+        )
 
     def say(self, text: str) -> None:
         """One line about what goes on."""

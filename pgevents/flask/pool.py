@@ -1,4 +1,5 @@
-"""The connections of one app: each is lent to a context, which gives it back when it ends, whatever happened."""
+"""The connections of one app: each is lent to a context, which gives it back when it ends, whatever
+happened."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import peewee
 from flask import g, has_app_context
 
-from pgevents.store.session import open_database
 from pgevents.embedded import embedded_database
 from pgevents.errors import PgEventsError
 from pgevents.flask.context import active_store
+from pgevents.store.session import open_database
 
 if TYPE_CHECKING:  # playhouse has no types
     from peewee import PostgresqlDatabase as PooledPostgresqlDatabase
@@ -28,21 +29,23 @@ __all__ = ["Pool", "UnavailableError", "give_back"]
 
 
 class UnavailableError(PgEventsError, ConnectionError):
-    """There was no connection to be had: the server cannot be reached, or all connections of the pool are in use."""
+    """There was no connection to be had: the server cannot be reached, or all connections of the pool are in
+    use."""
 
 
 class Pool(PooledPostgresqlDatabase):
     """A Peewee database whose connections belong to the contexts of one app.
 
-    Peewee keeps the connection of each thread; which context took it is noted in the context's `g`. So a nested
-    context leaves its outer one's connection alone, and the thread of an async view cannot keep one.
+    Peewee keeps the connection of each thread; which context took it is noted in the context's `g`. So a
+    nested context leaves its outer one's connection alone, and the thread of an async view cannot keep one.
     """
 
     def __init__(self, url: str, folder: str, *, size: int, timeout: float, name: str) -> None:
         """Nothing connects yet.
 
         Args:
-            url: `postgresql://...`, or `embedded` or `embedded:folder` for a server that starts when it is needed.
+            url: `postgresql://...`, or `embedded` or `embedded:folder` for a server that starts when it is
+                needed.
             folder: Where the data of such a server stand, if the URL does not say.
             size: How many connections at most.
             timeout: Seconds to wait for one of them.

@@ -8,7 +8,13 @@ from typing import Any
 from flask import Response, current_app, jsonify, request
 from werkzeug.exceptions import Conflict, HTTPException, ServiceUnavailable, UnprocessableEntity
 
-from pgevents.errors import ConcurrencyError, ConnectionLostError, IdempotencyError, NotInstalledError, RetryableError
+from pgevents.errors import (
+    ConcurrencyError,
+    ConnectionLostError,
+    IdempotencyError,
+    NotInstalledError,
+    RetryableError,
+)
 from pgevents.flask.pool import UnavailableError
 
 __all__ = ["HANDLERS"]
@@ -18,7 +24,8 @@ RETRY_AFTER = 1
 
 
 def _respond(error: HTTPException, cause: Exception, **fields: Any) -> Response:
-    """As JSON, or as the app's own page for the code, whichever the request accepts; the page finds the cause in it."""
+    """As JSON, or as the app's own page for the code, whichever the request accepts; the page finds the cause
+    in it."""
     error.__cause__ = cause
     accepted = request.accept_mimetypes
     if request.is_json or accepted["application/json"] > accepted["text/html"]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import attrs
 import pluggy
 
-from pgevents.hooks import specs as hookspecs
-from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.errors import PluginError
 from pgevents.events import NewEvent, StoredEvent
+from pgevents.hooks import specs as hookspecs
+from pgevents.hooks.details import Conflict, Operation, Snapshot
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
@@ -56,13 +56,19 @@ class HookCalls:
 
     def before_save(self, events: list[NewEvent]) -> list[NewEvent]:
         """What plugins make of events that are about to be saved."""
-        return self._several("pgevents_before_save", in_order(self._impls("pgevents_before_save")), NewEvent, events)
+        return self._several(
+            "pgevents_before_save", in_order(self._impls("pgevents_before_save")), NewEvent, events
+        )
 
     def before_decode(self, events: list[StoredEvent]) -> list[StoredEvent]:
         """What plugins make of stored events before they become instances."""
         impls = in_order(self._impls("pgevents_before_decode"))
         marked = [impl.tryfirst - impl.trylast for impl in impls]
-        mirrored = [impl for mark in (1, 0, -1) for impl in _mirrored(mark, [i for i, m in zip(impls, marked) if m == mark])]
+        mirrored = [
+            impl
+            for mark in (1, 0, -1)
+            for impl in _mirrored(mark, [i for i, m in zip(impls, marked, strict=True) if m == mark])
+        ]
         return self._several("pgevents_before_decode", mirrored, StoredEvent, events)
 
     def _several(self, hook: str, impls: Sequence[Impl], kind: type[T], events: list[T]) -> list[T]:
@@ -81,13 +87,17 @@ class HookCalls:
 
         def check(plugin: str, given: Snapshot, replaced: Any) -> Snapshot:
             if not isinstance(replaced, Snapshot) or attrs.evolve(replaced, data=given.data) != given:
-                raise PluginError(f"{plugin}: pgevents_before_snapshot returns the snapshot with other data, or None")
+                raise PluginError(
+                    f"{plugin}: pgevents_before_snapshot returns the snapshot with other data, or None"
+                )
             return replaced
 
         impls = in_order(self._impls("pgevents_before_snapshot"))
         return self._chain("pgevents_before_snapshot", impls, "snapshot", snapshot, check)
 
-    def _chain(self, hook: str, impls: Sequence[Impl], key: str, value: T, check: Callable[[str, T, Any], T]) -> T:
+    def _chain(
+        self, hook: str, impls: Sequence[Impl], key: str, value: T, check: Callable[[str, T, Any], T]
+    ) -> T:
         """Each plugin with what the one before it returned; wrappers around them all."""
 
         def run() -> T:
@@ -101,10 +111,13 @@ class HookCalls:
 
         wrappers = [impl for impl in in_order(self._impls(hook)) if impl.wrapper]
         result = _wrapped(wrappers, {"client": self.client, key: _frozen(value)}, run)
-        return check(" and ".join(impl.plugin_name for impl in wrappers), value, result) if wrappers else result
+        return (
+            check(" and ".join(impl.plugin_name for impl in wrappers), value, result) if wrappers else result
+        )
 
     def tell(self, hook: str, **arguments: Any) -> Sequence[Any]:
-        """Call each plugin by itself: its error is logged, and neither reaches the caller nor keeps the next from it."""
+        """Call each plugin by itself: its error is logged, and neither reaches the caller nor keeps the next
+        from it."""
         arguments["client"] = self.client
         impls = in_order(self._impls(hook))
 
@@ -212,7 +225,8 @@ def _entered(impl: Impl, arguments: Mapping[str, Any]) -> Any:
 
 
 def _left(plugin_name: str, manager: Any, outcome: tuple[Any, ...]) -> None:
-    """Leave an observer's context manager; a `@contextmanager` raises what it was given, which is no error of its own."""
+    """Leave an observer's context manager; a `@contextmanager` raises what it was given, which is no error of
+    its own."""
     try:
         manager.__exit__(*outcome)
     except Exception as error:

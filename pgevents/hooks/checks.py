@@ -14,7 +14,12 @@ from pgevents.hooks.specs import PROJECT, SPECS
 __all__ = ["check_plugin", "name_of"]
 
 MARK = f"{PROJECT}_impl"
-ONE_BY_ONE = {"pgevents_registered", "pgevents_register_events", "pgevents_configure_converter", "pgevents_observe"}
+ONE_BY_ONE = {
+    "pgevents_registered",
+    "pgevents_register_events",
+    "pgevents_configure_converter",
+    "pgevents_observe",
+}
 """Hooks that are called for each plugin by itself, so that a wrapper would have nothing to wrap."""
 
 
@@ -30,7 +35,9 @@ def check_plugin(plugin: Any) -> None:
         PluginError: Says what to mend.
     """
     if inspect.isclass(plugin):
-        raise PluginError(f"{plugin.__qualname__} is a class; register an instance of it: {plugin.__qualname__}(...)")
+        raise PluginError(
+            f"{plugin.__qualname__} is a class; register an instance of it: {plugin.__qualname__}(...)"
+        )
     if isinstance(plugin, str):
         raise PluginError(f"{plugin!r} is a text; a plugin is an instance or a module: import it")
     marked = 0
@@ -42,7 +49,9 @@ def check_plugin(plugin: Any) -> None:
                 near = _nearest(hook, list(SPECS))
                 raise PluginError(f"{where}: {hook} is no hook of pgevents; did you mean {near}?")
         elif options is None:
-            raise PluginError(f"{where} is named like a hook and lacks its mark: put @pgevents.hookimpl above it")
+            raise PluginError(
+                f"{where} is named like a hook and lacks its mark: put @pgevents.hookimpl above it"
+            )
         else:
             _check_kind(where, hook, function, options)
             _check_arguments(where, hook, function)
@@ -59,7 +68,9 @@ def _candidates(plugin: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str
             continue
         mark: Any = getattr(getattr(member, "__func__", member), MARK, None)
         options = cast("dict[str, Any]", mark) if isinstance(mark, dict) else None
-        if options is None and not (name.startswith(PROJECT[:-1]) and "_" in name and callable(getattr(plugin, name, None))):
+        if options is None and not (
+            name.startswith(PROJECT[:-1]) and "_" in name and callable(getattr(plugin, name, None))
+        ):
             continue
         if isinstance(plugin, ModuleType) and name in SPECS and member is SPECS[name]:
             continue  # a specification that the module imported
@@ -73,14 +84,20 @@ def _check_kind(where: str, hook: str, function: Callable[..., Any], options: di
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise PluginError(f"{where} is async; hooks are plain functions, nobody would await it")
     if options.get("hookwrapper"):
-        raise PluginError(f"{where} is an old-style wrapper; write @hookimpl(wrapper=True), and return the result")
+        raise PluginError(
+            f"{where} is an old-style wrapper; write @hookimpl(wrapper=True), and return the result"
+        )
     if options.get("wrapper"):
         if hook in ONE_BY_ONE:
             raise PluginError(f"{where}: {hook} is called for each plugin by itself and takes no wrapper")
         if not is_generator:
-            raise PluginError(f"{where} is marked as a wrapper and does not yield: result = yield; return result")
+            raise PluginError(
+                f"{where} is marked as a wrapper and does not yield: result = yield; return result"
+            )
     elif is_generator:
-        raise PluginError(f"{where} yields, so calling it would run nothing; mark it @hookimpl(wrapper=True) if it wraps")
+        raise PluginError(
+            f"{where} yields, so calling it would run nothing; mark it @hookimpl(wrapper=True) if it wraps"
+        )
 
 
 def _check_arguments(where: str, hook: str, function: Callable[..., Any]) -> None:
@@ -99,7 +116,9 @@ def _check_arguments(where: str, hook: str, function: Callable[..., Any]) -> Non
         if argument.kind is argument.KEYWORD_ONLY:
             raise PluginError(f"{where} takes {argument.name!r} by keyword only; remove the * before it")
         if argument.default is not argument.empty:
-            raise PluginError(f"{where}: {argument.name!r} has a default, which would always be taken; remove it")
+            raise PluginError(
+                f"{where}: {argument.name!r} has a default, which would always be taken; remove it"
+            )
 
 
 def _nearest(word: str, words: list[str]) -> str:

@@ -71,9 +71,10 @@ class Operation:
         projection: The projection's type, of a fold, a decision or a snapshot.
         attempt: Of a save within a `decide`: which try it is. Of a `decide`: how many it took.
         events: How many events were saved, read or folded.
-        status: Of a save "saved" or "repeated" (its idempotency key was used before); of a snapshot what came of it.
-        lock_wait: Of a save, the seconds from its arrival at the server until its locks were held and its check was
-            made; None where that is not known.
+        status: Of a save "saved" or "repeated" (its idempotency key was used before); of a snapshot what came
+            of it.
+        lock_wait: Of a save, the seconds from its arrival at the server until its locks were held and its
+            check was made; None where that is not known.
     """
 
     name: str

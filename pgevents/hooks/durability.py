@@ -46,9 +46,10 @@ def _is_in_transaction(client: EventClient) -> bool:
 def when_durable(client: EventClient, saved: Sequence[Event[Any]]) -> None:
     """Tell `pgevents_after_commit`, now or when the outermost transaction is over.
 
-    Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for what was rolled
-    back with a savepoint: so the log itself is asked afterwards which events are in it. And it stops at the first
-    callback that raises, so ours stands before the caller's.
+    Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for what was
+    rolled
+    back with a savepoint: so the log itself is asked afterwards which events are in it. And it stops at the
+    first callback that raises, so ours stands before the caller's.
     """
     if not _is_in_transaction(client):
         client.plugins.tell("pgevents_after_commit", events=saved)
@@ -63,7 +64,9 @@ def when_durable(client: EventClient, saved: Sequence[Event[Any]]) -> None:
 class _Committed:
     """What Peewee calls after the COMMIT: all saves of the transaction, in order."""
 
-    saves: list[tuple[EventClient, Sequence[Event[Any]]]] = attrs.field(init=False, factory=lambda: [])
+    saves: list[tuple[EventClient, Sequence[Event[Any]]]] = attrs.field(
+        init=False, factory=list["tuple[EventClient, Sequence[Event[Any]]]"]
+    )
 
     def __call__(self) -> None:
         durable: dict[int, set[int]] = {}
@@ -79,6 +82,10 @@ class _Committed:
         sql = f"SELECT id FROM {client.events.pgevents_spec.qualified()} WHERE id = ANY(%s)"
         try:
             return {row[0] for row in client.session.execute(sql, [ids]).fetchall()}
-        except Exception:  # raised here, in a callback after the COMMIT, it would look as if the save had failed
-            log.exception("whether events are durable could not be asked; pgevents_after_commit was not called")
+        except (
+            Exception
+        ):  # raised here, in a callback after the COMMIT, it would look as if the save had failed
+            log.exception(
+                "whether events are durable could not be asked; pgevents_after_commit was not called"
+            )
             return set()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from pgevents.codec.serialization import make_event_converter
 from pgevents.errors import PluginError
 from pgevents.hooks.calls import HookCalls, call, in_order
-from pgevents.hooks.specs import PROJECT, SPECS
 from pgevents.hooks.checks import check_plugin, name_of
-from pgevents.codec.serialization import make_event_converter
+from pgevents.hooks.specs import PROJECT, SPECS
 
 if TYPE_CHECKING:
     import cattrs
@@ -44,21 +44,25 @@ class Plugins(HookCalls):
 
         Args:
             plugin: An instance, or a module.
-            name: A name for `unregister`; by default that of the module or class, with a number if it is taken.
+            name: A name for `unregister`; by default that of the module or class, with a number if it is
+                taken.
 
         Returns:
             The plugin's name.
 
         Raises:
-            PluginError: A class in place of an instance, a misspelt hook, a wrong argument's name, a missing mark, no
-                hook at all, a name that is taken, or a plugin that is registered already. Nothing was changed.
+            PluginError: A class in place of an instance, a misspelt hook, a wrong argument's name, a missing
+                mark, no hook at all, a name that is taken, or a plugin that is registered already. Nothing
+                was changed.
         """
         check_plugin(plugin)
         name = name or self._free_name(plugin)
         try:
             self._manager.register(plugin, name)
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(f"{name_of(plugin)} cannot be registered: {str(error).splitlines()[0]}") from error
+            raise PluginError(
+                f"{name_of(plugin)} cannot be registered: {str(error).splitlines()[0]}"
+            ) from error
         try:
             self._note_changes(name)
             self._call_own(plugin, "pgevents_registered", client=self.client)
@@ -84,8 +88,8 @@ class Plugins(HookCalls):
     def load_installed(self) -> list[str]:
         """Register what installed packages offer under the entry-point group `pgevents`; their names.
 
-        An entry point names an instance, a module, or a class that can be made without arguments. Those that the
-        environment variable `PGEVENTS_PLUGINS_OFF` names (`*` for all) are left out, and so is what is
+        An entry point names an instance, a module, or a class that can be made without arguments. Those that
+        the environment variable `PGEVENTS_PLUGINS_OFF` names (`*` for all) are left out, and so is what is
         registered under its name already.
 
         Raises:

@@ -12,9 +12,10 @@ class Announce:
             print(event.id, event.type)
 ```
 
-A function takes those of the hook's arguments that it needs. Plugins are called in pluggy's order: the last registered
-first; `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` move one to the front or to the end. A wrapper
-(`@hookimpl(wrapper=True)`, a generator with one `yield`) runs around all others and returns their result or another.
+A function takes those of the hook's arguments that it needs. Plugins are called in pluggy's order: the last
+registered first; `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` move one to the front or to the
+end. A wrapper (`@hookimpl(wrapper=True)`, a generator with one `yield`) runs around all others and returns
+their result or another.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     import cattrs
 
     from pgevents.client import EventClient
-    from pgevents.hooks.details import Conflict, Operation, Snapshot
     from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
+    from pgevents.hooks.details import Conflict, Operation, Snapshot
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 
@@ -138,17 +139,18 @@ def pgevents_create_tables(client: EventClient) -> None:
 def pgevents_before_save(client: EventClient, events: Sequence[NewEvent]) -> Sequence[NewEvent] | None:
     """Called before every save, in the caller's transaction if there is one; at each try of a `decide`.
 
-    Plugins run one after the other, each with what the one before it returned. What the last one returns is what is
-    locked by, compared with an earlier save of the same idempotency key, and stored. A wrapper gets and returns
-    events, too.
+    Plugins run one after the other, each with what the one before it returned. What the last one returns is
+    what is locked by, compared with an earlier save of the same idempotency key, and stored. A wrapper gets
+    and returns events, too.
 
     Args:
         client: The client that saves.
         events: What is about to be saved, in order; the data are instances of event classes, or dicts.
 
     Returns:
-        The events to save in their place, as many as were given; None to leave them as they are. Data may be replaced
-        by a JSON-ready dict, which the event's class must be able to read (after `pgevents_before_decode`).
+        The events to save in their place, as many as were given; None to leave them as they are. Data may be
+        replaced by a JSON-ready dict, which the event's class must be able to read (after
+        `pgevents_before_decode`).
 
     Raises:
         Exception: Any exception vetoes the save: it reaches the caller, and nothing is written.
@@ -164,18 +166,21 @@ def pgevents_before_save(client: EventClient, events: Sequence[NewEvent]) -> Seq
 
 @hookspec
 def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> None:
-    """Called when events are written and not yet committed: what is written here commits with them, or not at all.
+    """Called when events are written and not yet committed: what is written here commits with them, or not at
+        all.
 
-    In a transaction of the caller's it runs in a savepoint around save and hook; else one is opened. Not called for
+    In a transaction of the caller's it runs in a savepoint around save and hook; else one is opened. Not
+    called for
     a save that an idempotency key recognised as a repeat: nothing was written then.
 
     Args:
-        client: The client that saved. Saving more events through it is allowed, and calls the hooks for those.
+        client: The client that saved. Saving more events through it is allowed, and calls the hooks for
+            those.
         events: The events of one save, with ids, as a read gives them.
 
     Raises:
-        Exception: Any exception undoes the save and what the hooks wrote, and reaches the caller. So does an SQL error
-            that a plugin swallowed: PostgreSQL could only roll back.
+        Exception: Any exception undoes the save and what the hooks wrote, and reaches the caller. So does an
+            SQL error that a plugin swallowed: PostgreSQL could only roll back.
 
     Example:
         ```python
@@ -189,12 +194,15 @@ def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> No
 
 @hookspec
 def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> None:
-    """Called when events are durable: after the commit of the outermost transaction, and only if they are in the log.
+    """Called when events are durable: after the commit of the outermost transaction, and only if they are in
+        the log.
 
-    Never for what was rolled back (with its savepoint, or by an SQL error that somebody swallowed), nor for a repeat
-    that an idempotency key recognised. A process that dies right after the commit does not call it: whatever must
-    not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within `db.manual_commit()` or a
-    transaction that Peewee does not know of is refused before anything is written, for its end could not be seen.
+    Never for what was rolled back (with its savepoint, or by an SQL error that somebody swallowed), nor for a
+    repeat
+    that an idempotency key recognised. A process that dies right after the commit does not call it: whatever
+    must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within
+    `db.manual_commit()` or a transaction that Peewee does not know of is refused before anything is written,
+    for its end could not be seen.
 
     An error is logged; it never undoes or hides the save, and the next plugin is still called.
 
@@ -213,7 +221,8 @@ def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> 
 
 @hookspec
 def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> float | None:
-    """Called when a validated save was refused, in the caller's transaction if there is one; nothing was written.
+    """Called when a validated save was refused, in the caller's transaction if there is one; nothing was
+    written.
 
     An error is logged; the caller gets the `ConcurrencyError` in any case.
 
@@ -222,10 +231,11 @@ def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> flo
         conflict: What was expected, what stands there, and which try it was.
 
     Returns:
-        Seconds after which `decide` shall read and decide once more, also when its `retries` are used up; None
-        to leave that to `decide`. Of several plugins' the longest wait counts. For a validated save of its own nothing
-        is tried again: the same position can only be refused again. There, and inside `db.atomic()`, the seconds reach
-        the caller as the error's `retry_after`.
+        Seconds after which `decide` shall read and decide once more, also when its `retries` are used up;
+        None to leave that to `decide`. Of several plugins' the longest wait counts. For a validated save of
+        its own nothing
+        is tried again: the same position can only be refused again. There, and inside `db.atomic()`, the
+        seconds reach the caller as the error's `retry_after`.
 
     Example:
         ```python
@@ -239,17 +249,19 @@ def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> flo
 
 @hookspec
 def pgevents_before_snapshot(client: EventClient, snapshot: Snapshot) -> Snapshot | None:
-    """Called before a projection is saved, in the transaction of the snapshot (a savepoint of the caller's, if any).
+    """Called before a projection is saved, in the transaction of the snapshot (a savepoint of the caller's,
+    if any).
 
-    Plugins run one after the other, each with what the one before it returned. A wrapper gets and returns a snapshot.
+    Plugins run one after the other, each with what the one before it returned. A wrapper gets and returns a
+    snapshot.
 
     Args:
         client: The projection's client.
         snapshot: What is about to be saved.
 
     Returns:
-        The snapshot with other data (`attrs.evolve(snapshot, data=...)`), or None to leave it as it is. Later views
-        are folded on from these data, so what the reducers need must stay.
+        The snapshot with other data (`attrs.evolve(snapshot, data=...)`), or None to leave it as it is. Later
+        views are folded on from these data, so what the reducers need must stay.
 
     Raises:
         Exception: Any exception vetoes the snapshot: it reaches the caller, and nothing is written.
@@ -285,12 +297,15 @@ def pgevents_after_snapshot(client: EventClient, snapshot: Snapshot, status: str
 
 
 @hookspec
-def pgevents_before_decode(client: EventClient, events: Sequence[StoredEvent]) -> Sequence[StoredEvent] | None:
-    """Called once for each read (of a long one: for each page) that found events, before their data become instances.
+def pgevents_before_decode(
+    client: EventClient, events: Sequence[StoredEvent]
+) -> Sequence[StoredEvent] | None:
+    """Called once for each read (of a long one: for each page) that found events, before their data become
+    instances.
 
-    The counterpart of `pgevents_before_save` for what changes data: plugins run one after the other in the opposite
-    order, so that what was put on last comes off first (`tryfirst` and `trylast` mean what they say). Called for a
-    save, too, to see that its events can be read back; their id is then 0.
+    The counterpart of `pgevents_before_save` for what changes data: plugins run one after the other in the
+    opposite order, so that what was put on last comes off first (`tryfirst` and `trylast` mean what they
+    say). Called for a save, too, to see that its events can be read back; their id is then 0.
 
     Args:
         client: The client that reads.
@@ -315,11 +330,13 @@ def pgevents_before_decode(client: EventClient, events: Sequence[StoredEvent]) -
 def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
     """Called when a projection's view was folded from the log, in the caller's transaction if there is one.
 
-    Not called for staged or hand-fed events, nor for an `as_of` view. An error is logged; it never hides the view.
+    Not called for staged or hand-fed events, nor for an `as_of` view. An error is logged; it never hides the
+    view.
 
     Args:
         client: The projection's client.
-        projection: The projection. It is in use: to save a snapshot, save one of a copy (`copy.copy(projection)`).
+        projection: The projection. It is in use: to save a snapshot, save one of a copy
+            (`copy.copy(projection)`).
         events: The events that were folded on top of the snapshot.
 
     Example:
@@ -333,10 +350,11 @@ def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[E
 
 @hookspec
 def pgevents_observe(client: EventClient, operation: Operation) -> AbstractContextManager[object] | None:
-    """Called when an operation begins, to watch it: what the returned context manager measures is the operation.
+    """Called when an operation begins, to watch it: what the returned context manager measures is the
+        operation.
 
-    Operations nest: a `decide` holds reads, folds and saves. The manager sees an exception that ends the operation, and
-    cannot suppress it; its own errors are logged.
+    Operations nest: a `decide` holds reads, folds and saves. The manager sees an exception that ends the
+    operation, and cannot suppress it; its own errors are logged.
 
     Args:
         client: The client at work.

@@ -31,7 +31,8 @@ CREATE INDEX IF NOT EXISTS {uses_index} ON {uses} (subject);
 KEYS_SQL = "SELECT subject, key FROM {keys} WHERE subject = ANY(%s)"
 ADD_SQL = "INSERT INTO {keys} (subject, key) VALUES (%s, %s) ON CONFLICT (subject) DO NOTHING"
 USE_SQL = "INSERT INTO {uses} (subject, type, id) SELECT unnest(%s::text[]), %s, %s ON CONFLICT DO NOTHING"
-# Held until the snapshot is committed, so that a subject is forgotten before it or after it, and never meanwhile.
+# Held until the snapshot is committed, so that a subject is forgotten before it or after it, and never
+# meanwhile.
 HOLD_SQL = """\
 SELECT subject, forgotten_at FROM {keys}
 WHERE subject = ANY(%s) OR subject IN (SELECT subject FROM {uses} WHERE type = %s AND id = %s)
@@ -91,7 +92,9 @@ class KeyTable:
         for subject in subjects:
             if subject not in known:
                 key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
-                stored = key if self._master_key is None else self._keywrap.aes_key_wrap(self._master_key, key)
+                stored = (
+                    key if self._master_key is None else self._keywrap.aes_key_wrap(self._master_key, key)
+                )
                 self._execute(client, ADD_SQL, [subject, stored])
         if len(known) < len(subjects):
             known = self.find(client, subjects)
@@ -111,13 +114,18 @@ class KeyTable:
             self._execute(client, DELETE_SQL, [subject])
         return had_key
 
-    def hold(self, client: EventClient, subjects: Sequence[str], type: str, id: str) -> list[tuple[str, datetime | None]]:
-        """Keep these subjects, and those whose data the snapshot held before, as they are until the transaction ends.
+    def hold(
+        self, client: EventClient, subjects: Sequence[str], type: str, id: str
+    ) -> list[tuple[str, datetime | None]]:
+        """Keep these subjects, and those whose data the snapshot held before, as they are until the
+        transaction ends.
 
         Returns:
             Each of them, and when it was forgotten.
         """
-        found: list[tuple[str, datetime | None]] = self._execute(client, HOLD_SQL, [subjects, type, id]).fetchall()
+        found: list[tuple[str, datetime | None]] = self._execute(
+            client, HOLD_SQL, [subjects, type, id]
+        ).fetchall()
         if subjects:
             self._execute(client, USE_SQL, [subjects, type, id])
         return found
@@ -128,7 +136,9 @@ class KeyTable:
         try:
             key: bytes = self._keywrap.aes_key_unwrap(self._master_key or bytes(32), stored)
         except self._keywrap.InvalidUnwrap as error:
-            raise ConfigurationError("this is not the master key that the subjects' keys were wrapped with") from error
+            raise ConfigurationError(
+                "this is not the master key that the subjects' keys were wrapped with"
+            ) from error
         return key
 
     def _execute(self, client: EventClient, sql: str, params: Any) -> Any:

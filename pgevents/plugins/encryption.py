@@ -1,6 +1,7 @@
 """Personal data that can be forgotten while the log stays as it is (`pip install "pgevents[crypto]"`).
 
-Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the events.
+Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the
+events.
 Forgetting a subject deletes the key: the events stay, and reads give a redacted value in place of the fields.
 """
 
@@ -42,8 +43,8 @@ class Personal:
 
     Attributes:
         subject: The field that says whose they are: a text or a number. It is not encrypted.
-        fields: Each personal field, with the value that stands in its place once the subject is forgotten; it must fit
-            the field's type.
+        fields: Each personal field, with the value that stands in its place once the subject is forgotten; it
+            must fit the field's type.
     """
 
     subject: str
@@ -53,21 +54,22 @@ class Personal:
 class Encryption:
     """Encrypts personal fields, and forgets subjects.
 
-    `client.create_tables()` makes the key table `<events>_keys`, and `<events>_key_uses`, which knows the snapshots that
-    hold personal data: forgetting deletes them, and they are folded anew, redacted. An event that has encrypted
-    fields says in its metadata for whom (`encrypted_for`), and once it is forgotten, `redacted`.
+    `client.create_tables()` makes the key table `<events>_keys`, and `<events>_key_uses`, which knows the
+    snapshots that
+    hold personal data: forgetting deletes them, and they are folded anew, redacted. An event that has
+    encrypted fields says in its metadata for whom (`encrypted_for`), and once it is forgotten, `redacted`.
 
-    Encryption is deterministic (AES-SIV), so a repeat with an idempotency key is recognised; equal values of one subject
-    in one field look equal. Identifiers (data indexes) cannot be encrypted: streams and locks go by them. A save takes
-    one query more for the keys, and so does each read that meets encrypted events.
+    Encryption is deterministic (AES-SIV), so a repeat with an idempotency key is recognised; equal values of
+    one subject in one field look equal. Identifiers (data indexes) cannot be encrypted: streams and locks go
+    by them. A save takes one query more for the keys, and so does each read that meets encrypted events.
 
     What forgetting does not reach: backups and PostgreSQL's WAL until they expire, views and events kept in
     the memory of programs, and what other plugins or programs copied elsewhere.
 
     Args:
         personal: The rule for each event type, by its class or name.
-        master_key: 32 bytes that subjects' keys are wrapped with, so that the database alone does not give the data
-            away; keep it elsewhere. Without it the keys stand in the table as they are.
+        master_key: 32 bytes that subjects' keys are wrapped with, so that the database alone does not give
+            the data away; keep it elsewhere. Without it the keys stand in the table as they are.
 
     Raises:
         ConfigurationError: A rule that cannot work, or `cryptography` is not installed.
@@ -90,7 +92,9 @@ class Encryption:
         self._rules: dict[str, Personal] = {}
         for given, rule in personal.items():
             if rule.subject in rule.fields or not rule.fields:
-                raise ConfigurationError(f"{given!r}: fields names what is encrypted, and the subject {rule.subject!r} is not")
+                raise ConfigurationError(
+                    f"{given!r}: fields names what is encrypted, and the subject {rule.subject!r} is not"
+                )
             self._rules |= dict.fromkeys(EventTypes.everything.names(given) or (), rule)
         self._checked: set[tuple[str, type[Any]]] = set()
 
@@ -108,7 +112,7 @@ class Encryption:
         """
         return self._keys.delete(client, str(subject))
 
-    # -- hooks -------------------------------------------------------------------------------------------------
+    # -- hooks ------------------------------------------------------------
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
@@ -128,7 +132,9 @@ class Encryption:
         for new, plain in zip(events, data, strict=True):
             forged = _encrypted_fields(plain)
             if forged:
-                raise EventEncodeError(f"{new.type}: {next(iter(forged))!r} holds {MARK!r}, which only encryption may write")
+                raise EventEncodeError(
+                    f"{new.type}: {next(iter(forged))!r} holds {MARK!r}, which only encryption may write"
+                )
         subjects = {n: self._subject(new, data[n]) for n, new in enumerate(events) if new.type in self._rules}
         if not subjects:
             return None
@@ -140,7 +146,9 @@ class Encryption:
         return made
 
     @hookimpl(tryfirst=True)
-    def pgevents_before_decode(self, client: EventClient, events: Sequence[StoredEvent]) -> list[StoredEvent] | None:
+    def pgevents_before_decode(
+        self, client: EventClient, events: Sequence[StoredEvent]
+    ) -> list[StoredEvent] | None:
         """Decrypt, or put the redacted values in place."""
         subjects = {one.metadata[SUBJECT] for one in events if isinstance(one.metadata.get(SUBJECT), str)}
         if not subjects:
@@ -155,25 +163,31 @@ class Encryption:
         subjects = sorted({str(one[SUBJECT]) for one in plain if not one.get(REDACTED)})
         for subject, forgotten_at in self._keys.hold(client, subjects, snapshot.type, snapshot.id):
             base = snapshot.base_saved_at
-            if forgotten_at is not None and (subject in subjects or base is not None and base < forgotten_at):
+            if forgotten_at is not None and (
+                subject in subjects or (base is not None and base < forgotten_at)
+            ):
                 raise RetryableError(
                     f"a subject was forgotten while {snapshot.type} {snapshot.id} was folded; nothing was written: try again"
                 )
 
-    # -- how ---------------------------------------------------------------------------------------------------
+    # -- how ------------------------------------------------------------
 
     def _check(self, client: EventClient, name: str) -> None:
         rule = self._rules[name]
         indexed = set(rule.fields) & set(client.events.pgevents_spec.data_indexes)
         if indexed:
-            raise ConfigurationError(f"{name}: {sorted(indexed)[0]!r} is a data index; identifiers cannot be encrypted")
+            raise ConfigurationError(
+                f"{name}: {sorted(indexed)[0]!r} is a data index; identifiers cannot be encrypted"
+            )
         kind = client.types.find(name)
         if kind is None or (name, kind.cls) in self._checked:
             return
         known = attrs.fields_dict(attrs.resolve_types(kind.cls))
         for field, redacted in {rule.subject: None, **rule.fields}.items():
             if field not in known:
-                raise ConfigurationError(f"{name}: {kind.cls.__qualname__} has no field {field!r}; it has {', '.join(known)}")
+                raise ConfigurationError(
+                    f"{name}: {kind.cls.__qualname__} has no field {field!r}; it has {', '.join(known)}"
+                )
             wanted: Any = known[field].type
             if field != rule.subject and wanted is not None:
                 try:
@@ -188,7 +202,9 @@ class Encryption:
         field = self._rules[new.type].subject
         value = data.get(field)
         if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise EventEncodeError(f"{new.type}: {field!r} says whose personal data these are; {value!r} is nobody")
+            raise EventEncodeError(
+                f"{new.type}: {field!r} says whose personal data these are; {value!r} is nobody"
+            )
         return str(value)
 
     def _encrypted(self, new: NewEvent, data: dict[str, Any], subject: str, key: bytes) -> NewEvent:
@@ -218,7 +234,9 @@ class Encryption:
             except self._invalid as error:
                 raise EventDecodeError(
                     f"event {one.id} of type {one.type!r}, field {field!r}: it was encrypted with another key, or changed",
-                    event_id=one.id, event_type=one.type, field=field,
+                    event_id=one.id,
+                    event_type=one.type,
+                    field=field,
                 ) from error
             shown[field] = json.loads(text)
         return attrs.evolve(one, data={**one.data, **shown})

@@ -17,9 +17,9 @@ __all__ = ["Logging"]
 class Logging:
     """Logs durable events (INFO), conflicts (WARNING) and snapshots (DEBUG).
 
-    Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`, and of events their
-    `ids`, `types` and `metadata`; of a conflict the identifiers of the streams. What else events say stays out of
-    the log unless it is asked for.
+    Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`, and of events
+    their `ids`, `types` and `metadata`; of a conflict the identifiers of the streams. What else events say
+    stays out of the log unless it is asked for.
 
     Attributes:
         logger: Where to; by default the logger `pgevents.events`.
@@ -80,4 +80,6 @@ class Logging:
             "latest_event_id": snapshot.latest_event_id,
             "events_folded": len(snapshot.events),
         }
-        self.logger.debug("snapshot of %s %s: %s", snapshot.type, snapshot.id, status, extra={"pgevents": extra})
+        self.logger.debug(
+            "snapshot of %s %s: %s", snapshot.type, snapshot.id, status, extra={"pgevents": extra}
+        )

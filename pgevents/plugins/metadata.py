@@ -1,4 +1,5 @@
-"""Who, why and in answer to what: metadata from context variables, on every event that is saved in their reach."""
+"""Who, why and in answer to what: metadata from context variables, on every event that is saved in their
+reach."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ def event_context(
     """Give metadata to what is saved inside, in this thread or task; contexts nest, the inner one counts.
 
     Args:
-        correlation_id: What all that belongs together has in common; by default the outer context's, the cause's, or a
-            new one.
+        correlation_id: What all that belongs together has in common; by default the outer context's, the
+            cause's, or a new one.
         causation_id: What this is the answer to.
         actor: Who does it.
         source: Which program does it.
@@ -56,7 +57,13 @@ def event_context(
                 client.save_event(MailSent(event.data.cart_id))
         ```
     """
-    given = {"correlation_id": correlation_id, "causation_id": causation_id, "actor": actor, "source": source, **more}
+    given = {
+        "correlation_id": correlation_id,
+        "causation_id": causation_id,
+        "actor": actor,
+        "source": source,
+        **more,
+    }
     inherited = current()
     if cause is not None:
         inherited["causation_id"] = cause.id

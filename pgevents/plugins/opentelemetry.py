@@ -1,6 +1,7 @@
 """Spans and metrics by OpenTelemetry (`pip install "pgevents[otel]"`).
 
-Spans follow the conventions for database clients, those of saves also the ones for messaging, with the events table as
+Spans follow the conventions for database clients, those of saves also the ones for messaging, with the events
+table as
 the destination. Nothing of what events say is recorded: types, counts and identifiers' names only.
 """
 
@@ -22,18 +23,19 @@ ON_DATABASE = {"save", "validate", "read", "snapshot"}
 
 
 class OpenTelemetry:
-    """A span for each save, validated save, read, fold, decision and snapshot; they nest as the operations do.
+    """A span for each save, validated save, read, fold, decision and snapshot; they nest as the operations
+    do.
 
     Metrics:
 
     | name | unit | of |
     |---|---|---|
-    | `pgevents.appends` | `{event}` | events written, by table and type of save; also of transactions rolled back later |
-    | `pgevents.conflicts` | `{conflict}` | refused validated saves |
+    | `pgevents.appends` | `{event}` | events written, by table and type of save; also of transactions rolled
+    back later | | `pgevents.conflicts` | `{conflict}` | refused validated saves |
     | `pgevents.retries` | `{retry}` | tries of `decide` after its first |
     | `pgevents.snapshot.size` | `By` | snapshots saved, as JSON |
-    | `pgevents.lock.wait` | `s` | of a save, from its arrival at the server until it held its locks and its check was made |
-    | `db.client.operation.duration` | `s` | saves, reads and snapshots |
+    | `pgevents.lock.wait` | `s` | of a save, from its arrival at the server until it held its locks and its
+    check was made | | `db.client.operation.duration` | `s` | saves, reads and snapshots |
 
     Args:
         tracer_provider: By default the global one.
@@ -57,10 +59,16 @@ class OpenTelemetry:
         meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
         self._appends = meter.create_counter("pgevents.appends", "{event}", "Events written")
         self._conflicts = meter.create_counter("pgevents.conflicts", "{conflict}", "Refused validated saves")
-        self._retries = meter.create_counter("pgevents.retries", "{retry}", "Tries of a decision after its first")
+        self._retries = meter.create_counter(
+            "pgevents.retries", "{retry}", "Tries of a decision after its first"
+        )
         self._sizes = meter.create_histogram("pgevents.snapshot.size", "By", "Snapshots saved, as JSON")
-        self._waits = meter.create_histogram("pgevents.lock.wait", "s", "From a save's arrival until it held its locks")
-        self._durations = meter.create_histogram("db.client.operation.duration", "s", "Saves, reads and snapshots")
+        self._waits = meter.create_histogram(
+            "pgevents.lock.wait", "s", "From a save's arrival until it held its locks"
+        )
+        self._durations = meter.create_histogram(
+            "db.client.operation.duration", "s", "Saves, reads and snapshots"
+        )
 
     @hookimpl
     @contextmanager
@@ -116,7 +124,9 @@ class OpenTelemetry:
             }
         return common
 
-    def _measure(self, operation: Operation, common: dict[str, Any], seconds: float, failed: BaseException | None) -> None:
+    def _measure(
+        self, operation: Operation, common: dict[str, Any], seconds: float, failed: BaseException | None
+    ) -> None:
         if failed is not None:
             common = {**common, "error.type": type(failed).__qualname__}
         if operation.name in ON_DATABASE:
@@ -148,7 +158,10 @@ def _outcome(operation: Operation) -> dict[str, Any]:
     if operation.status:
         found["pgevents.status"] = operation.status
     if operation.events > 1 and operation.name in ("save", "validate"):
-        found |= {"messaging.batch.message_count": operation.events, "db.operation.batch.size": operation.events}
+        found |= {
+            "messaging.batch.message_count": operation.events,
+            "db.operation.batch.size": operation.events,
+        }
     if operation.name == "decide":
         found["pgevents.attempts"] = operation.attempt
     if operation.lock_wait is not None:

@@ -1,4 +1,5 @@
-"""JSON Schema for events: what does not fit is refused before it is written (`pip install "pgevents[schema]"`)."""
+"""JSON Schema for events: what does not fit is refused before it is written (`pip install
+"pgevents[schema]"`)."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ __all__ = ["SchemaValidation"]
 
 
 class SchemaValidation:
-    """Validates the data of events against JSON Schemas (draft 2020-12 unless `$schema` says otherwise), by type.
+    """Validates the data of events against JSON Schemas (draft 2020-12 unless `$schema` says otherwise), by
+    type.
 
-    Made for events that come as dicts, from a script or from outside; instances of event classes are validated in the
-    JSON form that they are stored in. It sees events as the caller gave them, before other plugins.
+    Made for events that come as dicts, from a script or from outside; instances of event classes are
+    validated in the JSON form that they are stored in. It sees events as the caller gave them, before other
+    plugins.
 
     Args:
         schemas: A schema for each event type's name.
@@ -38,7 +41,9 @@ class SchemaValidation:
         self.only_known = only_known
         self._validators: dict[str, Any] = {}
         for name, schema in schemas.items():
-            validator = self._jsonschema.validators.validator_for(schema, self._jsonschema.Draft202012Validator)
+            validator = self._jsonschema.validators.validator_for(
+                schema, self._jsonschema.Draft202012Validator
+            )
             try:
                 validator.check_schema(schema)
             except self._jsonschema.SchemaError as error:
@@ -58,4 +63,6 @@ class SchemaValidation:
                     raise EventEncodeError(f"{new.type}: {place}: {fault.message}")
             elif self.only_known:
                 known = ", ".join(sorted(self._validators)) or "none"
-                raise EventEncodeError(f"there is no schema for the event type {new.type!r}; there are {known}")
+                raise EventEncodeError(
+                    f"there is no schema for the event type {new.type!r}; there are {known}"
+                )

@@ -45,7 +45,9 @@ class SnapshotPolicy:
     @hookimpl
     def pgevents_after_fold(self, client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
         """Save one of a copy: the projection in use keeps view and position together."""
-        if len(events) < self.every or self.types is not None and projection.projection_type not in self.types:
+        if len(events) < self.every or (
+            self.types is not None and projection.projection_type not in self.types
+        ):
             return
         copied = copy.copy(projection)
 
@@ -54,7 +56,9 @@ class SnapshotPolicy:
                 copied.save_projection()
             except UnsupportedTransactionError as error:  # a standby, say, answers reads only
                 log.debug("no snapshot of %s %s: %s", projection.projection_type, projection.id, error)
-            except Exception:  # a snapshot saves time and no more: whoever reads is not to fail for lack of one
+            except (
+                Exception
+            ):  # a snapshot saves time and no more: whoever reads is not to fail for lack of one
                 log.exception("the snapshot of %s %s failed", projection.projection_type, projection.id)
 
         if client.db.in_transaction():

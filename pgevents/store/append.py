@@ -10,11 +10,19 @@ from typing import Any
 
 import attrs
 
-from pgevents.store.session import Session
-from pgevents.store.ordering import Position
 from pgevents.codec.serialization import load_json, time_of
-from pgevents.streams import Stream, TypesOfEach, array_text, check_field_name, name_argument, one_value, types_argument
+from pgevents.store.ordering import Position
+from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
+from pgevents.streams import (
+    Stream,
+    TypesOfEach,
+    array_text,
+    check_field_name,
+    name_argument,
+    one_value,
+    types_argument,
+)
 
 __all__ = ["NO_FIELDS", "Answer", "Appender", "Condition", "Row", "answer_of", "saved_of"]
 
@@ -28,11 +36,12 @@ PLAIN_SQL = "SELECT {append_plain}({type}, %s)"
 OWN_SQL = "SELECT {append_own}({type}, %s, '{field}', {types}, "
 ONE_SQL = "SELECT {append_one}({type}, %s, '{field}', %s, {types}, "
 UNCONDITIONAL_SQL = "SELECT {append_one}({type}, %s, NULL, NULL, NULL, NULL, NULL, %s, %s)"
-"""No argument is left out, for PostgreSQL would have to parse its stored default; and none is a parameter that need not be
-one, for the driver takes two microseconds for each."""
+"""No argument is left out, for PostgreSQL would have to parse its stored default; and none is a parameter
+that need not be one, for the driver takes two microseconds for each."""
 ANY_SQL = r"SELECT {append_rows}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s)"
 digits: Callable[[int], str] = int.__repr__
-"""A number as it may stand in SQL, of digits and perhaps a sign, whatever a subclass of int makes of itself."""
+"""A number as it may stand in SQL, of digits and perhaps a sign, whatever a subclass of int makes of
+itself."""
 NO_FIELDS: dict[str, Any] = {}
 """Of an event whose data were not written field by field."""
 
@@ -43,9 +52,11 @@ class Answer:
 
     Attributes:
         status: "saved", "repeated", "conflict", "reused" or "future"; only "saved" has written anything.
-        ids: Of the events that were saved, now or before; that match, in a conflict; the last one issued, if "future".
+        ids: Of the events that were saved, now or before; that match, in a conflict; the last one issued, if
+            "future".
         created_at: When the events were saved; None if they were not.
-        lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if asked for.
+        lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if
+            asked for.
     """
 
     status: str
@@ -60,7 +71,9 @@ class Appender:
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
         self._any_sql = ANY_SQL.format(append_rows=spec.qualified("_append_rows"))
-        self._names = {name: spec.qualified(f"_{name}") for name in ("append_one", "append_own", "append_plain")}
+        self._names = {
+            name: spec.qualified(f"_{name}") for name in ("append_one", "append_own", "append_plain")
+        }
         self._sql_for_one = lru_cache(maxsize=4096)(self._make_sql_for_one)
         self._data_indexes = spec.data_indexes
         self._first_index = spec.data_indexes[0] if spec.data_indexes else None
@@ -114,7 +127,12 @@ class Appender:
         return self._call(*self.call_for_one(name, text, condition, more), created_at, is_timed)
 
     def call_for_one(
-        self, name: str, text: str, condition: Condition, more: tuple[Any, ...] = (), fields: Mapping[str, Any] = NO_FIELDS
+        self,
+        name: str,
+        text: str,
+        condition: Condition,
+        more: tuple[Any, ...] = (),
+        fields: Mapping[str, Any] = NO_FIELDS,
     ) -> tuple[str, tuple[Any, ...]]:
         """The call of a function for one event, and its parameters.
 
@@ -143,8 +161,8 @@ class Appender:
         """The call of a function for one event, with a condition if a field is given.
 
         Returns:
-            The SQL up to the condition's numbers, and after them; the parameter that the event's type needs, and the one
-            that the condition's types need, () if none.
+            The SQL up to the condition's numbers, and after them; the parameter that the event's type needs,
+            and the one that the condition's types need, () if none.
         """
         type_sql, names = name_argument(name)
         if not field:
@@ -169,7 +187,9 @@ class Appender:
         asked = one_value(streams, self._data_indexes)
         return None if asked is None else (asked, base, count)
 
-    def _call(self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool) -> Answer:
+    def _call(
+        self, sql: str, arguments: tuple[Any, ...], created_at: datetime | None, is_timed: bool
+    ) -> Answer:
         if not is_timed:
             return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()

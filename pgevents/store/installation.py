@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import peewee
 
-from pgevents.store.session import Session
 from pgevents.errors import ConfigurationError
 from pgevents.store.ordering import functions_sql, generation_of, setting_sql
+from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
 
 __all__ = ["install", "install_sql", "maintenance"]
@@ -47,7 +47,11 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
 def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:
     """The same as SQL text; additional indexes made with Peewee are not part of it."""
     spec = events.pgevents_spec
-    parts = [*spec.create_statements().values(), *projections.pgevents_spec.create_statements().values(), functions_sql(spec)]
+    parts = [
+        *spec.create_statements().values(),
+        *projections.pgevents_spec.create_statements().values(),
+        functions_sql(spec),
+    ]
     return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"
 
 
@@ -79,7 +83,10 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
                 "For a field of the data use data_indexes; for an expression give a Peewee index"
             )
         made = peewee.ModelIndex(
-            model, [fields[name] for name in names], name=model.pgevents_spec.index_name(*names).strip('"'), safe=True
+            model,
+            [fields[name] for name in names],
+            name=model.pgevents_spec.index_name(*names).strip('"'),
+            safe=True,
         )
         yield made
 

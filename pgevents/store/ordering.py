@@ -17,20 +17,46 @@ from typing import Any
 import attrs
 
 from pgevents.errors import ConfigurationError, NotInstalledError
-from pgevents.streams import Stream
 from pgevents.store.tables import TableSpec
+from pgevents.streams import Stream
 
-__all__ = ["READ_LIMIT", "Horizon", "HorizonHolder", "Position", "check_installed", "functions_sql", "horizon_of", "setting_sql"]
+__all__ = [
+    "READ_LIMIT",
+    "Horizon",
+    "HorizonHolder",
+    "Position",
+    "check_installed",
+    "functions_sql",
+    "horizon_of",
+    "setting_sql",
+]
 
 KEY_LIMIT = 64
-"""How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their place."""
+"""How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their
+place."""
 
 FUNCTIONS = (
-    "acquire", "stream_keys", "refuse", "refuse_order", "lock", "final_bound", "fetch", "fetch_final", "fetch_view", "append",
-    "append_rows", "append_one", "append_own", "append_plain", "repeated", "insert_guard", "guard",
+    "acquire",
+    "stream_keys",
+    "refuse",
+    "refuse_order",
+    "lock",
+    "final_bound",
+    "fetch",
+    "fetch_final",
+    "fetch_view",
+    "append",
+    "append_rows",
+    "append_one",
+    "append_own",
+    "append_plain",
+    "repeated",
+    "insert_guard",
+    "guard",
 )
 READ_LIMIT = 1_000
-"""How many events of an index range the function that fetches looks through; longer ones are read by a statement."""
+"""How many events of an index range the function that fetches looks through; longer ones are read by a
+statement."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -45,7 +71,8 @@ class Position:
         count: How many matching events above the base were read.
         streams: The streams that were read.
         ids: Ids of the events above the base.
-        in_transaction: Whether it was read inside a transaction, where a savepoint may roll back what was seen.
+        in_transaction: Whether it was read inside a transaction, where a savepoint may roll back what was
+            seen.
         own: The last id that this transaction had saved itself; 0 if none.
     """
 
@@ -106,9 +133,11 @@ def _template() -> str:
 
 
 def setting_sql(spec: TableSpec) -> str:
-    """The name, as SQL, of the setting in which the functions remember what a transaction has done to this table.
+    """The name, as SQL, of the setting in which the functions remember what a transaction has done to this
+    table.
 
-    By the table's full name; without a schema that may be one of several tables, so then it is by the table's oid.
+    By the table's full name; without a schema that may be one of several tables, so then it is by the table's
+    oid.
     """
     if spec.schema is not None:
         return f"'pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}'"
@@ -147,7 +176,9 @@ def functions_sql(spec: TableSpec) -> str:
     text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
     text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
     seed_of_field = _case(spec, "WHEN _field = '{field}' THEN " + seed("{number}"))
-    text = re.sub(r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: f"hashtextextended({mark[1]}, {seed_of_field})", text)
+    text = re.sub(
+        r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: f"hashtextextended({mark[1]}, {seed_of_field})", text
+    )
     text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
@@ -177,14 +208,17 @@ def _each(block: str, fields: Sequence[tuple[int, str]], key: Callable[[int, str
 
 
 def _if_chain(chain: str) -> str:
-    """A chain of conditions whose first one, whichever it is, begins with IF; nothing at all if there is none."""
+    """A chain of conditions whose first one, whichever it is, begins with IF; nothing at all if there is
+    none."""
     first, *others = chain.split("{{elsif}}")
     return f"{first}IF{'ELSIF'.join(others)}END IF" if others else "NULL"
 
 
 def _case(spec: TableSpec, when: str) -> str:
     """An expression with a case for each data index, in declared order."""
-    whens = [when.format(field=field, number=number) for number, field in enumerate(spec.data_indexes, FIRST_FIELD)]
+    whens = [
+        when.format(field=field, number=number) for number, field in enumerate(spec.data_indexes, FIRST_FIELD)
+    ]
     return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
@@ -219,7 +253,9 @@ SELECT to_regclass(%(table)s) IS NOT NULL,
 FROM (VALUES (1)) AS one LEFT JOIN pg_sequence AS s ON s.seqrelid = to_regclass(%(sequence)s)
 """
 
-SEQUENCE_SQL = "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
+SEQUENCE_SQL = (
+    "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
+)
 
 
 def check_installed(execute: Any, spec: TableSpec) -> None:
@@ -229,11 +265,17 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
         NotInstalledError: Table or functions are missing, or the functions are others than this client's.
         ConfigurationError: The sequence could give out ids twice or out of order.
     """
-    names = {"table": spec.qualified(), "append": spec.qualified("_append"), "sequence": spec.qualified("_id_seq")}
+    names = {
+        "table": spec.qualified(),
+        "append": spec.qualified("_append"),
+        "sequence": spec.qualified("_id_seq"),
+    }
     has_table, comment, sequence_is_sound = execute(INSTALLED_SQL, names).fetchone()
     if not has_table or comment is None:
         what = "append function" if has_table else "table"
-        raise NotInstalledError(f"the {what} of {spec.qualified()} does not exist yet: run client.create_tables()")
+        raise NotInstalledError(
+            f"the {what} of {spec.qualified()} does not exist yet: run client.create_tables()"
+        )
     if comment != f"pgevents {generation_of(spec)}":
         raise NotInstalledError(
             f"the functions of {spec.qualified()} were made by another version of pgevents or for other data_indexes "
@@ -271,5 +313,7 @@ def horizon_of(execute: Any, spec: TableSpec) -> Horizon:
     sequence = spec.qualified("_id_seq")
     (last,) = execute(f"SELECT (last_value - (NOT is_called)::int)::bigint FROM {sequence}", None).fetchone()
     rows = execute(HORIZON_SQL, {"last": last, "table": spec.qualified()}).fetchall()
-    holders = tuple(HorizonHolder(pid, since, published, application) for pid, since, application, _, published in rows)
+    holders = tuple(
+        HorizonHolder(pid, since, published, application) for pid, since, application, _, published in rows
+    )
     return Horizon(min([last, *(holder.published for holder in holders)]), last, holders)

@@ -14,11 +14,13 @@ __all__ = ["COLUMNS", "NO_EVENT", "select_after_snapshot", "select_events"]
 COLUMNS = """\
 id, type, data::text, nullif(metadata, '{}')::text AS metadata, created_at::text, \
 nullif(updated_at, created_at)::text AS updated_at"""
-"""Nothing for what is mostly the same; times as text, which `time_of` reads several times faster than the driver does."""
+"""Nothing for what is mostly the same; times as text, which `time_of` reads several times faster than the
+driver does."""
 NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
 """All of those but the id, for a row that is no event."""
-# Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it is a
-# subquery, for to estimate a constant below all ids the planner would look up the least of them, each time.
+# Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it
+# is a subquery, for to estimate a constant below all ids the planner would look up the least of them, each
+# time.
 FROM_THE_START = "id > (SELECT 0::bigint)"
 
 
@@ -54,9 +56,14 @@ def select_events(
 
 
 def select_after_snapshot(
-    table: str, projections: str, key: tuple[str, str, int], streams: Sequence[Stream[Any]], as_of: int | datetime | None
+    table: str,
+    projections: str,
+    key: tuple[str, str, int],
+    streams: Sequence[Stream[Any]],
+    as_of: int | datetime | None,
 ) -> tuple[str, list[Any]]:
-    """A snapshot, if there is one, as a row with its `latest_event_id` as id and no type; and the events after it.
+    """A snapshot, if there is one, as a row with its `latest_event_id` as id and no type; and the events
+    after it.
 
     Args:
         table: The events table's quoted name.
@@ -85,7 +92,8 @@ def select_after_snapshot(
 @lru_cache(maxsize=1024)
 def _select_sql(table: str, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
     branches = [
-        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}" for shape in shapes
+        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}"
+        for shape in shapes
     ]
     if not branches:
         return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"

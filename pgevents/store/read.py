@@ -1,4 +1,5 @@
-"""Reads: a stream's events in one statement, in order, each once, with the position that they were read at."""
+"""Reads: a stream's events in one statement, in order, each once, with the position that they were read
+at."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
-from pgevents.store.session import Session
 from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
-from pgevents.hooks.details import Operation
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event
+from pgevents.hooks.details import Operation
 from pgevents.store.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.store.queries import COLUMNS, NO_EVENT, select_after_snapshot, select_events
-from pgevents.streams import Stream, TypesOfEach, check_field_name, merge_streams, one_value, types_argument
+from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
+from pgevents.streams import Stream, TypesOfEach, check_field_name, merge_streams, one_value, types_argument
 
 __all__ = ["EventStream", "Reader"]
 
@@ -38,7 +39,8 @@ OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
 def _bound_first(row: Sequence[Any]) -> int:
-    """The bound, or the snapshot, and then the events by id: so they come as a rule, and a server's sort would cost more."""
+    """The bound, or the snapshot, and then the events by id: so they come as a rule, and a server's sort
+    would cost more."""
     return -1 if row[1] is None else int(row[0])
 
 
@@ -92,7 +94,9 @@ class Reader:
     _fetch_view: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._fetch, self._fetch_final, self._fetch_view = map(self.spec.qualified, ("_fetch", "_fetch_final", "_fetch_view"))
+        self._fetch, self._fetch_final, self._fetch_view = map(
+            self.spec.qualified, ("_fetch", "_fetch_final", "_fetch_view")
+        )
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
@@ -103,7 +107,9 @@ class Reader:
         """The statement of a read of this table, and its parameters; rows of `COLUMNS`."""
         return select_events(self.spec.qualified(), streams, after, as_of, tail)
 
-    def read(self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None) -> EventStream[Any]:
+    def read(
+        self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None
+    ) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
         check_id(after, "after")
         if as_of is not None:
@@ -124,16 +130,24 @@ class Reader:
         if asked is not None and as_of is None:
             field, value, several = asked
             sql, types = _call(FETCH_AFTER_SQL if after else FETCH_SQL, self._fetch, field, several)
-            (text,) = self.session.execute(sql, (value, *types, after) if after else (value, *types)).fetchone()
+            (text,) = self.session.execute(
+                sql, (value, *types, after) if after else (value, *types)
+            ).fetchone()
             if text is not None:
                 return self._stream(rows_of(text), streams, after)
         rows = self.session.execute(*self.select(merge_streams(streams), after, as_of)).fetchall()
         return self._stream(rows, streams, after)
 
     def read_final(
-        self, streams: Sequence[Stream[Any]], *, after: int = 0, wait: float | None = None, limit: int | None = None
+        self,
+        streams: Sequence[Stream[Any]],
+        *,
+        after: int = 0,
+        wait: float | None = None,
+        limit: int | None = None,
     ) -> EventStream[Any]:
-        """Only what can no longer change, in one round trip; its position is exact with nothing left to count.
+        """Only what can no longer change, in one round trip; its position is exact with nothing left to
+        count.
 
         Args:
             streams: What to read.
@@ -170,7 +184,8 @@ class Reader:
     def _read_at_bound(
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
     ) -> tuple[list[Any], int]:
-        """The events in order, and the bound, looked at before them in the same message: the read's snapshot is the younger."""
+        """The events in order, and the bound, looked at before them in the same message: the read's snapshot
+        is the younger."""
         asked = one_value(merged, self.spec.data_indexes) if limit is None else None
         if asked is not None:
             field, value, several = asked
@@ -190,14 +205,18 @@ class Reader:
         return rows[1:], rows[0][0]
 
     def _await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
-        """Until everything up to `newest` is final. No lock is awaited, so no deadlock either: hence the limit."""
+        """Until everything up to `newest` is final. No lock is awaited, so no deadlock either: hence the
+        limit."""
         deadline = time.monotonic() + wait
         pause = 0.001
         bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
         while self.session.execute(bound_sql, [streams_json(merged)]).fetchone()[0] < newest:
             if time.monotonic() > deadline:
                 holders = horizon_of(self.session.execute, self.spec).holders
-                names = ", ".join(f"backend {holder.pid} (since {holder.since})" for holder in holders) or "a transaction"
+                names = (
+                    ", ".join(f"backend {holder.pid} (since {holder.since})" for holder in holders)
+                    or "a transaction"
+                )
                 raise RetryableError(
                     f"event {newest} was not final within {wait} s: {names} is in the middle of a save; try again"
                 )
@@ -230,7 +249,8 @@ class Reader:
         return [row[:6]]
 
     def shortened(self, position: Position) -> Position:
-        """The same position with less to count under the locks: from a final bound, if what was read up to it stands.
+        """The same position with less to count under the locks: from a final bound, if what was read up to it
+            stands.
 
         What is final can be counted before, without a lock, and needs no second look.
         """
@@ -284,7 +304,8 @@ class Reader:
             is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
 
         Returns:
-            A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the events.
+            A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the
+            events.
         """
         merged = merge_streams(streams)
         with self._observed(merged) as operation:
@@ -371,8 +392,8 @@ def check_as_of(as_of: object) -> AsOf | None:
     """
     if isinstance(as_of, datetime):
         if as_of.tzinfo is None:
-            raise ConfigurationError(f"as_of={as_of!r} has no time zone; use datetime.now(timezone.utc) or alike")
+            raise ConfigurationError(
+                f"as_of={as_of!r} has no time zone; use datetime.now(timezone.utc) or alike"
+            )
         return as_of
     return None if as_of is None else check_id(as_of, "as_of")
-
-

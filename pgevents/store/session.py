@@ -29,7 +29,9 @@ __all__ = ["Session", "open_database"]
 
 EXECUTE_SQL: Any = cast(Any, peewee).Database.execute_sql
 CURSOR: Any = cast(Any, peewee).Database.cursor
-ARE_PEEWEES_OWN = all(getattr(method, "__globals__", None) is vars(peewee) for method in (EXECUTE_SQL, CURSOR))
+ARE_PEEWEES_OWN = all(
+    getattr(method, "__globals__", None) is vars(peewee) for method in (EXECUTE_SQL, CURSOR)
+)
 """Whether nobody had put something of his own in their place before this module was imported."""
 Connection = psycopg2.extensions.connection
 NO_SPARE: tuple[Any, Any, Any] = (None, None, None)
@@ -66,7 +68,9 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             parts = parse_dsn(db)
             if _spilt(parts):
                 raise psycopg2.ProgrammingError
-            database = peewee.PostgresqlDatabase(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
+            database = peewee.PostgresqlDatabase(
+                parts.pop("dbname", None) or parts.get("user") or "postgres", **parts
+            )
         except (psycopg2.Error, ValueError):
             raise ConfigurationError(
                 "the connection URL cannot be read; it has the form postgresql://user:password@host:5432/database, "
@@ -74,20 +78,30 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             ) from None
         return database
     if isinstance(db, peewee.DatabaseProxy):
-        raise ConfigurationError("initialize the DatabaseProxy first and give the client its database (proxy.obj)")
+        raise ConfigurationError(
+            "initialize the DatabaseProxy first and give the client its database (proxy.obj)"
+        )
     if not isinstance(db, peewee.PostgresqlDatabase):
-        raise ConfigurationError(f"pgevents needs a peewee.PostgresqlDatabase or a URL, not {type(db).__name__}")
+        raise ConfigurationError(
+            f"pgevents needs a peewee.PostgresqlDatabase or a URL, not {type(db).__name__}"
+        )
     return db
 
 
 def _spilt(parts: Mapping[str, str]) -> bool:
-    """Whether a part of an unescaped password was taken for host, port or database, which error messages name."""
+    """Whether a part of an unescaped password was taken for host, port or database, which error messages
+    name."""
     host, port, name = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
-    return "@" in name or "@" in host[1:] and host[0] != "/" or not port.replace(",", "").isdecimal() and port != ""
+    return (
+        "@" in name
+        or ("@" in host[1:] and host[0] != "/")
+        or (not port.replace(",", "").isdecimal() and port != "")
+    )
 
 
 def url_of(db: peewee.PostgresqlDatabase) -> str:
-    """The libpq connection string of a database, for other processes; it holds the password, if there is one."""
+    """The libpq connection string of a database, for other processes; it holds the password, if there is
+    one."""
     params = {key: str(value) for key, value in db.connect_params.items() if isinstance(value, (str, int))}
     name = str(db.database)
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
@@ -103,11 +117,13 @@ def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
 
 
 class _Spare(threading.local):
-    """What one thread keeps for its next call; it ends with the thread, whose connection it would else keep open."""
+    """What one thread keeps for its next call; it ends with the thread, whose connection it would else keep
+    open."""
 
     def __init__(self) -> None:
         self.cursors: list[tuple[Any, Any, Any]] = []
-        """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or nothing."""
+        """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or
+        nothing."""
 
 
 @attrs.frozen
@@ -141,9 +157,9 @@ class Session:
     def value(self, sql: str, params: tuple[Any, ...]) -> Any:
         """The one value that a short statement gives; errors as for `execute`.
 
-        It keeps its cursor, and so statement and connection, for the thread's next call: where the caches are cold, a new
-        one costs as much as all parameters together. Whoever uses it has taken it away first, so that no signal handler
-        can come between.
+        It keeps its cursor, and so statement and connection, for the thread's next call: where the caches are
+        cold, a new one costs as much as all parameters together. Whoever uses it has taken it away first, so
+        that no signal handler can come between.
         """
         try:
             connection = self._only_driver()
@@ -167,7 +183,8 @@ class Session:
             self._translate(error)
 
     def _only_driver(self) -> Any:
-        """This thread's psycopg2 connection, if all that Peewee would do with a statement is to hand it on; else None."""
+        """This thread's psycopg2 connection, if all that Peewee would do with a statement is to hand it on;
+        else None."""
         db: Any = self.db
         connection = db._state.conn  # what Peewee's own cursor() uses
         if connection is None:
@@ -184,10 +201,17 @@ class Session:
             return None
         cls: Any = db.__class__
         own: dict[str, Any] = db.__dict__
-        if "execute_sql" in own or "cursor" in own or cls.execute_sql is not EXECUTE_SQL or cls.cursor is not CURSOR:
+        if (
+            "execute_sql" in own
+            or "cursor" in own
+            or cls.execute_sql is not EXECUTE_SQL
+            or cls.cursor is not CURSOR
+        ):
             return None  # overridden
         is_watched = db.query_hooks or sql_log.isEnabledFor(DEBUG)
-        return connection if ARE_PEEWEES_OWN and not is_watched and isinstance(connection, Connection) else None
+        return (
+            connection if ARE_PEEWEES_OWN and not is_watched and isinstance(connection, Connection) else None
+        )
 
     def connection(self) -> Any:
         """This thread's psycopg2 connection."""
@@ -218,7 +242,9 @@ class Session:
         if code in RETRYABLE:
             whole = "; run the whole db.atomic() block again" if self.db.in_transaction() else ""
             extra = f" ({detail})" if detail else ""
-            raise RetryableError(f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}") from error
+            raise RetryableError(
+                f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}"
+            ) from error
         if code == "PGE04":
             raise IdempotencyError(message, key="") from error
         if code in REFUSED:

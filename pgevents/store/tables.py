@@ -81,7 +81,8 @@ class TableSpec:
         return name if self.schema is None else f'"{self.schema}".{name}'
 
     def index_name(self, *parts: str) -> str:
-        """A quoted index name that no other table of the schema can have: `$` stands in no table's or field's name."""
+        """A quoted index name that no other table of the schema can have: `$` stands in no table's or field's
+        name."""
         name = "$".join((self.name, *parts, "idx"))
         if len(name.encode()) > 63:
             digest = hashlib.sha256(name.encode()).hexdigest()[:10]
@@ -96,7 +97,9 @@ class TableSpec:
             made[f'schema "{self.schema}"'] = f'CREATE SCHEMA IF NOT EXISTS "{self.schema}";\n'
         if self.kind == "projections":
             made[table] = PROJECTIONS_SQL.format(table=table)
-            return made | dict(self._index(f"type, (data->>'{field}'), id", "data", field) for field in self.data_indexes)
+            return made | dict(
+                self._index(f"type, (data->>'{field}'), id", "data", field) for field in self.data_indexes
+            )
         maintenance = self.qualified("_maintenance")
         made[table] = EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq"))
         made[maintenance] = MAINTENANCE_SQL.format(maintenance=maintenance)
@@ -106,7 +109,9 @@ class TableSpec:
             self._index("type, id", "type"),
             self._index("idempotency_key", "idempotency_key", only="idempotency_key IS NOT NULL"),
         ]
-        return made | dict(self._index(f"(data->>'{field}'), id", "data", field) for field in self.data_indexes)
+        return made | dict(
+            self._index(f"(data->>'{field}'), id", "data", field) for field in self.data_indexes
+        )
 
     def _index(self, columns: str, *parts: str, only: str = "") -> tuple[str, str]:
         name = self.index_name(*parts)
@@ -132,7 +137,8 @@ class _PgEventsModel(peewee.Model):
 
 
 class EventsModel(_PgEventsModel):
-    """The Peewee model of an events table: for reading, joins and migrations. Events are saved by the client."""
+    """The Peewee model of an events table: for reading, joins and migrations. Events are saved by the
+    client."""
 
     id = peewee.BigIntegerField(primary_key=True)
     type = peewee.TextField()
@@ -171,7 +177,16 @@ def _refusal(name: str) -> Callable[..., NoReturn]:
 for _name in ("save", "delete_instance"):
     setattr(EventsModel, _name, _refusal(_name))
 for _name in (
-    *("create", "insert", "insert_many", "insert_from", "replace", "replace_many", "get_or_create", "bulk_create"),
+    *(
+        "create",
+        "insert",
+        "insert_many",
+        "insert_from",
+        "replace",
+        "replace_many",
+        "get_or_create",
+        "bulk_create",
+    ),
     *("update", "bulk_update", "set_by_id", "delete", "delete_by_id", "truncate_table"),
 ):
     setattr(EventsModel, _name, classmethod(cast(Any, _refusal(_name))))
@@ -206,7 +221,9 @@ def create_events_table(
         events = create_events_table(schema="my_app", data_indexes=["cart_id", "product_id"])
         ```
     """
-    return cast("type[EventsModel]", _model(EventsModel, "events", schema, name, data_indexes, additional_indexes))
+    return cast(
+        "type[EventsModel]", _model(EventsModel, "events", schema, name, data_indexes, additional_indexes)
+    )
 
 
 def create_projections_table(
@@ -234,7 +251,8 @@ def create_projections_table(
         ```
     """
     return cast(
-        "type[ProjectionsModel]", _model(ProjectionsModel, "projections", schema, name, data_indexes, additional_indexes)
+        "type[ProjectionsModel]",
+        _model(ProjectionsModel, "projections", schema, name, data_indexes, additional_indexes),
     )
 
 

@@ -1,4 +1,5 @@
-"""For the tests of an application: given, when, then; histories; what was saved meanwhile; and stores of a test's own.
+"""For the tests of an application: given, when, then; histories; what was saved meanwhile; and stores of a
+    test's own.
 
 pytest finds the fixtures by itself. No server starts before a test asks for one.
 """

@@ -34,8 +34,8 @@ def capture_events(
     Args:
         client: The client to watch.
         types: Only events of these types; as for `stream()`.
-        uncommitted: True: also what stands in a transaction that is not committed (yet); by default only what is in
-            the log.
+        uncommitted: True: also what stands in a transaction that is not committed (yet); by default only what
+            is in the log.
 
     Example:
         ```python

@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 
     from pgevents.client import EventClient
 
-__all__ = ["EMPTY_SQL", "pgevents_client", "pgevents_database", "pgevents_databases", "pgevents_server", "pgevents_url"]
+__all__ = [
+    "EMPTY_SQL",
+    "pgevents_client",
+    "pgevents_database",
+    "pgevents_databases",
+    "pgevents_server",
+    "pgevents_url",
+]
 
 
-# Dropping what a test made, and making tables anew, takes a third of the time of CREATE DATABASE ... TEMPLATE or less: that
-# copies some 300 files.
+# Dropping what a test made, and making tables anew, takes a third of the time of CREATE DATABASE ... TEMPLATE
+# or less: that copies some 300 files.
 EMPTY_SQL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
@@ -67,7 +74,9 @@ class _Databases:
     def take_back(self) -> None:
         try:
             self.inside.cursor().execute(EMPTY_SQL)
-        except Exception:  # a prepared transaction, a schema of another owner, ...: the next test gets another database
+        except (
+            Exception
+        ):  # a prepared transaction, a schema of another owner, ...: the next test gets another database
             self.inside.close()
             self.inside = None
 

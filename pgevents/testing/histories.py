@@ -115,12 +115,15 @@ def _time(value: datetime | str) -> datetime:
     if isinstance(value, str):
         value = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", value))
     if value.tzinfo is None:
-        raise ConfigurationError(f"{value!r} has no time zone; write 2024-03-01T10:00Z, or give a datetime with tzinfo")
+        raise ConfigurationError(
+            f"{value!r} has no time zone; write 2024-03-01T10:00Z, or give a datetime with tzinfo"
+        )
     return value
 
 
 def envelope(given: Any, now: datetime, metadata: Mapping[str, Any] | None = None) -> Event[Any]:
-    """An event as a read would bring it: its data has been JSON in between, so what cannot be stored fails here."""
+    """An event as a read would bring it: its data has been JSON in between, so what cannot be stored fails
+    here."""
     if class_of(given) is Event:
         saved: Event[Any] = given
         return saved

@@ -37,10 +37,12 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     """Say what a decision starts from.
 
     Args:
-        *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections that the decision
-            rests on, or ready views. Each projection is folded from those of the events that its own streams find.
-        client: None: all happens in memory. A client: the events are saved with it at once, and the decision is made
-            by `client.decide`, with hooks, locks and the save.
+        *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections that the
+        decision
+            rests on, or ready views. Each projection is folded from those of the events that its own streams
+            find.
+        client: None: all happens in memory. A client: the events are saved with it at once, and the decision
+            is made by `client.decide`, with hooks, locks and the save.
 
     Raises:
         UnknownEventTypeError: An object that is neither event, projection nor view.
@@ -68,7 +70,9 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
         elif attrs.has(class_of(one)):
             views.append(one)
         else:
-            raise UnknownEventTypeError(f"given(...) takes events, projections and views, not {one!r}", class_of(one))
+            raise UnknownEventTypeError(
+                f"given(...) takes events, projections and views, not {one!r}", class_of(one)
+            )
     if client is not None:
         if any(not _is_projection(view) for view in views):
             raise ConfigurationError("a decision in a store rests on projections, not on ready views")
@@ -128,8 +132,8 @@ class Given:
         """Decide.
 
         Args:
-            decide: Called with the views, in the order given. Without any: with the client if there is one (a function
-                that saves by itself), else with the list of events.
+            decide: Called with the views, in the order given. Without any: with the client if there is one (a
+                function that saves by itself), else with the list of events.
             *args: Passed on after them.
             **kwargs: Passed on.
         """
@@ -225,7 +229,8 @@ class Outcome:
         """Check what was decided.
 
         Args:
-            *expected: All events in order: instances or dicts, or a class for one with any data; nothing for no event.
+            *expected: All events in order: instances or dicts, or a class for one with any data; nothing for
+            no event.
                 Or one error: its class, or an instance with the same message.
             match: A regular expression to be found in the error's message.
 
@@ -263,10 +268,15 @@ class Outcome:
     def _check_events(self, expected: Sequence[Any]) -> None:
         __tracebackhide__ = True
         if self.error is not None:
-            raise AssertionError(f"events were to be decided, but this was raised: {self.error!r}") from self.error
-        wanted = [one if isinstance(one, type) else shown(envelope(one, datetime.now(timezone.utc))) for one in expected]
+            raise AssertionError(
+                f"events were to be decided, but this was raised: {self.error!r}"
+            ) from self.error
+        wanted = [
+            one if isinstance(one, type) else shown(envelope(one, datetime.now(timezone.utc)))
+            for one in expected
+        ]
         found = [shown(one) for one in self.decided]
-        for place, (one, event) in enumerate(zip(wanted, self.decided)):
+        for place, (one, event) in enumerate(zip(wanted, self.decided, strict=False)):
             if isinstance(one, type) and event.type in event_type_of(one).names:
                 wanted[place] = found[place]
         if wanted != found:
@@ -280,4 +290,6 @@ class Outcome:
 
 
 def _is_error(expected: object) -> bool:
-    return isinstance(expected, BaseException) or (isinstance(expected, type) and issubclass(expected, BaseException))
+    return isinstance(expected, BaseException) or (
+        isinstance(expected, type) and issubclass(expected, BaseException)
+    )

@@ -26,10 +26,14 @@ def _words(text: str) -> list[str]:
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--url", help="a server to measure on, as a superuser; default: an embedded one, durable")
+    parser.add_argument(
+        "--url", help="a server to measure on, as a superuser; default: an embedded one, durable"
+    )
     parser.add_argument("--only", type=_words, default=[], help="numbers or keys of workloads: 1,2,7/1000")
     parser.add_argument("--contenders", type=_words, default=[], help=", ".join(CONTENDERS))
-    parser.add_argument("--quick", action="store_true", help="small and short: to see that it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="small and short: to see that it works, not how fast"
+    )
     parser.add_argument("--rounds", type=int, help="slices of each contender")
     parser.add_argument("--seconds", type=float, help="length of a slice")
     parser.add_argument("--growth", type=_words, default=[], help="sizes of workload 14: 100000,1000000")
@@ -47,7 +51,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _scale(options: argparse.Namespace) -> Scale:
-    changes: dict[str, Any] = {name: getattr(options, name) for name in ("rounds", "seconds") if getattr(options, name)}
+    changes: dict[str, Any] = {
+        name: getattr(options, name) for name in ("rounds", "seconds") if getattr(options, name)
+    }
     if options.growth:
         changes["growth"] = tuple(map(int, options.growth))
     return evolve(QUICK if options.quick else Scale(), **changes)
@@ -72,8 +78,12 @@ def main(given: Sequence[str] | None = None) -> None:
     else:
         with nullcontext(options.url) if options.url else _embedded() as url:
             result = run_all(
-                url, _scale(options), options.only, options.contenders,
-                say=lambda text: print(text, file=sys.stderr, flush=True), done=keep,
+                url,
+                _scale(options),
+                options.only,
+                options.contenders,
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+                done=keep,
             )
     text = markdown(result)
     if options.markdown:

@@ -17,10 +17,12 @@ CART = 20
 """Events of an ordinary cart."""
 BIG_CART = 1_000
 OPEN_CARTS = 100
-"""How many ordinary carts are filled at a time, so that the rows of one lie apart, as they would in a shop."""
+"""How many ordinary carts are filled at a time, so that the rows of one lie apart, as they would in a
+shop."""
 PRODUCTS = 1_000
 ROUND = "abcAdBeCDE"
-"""Ten events of a cart: a small letter adds a product, its capital takes it out; never more than three stay in."""
+"""Ten events of a cart: a small letter adds a product, its capital takes it out; never more than three stay
+    in."""
 CHECKED_OUT_AT = "2026-01-31T12:00:00+00:00"
 
 

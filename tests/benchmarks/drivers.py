@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .carts import PLAIN, TENANT, Sample, Shop, big_carts, samples, small_carts
+from .carts import PLAIN, TENANT, Sample, Shop, samples, small_carts
 from .contenders import Contender
 
 __all__ = [

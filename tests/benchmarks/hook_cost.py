@@ -1,10 +1,11 @@
-"""What hooks cost a save that has no plugin: the same save with and without the places where hooks would be called.
+"""What hooks cost a save that has no plugin: the same save with and without the places where hooks would be
+    called.
 
     python -m tests.benchmarks.hook_cost [seconds]
 
-The contenders take turns, one save each, in an order that is drawn anew for every round, so that whatever else the
-machine does falls on all alike. The database is thrown away and does not flush to disk, which leaves the least time
-for the server and so shows the cost at its largest.
+The contenders take turns, one save each, in an order that is drawn anew for every round, so that whatever
+else the machine does falls on all alike. The database is thrown away and does not flush to disk, which leaves
+the least time for the server and so shows the cost at its largest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pgevents import Event, EventClient, create_event_client, create_events_table, create_projections_table, event, hookimpl
+from pgevents import (
+    Event,
+    EventClient,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+    event,
+    hookimpl,
+)
 from pgevents.embedded import embedded_database
 from pgevents.saving import known_names
 
@@ -36,7 +45,9 @@ def bare(client: EventClient) -> Callable[[Any], object]:
             return client.save_event(one)
         client.check_installed()
         name = names[0]
-        answer = client.appender.append_one((name, client.serializer.dump(one, one.__class__, name)[0], "{}"), ())
+        answer = client.appender.append_one(
+            (name, client.serializer.dump(one, one.__class__, name)[0], "{}"), ()
+        )
         assert answer.created_at is not None
         return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 

@@ -51,7 +51,9 @@ class Figures:
         if other is None or label not in self.slices:
             return None
         by_round = {one["round"]: one["rate"] for one in self.slices[other]}
-        found = [one["rate"] / by_round[one["round"]] for one in self.slices[label] if by_round.get(one["round"])]
+        found = [
+            one["rate"] / by_round[one["round"]] for one in self.slices[label] if by_round.get(one["round"])
+        ]
         return Ratio(median(found), min(found), max(found)) if found else None
 
     def to(self, label: str, others: Sequence[str]) -> Ratio | None:
@@ -89,7 +91,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     about = result["about"]
     scale = about["scale"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in about["server"].items() if name != "server_version")
+    settings = ", ".join(
+        f"{name} {value}" for name, value in about["server"].items() if name != "server_version"
+    )
     lines = [
         f"PostgreSQL {about['server']['server_version']} ({settings}); Python {about['python']} on {about['system']}, "
         f"{about['processors']} processors for clients and server together; {packages}. "
@@ -123,7 +127,8 @@ def _table(figures: Figures) -> Iterator[str]:
     yield ""
     yield (
         f"| contender | {workload.unit} a second | to the limit | to the better peer | client CPU, µs each | "
-        "server CPU, µs each | peak memory, MB |" + (" tries each | least–most of a process |" if decides else "")
+        "server CPU, µs each | peak memory, MB |"
+        + (" tries each | least–most of a process |" if decides else "")
     )
     yield "|---|--:|--:|--:|--:|--:|--:|" + ("--:|--:|" if decides else "")
     for label, slices in figures.slices.items():
@@ -194,13 +199,21 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         if ours is not None:
             best = one.fastest(PEERS)
             theirs = one.to(best, one.workload.limits) if best else None
-            rows.append((f"{one.workload.key}  {one.workload.title}", ours.middle, theirs.middle if theirs else None))
+            rows.append(
+                (f"{one.workload.key}  {one.workload.title}", ours.middle, theirs.middle if theirs else None)
+            )
     rows.reverse()
     figure = Figure(figsize=(9, 1 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
     axes.barh([at + 0.2 for at in places], [row[1] for row in rows], 0.38, color="#336791", label="pgevents")
-    axes.barh([at - 0.2 for at in places], [row[2] or 0 for row in rows], 0.38, color="#c9a227", label="eventsourcing")
+    axes.barh(
+        [at - 0.2 for at in places],
+        [row[2] or 0 for row in rows],
+        0.38,
+        color="#c9a227",
+        label="eventsourcing",
+    )
     axes.axvline(1, color="#555555", linewidth=1)
     axes.set_yticks(list(places), [row[0] for row in rows])
     axes.set_xlabel("rate against the least SQL, in the same rounds")

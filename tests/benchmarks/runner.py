@@ -23,8 +23,24 @@ from .workloads import Scale, Workload, workloads
 
 __all__ = ["run_all"]
 
-PACKAGES = ("pgevents", "peewee", "psycopg2-binary", "cattrs", "orjson", "msgspec", "eventsourcing", "psycopg")
-SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
+PACKAGES = (
+    "pgevents",
+    "peewee",
+    "psycopg2-binary",
+    "cattrs",
+    "orjson",
+    "msgspec",
+    "eventsourcing",
+    "psycopg",
+)
+SETTINGS = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "shared_buffers",
+    "max_wal_size",
+)
 PATIENCE = 900
 """Seconds after which a worker that says nothing is taken for stuck."""
 processes: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")

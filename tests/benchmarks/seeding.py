@@ -1,4 +1,5 @@
-"""Databases of a known size: the same rows in the same order for every contender, sent once, copied on the server."""
+"""Databases of a known size: the same rows in the same order for every contender, sent once, copied on the
+server."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def create_database(url: str, database: Database, contenders: Iterable[str]) -> 
         contender.create(url, database.shop)
     connection = connect(url)
     cursor = connection.cursor()
-    cursor.execute("SET session_replication_role = replica")  # no triggers: guards and foreign keys stand aside
+    cursor.execute(
+        "SET session_replication_role = replica"
+    )  # no triggers: guards and foreign keys stand aside
     cursor.execute("CREATE UNLOGGED TABLE seed (n bigint, cart text, version int, type text, data text)")
     _copy(cursor, "seed", _events(database))
     fills = {table: sql for one in families.values() for table, sql in one.fill(database.shop).items()}

@@ -1,7 +1,8 @@
-"""The race laboratory: processes that collide on few identifiers and write down all that they saw and were told.
+"""The race laboratory: processes that collide on few identifiers and write down all that they saw and were
+    told.
 
-What they saw stands in the events themselves (`saw`); what they were told stands in their journals. `oracle.py`
-compares both with the log that is left in the end.
+What they saw stands in the events themselves (`saw`); what they were told stands in their journals.
+`oracle.py` compares both with the log that is left in the end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import attrs
-
 from peewee import PostgresqlDatabase
 
 import pgevents.client
@@ -66,8 +66,13 @@ def _client_on(db: PostgresqlDatabase, classes: Sequence[type[Any]], **options: 
 
 def _class_of(name: str) -> type[Any]:
     """A class for decisions of one type; in no registry, so that no other test meets it."""
-    kinds = dict.fromkeys(("k", "g", "u", "tenant", "m", "saw_streams"), str) | {"saw_count": int, "saw_last": int}
-    made: Any = attrs.make_class(name, {field: attrs.field(type=kind) for field, kind in kinds.items()}, frozen=True, slots=True)
+    kinds = dict.fromkeys(("k", "g", "u", "tenant", "m", "saw_streams"), str) | {
+        "saw_count": int,
+        "saw_last": int,
+    }
+    made: Any = attrs.make_class(
+        name, {field: attrs.field(type=kind) for field, kind in kinds.items()}, frozen=True, slots=True
+    )
     made.__pgevents_type__ = EventType(name, made)
     return cast("type[Any]", made)
 
@@ -75,7 +80,7 @@ def _class_of(name: str) -> type[Any]:
 CLASSES = {name: _class_of(name) for name in TYPES}
 
 
-# -- shapes of questions ---------------------------------------------------------------------------------------
+# -- shapes of questions ------------------------------------------------------------
 
 
 @attrs.frozen
@@ -104,7 +109,9 @@ SHAPES: dict[str, Callable[[Names], list[Stream[Any]]]] = {
     "types": lambda names: [stream(["A", "B"])],
     "everything": lambda names: [stream()],
     "no index": lambda names: [stream(names.rng.choice([None, "A"]), u=names.one("u"))],
-    "list": lambda names: many_values(names) if names.rng.random() < 0.2 else [stream("A", k=names.several("k"))],
+    "list": lambda names: (
+        many_values(names) if names.rng.random() < 0.2 else [stream("A", k=names.several("k"))]
+    ),
     "hot value": lambda names: [stream("A", tenant="acme", k=names.one("k")), stream("C", tenant="acme")],
 }
 SHAPES["mixed"] = lambda names: SHAPES[names.rng.choice(list(SHAPES)[:-1])](names)
@@ -118,7 +125,7 @@ def streams_of(text: str) -> list[Stream[Any]]:
     return [stream(one["types"], data=one["match"]) for one in json.loads(text)]
 
 
-# -- what the processes fold -----------------------------------------------------------------------------------
+# -- what the processes fold ------------------------------------------------------------
 
 
 @attrs.frozen
@@ -146,12 +153,13 @@ class TallyProjection(MultiStreamProjectionBase[Tally, Any]):
         return streams_of(self.id)
 
 
-# -- what they write down --------------------------------------------------------------------------------------
+# -- what they write down ------------------------------------------------------------
 
 
 @attrs.frozen
 class FinalRead:
-    """A final read: all ids of `streams` in (after, bound]; `own` if uncommitted events of its own were among them."""
+    """A final read: all ids of `streams` in (after, bound]; `own` if uncommitted events of its own were among
+    them."""
 
     streams: str
     after: int
@@ -204,7 +212,7 @@ class Withdraw(Exception):
     """Thrown to roll a transaction or a savepoint back."""
 
 
-# -- a process -------------------------------------------------------------------------------------------------
+# -- a process ------------------------------------------------------------
 
 WEIGHTS: dict[str, int] = {
     "plain": 20,
@@ -265,7 +273,9 @@ class Race:
         client = lab_client(url)
         client.db.execute_sql("DROP SCHEMA IF EXISTS lab CASCADE")
         client.create_tables()
-        client.db.execute_sql(self.variant.sql_for(client.events.pgevents_spec, self.pause).replace("%", "%%"))
+        client.db.execute_sql(
+            self.variant.sql_for(client.events.pgevents_spec, self.pause).replace("%", "%%")
+        )
         client.db.close()
 
     def run(self, url: str, *, is_installed: bool = False) -> Journal:
@@ -372,7 +382,9 @@ class Worker:
         """An event that can be told from all others."""
         self.last_marker += 1
         data = {field: self.names.one(field) for field in ("k", "g", "u")} | {"tenant": "acme"} | fixed
-        data |= {"m": f"{self.number}-{self.last_marker}"} | {f"saw_{name}": value for name, value in (saw or {}).items()}
+        data |= {"m": f"{self.number}-{self.last_marker}"} | {
+            f"saw_{name}": value for name, value in (saw or {}).items()
+        }
         return {"type": self.rng.choice(TYPES), "data": data}
 
     def acknowledge(self, events: Sequence[Event[Any]]) -> None:
@@ -404,7 +416,9 @@ class Worker:
             self.acknowledge(self.client.save_events(events))
         self.journal.counts["plain"] += 1
 
-    def validated(self, known: Any, saw: Tally, streams: Streams, given: Streams | None = None, count: int = 1) -> None:
+    def validated(
+        self, known: Any, saw: Tally, streams: Streams, given: Streams | None = None, count: int = 1
+    ) -> None:
         text = streams_text(streams)
         noted = {"streams": text, "count": saw.count, "last": saw.last}
         events = [self.new(noted), *(self.new() for _ in range(count - 1))]
@@ -415,7 +429,9 @@ class Worker:
                 self.acknowledge(self.client.save_events_with_stream_validation(events, known, given))
         self.journal.counts["validated"] += 1
 
-    def validated_instance(self, new: Mapping[str, Any], known: Any, streams: Streams, given: Streams | None) -> Event[Any]:
+    def validated_instance(
+        self, new: Mapping[str, Any], known: Any, streams: Streams, given: Streams | None
+    ) -> Event[Any]:
         """As an instance, which mostly belongs to the stream that it is decided on."""
         asked = dict(streams[0].match).get("k", ())
         own = {"k": asked[0]} if len(asked) == 1 and self.rng.random() < 0.8 else {}
@@ -504,7 +520,10 @@ class Worker:
         """One of few keys, with its content, by everybody: it is saved once, and everybody hears of that."""
         number = f"{int(time.time() / EPOCH)}-{self.rng.randrange(4)}"
         events = [
-            {"type": "A", "data": {"k": f"k{number}", "u": f"u{number}", "tenant": "acme", "m": f"key-{number}-{n}"}}
+            {
+                "type": "A",
+                "data": {"k": f"k{number}", "u": f"u{number}", "tenant": "acme", "m": f"key-{number}-{n}"},
+            }
             for n in range(1 + hash(number) % 3)
         ]
         if self.rng.random() < 0.5:
@@ -551,7 +570,8 @@ class Worker:
             self.journal.counts["retryable in savepoint"] += 1
 
     def withdrawn_first(self) -> None:
-        """A savepoint that is rolled back, and then a save which nobody must believe to be published already."""
+        """A savepoint that is rolled back, and then a save which nobody must believe to be published
+        already."""
         with self.joint():
             with self.joint() as withdraw:
                 self.plain()
@@ -561,7 +581,8 @@ class Worker:
             self.rest()
 
     def stale_after_rollback(self) -> None:
-        """A position that has seen events of a savepoint which was rolled back: must be refused, or be empty-handed."""
+        """A position that has seen events of a savepoint which was rolled back: must be refused, or be
+        empty-handed."""
         streams = self.streams()
         with self.joint() as withdraw:
             self.plain()

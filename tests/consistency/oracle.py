@@ -34,14 +34,18 @@ class Log:
         """Ids of the events that match one of the streams, in order."""
         if streams not in self._found:
             wanted = [
-                (one["types"] and set(one["types"]), [(field, set(values)) for field, values in one["match"].items()])
+                (
+                    one["types"] and set(one["types"]),
+                    [(field, set(values)) for field, values in one["match"].items()],
+                )
                 for one in json.loads(streams)
             ]
             self._found[streams] = [
                 event_id
                 for event_id, kind, data in self.rows
                 if any(
-                    (types is None or kind in types) and all(data.get(field) in values for field, values in match)
+                    (types is None or kind in types)
+                    and all(data.get(field) in values for field, values in match)
                     for types, match in wanted
                 )
             ]
@@ -109,7 +113,8 @@ def _all_or_nothing(log: Log, journal: Journal) -> Iterator[str]:
 
 
 def _final_reads(log: Log, journal: Journal) -> Iterator[str]:
-    """At or below the bound of a final read nothing ever appears that it had not returned, nor does anything vanish."""
+    """At or below the bound of a final read nothing ever appears that it had not returned, nor does anything
+    vanish."""
     for final in journal.finals:
         ids = log.ids(final.streams)
         stands = set(ids[bisect_right(ids, final.after) : bisect_right(ids, final.bound)])

@@ -25,7 +25,8 @@ from pgevents.embedded.server import _find_programs
 
 
 def account(neighbour: str = "") -> dict[str, Any]:
-    """Whom a server runs as: ourselves, but PostgreSQL and PgBouncer refuse root; then who owns the neighbour's folder."""
+    """Whom a server runs as: ourselves, but PostgreSQL and PgBouncer refuse root; then who owns the
+    neighbour's folder."""
     if os.geteuid() != 0:
         return {}
     if neighbour.startswith("/") and os.stat(neighbour).st_uid:
@@ -62,7 +63,9 @@ def programs() -> Path:
 
 def run(*command: object, **options: Any) -> str:
     """Run a program as the server's user; what it printed."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd="/", **account(), **options)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, cwd="/", **account(), **options
+    )
     assert done.returncode == 0, f"{command[0]}: {done.stderr or done.stdout}"
     return done.stdout
 
@@ -102,7 +105,18 @@ def server(copy_of: Server | None = None, **settings: str) -> Iterator[Server]:
         if copy_of is None:
             run(programs() / "initdb", "-D", made.data, "-A", "trust", "-U", "postgres", "-N")
         else:
-            run(programs() / "pg_basebackup", "-D", made.data, "-d", copy_of.url, "-R", "-X", "stream", "-c", "fast")
+            run(
+                programs() / "pg_basebackup",
+                "-D",
+                made.data,
+                "-d",
+                copy_of.url,
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+            )
         made.start()
         yield made
     finally:

@@ -1,4 +1,5 @@
-"""The laboratory proves something only if it sees the faults: each of these has been made in a prototype or a product."""
+"""The laboratory proves something only if it sees the faults: each of these has been made in a prototype or a
+product."""
 
 from __future__ import annotations
 
@@ -13,14 +14,20 @@ RACES: dict[str, Race] = {
     "check by last id after an ordinary read": Race("one key", weights={"plain": 5, "by_position": 5}),
     "lock and check in one statement": Race("one key", weights={"by_position": 1}),
     "plain saves without locks": Race("one key", weights={"plain": 5, "by_position": 5}),
-    "validated saves without BULK while batches run": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
+    "validated saves without BULK while batches run": Race(
+        "one key", weights={"bulk_batch": 4, "by_position": 5}
+    ),
     "lock and check in one statement, one event": Race("one key", weights={"by_position": 1}),
     "lock and check in one statement, its own stream": Race("one key", weights={"by_id": 1}),
     "plain saves without locks, one event": Race("one key", weights={"plain": 5, "by_position": 5}),
-    "validated saves without BULK while batches run, one event": Race("one key", weights={"bulk_batch": 4, "by_position": 5}),
+    "validated saves without BULK while batches run, one event": Race(
+        "one key", weights={"bulk_batch": 4, "by_position": 5}
+    ),
     "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "bound inside the reading statement": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
-    "bound inside the reading statement, one value": Race("one key", weights={"plain": 5, "final": 5, "snapshot": 2}),
+    "bound inside the reading statement, one value": Race(
+        "one key", weights={"plain": 5, "final": 5, "snapshot": 2}
+    ),
     "publication once per transaction": Race("types", weights={"plain": 3, "withdrawn_first": 5, "final": 8}),
     "snapshot at the last id seen": Race("one key", weights={"plain": 5, "snapshot": 5}),
 }

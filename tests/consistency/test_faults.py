@@ -1,4 +1,5 @@
-"""Promise 7 and 8 when things break: what was acknowledged is there, nothing is there in half, nothing twice."""
+"""Promise 7 and 8 when things break: what was acknowledged is there, nothing is there in half, nothing
+twice."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ IN_FLIGHT = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
 
 
 def test_a_client_killed_in_the_middle_of_a_batch_leaves_nothing(client: EventClient, url: str) -> None:
-    """kill -9: no event of the batch appears, its keys are free, the horizon moves on; a retry with the key saves it once."""
+    """kill -9: no event of the batch appears, its keys are free, the horizon moves on; a retry with the key
+    saves it once."""
     sql(url, SLOW)
     batch = [item("c1", f"p{number}") for number in range(100)]
 
@@ -62,7 +64,9 @@ def test_a_client_killed_in_the_middle_of_a_batch_leaves_nothing(client: EventCl
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    sql(url, f"SELECT pg_terminate_backend({backend}, 5000)")  # else the server finishes, as it may, and then notices
+    sql(
+        url, f"SELECT pg_terminate_backend({backend}, 5000)"
+    )  # else the server finishes, as it may, and then notices
     assert len(client.get_event_stream()) == 0
     assert client.horizon().holders == ()
     saved = client.save_events(batch, idempotency_key="order 7")
@@ -98,7 +102,9 @@ def test_a_backend_terminated_in_the_middle_of_a_save_says_so_and_the_client_rec
     assert len(client.get_event_stream()) == 2
 
 
-def test_a_backend_terminated_in_a_transaction_loses_the_whole_transaction(client: EventClient, url: str) -> None:
+def test_a_backend_terminated_in_a_transaction_loses_the_whole_transaction(
+    client: EventClient, url: str
+) -> None:
     """All or nothing: what was saved earlier in the transaction is gone, too, and the client goes on."""
     with pytest.raises(Exception), client.db.atomic():  # noqa: B017 (whatever the driver says when it rolls back)
         client.save_event(item())
@@ -110,7 +116,8 @@ def test_a_backend_terminated_in_a_transaction_loses_the_whole_transaction(clien
 
 
 def test_an_immediate_stop_under_load_loses_nothing_that_was_acknowledged() -> None:
-    """The server is stopped the hard way and started again, twice, while four processes save with keys and retry."""
+    """The server is stopped the hard way and started again, twice, while four processes save with keys and
+    retry."""
     with server() as own:
         race = Race("one key", followers=False, pause=0)
         race.install(own.url)
@@ -125,10 +132,15 @@ def test_an_immediate_stop_under_load_loses_nothing_that_was_acknowledged() -> N
             while not ending.is_set():
                 number += 1
                 key = f"{process}-{number}"
-                events = [{"type": "A", "data": {"k": f"k{process}", "m": f"{key}-{n}"}} for n in range(1 + number % 3)]
+                events = [
+                    {"type": "A", "data": {"k": f"k{process}", "m": f"{key}-{n}"}}
+                    for n in range(1 + number % 3)
+                ]
                 while key not in acknowledged:
                     try:
-                        acknowledged[key] = [event.id for event in own_client.save_events(events, idempotency_key=key)]
+                        acknowledged[key] = [
+                            event.id for event in own_client.save_events(events, idempotency_key=key)
+                        ]
                     except (PgEventsError, psycopg2.Error, Exception):  # the server may be away for a while
                         lost += 1
                         time.sleep(0.05)
@@ -156,8 +168,11 @@ def test_an_immediate_stop_under_load_loses_nothing_that_was_acknowledged() -> N
             assert [rows[f"{key}-{n}"] for n in range(len(ids))] == ids
 
 
-def test_a_lock_timeout_is_retryable_and_nothing_is_lost(client: EventClient, make_client: MakeClient) -> None:
-    """The one who waits too long is told by whom it was held up, and the transaction can go on from its savepoint."""
+def test_a_lock_timeout_is_retryable_and_nothing_is_lost(
+    client: EventClient, make_client: MakeClient
+) -> None:
+    """The one who waits too long is told by whom it was held up, and the transaction can go on from its
+    savepoint."""
     other = make_client()
     with other.db.atomic():
         other.save_event(item())
@@ -196,7 +211,8 @@ def test_a_serialization_failure_is_retryable(client: EventClient) -> None:
 
 
 def test_one_key_from_eight_processes_is_one_save(client: EventClient, url: str) -> None:
-    """Plain and validated, with one content: everybody gets the same events. With other content or length: an error."""
+    """Plain and validated, with one content: everybody gets the same events. With other content or length: an
+    error."""
     from pgevents import IdempotencyError
 
     from ..conftest import shop_client

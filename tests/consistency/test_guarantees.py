@@ -14,7 +14,9 @@ def test_the_page_of_guarantees_names_tests_that_exist() -> None:
     page = PAGE.read_text(encoding="utf-8")
     sections = re.split(r"(?m)^## (?=\d)", page)[1:]
     assert [section[0] for section in sections] == list("12345678")
-    known = set(re.findall(r"(?m)^def (test_\w+)", "".join(path.read_text() for path in HERE.glob("test_*.py"))))
+    known = set(
+        re.findall(r"(?m)^def (test_\w+)", "".join(path.read_text() for path in HERE.glob("test_*.py")))
+    )
     for section in sections:
         named = set(re.findall(r"\btest_\w+\b", section)) - {path.stem for path in HERE.glob("test_*.py")}
         assert named, section.splitlines()[0]

@@ -106,7 +106,8 @@ def test_a_slow_transaction_does_not_slow_decisions_on_other_carts(client: Event
 
 
 def test_a_validated_save_that_waits_for_it_does_not_slow_them_either(client: EventClient) -> None:
-    """Behind the slow transaction a decision about the hot product waits; plain saves of the product do not."""
+    """Behind the slow transaction a decision about the hot product waits; plain saves of the product do
+    not."""
     outcome: list[Any] = []
 
     def wait_in_line() -> None:
@@ -132,7 +133,8 @@ def test_a_validated_save_that_waits_for_it_does_not_slow_them_either(client: Ev
 
 
 def test_readers_never_wait_for_a_slow_transaction(client: EventClient) -> None:
-    """Display reads, projections, snapshots and cut final reads do not wait for a transaction in the middle of a save."""
+    """Display reads, projections, snapshots and cut final reads do not wait for a transaction in the middle
+    of a save."""
     client.save_event(item("held"))
 
     def measure() -> float:
@@ -140,7 +142,11 @@ def test_readers_never_wait_for_a_slow_transaction(client: EventClient) -> None:
             start = time.monotonic()
             assert len(client.get_event_stream(cart_id="held")) >= 1
             assert CartProjection("held", client).view.items
-            assert CartProjection("held", client).save_projection().status in {"created", "skipped", "updated"}
+            assert CartProjection("held", client).save_projection().status in {
+                "created",
+                "skipped",
+                "updated",
+            }
             assert client.horizon().holders
             assert client.get_latest_event(cart_id="held", final=False) is not None
             return time.monotonic() - start
@@ -149,7 +155,8 @@ def test_readers_never_wait_for_a_slow_transaction(client: EventClient) -> None:
 
 
 def test_a_reader_that_stops_reading_holds_nobody_up(client: EventClient, make_client: MakeClient) -> None:
-    """A reader that stays in its transaction, or stops in the middle of its loop, stalls neither writers nor final reads."""
+    """A reader that stays in its transaction, or stops in the middle of its loop, stalls neither writers nor
+    final reads."""
     client.save_events([item("c1") for _ in range(100)])
     reader = make_client()
     with reader.db.atomic():
@@ -227,7 +234,8 @@ def test_ten_thousand_saves_in_one_transaction_need_few_locks(client: EventClien
 
 
 def test_large_batches_from_many_processes_need_few_locks(client: EventClient, url: str) -> None:
-    """Eight batches of 10,000 events at once, at PostgreSQL's default lock memory: all are saved, each in one piece."""
+    """Eight batches of 10,000 events at once, at PostgreSQL's default lock memory: all are saved, each in one
+    piece."""
     context = multiprocessing.get_context("fork")
     told: Any = context.Queue()
 
@@ -256,8 +264,11 @@ def test_large_batches_from_many_processes_need_few_locks(client: EventClient, u
     assert count == 80_000
 
 
-def test_a_deadlock_between_transactions_is_reported_at_once(client: EventClient, make_client: MakeClient) -> None:
-    """Two transactions that have both saved, and then both decide about the same cart: one is told to run again, soon."""
+def test_a_deadlock_between_transactions_is_reported_at_once(
+    client: EventClient, make_client: MakeClient
+) -> None:
+    """Two transactions that have both saved, and then both decide about the same cart: one is told to run
+    again, soon."""
     other = make_client()
     meet = threading.Barrier(2)
     outcomes: list[Any] = []
@@ -283,7 +294,7 @@ def test_a_deadlock_between_transactions_is_reported_at_once(client: EventClient
     assert max(one for one in outcomes if isinstance(one, float)) < 4.0
 
 
-# -- plans -----------------------------------------------------------------------------------------------------
+# -- plans ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -296,7 +307,12 @@ def large(url: str) -> Iterator[EventClient]:
             [
                 {
                     "type": "ABC"[number % 3],
-                    "data": {"k": f"k{number % 300}", "g": f"g{number % 50}", "u": f"u{number % 300}", "tenant": "acme"},
+                    "data": {
+                        "k": f"k{number % 300}",
+                        "g": f"g{number % 50}",
+                        "u": f"u{number % 300}",
+                        "tenant": "acme",
+                    },
                 }
                 for number in range(start, start + 10_000)
             ]
@@ -327,7 +343,8 @@ FROM pg_stat_xact_user_tables WHERE relid = 'lab.events'::regclass
 
 
 def test_checks_and_reads_are_index_ranges(large: EventClient) -> None:
-    """A check looks at the rows of its stream above its base and at no others, also with the plans of the tenth call."""
+    """A check looks at the rows of its stream above its base and at no others, also with the plans of the
+    tenth call."""
     looked_at: dict[str, tuple[int, int]] = {}
     for question, (streams, base, _) in QUESTIONS.items():
         for _ in range(8):
@@ -345,4 +362,6 @@ def test_checks_and_reads_are_index_ranges(large: EventClient) -> None:
     print(looked_at)
     for question, (_, _, most) in QUESTIONS.items():
         assert looked_at[question][0] == 0, f"{question}: a sequential scan"
-        assert looked_at[question][1] <= most + 100, question  # what this test itself has saved is above the bases
+        assert looked_at[question][1] <= most + 100, (
+            question
+        )  # what this test itself has saved is above the bases

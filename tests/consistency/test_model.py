@@ -26,7 +26,12 @@ from .lab import Tally, TallyProjection, lab_client, streams_of, streams_text, t
 
 KEYS = st.sampled_from(["k1", "k2", "k3"])
 TYPES = st.sampled_from(["A", "B"])
-EVENT = st.builds(lambda kind, key, unit: {"type": kind, "data": {"k": key, "u": unit}}, TYPES, KEYS, st.sampled_from(["x", "y"]))
+EVENT = st.builds(
+    lambda kind, key, unit: {"type": kind, "data": {"k": key, "u": unit}},
+    TYPES,
+    KEYS,
+    st.sampled_from(["x", "y"]),
+)
 STREAMS = st.sampled_from(
     [
         [stream(k="k1")],
@@ -57,7 +62,8 @@ class Model:
             for event_id, kind, data in self.rows
             if event_id > after
             and any(
-                (one.types is None or kind in one.types) and all(data.get(name) in values for name, values in one.match)
+                (one.types is None or kind in one.types)
+                and all(data.get(name) in values for name, values in one.match)
                 for one in streams
             )
         ]
@@ -116,7 +122,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(event=EVENT, known=reads)
     def save_validated(self, event: dict[str, Any], known: tuple[EventStream[Any], Any, list[int]]) -> None:
-        """It succeeds if and only if the stream is what was read, however long ago, in whatever was rolled back."""
+        """It succeeds if and only if the stream is what was read, however long ago, in whatever was rolled
+        back."""
         read, streams, ids = known
         is_current = self.model.ids(streams) == ids
         try:
@@ -140,7 +147,11 @@ class Machine(RuleBasedStateMachine):
             assert not self.model.ids(streams, after=latest)
             self.note([saved], [event])
 
-    @rule(key=st.sampled_from(["i1", "i2", "i3"]), events=st.lists(EVENT, min_size=1, max_size=2), again=st.booleans())
+    @rule(
+        key=st.sampled_from(["i1", "i2", "i3"]),
+        events=st.lists(EVENT, min_size=1, max_size=2),
+        again=st.booleans(),
+    )
     def save_with_key(self, key: str, events: list[dict[str, Any]], again: bool) -> None:
         known = self.model.keys.get(key)
         if known is not None and again:
@@ -148,7 +159,9 @@ class Machine(RuleBasedStateMachine):
         try:
             saved = self.client.save_events(events, idempotency_key=key)
         except IdempotencyError as error:
-            assert known is not None and [(one["type"], one["data"]) for one in events] != [row[1:] for row in known]
+            assert known is not None and [(one["type"], one["data"]) for one in events] != [
+                row[1:] for row in known
+            ]
             assert list(error.saved_ids) == [row[0] for row in known]
         else:
             if known is None:
@@ -174,7 +187,9 @@ class Machine(RuleBasedStateMachine):
         known = self.model.snapshots.get(name)
         result = TallyProjection(name, self.client).save_projection()
         assert result.projection.data == expected
-        assert result.status == ("created" if known is None else "skipped" if known == expected else "updated")
+        assert result.status == (
+            "created" if known is None else "skipped" if known == expected else "updated"
+        )
         self.model.snapshots[name] = expected
 
     @rule(count=st.integers(0, 3))
@@ -232,6 +247,10 @@ def test_the_client_does_what_the_model_says(lab: EventClient) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
         ),
     )

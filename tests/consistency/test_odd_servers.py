@@ -1,4 +1,5 @@
-"""The promises hold on servers that are set up in unexpected ways, or the library says that it cannot keep them."""
+"""The promises hold on servers that are set up in unexpected ways, or the library says that it cannot keep
+them."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def shop(url: str) -> Iterator[EventClient]:
 
 FINAL_OR_WRITING: dict[str, Callable[[EventClient], object]] = {
     "save": lambda client: client.save_event(item()),
-    "validated save": lambda client: client.save_event_with_stream_validation(item(), None, stream(cart_id="new")),
+    "validated save": lambda client: client.save_event_with_stream_validation(
+        item(), None, stream(cart_id="new")
+    ),
     "decision": lambda client: client.decide(CartProjection("c1", client), lambda cart: item()),
     "final read": lambda client: client.get_event_stream(cart_id="c1", final=True),
     "latest event": lambda client: client.get_latest_event(cart_id="c1"),
@@ -84,7 +87,7 @@ def assert_only_display_reads(client: EventClient) -> None:
     assert len(client.get_event_stream()) == before
 
 
-# -- the sequence ----------------------------------------------------------------------------------------------
+# -- the sequence ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["CACHE 10", "INCREMENT 2", "CYCLE", "INCREMENT -1 MINVALUE -100"])
@@ -100,8 +103,11 @@ def test_a_sequence_out_of_order_is_refused_when_the_client_starts(
             action()
 
 
-def test_a_cached_sequence_under_running_clients_is_noticed(client: EventClient, make_client: MakeClient) -> None:
-    """If the cache is switched on while clients run, no event gets an id below one that was given out before."""
+def test_a_cached_sequence_under_running_clients_is_noticed(
+    client: EventClient, make_client: MakeClient
+) -> None:
+    """If the cache is switched on while clients run, no event gets an id below one that was given out
+    before."""
     clients = [client, make_client(), make_client()]
     for one in clients:
         one.save_event(item())
@@ -120,13 +126,16 @@ def test_a_cached_sequence_under_running_clients_is_noticed(client: EventClient,
 def test_a_sequence_that_was_set_back_is_refused_when_the_client_starts(
     client: EventClient, make_client: MakeClient
 ) -> None:
-    """After RESTART, or a restore that forgot the sequence, the error says how to set it; then all is well."""
+    """After RESTART, or a restore that forgot the sequence, the error says how to set it; then all is
+    well."""
     client.save_events([item() for _ in range(20)])
     client.db.execute_sql(f"ALTER SEQUENCE {SEQUENCE} RESTART WITH 5")
     late_comer = make_client()
     with pytest.raises(ConfigurationError, match="setval") as refusal:
         late_comer.save_event(item())
-    with pytest.raises((PgEventsError, PeeweeException)):  # a running client meets the id that is taken already
+    with pytest.raises(
+        (PgEventsError, PeeweeException)
+    ):  # a running client meets the id that is taken already
         client.save_event(item())
     client.db.execute_sql(str(refusal.value).split("set it: ")[1])
     assert late_comer.save_event(item()).id == 21
@@ -149,7 +158,8 @@ def test_a_sequence_that_was_set_forward_is_fine(client: EventClient, make_clien
 @pytest.mark.parametrize("start", [2**31 - 30, 3 * 2**31 - 30])
 @pytest.mark.parametrize("is_called", ["true", "false"])
 def test_ids_beyond_the_range_of_the_published_bound_are_right(url: str, start: int, is_called: str) -> None:
-    """What is published has 31 bits; where they wrap round, nothing goes wrong, not even in the first save."""
+    """What is published has 31 bits; where they wrap round, nothing goes wrong, not even in the first
+    save."""
     race = Race("mixed", seconds=1.2)
     race.install(url)
     sql(url, f"SELECT setval('lab.events_id_seq', {start}, {is_called})")
@@ -175,11 +185,12 @@ def test_the_first_save_after_a_far_jump_holds_the_bound_back(
     assert [event.id for event in client.reader.read_final([stream(cart_id="c1")])] == [1, start, start + 1]
 
 
-# -- neighbours, standbys, copies ------------------------------------------------------------------------------
+# -- neighbours, standbys, copies ------------------------------------------------------------
 
 
 def test_a_busy_neighbour_database_with_the_same_tables_does_not_matter(url: str, server_url: str) -> None:
-    """A copy of the database, with the same table ids, keeps all locks and an old publication: nobody here waits."""
+    """A copy of the database, with the same table ids, keeps all locks and an old publication: nobody here
+    waits."""
     one, two = (f"{parse_dsn(url)['dbname']}_{name}" for name in ("one", "two"))
     sql(server_url, f"CREATE DATABASE {one}")
     url, neighbour_url = (make_dsn(**{**parse_dsn(url), "dbname": name}) for name in (one, two))
@@ -247,7 +258,8 @@ def test_after_dump_and_restore_into_another_cluster_everything_goes_on() -> Non
 
 
 def test_the_laboratory_passes_through_pgbouncer(url: str) -> None:
-    """In PgBouncer's transaction mode each transaction may have another server connection: the races stay clean."""
+    """In PgBouncer's transaction mode each transaction may have another server connection: the races stay
+    clean."""
     race = Race("mixed", seconds=2.0)
     race.install(url)
     with pgbouncer(url) as through:
@@ -258,13 +270,14 @@ def test_the_laboratory_passes_through_pgbouncer(url: str) -> None:
     assert report.counts["validated"] > 5
 
 
-# -- isolation, roles, transactions ----------------------------------------------------------------------------
+# -- isolation, roles, transactions ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("by", ["the database", "the role", "the caller"])
 def test_other_isolation_levels_are_refused(url: str, level: str, by: str) -> None:
-    """A frozen snapshot cannot see what others commit: saves and final reads are refused, whoever set the level."""
+    """A frozen snapshot cannot see what others commit: saves and final reads are refused, whoever set the
+    level."""
     with shop(url) as client:
         client.save_event(item())
     name = parse_dsn(url)["dbname"]
@@ -297,7 +310,8 @@ def test_read_uncommitted_is_read_committed(client: EventClient) -> None:
 
 
 def test_an_unprivileged_role_can_do_everything_but_change_the_past(url: str) -> None:
-    """USAGE on the schema, SELECT and INSERT on the events, the sequence: that is enough, and nothing more is needed."""
+    """USAGE on the schema, SELECT and INSERT on the events, the sequence: that is enough, and nothing more is
+    needed."""
     role = f"{parse_dsn(url)['dbname']}_clerk"
     with shop(url):
         pass
@@ -321,7 +335,11 @@ def test_an_unprivileged_role_can_do_everything_but_change_the_past(url: str) ->
             assert other.horizon().holders[0].pid == clerk.db.connection().info.backend_pid
             assert len(other.reader.read_final([stream(cart_id="c1")])) == 3
         assert clerk.save_projection(CartProjection("c1", clerk)).status == "created"
-        for change in ("DELETE FROM my_app.events", "TRUNCATE my_app.events", "SELECT nextval('my_app.events_id_seq')"):
+        for change in (
+            "DELETE FROM my_app.events",
+            "TRUNCATE my_app.events",
+            "SELECT nextval('my_app.events_id_seq')",
+        ):
             if change.startswith("SELECT"):
                 clerk.db.execute_sql(change)  # burns an id, which is only a gap
             else:
@@ -335,7 +353,8 @@ def test_an_unprivileged_role_can_do_everything_but_change_the_past(url: str) ->
 
 
 def test_a_prepared_transaction_holds_its_keys_also_after_a_restart() -> None:
-    """Two-phase commit: until it ends, nothing at or above its events is final, and nobody can decide about them."""
+    """Two-phase commit: until it ends, nothing at or above its events is final, and nobody can decide about
+    them."""
     with server(max_prepared_transactions="5", fsync="off") as own:
         with shop(own.url) as client:
             client.save_event(item())
@@ -373,7 +392,9 @@ def test_autocommit_switched_off_is_refused(client: EventClient) -> None:
     assert len(client.get_event_stream()) == 1
 
 
-def test_a_validated_save_in_a_rolled_back_savepoint_leaves_nothing(client: EventClient, make_client: MakeClient) -> None:
+def test_a_validated_save_in_a_rolled_back_savepoint_leaves_nothing(
+    client: EventClient, make_client: MakeClient
+) -> None:
     """Neither its event nor its locks: the same position is good again, for anybody."""
     other = make_client()
     read = client.get_event_stream(cart_id="c1")
@@ -388,7 +409,9 @@ def test_a_validated_save_in_a_rolled_back_savepoint_leaves_nothing(client: Even
     assert len(client.get_event_stream(cart_id="c1")) == 2
 
 
-def test_a_position_read_in_a_rolled_back_savepoint_is_refused(client: EventClient, make_client: MakeClient) -> None:
+def test_a_position_read_in_a_rolled_back_savepoint_is_refused(
+    client: EventClient, make_client: MakeClient
+) -> None:
     """Even if meanwhile as many others stand there as were rolled back."""
     other = make_client()
     with client.db.atomic():
@@ -409,7 +432,9 @@ def test_nested_transactions_commit_together(client: EventClient, make_client: M
         with client.db.atomic():
             client.save_event_with_stream_validation(item(), client.get_event_stream(cart_id="c1"))
             with client.db.atomic():
-                client.decide(CartProjection("c1", client), lambda cart: item() if len(cart.items) == 2 else None)
+                client.decide(
+                    CartProjection("c1", client), lambda cart: item() if len(cart.items) == 2 else None
+                )
         assert other.horizon().id == 0
         assert len(other.get_event_stream()) == 0
     assert other.horizon().id == 3
@@ -417,11 +442,11 @@ def test_nested_transactions_commit_together(client: EventClient, make_client: M
 
 
 def test_a_change_of_the_data_indexes_waits_for_writers_and_turns_away_none_wrongly(url: str) -> None:
-    """While writers are at it, the functions are replaced for other data indexes, again and again: no decision is wrong."""
+    """While writers are at it, the functions are replaced for other data indexes, again and again: no
+    decision is wrong."""
     from pgevents import (
         create_event_client,
         create_events_table,
-        create_projections_table,
     )
 
     race = Race("one key", seconds=2.5, pause=0, followers=False)
@@ -434,7 +459,9 @@ def test_a_change_of_the_data_indexes_waits_for_writers_and_turns_away_none_wron
             number += 1
             fields = ["k", "g", "tenant"] if number % 2 else ["tenant", "k", "g"]
             events = create_events_table(schema="lab", name="events", data_indexes=fields)
-            own = create_event_client(database(url), events, create_projections_table(schema="lab", name="views"), ())
+            own = create_event_client(
+                database(url), events, create_projections_table(schema="lab", name="views"), ()
+            )
             own.create_tables()
             own.db.close()
             time.sleep(0.1)
@@ -451,7 +478,9 @@ def test_a_change_of_the_data_indexes_waits_for_writers_and_turns_away_none_wron
     assert all("create_tables" in failure for failure in report.failures), report.failures
 
 
-def test_a_decision_is_right_though_the_data_indexes_change_while_it_is_made(client: EventClient, url: str) -> None:
+def test_a_decision_is_right_though_the_data_indexes_change_while_it_is_made(
+    client: EventClient, url: str
+) -> None:
     """The locks that it took are not those that others take now: what it read is checked all the same."""
 
     def decide(cart: CartView) -> ItemAddedToCart:
@@ -461,7 +490,9 @@ def test_a_decision_is_right_though_the_data_indexes_change_while_it_is_made(cli
         other.save_event(item("c1", "p2"))
         other.db.close()
         client.db.bind([client.projections])
-        client.db.execute_sql("CREATE TEMPORARY TABLE any_new_lock ()")  # makes this backend hear of the change
+        client.db.execute_sql(
+            "CREATE TEMPORARY TABLE any_new_lock ()"
+        )  # makes this backend hear of the change
         return item("c1", "p1")
 
     with pytest.raises(RetryableError), client.db.atomic():

@@ -1,4 +1,5 @@
-"""The same races for minutes: `pytest -m soak tests/consistency`; PGEVENTS_SOAK says how many validated saves per shape."""
+"""The same races for minutes: `pytest -m soak tests/consistency`; PGEVENTS_SOAK says how many validated saves
+per shape."""
 
 from __future__ import annotations
 
@@ -12,13 +13,23 @@ from .lab import SHAPES, WEIGHTS, Race
 from .oracle import HEADER, Report, judge
 
 SAVES = int(os.environ.get("PGEVENTS_SOAK", "2000"))
-DENSE = {**WEIGHTS, "by_position": 70, "by_id": 12, "by_tail": 12, "decide": 12, "transaction": 4, "final": 3, "snapshot": 3}
+DENSE = {
+    **WEIGHTS,
+    "by_position": 70,
+    "by_id": 12,
+    "by_tail": 12,
+    "decide": 12,
+    "transaction": 4,
+    "final": 3,
+    "snapshot": 3,
+}
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("shape", SHAPES)
 def test_long_races_have_no_anomaly(url: str, shape: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Race after race, with and without pauses in the functions, until enough validated saves were committed."""
+    """Race after race, with and without pauses in the functions, until enough validated saves were
+    committed."""
     total = Report(shape, Counter(), [], [])
     for number in itertools.count():
         if number % 5 == 0:

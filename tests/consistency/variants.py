@@ -1,7 +1,9 @@
-"""The library with pauses in it, and the library deliberately broken: a test that cannot see a fault proves nothing.
+"""The library with pauses in it, and the library deliberately broken: a test that cannot see a fault proves
+    nothing.
 
-A variant is made from the generated text of the functions by replacing parts of it, each of which must be there.
-The mark of the generation stays, so the guard and the client's check take the variant for the real thing.
+A variant is made from the generated text of the functions by replacing parts of it, each of which must be
+there. The mark of the generation stays, so the guard and the client's check take the variant for the real
+thing.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from typing import Any
 import attrs
 
 from pgevents.store.append import Appender
-from pgevents.store.session import Session
 from pgevents.store.ordering import Position, functions_sql, setting_sql, streams_json
-from pgevents.store.read import Reader
 from pgevents.store.queries import NO_EVENT
+from pgevents.store.read import Reader
+from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
 
 Replacement = tuple[str, str]
@@ -25,14 +27,14 @@ Replacement = tuple[str, str]
 def replaced(text: str, old: str, new: str, count: int = 1) -> str:
     """The text with a part replaced, which must be there so many times (-1: at least once)."""
     found = text.count(old)
-    assert found == count or (count == -1 and found), f"{old!r} is {found} times in the functions, not {count} times"
+    assert found == count or (count == -1 and found), (
+        f"{old!r} is {found} times in the functions, not {count} times"
+    )
     return text.replace(old, new)
 
 
 PLACES: dict[str, tuple[Replacement, ...]] = {
-    "locked": (
-        ("    -- Publish a lower bound", "{pause}    -- Publish a lower bound"),
-    ),
+    "locked": (("    -- Publish a lower bound", "{pause}    -- Publish a lower bound"),),
     "published": (
         ("    _state := _published ||", "{pause}    _state := _published ||"),
         ("        -- Check, if there is", "{pause}        -- Check, if there is"),
@@ -45,8 +47,8 @@ PLACES: dict[str, tuple[Replacement, ...]] = {
     "issued": (("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),),
     "bound": (("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),),
 }
-"""Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append functions that has
-such a place; between both looks of a final bound, after it."""
+"""Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append
+functions that has such a place; between both looks of a final bound, after it."""
 
 
 @attrs.frozen
@@ -100,7 +102,9 @@ def _check_by_last_id() -> None:
     def by_last_id(self: Appender, rows: Any, positions: Any = None, *more: Any, **options: Any) -> Any:
         return append(self, rows, above_last_id(positions), *more, **options)
 
-    def lines_by_last_id(self: Appender, names: Any, data: Any, metadata: Any, positions: Any, *more: Any, **options: Any) -> Any:
+    def lines_by_last_id(
+        self: Appender, names: Any, data: Any, metadata: Any, positions: Any, *more: Any, **options: Any
+    ) -> Any:
         return append_lines(self, names, data, metadata, above_last_id(positions), *more, **options)
 
     Appender.append = by_last_id  # type: ignore[method-assign]
@@ -144,7 +148,9 @@ def _published_once_per_transaction() -> None:
             state = f"coalesce(nullif(current_setting({setting}, true), ''), %s)"
             execute(self, f"SELECT set_config({setting}, {state}, true)", [remembered["published"] + "|0|"])
         answer = execute(self, sql, params)
-        remembered["published"] = execute(self, f"SELECT split_part(current_setting({setting}), '|', 1)").fetchone()[0]
+        remembered["published"] = execute(
+            self, f"SELECT split_part(current_setting({setting}), '|', 1)"
+        ).fetchone()[0]
         return answer
 
     def forgetful_value(self: Session, sql: str, params: Any) -> Any:
@@ -169,7 +175,10 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement",
             (
                 ANY_EVENTS,
-                (EXCLUSIVE_LOCKS, "        IF _conditions IS NULL THEN " + EXCLUSIVE_LOCKS.strip() + " END IF;"),
+                (
+                    EXCLUSIVE_LOCKS,
+                    "        IF _conditions IS NULL THEN " + EXCLUSIVE_LOCKS.strip() + " END IF;",
+                ),
                 (" AND id > _base", " AND id > _base AND (SELECT true FROM {acquire}(_shared, _exclusive))"),
             ),
             places=("numbered", "checked"),
@@ -201,12 +210,23 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant(
             "plain saves without locks, one event",
-            ((r"re:(_append_plain\"[^;]*? bigint;.*?) AND pg_try_advisory_xact_lock_shared[^;]*?\n *THEN", r"\1 THEN"),),
+            (
+                (
+                    r"re:(_append_plain\"[^;]*? bigint;.*?) AND pg_try_advisory_xact_lock_shared[^;]*?\n *THEN",
+                    r"\1 THEN",
+                ),
+            ),
             places=("numbered", "checked"),
         ),
         Variant(
             "validated saves without BULK while batches run",
-            (ANY_EVENTS, (r"re:        _shared := _shared \|\| [^;]*;\n    END IF;\n    IF _exclusive", "    END IF;\n    IF _exclusive")),
+            (
+                ANY_EVENTS,
+                (
+                    r"re:        _shared := _shared \|\| [^;]*;\n    END IF;\n    IF _exclusive",
+                    "    END IF;\n    IF _exclusive",
+                ),
+            ),
             places=("numbered", "checked"),
         ),
         Variant(
@@ -215,13 +235,19 @@ BROKEN: dict[str, Variant] = {
             places=("numbered", "checked"),
         ),
         Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
-        Variant("bound inside the reading statement", patch=_bound_in_the_same_statement, places=("numbered", "bound")),
+        Variant(
+            "bound inside the reading statement",
+            patch=_bound_in_the_same_statement,
+            places=("numbered", "bound"),
+        ),
         Variant(
             "bound inside the reading statement, one value",
             ((r"re:VOLATILE AS (\$pgevents\$\nDECLARE\n    _bound text;\n)", r"STABLE AS \1"),),
             places=("numbered", "bound"),
         ),
-        Variant("publication once per transaction", patch=_published_once_per_transaction, places=("numbered",)),
+        Variant(
+            "publication once per transaction", patch=_published_once_per_transaction, places=("numbered",)
+        ),
         Variant("snapshot at the last id seen", patch=_snapshot_at_the_last_id_seen, places=("numbered",)),
     )
 }

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pgevents import Event, EventClient
+
 from .user_code import CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
 

@@ -37,7 +37,12 @@ class CartCreated:
     user_id: str
 
 
-@event("ITEM_ADDED_TO_CART", version=2, upcasters={1: lambda data: {**data, "price_at_time": 0}}, formerly=["ITEM_ADDED"])
+@event(
+    "ITEM_ADDED_TO_CART",
+    version=2,
+    upcasters={1: lambda data: {**data, "price_at_time": 0}},
+    formerly=["ITEM_ADDED"],
+)
 class ItemAddedToCart:
     cart_id: str
     product_id: str
@@ -103,7 +108,9 @@ def to_total(cart: CartView) -> int:
 class CartProjection(ProjectionBase[CartView, CartEvent]):
     projection_type = "SHOPPING_CART"
     version = 1
-    reducers = pipeline(user_id=to_user_id, items=to_items, is_checked_out=to_is_checked_out) | derive(total=to_total)
+    reducers = pipeline(user_id=to_user_id, items=to_items, is_checked_out=to_is_checked_out) | derive(
+        total=to_total
+    )
 
     def initial_view(self) -> CartView:
         return CartView(id=self.id)
@@ -119,7 +126,10 @@ class UserCarts(MultiStreamProjectionBase[CartView, CartEvent]):
         return CartView(id=self.id)
 
     def get_stream_options(self) -> Sequence[Stream[Any]]:
-        return [stream(CartCreated, user_id=self.id), stream(CartCheckedOut | ItemAddedToCart, cart_id=["c1", "c2"])]
+        return [
+            stream(CartCreated, user_id=self.id),
+            stream(CartCheckedOut | ItemAddedToCart, cart_id=["c1", "c2"]),
+        ]
 
 
 class Announce:
@@ -154,7 +164,9 @@ def saving(client: EventClient) -> None:
     mixed: list[CartEvent] = [created, ItemRemovedFromCart("c1", "p1")]
     assert_type(client.save_events(mixed), list[Event[CartEvent]])
     client.save_event({"type": "CART_CREATED", "data": {"cart_id": "c1"}})
-    client.save_events([ItemAddedToCart("c1", "p1", 2, 1999), CartCheckedOut("c1", datetime.now(timezone.utc))])
+    client.save_events(
+        [ItemAddedToCart("c1", "p1", 2, 1999), CartCheckedOut("c1", datetime.now(timezone.utc))]
+    )
 
 
 def reading(client: EventClient) -> None:
@@ -165,7 +177,10 @@ def reading(client: EventClient) -> None:
     for one in history:
         assert_type(one, Event[CartEvent])
     assert_type(client.get_event_stream(CartCreated), EventStream[CartCreated])
-    assert_type(client.get_event_stream(CartCreated | CartCheckedOut, final=True), EventStream[CartCreated | CartCheckedOut])
+    assert_type(
+        client.get_event_stream(CartCreated | CartCheckedOut, final=True),
+        EventStream[CartCreated | CartCheckedOut],
+    )
     assert_type(client.get_event_stream("CART_CREATED"), EventStream[Any])
     assert_type(client.get_event_stream(["CART_CREATED", CartCreated], cart_id=["c1"]), EventStream[Any])
     assert_type(client.get_event_stream(), EventStream[Any])
@@ -220,7 +235,11 @@ def deciding(client: EventClient) -> None:
         return ItemAddedToCart(cart.id, "p3", 1, 1999)
 
     def maybe(cart: CartView) -> list[CartEvent] | None:
-        return None if cart.is_checked_out else [CartCreated(cart.id, "u1"), ItemAddedToCart(cart.id, "p3", 1, 1999)]
+        return (
+            None
+            if cart.is_checked_out
+            else [CartCreated(cart.id, "u1"), ItemAddedToCart(cart.id, "p3", 1, 1999)]
+        )
 
     def both(one: CartView, two: CartView) -> CartCheckedOut:
         return CartCheckedOut(one.id, datetime.now(timezone.utc))

@@ -1,4 +1,5 @@
-"""Who is compared: the least SQL, pgevents, its functions alone and in a bare client, and two recorders of `eventsourcing`."""
+"""Who is compared: the least SQL, pgevents, its functions alone and in a bare client, and two recorders of
+`eventsourcing`."""
 
 from .bare import Bare
 from .base import Contender, connect, on_database

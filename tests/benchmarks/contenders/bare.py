@@ -1,7 +1,7 @@
 """pgevents' functions, and around them as little Python as makes JSON of an event and an event of the answer.
 
-It knows beforehand what it is going to save and to ask, and keeps one cursor; neither streams nor hooks nor errors are
-looked at. What pgevents itself needs beyond that is the price of all that it can do besides.
+It knows beforehand what it is going to save and to ask, and keeps one cursor; neither streams nor hooks nor
+errors are looked at. What pgevents itself needs beyond that is the price of all that it can do besides.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from pgevents import Event, EventStream, stream
 from pgevents.codec import fast
-from pgevents.store.append import answer_of, saved_of
 from pgevents.codec.decoding import rows_of
 from pgevents.events import make_event
+from pgevents.store.append import answer_of, saved_of
 from pgevents.store.ordering import Position
 
 from ...shop import CartEvent
@@ -34,7 +34,9 @@ class Bare(PgEvents):
         self.types = sql_types(self.shop)
         self.streams = (stream(CartEvent, cart_id="any"),)
         write: Any = self.client.serializer.write
-        self.write: dict[type[Any], Callable[[Any], tuple[str, Any]]] = {cls: write[cls] for cls in self.shop.classes.values()}
+        self.write: dict[type[Any], Callable[[Any], tuple[str, Any]]] = {
+            cls: write[cls] for cls in self.shop.classes.values()
+        }
 
     def save(self, sample: Sample) -> None:
         data = sample.event

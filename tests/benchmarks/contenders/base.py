@@ -13,12 +13,23 @@ from pgevents import Event
 from ...shop import CartProjection, CartView
 from ..carts import Shop
 
-__all__ = ["FILL_EVENTS", "FILL_VIEWS", "FULL_CART", "PAGE", "Contender", "connect", "fold_cart", "length", "on_database"]
+__all__ = [
+    "FILL_EVENTS",
+    "FILL_VIEWS",
+    "FULL_CART",
+    "PAGE",
+    "Contender",
+    "connect",
+    "fold_cart",
+    "length",
+    "on_database",
+]
 
 PAGE = 5_000
 """Rows that one statement reads where a whole log is read, for every contender."""
 FULL_CART = 50
-"""A cart that everybody decides on is left for the next one at this size, so that no contender reads longer carts."""
+"""A cart that everybody decides on is left for the next one at this size, so that no contender reads longer
+carts."""
 FILL_EVENTS = """\
 INSERT INTO {table} (type, data, created_at, updated_at)
 SELECT type, data::jsonb, at, at

@@ -1,7 +1,7 @@
 """pgevents' functions in the database, called by bare psycopg2: what its promises cost the server.
 
-The calls are those of the library, and their values are ready-made; nothing is encoded, checked or made an event.
-What pgevents itself needs beyond that is its Python.
+The calls are those of the library, and their values are ready-made; nothing is encoded, checked or made an
+event. What pgevents itself needs beyond that is its Python.
 """
 
 from __future__ import annotations

@@ -69,13 +69,15 @@ class Limit(Contender):
     save_validated = save
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
-        values = ",".join(["('%s',%%s)" % sample.type for sample in samples])
+        values = ",".join([f"('{sample.type}',%s)" for sample in samples])
         texts = [sample.text for sample in samples]
         self.cursor.execute(f"INSERT INTO raw_events (type, data) VALUES {values} RETURNING id", texts)
         self.cursor.fetchall()
 
     def read(self, cart: str) -> list[Any]:
-        self.cursor.execute(f"SELECT {COLUMNS} FROM raw_events WHERE data->>'cart_id' = %s ORDER BY id", (cart,))
+        self.cursor.execute(
+            f"SELECT {COLUMNS} FROM raw_events WHERE data->>'cart_id' = %s ORDER BY id", (cart,)
+        )
         rows: list[Any] = self.cursor.fetchall()
         return rows
 
@@ -101,7 +103,7 @@ class Limit(Contender):
     def decide(self, cart: str) -> tuple[int, bool]:
         count = len(self.read(cart))
         if count < FULL_CART:
-            event = '{"cart_id":"%s","product_id":"p1","quantity":1,"price_at_time":1999}' % cart
+            event = f'{{"cart_id":"{cart}","product_id":"p1","quantity":1,"price_at_time":1999}}'
             self.save(Sample("ITEM_ADDED_TO_CART", cart, event, b"", None, []))
         return 1, count >= FULL_CART
 
@@ -159,5 +161,5 @@ class Copy(Limit):
     """COPY for many rows at once; it returns no ids."""
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
-        lines = "".join(["%s\t%s\n" % (sample.type, sample.text) for sample in samples])
+        lines = "".join([f"{sample.type}\t{sample.text}\n" for sample in samples])
         self.cursor.copy_expert("COPY raw_events (type, data) FROM STDIN", io.StringIO(lines))

@@ -1,7 +1,8 @@
 """Two recorders of the package `eventsourcing`, in their default settings.
 
-They are handed ready-made bytes and give back their own records with bytes in them; only where a state is needed are
-these parsed, by `json.loads` and a bare constructor call, and folded by the same pipeline. All of that is in their
+They are handed ready-made bytes and give back their own records with bytes in them; only where a state is
+needed are these parsed, by `json.loads` and a bare constructor call, and folded by the same pipeline. All of
+that is in their
 favour: their mappers and aggregates would come on top.
 """
 
@@ -27,7 +28,11 @@ try:
     from eventsourcing.dcb.api import DCBAppendCondition, DCBEvent, DCBQuery, DCBQueryItem
     from eventsourcing.dcb.postgres_tt import PostgresDCBRecorderTT
     from eventsourcing.persistence import IntegrityError, StoredEvent
-    from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicationRecorder, PostgresDatastore
+    from eventsourcing.postgres import (
+        PostgresAggregateRecorder,
+        PostgresApplicationRecorder,
+        PostgresDatastore,
+    )
 
     PEER_MISSING = ""
 except ImportError as error:
@@ -105,10 +110,12 @@ class Dcb(_Recorder):
         shop, tags = self.shop, [f"cart_id:{sample.cart}"]
         prefix = shop.prefix
         condition = DCBAppendCondition(
-            DCBQuery([
-                DCBQueryItem([f"{prefix}CART_CREATED", f"{prefix}CART_CHECKED_OUT"], tags),
-                DCBQueryItem([f"{prefix}ITEM_ADDED_TO_CART", f"{prefix}ITEM_REMOVED_FROM_CART"], tags),
-            ]),
+            DCBQuery(
+                [
+                    DCBQueryItem([f"{prefix}CART_CREATED", f"{prefix}CART_CHECKED_OUT"], tags),
+                    DCBQueryItem([f"{prefix}ITEM_ADDED_TO_CART", f"{prefix}ITEM_REMOVED_FROM_CART"], tags),
+                ]
+            ),
             self.last.get(sample.cart),
         )
         event = DCBEvent(sample.type, sample.data, sample.tags)
@@ -165,7 +172,8 @@ class Dcb(_Recorder):
 
 
 class Classic(_Recorder):
-    """`PostgresApplicationRecorder`: one sequence of versions for each cart; every save is a validated one."""
+    """`PostgresApplicationRecorder`: one sequence of versions for each cart; every save is a validated
+    one."""
 
     tables = "classic"
 

@@ -40,8 +40,8 @@ def check_out(cart_id: str, seen: int) -> None:
 
     Args:
         cart_id: The cart.
-        seen: The last event of it that the page showed. If the cart has changed since then (in another tab, by
-            another person), the save is refused with `ConcurrencyError`, which becomes a response 409.
+        seen: The last event of it that the page showed. If the cart has changed since then (in another tab,
+            by another person), the save is refused with `ConcurrencyError`, which becomes a response 409.
     """
     cart = get_or_404(Cart, cart_id, "There is no such cart.")
     if cart.view.is_checked_out:

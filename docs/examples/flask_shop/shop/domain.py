@@ -1,7 +1,7 @@
 """The tea shop without requests and pages: what happens in it, what can be seen of it, and what it decides.
 
-Prices are whole pence. An item in a cart is taken off the shelf at once, so what is left of a tea follows from the same
-events as the carts; whoever decides on both sees the same log.
+Prices are whole pence. An item in a cart is taken off the shelf at once, so what is left of a tea follows
+from the same events as the carts; whoever decides on both sees the same log.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from attrs import evolve, frozen
 from pgevents import Event, MultiStreamProjectionBase, ProjectionBase, Stream, derive, event, pipeline, stream
 from pgevents.flask import current_events
 
-# -- what happens ------------------------------------------------------------------------------------------------
+# -- what happens
+# ------------------------------------------------------------------------------------------------
 
 
 @event("TEA_LISTED")
@@ -58,7 +59,8 @@ CartEvent = CartOpened | ItemAdded | ItemRemoved | CartCheckedOut
 TeaEvent = TeaListed | TeaDelivered | ItemAdded | ItemRemoved
 ShopEvent = CartEvent | TeaEvent
 
-# -- what can be seen of it --------------------------------------------------------------------------------------
+# -- what can be seen of it
+# --------------------------------------------------------------------------------------
 
 
 @frozen
@@ -91,7 +93,9 @@ def to_cart(cart: CartView, event: Event[CartEvent]) -> CartView:
             known[item.tea_id] = evolve(line, price=item.price, tins=line.tins + 1)
             return evolve(cart, lines=tuple(known.values()))
         case ItemRemoved(tea_id=tea_id):
-            fewer = [evolve(line, tins=line.tins - 1) if line.tea_id == tea_id else line for line in cart.lines]
+            fewer = [
+                evolve(line, tins=line.tins - 1) if line.tea_id == tea_id else line for line in cart.lines
+            ]
             return evolve(cart, lines=tuple(line for line in fewer if line.tins > 0))
 
 
@@ -172,7 +176,8 @@ class Shelf(MultiStreamProjectionBase[ShelfView, TeaEvent]):
         return [stream(TeaListed | TeaDelivered), stream(ItemAdded | ItemRemoved)]
 
 
-# -- what it decides ---------------------------------------------------------------------------------------------
+# -- what it decides
+# ---------------------------------------------------------------------------------------------
 
 
 class Refused(Exception):

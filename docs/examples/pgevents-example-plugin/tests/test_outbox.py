@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from pgevents_example_plugin import Outbox
 
 from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
 from pgevents.embedded import embedded_database
-from pgevents_example_plugin import Outbox
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""An outbox: for each saved event a message to send, written in the same transaction, so that none is lost or invented.
+"""An outbox: for each saved event a message to send, written in the same transaction, so that none is lost or
+    invented.
 
 It uses two hooks and nothing but public names of pgevents; copy it, and put your own hooks in their place.
 """
@@ -55,7 +56,8 @@ class Outbox:
 
     @staticmethod
     def take(client: EventClient, limit: int = 100) -> list[tuple[int, str]]:
-        """Take the oldest messages; inside `db.atomic()` they come back if the block fails. Senders do not meet.
+        """Take the oldest messages; inside `db.atomic()` they come back if the block fails. Senders do not
+        meet.
 
         Args:
             client: The client whose outbox it is.
