@@ -1,6 +1,7 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
     ConcurrencyError,
@@ -77,3 +78,5 @@ __all__ = [
     "pipeline",
     "stream",
 ]
+
+warn_about_namesake()

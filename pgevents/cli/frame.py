@@ -14,6 +14,7 @@ import peewee
 from attrs import frozen
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.distribution import install_hint
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
 from pgevents.store.session import Session, open_database
@@ -66,7 +67,7 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             if error.name != "rich":
                 raise
-            fail('rich is missing; it is an extra: pip install "pgevents[cli]"')
+            fail(f"rich is missing; it is an extra: {install_hint('cli')}")
         except BrokenPipeError:
             raise
         except (

