@@ -148,7 +148,8 @@ class Subscription(Generic[D]):
             position, known = row
             if json.loads(known) != json.loads(wanted):
                 raise ConfigurationError(
-                    f"subscription {self.name!r} was for other streams: what it left out before its checkpoint would "
+                    f"subscription {self.name!r} was for other streams: "
+                    "what it left out before its checkpoint would "
                     "be skipped. Give it another name, or reset() it"
                 )
             _check_ahead(client, position)
@@ -210,12 +211,14 @@ def _start(client: EventClient, after: int | str) -> int:
     if isinstance(after, str):
         place, _, last = after.rpartition("/")
         if place.count("/") != 1 or not (last.isascii() and last.isdigit()):
-            raise ConfigurationError(f"a checkpoint has the form system.database.table/timeline/id, not {after!r}")
+            raise ConfigurationError(
+                f"a checkpoint has the form system.database.table/timeline/id, not {after!r}"
+            )
         here = _identity(client)
         if place != here:
             raise ConfigurationError(
-                f"the checkpoint {after!r} comes from another log or another timeline than this one ({here}): "
-                "ids may have been given out anew. Start from an id that you are sure of"
+                f"the checkpoint {after!r} comes from another log or another timeline than this one "
+                f"({here}): ids may have been given out anew. Start from an id that you are sure of"
             )
         after = int(last)
     _check_ahead(client, check_id(after, "after"))
@@ -226,6 +229,7 @@ def _check_ahead(client: EventClient, position: int) -> None:
     last = client.horizon().last_issued
     if position > last:
         raise ConfigurationError(
-            f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was set back, "
+            f"the follower stands at {position}, ahead of the log, which ends at {last}: "
+            "the database was set back, "
             "and ids will be given out anew. Start from an id that you are sure of"
         )
