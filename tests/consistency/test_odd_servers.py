@@ -26,7 +26,6 @@ from pgevents import (
     create_projections_table,
     stream,
 )
-
 from pgevents.subscriptions import checkpoint, follow
 
 from ..conftest import database, shop_client
