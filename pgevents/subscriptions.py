@@ -23,7 +23,10 @@ D = TypeVar("D")
 BATCH = 500
 FIRST_PAUSE = 0.005
 
-SERVER_SQL = "SELECT s.system_identifier::text, c.timeline_id FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+SERVER_SQL = (
+    "SELECT s.system_identifier::text, c.timeline_id "
+    "FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
+)
 FIRST_SQL = (
     "INSERT INTO {checkpoints} (name, position, streams) VALUES (%s, 0, %s) ON CONFLICT (name) DO NOTHING"
 )
@@ -142,7 +145,8 @@ class Subscription(Generic[D]):
             position, known = row
             if json.loads(known) != json.loads(wanted):
                 raise ConfigurationError(
-                    f"subscription {self.name!r} was for other streams: what it left out before its checkpoint would "
+                    f"subscription {self.name!r} was for other streams: "
+                    "what it left out before its checkpoint would "
                     "be skipped. Give it another name, or reset() it"
                 )
             _check_ahead(client, position)
@@ -209,7 +213,8 @@ def _start(client: EventClient, after: int | str) -> int:
         if (parts[0], parts[1]) != (system, str(timeline)):
             raise ConfigurationError(
                 f"the checkpoint {after!r} comes from another server or another past of this one "
-                f"({system}/{timeline} now): ids may have been given out anew. Start from an id that you are sure of"
+                f"({system}/{timeline} now): ids may have been given out anew. Start from an id that you are "
+                "sure of"
             )
         after = int(parts[2])
     _check_ahead(client, check_id(after, "after"))
@@ -220,6 +225,7 @@ def _check_ahead(client: EventClient, position: int) -> None:
     last = client.horizon().last_issued
     if position > last:
         raise ConfigurationError(
-            f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was set back, "
+            f"the follower stands at {position}, ahead of the log, which ends at {last}: "
+            "the database was set back, "
             "and ids will be given out anew. Start from an id that you are sure of"
         )

@@ -126,7 +126,10 @@ def _bound_in_the_same_statement() -> None:
         tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
         select, params = self.select(merged, after, None, tail=tail)
         bound = f"WITH bound AS MATERIALIZED (SELECT {self.spec.qualified('_final_bound')}(%s) AS id)\n"
-        sql = f"{bound}SELECT NULL::bigint AS id{NO_EVENT}, id FROM bound UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        sql = (
+            f"{bound}SELECT NULL::bigint AS id{NO_EVENT}, id FROM bound "
+            f"UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        )
         rows = self.session.execute(sql, [streams_json(merged), *params]).fetchall()
         return [row[:6] for row in rows[1:]], rows[0][6]
 
@@ -197,7 +200,8 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement, its own stream",
             (
                 (
-                    r"re:(_append_own\"[^;]*? bigint;.*?) AND (pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN(.*? AND id > _base)",
+                    r"re:(_append_own\"[^;]*? bigint;.*?) AND "
+                    r"(pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN(.*? AND id > _base)",
                     r"\1 THEN\3 AND (SELECT pg_sleep(0.002) IS NOT NULL AND (\2))",
                 ),
             ),
@@ -212,7 +216,8 @@ BROKEN: dict[str, Variant] = {
             "plain saves without locks, one event",
             (
                 (
-                    r"re:(_append_plain\"[^;]*? bigint;.*?) AND pg_try_advisory_xact_lock_shared[^;]*?\n *THEN",
+                    r"re:(_append_plain\"[^;]*? bigint;.*?) AND "
+                    r"pg_try_advisory_xact_lock_shared[^;]*?\n *THEN",
                     r"\1 THEN",
                 ),
             ),
