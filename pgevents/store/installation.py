@@ -93,7 +93,7 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
         yield made
 
 
-def maintenance(session: Session, reason: str) -> AbstractContextManager[None]:
+def maintenance(session: Session, reason: Any) -> AbstractContextManager[None]:
     """A transaction with the guard's switch on; see `EventClient.maintenance`."""
     is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
     if not is_reason:
