@@ -129,13 +129,17 @@ class EventClient:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.
 
         Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by
-        which role, why, and the statement.
+        which role, why, how many events were changed, and the ids of the first 1,000. Of the statement it
+        keeps the part before its first value, so that nothing that was erased stands in the trail. The
+        reason is kept as it is: name a request, not a person. The owner of the tables can change the trail.
+
+        Blocks nest: the reason of the innermost one counts.
 
         Args:
-            reason: Why; it is kept.
+            reason: Why, in words.
 
         Raises:
-            ConfigurationError: No reason.
+            ConfigurationError: No reason, or one that is not text.
 
         Example:
             ```python
@@ -253,7 +257,8 @@ class EventClient:
         Example:
             ```python
             history = client.get_event_stream(cart_id="c1")
-            client.save_events_with_stream_validation([{"type": "CHECKED_OUT", "data": {"cart_id": "c1"}}], history)
+            checkout = {"type": "CHECKED_OUT", "data": {"cart_id": "c1"}}
+            client.save_events_with_stream_validation([checkout], history)
             ```
         """
         positions = [position_of(latest_event_id, streams)]
@@ -492,7 +497,7 @@ class EventClient:
 
         Example:
             ```python
-            open_carts = client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
+            client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
             ```
         """
         wanted = {**(data or {}), **match}

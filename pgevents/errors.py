@@ -122,7 +122,8 @@ class DatabaseUnavailableError(PgEventsError, ConnectionError):
 
 
 class DatabaseError(PgEventsError):
-    """PostgreSQL refused a statement for a reason that no other error stands for, such as a missing privilege.
+    """PostgreSQL refused a statement for a reason that no other error stands for, such as a missing
+    privilege.
 
     Attributes:
         sqlstate: PostgreSQL's five-character code; empty if the driver refused.

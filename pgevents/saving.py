@@ -236,7 +236,8 @@ class Saver:
         return attrs.evolve(new, metadata={**metadata, **new.metadata}) if metadata else new
 
     def _encode(self, given: Sequence[Any], metadata: Mapping[str, Any] | None = None) -> Encoded:
-        """What is stored; what could not be read back is refused, for it would break every read of its stream.
+        """What is stored; what could not be read back is refused, for it would break every read of its
+        stream.
 
         Most events are instances of classes of version 1 without metadata, in large batches: so this loop
         makes nothing for them but two tuples, and looks at each only once.
@@ -323,8 +324,10 @@ class Saver:
             if options.key_names_command or self._are_same(saved, events):
                 return saved
             raise IdempotencyError(
-                f"idempotency key {options.key!r} saved other events before (ids {answer.ids}), and nothing was "
-                "written now: if this is that save repeated, what it saved stands; another save has a key of its own",
+                f"idempotency key {options.key!r} saved other events before (ids {answer.ids}), and "
+                f"nothing was "
+                "written now: if this is that save repeated, what it saved stands; another save has "
+                "a key of its own",
                 key=str(options.key),
                 saved_ids=answer.ids,
             )
@@ -370,7 +373,8 @@ class Saver:
             )
             delay = self.hooks.retry_delay(conflict)
         return ConcurrencyError(
-            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: read again, decide anew",
+            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: "
+            f"read again, decide anew",
             conflicting_ids=new,
             expected=options.expected,
             attempts=options.attempt,
@@ -402,13 +406,15 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _dump_metadata(new: NewEvent, kind: EventType | None) -> tuple[str, dict[str, Any]]:
-    """Metadata as JSON text, with the version of the data's shape if it is not 1; and as a read gives them."""
+    """Metadata as JSON text, with the version of the data's shape if it is not 1; and as a read gives
+    them."""
     metadata = new.metadata
     if not metadata and (kind is None or kind.version == 1):
         return "{}", {}
     if any(not isinstance(name, str) or name.startswith("$") for name in metadata):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EventEncodeError(
-            f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: {list(metadata)}"
+            f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: "
+            f"{list(metadata)}"
         )
     text, as_read = dump_and_load(metadata, new.type)
     if kind is not None and kind.version > 1:

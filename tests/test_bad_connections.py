@@ -260,7 +260,8 @@ def test_a_database_of_another_encoding(url: str, encoding: str) -> None:
     """SQL_ASCII is refused; LATIN1 holds what it can, and the rest is refused in words."""
     admin: Any = database(url)
     admin.execute_sql(
-        f"CREATE DATABASE of_{encoding} ENCODING '{encoding}' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'"
+        f"CREATE DATABASE of_{encoding} ENCODING '{encoding}' TEMPLATE template0 LOCALE_PROVIDER "
+        f"libc LOCALE 'C'"
     )
     params = parse_dsn(url)
     try:

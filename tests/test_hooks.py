@@ -333,7 +333,8 @@ def test_after_commit_is_not_called_after_a_swallowed_sql_error(open_client: Mak
 
 
 def test_a_callback_of_the_callers_that_raises_keeps_nobody_from_it(open_client: MakeClient) -> None:
-    """Peewee stops at the first after-commit callback that raises: a plugin has heard of the saves before it."""
+    """Peewee stops at the first after-commit callback that raises: a plugin has heard of the saves before
+    it."""
 
     def fail() -> None:
         raise LookupError("the caller's own")

@@ -80,7 +80,8 @@ class HookCalls:
             several: list[Any] = list(replaced) if _is_sequence(replaced) else []
             if len(several) != len(given) or not all(isinstance(one, kind) for one in several):
                 raise PluginError(
-                    f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), or None"
+                    f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), "
+                    "or None"
                 )
             return several
 
@@ -159,7 +160,8 @@ class HookCalls:
             if len(plugins) >= limit:
                 names = " and ".join(dict.fromkeys(plugins[-limit:]))
                 raise PluginError(
-                    f"{names} saves in {hook}, and again for what it saved there, {limit} times within one another: "
+                    f"{names} saves in {hook}, and again for what it saved there, {limit} times "
+                    f"within one another: "
                     "nothing more was written. Let the hook leave out events that it saves itself, "
                     "or follow the log with a subscription"
                 )

@@ -62,7 +62,8 @@ class AfterCommit:
             return self._report
         if not self._db.in_transaction():
             raise UnsupportedTransactionError(
-                "pgevents_after_commit cannot see the end of a transaction that was begun without Peewee; nothing was written: use db.atomic()"
+                "pgevents_after_commit cannot see the end of a transaction that was begun without "
+                "Peewee; nothing was written: use db.atomic()"
             )
         transaction = self._db.top_transaction()
         ids = self._ids.get(transaction)
@@ -73,7 +74,8 @@ class AfterCommit:
             self._db.after_commit(expected)
         except ValueError:
             raise UnsupportedTransactionError(
-                "pgevents_after_commit cannot see the end of a manual_commit() block; nothing was written: use db.atomic()"
+                "pgevents_after_commit cannot see the end of a manual_commit() block; nothing was "
+                "written: use db.atomic()"
             ) from None
         return expected.note
 

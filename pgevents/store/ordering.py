@@ -57,6 +57,8 @@ FUNCTIONS = (
 READ_LIMIT = 1_000
 """How many events of an index range the function that fetches looks through; longer ones are read by a
 statement."""
+TRAIL_LIMIT = 1_000
+"""How many ids of changed events a row of the maintenance trail names."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -161,6 +163,7 @@ def functions_sql(spec: TableSpec) -> str:
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
         "read_limit": str(READ_LIMIT),
+        "trail_limit": str(TRAIL_LIMIT),
     }
 
     def seed(kind: int | str) -> str:
@@ -229,6 +232,10 @@ CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {spec.qualified("_insert_guard")}();
 CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_updated AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_deleted AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
 COMMENT ON FUNCTION {spec.qualified("_append")} IS 'pgevents {generation}';
 """
@@ -278,12 +285,14 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
         )
     if comment != f"pgevents {generation_of(spec)}":
         raise NotInstalledError(
-            f"the functions of {spec.qualified()} were made by another version of pgevents or for other data_indexes "
+            f"the functions of {spec.qualified()} were made by another version of pgevents or for other "
+            "data_indexes "
             f"than {list(spec.data_indexes)}: run client.create_tables()"
         )
     if not sequence_is_sound:
         raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, CACHE 1 and NO CYCLE, "
+            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, "
+            "CACHE 1 and NO CYCLE, "
             "else ids come twice or out of order; ALTER SEQUENCE it back"
         )
     last, greatest = execute(
@@ -299,7 +308,8 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
 
 HORIZON_SQL = """\
 SELECT a.pid, a.xact_start, coalesce(a.application_name, ''), l.pid IS NULL,
-    (%(last)s + ((l.objid::bigint - (%(last)s & 2147483647) + 3221225472 & 2147483647) - 1073741824))::bigint AS published
+    (%(last)s + ((l.objid::bigint - (%(last)s & 2147483647) + 3221225472 & 2147483647) - 1073741824))::bigint
+        AS published
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %(table)s::regclass
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())

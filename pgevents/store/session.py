@@ -51,7 +51,10 @@ SWALLOWED = (
     "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
     "let the error through, or guard the statement by a savepoint (db.atomic())"
 )
-LOST_IN_TRANSACTION = "the connection broke inside a transaction, which PostgreSQL has rolled back: leave the block and run all of it again"
+LOST_IN_TRANSACTION = (
+    "the connection broke inside a transaction, which PostgreSQL has rolled back: "
+    "leave the block and run all of it again"
+)
 REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
@@ -97,7 +100,8 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             return _Database(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
         except (psycopg2.Error, ValueError):
             raise ConfigurationError(
-                "the connection URL cannot be read; it has the form postgresql://user:password@host:5432/database, "
+                "the connection URL cannot be read; it has the form "
+                "postgresql://user:password@host:5432/database, "
                 "with special characters in the password as %XX"
             ) from None
     if isinstance(db, peewee.DatabaseProxy):
@@ -166,7 +170,8 @@ class Session:
             self._translate(error)
         except UnicodeEncodeError as error:
             raise EventEncodeError(
-                f"the connection's encoding ({connection.encoding}) cannot hold {error.object[error.start : error.end]!r}: "
+                f"the connection's encoding ({connection.encoding}) cannot hold "
+                f"{error.object[error.start : error.end]!r}: "
                 "use a UTF8 database, and connect with client_encoding=UTF8"
             ) from error
         except ValueError as error:  # of the driver: a NUL character
@@ -223,7 +228,8 @@ class Session:
         is_inherited = not db.is_closed() and db.connection() in inherited
         if is_inherited and db.in_transaction():
             raise UnsupportedTransactionError(
-                "this process was forked inside a transaction of its parent, whose connection it must not use: "
+                "this process was forked inside a transaction of its parent, whose connection it "
+                "must not use: "
                 "fork outside db.atomic()"
             )
         if is_inherited or db.is_closed():  # a closed pool may hold idle ones of the parent
@@ -276,7 +282,8 @@ class Session:
         status = self._status()
         if status == TRANSACTION_STATUS_IDLE and db.in_transaction():
             raise UnsupportedTransactionError(
-                "this is inside db.manual_commit() or a transaction that was ended by SQL, and no transaction is open: "
+                "this is inside db.manual_commit() or a transaction that was ended by SQL, and no "
+                "transaction is open: "
                 "nobody would know its end. Nothing was written: use db.atomic()"
             )
         is_outermost = status == TRANSACTION_STATUS_IDLE
@@ -347,7 +354,8 @@ class Session:
             raise REFUSED[code](message) from error
         if code == "25006":
             raise UnsupportedTransactionError(
-                f"{message}: this server is a standby, or the transaction is READ ONLY; write on the primary, without READ ONLY"
+                f"{message}: this server is a standby, or the transaction is READ ONLY; write on "
+                f"the primary, without READ ONLY"
             ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error
@@ -355,7 +363,8 @@ class Session:
             raise _too_large(f"{message} {detail}".strip()) from error
         if code in NOT_TEXT_HERE:
             raise EventEncodeError(
-                f"{message}: the database's encoding cannot hold this text; nothing was written. Use a UTF8 database"
+                f"{message}: the database's encoding cannot hold this text; nothing was written. "
+                f"Use a UTF8 database"
             ) from error
         if code in MISSING:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error
@@ -368,15 +377,18 @@ def _too_large(message: str) -> PgEventsError:
     """A limit of PostgreSQL's."""
     if "string buffer" in message:
         return ConfigurationError(
-            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one piece: save fewer "
-            "events at once, or read fewer, with after= or a snapshot, or one after the other with iter_event_stream()"
+            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
+            "piece: save fewer "
+            "events at once, or read fewer, with after= or a snapshot, or one after the other with "
+            "iter_event_stream()"
         )
     if "index row" in message:
         return EventEncodeError(
             f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
         )
     return EventEncodeError(
-        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; nothing was written. "
+        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; "
+        f"nothing was written. "
         "Keep large values elsewhere and save a reference to them"
     )
 
@@ -394,7 +406,8 @@ def _check_kind(connection: Any) -> None:
         )
     if isinstance(connection.cursor(), (RealDictCursor, NamedTupleCursor)):
         raise ConfigurationError(
-            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make the database "
+            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make "
+            "the database "
             "without that cursor_factory or connection_factory"
         )
     for whose, name in (
