@@ -50,6 +50,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
     "PGE03": AppendOnlyError,
+    "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 
 
