@@ -59,6 +59,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
     "PGE03": AppendOnlyError,
+    "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 MISSING = {"42P01", "42883", "3F000"}
 TOO_LARGE = {"54000", "54001"}
