@@ -518,7 +518,7 @@ def flask_app():
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a module with a program's own client, classes and plugin; imported once, as by a process."""
+    """The name of a module with a program's own client, classes and plugin; imported once."""
     folder = tmp_path_factory.mktemp("app")
     (folder / "cli_app.py").write_text(APP)
     sys.path.insert(0, str(folder))
