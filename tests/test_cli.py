@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -246,8 +247,11 @@ def test_tail_follows_the_log(log: Command, database: str) -> None:
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["id"] == 3
-        log("append", "CART_CHECKED_OUT", '{"cart_id": "c1"}')
+        assert log("append", "CART_CHECKED_OUT", '{"cart_id": "c1"}')[::2] == (0, "")
+        timer = threading.Timer(30, process.kill)
+        timer.start()
         assert json.loads(process.stdout.readline())["type"] == "CART_CHECKED_OUT"
+        timer.cancel()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
 
