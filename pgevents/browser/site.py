@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import (
     Blueprint,
@@ -91,7 +92,7 @@ def browser(
         url_prefix=url_prefix,
         template_folder="templates",
         static_folder="static",
-        static_url_path="/static",
+        static_url_path="/assets",
     )
 
     @site.before_request
@@ -169,13 +170,14 @@ def browser(
     def event(event_id: int) -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
         return event_page(client, event_id) if event_id < 2**63 else None
 
-    @page("/things/<field>/<path:value>", "thing.html")
-    def thing(field: str, value: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        check_text(field + value)
+    @page("/thing", "thing.html")
+    def thing() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        wanted = Filter.of(request.args).where
+        if len(wanted) != 1:
+            raise FilterError("a thing is one identifier: thing?where=cart_id=c1")
         return thing_page(
             client,
-            field,
-            value,
+            *wanted[0],
             projection_classes(given),
             view=request.args.get("view") or None,
             at=number(request.args, "at"),
@@ -186,16 +188,21 @@ def browser(
     def projections_list() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         return projection_types(client, projection_classes(given))
 
-    @page("/projections/<kind>", "query.html")
-    def query(kind: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        wanted = Filter.of(request.args)
+    @page("/views", "query.html")
+    def query() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        wanted, kind = Filter.of(request.args), _wanted("type")
         order, after = request.args.get("order", "id"), request.args.get("after")
         found = query_page(client, kind, wanted.where, order, after)
-        onward = None if found["next"] is None else wanted.query(order=order, after=found["next"])
-        return {**found, "links": {"next": onward, "first": wanted.query(order=order)}}
+        same = {"type": kind, "order": order}
+        where = [("where", f"{field}={value}") for field, value in wanted.where]
+        onward = (
+            None if found["next"] is None else urlencode([*same.items(), *where, ("after", found["next"])])
+        )
+        return {**found, "links": {"next": onward, "first": urlencode([*same.items(), *where])}}
 
-    @page("/projections/<kind>/<path:view_id>", "projection.html")
-    def projection(kind: str, view_id: str) -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
+    @page("/view", "projection.html")
+    def projection() -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
+        kind, view_id = _wanted("type"), _wanted("id")
         return projection_page(client, kind, view_id, projection_classes(given).get(kind))
 
     @page("/types", "types.html")
@@ -214,6 +221,15 @@ def _with(answer: Page, as_json: bool) -> Page:
         return answer(as_json, **parts)
 
     return view
+
+
+def _wanted(name: str) -> str:
+    """What the query string must name."""
+    value = request.args.get(name, "")
+    check_text(value)
+    if not value:
+        raise FilterError(f"this page is about one {name}: ?{name}=...")
+    return value
 
 
 def _common(name: str, here: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ __all__ = ["ui"]
 @click.option(
     "--app",
     metavar="MODULE:NAME",
-    help="A client of your program, whose classes and projections are used; by default events are shown as dicts.",
+    help="A client of your program, whose classes and projections are used; else events are dicts.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; by default a free one.")
 @click.option("--open/--no-open", "is_opened", default=False, help="Open it in this machine's browser.")
