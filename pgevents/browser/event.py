@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-from psycopg2.errors import UndefinedTable
 
 from pgevents.browser.diff import changes
 from pgevents.browser.log import encrypted, event_rows, iso, row_json
@@ -45,7 +44,7 @@ def event_page(client: EventClient, event_id: int) -> dict[str, Any] | None:
         "upcast_changes": [] if upcast is None else changes(event["data"], upcast),
         "upcast_error": error,
         "is_encrypted": is_closed,
-        "redactions": _redactions(client, event["updated_at"]),
+        "redactions": _redactions(client, event_id, event["updated_at"]),
         "identifiers": identifiers_of(client, event["data"] if upcast is None else upcast),
         "related": related,
         "edges": _edges(related),
@@ -81,19 +80,13 @@ def identifiers_of(client: EventClient, data: dict[str, Any]) -> list[dict[str, 
     return found
 
 
-def _redactions(client: EventClient, updated_at: str | None) -> list[dict[str, Any]]:
-    """Who changed the event: the maintenance that was under way when it was last updated."""
+def _redactions(client: EventClient, event_id: int, updated_at: str | None) -> list[dict[str, Any]]:
+    """Who changed the event, and why: the maintenance whose trail names it, the newest first."""
     if updated_at is None:
         return []
     trail = client.events.pgevents_spec.qualified("_maintenance")
-    sql = (
-        f"SELECT at, role, operation, reason FROM {trail} "
-        "WHERE at BETWEEN %s::timestamptz - interval '1 minute' AND %s::timestamptz ORDER BY at DESC LIMIT 1"
-    )
-    try:
-        rows = client.session.execute(sql, [updated_at, updated_at]).fetchall()
-    except UndefinedTable:
-        return []
+    sql = f"SELECT at, role, operation, reason FROM {trail} WHERE %s = ANY (ids) ORDER BY at DESC LIMIT 20"
+    rows = client.session.execute(sql, [event_id]).fetchall()
     return [{"at": iso(at), "role": role, "operation": op, "reason": why} for at, role, op, why in rows]
 
 
