@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +24,14 @@ from flask.testing import FlaskClient
 from pgevents import EventTypes
 from pgevents.flask import current_events
 
+from .chromium import Browser, open_browser
 from .test_flask import as_url
+
+__all__ = ["open_browser"]
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "flask_shop"
 WORKERS = 4
+JSON = "application/json"
 CUSTOMERS = 8
 
 
@@ -75,19 +76,26 @@ def test_from_the_shelf_to_the_order(app: Flask) -> None:
     browser = app.test_client()
     assert "the last tin" in browser.get("/").text
     for tea_id in ("puerh", "assam"):
-        answer = browser.post("/cart/add", data={"tea_id": tea_id}, follow_redirects=True)
+        answer = send(browser, "/cart/add", {"tea_id": tea_id}, follow_redirects=True)
         assert "A tin was put into your cart." in answer.text
-    browser.post("/cart/remove", data={"tea_id": "assam"})
+    send(browser, "/cart/remove", {"tea_id": "assam"})
     page = browser.get("/cart").text
     assert "Buy for £42.00" in page and "Assam" not in page
     for _ in ("a click", "another one"):
-        order = browser.post("/cart/checkout", data=form_of(page), follow_redirects=True)
+        order = send(browser, "/cart/checkout", form_of(page), follow_redirects=True)
         assert "Thank you" in order.text and "1 tin is on the way" in order.text
     assert "nothing in it yet" in browser.get("/cart").text
     with app.app_context():
         assert [row.type for row in current_events.projections.select()] == ["CART", "SHELF"]
         latest = current_events.get_latest_event("CART_CHECKED_OUT")
         assert latest is not None and set(latest.metadata) == {"request_id", "user"}
+
+
+def send(browser: FlaskClient, path: str, data: dict[str, str], **options: Any) -> Any:
+    """Post a form as the shop's page has it, with its token."""
+    with browser.session_transaction() as session:
+        token = session.setdefault("form_token", "token")
+    return browser.post(path, data={**data, "form_token": token}, **options)
 
 
 def form_of(page: str) -> dict[str, str]:
@@ -100,25 +108,25 @@ def test_the_last_tin_is_gone_for_the_second_customer_and_back_when_the_first_pu
 ) -> None:
     """A friendly page, with the code that belongs to it."""
     first, second = app.test_client(), app.test_client()
-    first.post("/cart/add", data={"tea_id": "puerh"})
-    refused = second.post("/cart/add", data={"tea_id": "puerh"})
+    send(first, "/cart/add", {"tea_id": "puerh"})
+    refused = send(second, "/cart/add", {"tea_id": "puerh"})
     assert refused.status_code == 409
     assert "Somebody else has just taken the last tin of Pu-erh 2009." in refused.text
-    first.post("/cart/remove", data={"tea_id": "puerh"})
-    assert second.post("/cart/add", data={"tea_id": "puerh"}).status_code == 303
+    send(first, "/cart/remove", {"tea_id": "puerh"})
+    assert send(second, "/cart/add", {"tea_id": "puerh"}).status_code == 303
 
 
 def test_a_cart_that_changed_in_another_tab_is_not_bought(app: Flask) -> None:
     """The customer pays what he saw: otherwise 409, and nothing happens to the cart."""
     browser = app.test_client()
-    browser.post("/cart/add", data={"tea_id": "assam"})
+    send(browser, "/cart/add", {"tea_id": "assam"})
     form = form_of(browser.get("/cart").text)
-    browser.post("/cart/add", data={"tea_id": "sencha"})
-    answer = browser.post("/cart/checkout", data=form)
+    send(browser, "/cart/add", {"tea_id": "sencha"})
+    answer = send(browser, "/cart/checkout", form)
     assert answer.status_code == 409
     assert f"(events {int(form['seen']) + 1})" in answer.text
     form = form_of(browser.get("/cart").text)
-    assert browser.post("/cart/checkout", data=form).status_code == 303
+    assert send(browser, "/cart/checkout", form).status_code == 303
 
 
 @pytest.mark.parametrize(
@@ -133,22 +141,52 @@ def test_a_cart_that_changed_in_another_tab_is_not_bought(app: Flask) -> None:
         ("POST", "/cart/remove", {"tea_id": "assam"}, 303),
         ("POST", "/cart/checkout", {"seen": "1", "cart_id": "nobody"}, 404),
         ("POST", "/cart/checkout", {"seen": "-1"}, 400),
+        ("POST", "/cart/checkout", {"seen": "9" * 5_000, "cart_id": "nobody"}, 400),
+        ("POST", "/cart/checkout", {"seen": "\u0661", "cart_id": "nobody"}, 400),
+        ("POST", "/cart/add", {"tea_id": "x" * 20_000}, 413),
     ],
 )
 def test_odd_requests_get_a_page_too(
     app: Flask, method: str, path: str, data: dict[str, str], code: int
 ) -> None:
     """Nothing that comes from outside is an error of the server."""
-    assert app.test_client().open(path, method=method, data=data).status_code == code
+    browser = app.test_client()
+    answer = send(browser, path, data) if method == "POST" else browser.get(path)
+    assert answer.status_code == code
 
 
-@pytest.mark.parametrize("seen", ["999999999", "9" * 30])
+def test_a_form_of_another_site_is_refused(app: Flask) -> None:
+    """Without the token of the customer's own pages nothing is done."""
+    browser = app.test_client()
+    token = browser.get("/").text.split('name="form_token" value="')[1].split('"')[0]
+    for forged in ({}, {"form_token": ""}, {"form_token": "x"}, {"form_token": "ÿ"}):
+        assert browser.post("/cart/add", data={"tea_id": "assam", **forged}).status_code == 400
+    assert "Cart</a>" in browser.get("/").text
+    assert browser.post("/cart/add", data={"tea_id": "assam", "form_token": token}).status_code == 303
+
+
+def test_the_secret_is_that_of_the_environment_or_one_of_its_own(
+    create_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
+) -> None:
+    """Never one that stands in the source; what is drawn is kept, and nobody else can read it."""
+    import shop.security
+
+    kept = [shop.security.kept_secret(str(tmp_path / "instance")) for _ in range(2)]
+    assert kept[0] == kept[1] and len(kept[0]) == 64
+    assert (tmp_path / "instance" / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "instance").iterdir()] == ["secret_key"]
+    monkeypatch.setenv("FLASK_SECRET_KEY", "of the environment")
+    app = create_app(PGEVENTS_DATABASE_URL=as_url(url))
+    assert app.config["SECRET_KEY"] == "of the environment"
+
+
+@pytest.mark.parametrize("seen", ["999999999", "9" * 18])
 def test_a_forged_position_buys_what_is_there_and_no_more(app: Flask, seen: str) -> None:
     """Who claims to have seen the future has only seen the present."""
     browser = app.test_client()
-    browser.post("/cart/add", data={"tea_id": "assam"})
+    send(browser, "/cart/add", {"tea_id": "assam"})
     form = form_of(browser.get("/cart").text)
-    assert browser.post("/cart/checkout", data={**form, "seen": seen}).status_code == 303
+    assert send(browser, "/cart/checkout", {**form, "seen": seen}).status_code == 303
 
 
 def test_without_a_database_there_is_a_page_too(create_app: Callable[..., Flask]) -> None:
@@ -204,6 +242,12 @@ def test_errors_of_the_api_are_json(app: Flask) -> None:
         (program.post(f"{cart}/items", json=["tea_id"]), 400),
         (program.post(f"{cart}/items", data="tea_id=assam"), 415),
         (program.post(f"{cart}/checkout", json={"seen": True}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": -1}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": 2**63}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": float("nan")}), 400),
+        (program.post(f"{cart}/checkout", data='{"seen": %s}' % ("9" * 5_000), content_type=JSON), 400),  # noqa: UP031
+        (program.post(f"{cart}/checkout", data="[" * 8_000, content_type=JSON), 400),
+        (program.post(f"{cart}/items", data="\xff".encode("latin-1"), content_type=JSON), 400),
     ):
         assert answer.status_code == code
         assert answer.json is not None and set(answer.json) == {"error", "message"}
@@ -306,100 +350,6 @@ def test_of_all_workers_customers_exactly_one_gets_the_last_tin(
 
 
 # -- a browser ------------------------------------------------------------
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-
-
-class Browser:
-    """Chromium without a window, by the WebDriver protocol."""
-
-    def __init__(self, port: int, folder: str) -> None:
-        self._driver = f"http://127.0.0.1:{port}"
-        self._path = "/session"
-        arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-sync",
-            "--disable-background-networking",
-            "--disable-component-update",
-            f"--user-data-dir={folder}",
-        ]
-        options = {"binary": CHROMIUM, "args": arguments}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "timeouts": {"implicit": 5000}}
-        self._path += "/" + self._call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-
-    def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._driver + self._path + path, data, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)["value"]
-
-    def go(self, url: str) -> None:
-        self._call("/url", {"url": url})
-
-    def _ask(self, selector: str, question: str, body: Any = None) -> Any:
-        """About an element, which a page that is just leaving may take away.
-
-        The driver has several words for that. To look again does no harm; a click is done again only if there
-        was nothing to click.
-        """
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                found: dict[str, str] = self._call("/element", {"using": "css selector", "value": selector})
-                return self._call(f"/element/{next(iter(found.values()))}/{question}", body)
-            except urllib.error.HTTPError as error:
-                answer = error.read().decode()
-                may_try_again = (
-                    body is None or error.code == 404 or "does not belong to the document" in answer
-                )
-                if not may_try_again or time.monotonic() > deadline:
-                    raise AssertionError(f"{selector}: {answer[:300]}") from None
-
-    def click(self, selector: str) -> None:
-        self._ask(selector, "click", {})
-
-    def is_enabled(self, selector: str) -> bool:
-        return bool(self._ask(selector, "enabled"))
-
-    def sees(self, selector: str, text: str) -> bool:
-        """Whether an element comes to hold the text, which may take a moment after a click."""
-        deadline = time.monotonic() + 10
-        while text not in self._ask(selector, "text"):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
-
-    def quit(self) -> None:
-        self._call("", method="DELETE")
-
-
-@pytest.fixture
-def open_browser(tmp_path: Path) -> Iterator[Callable[[], Browser]]:
-    """Browsers, each with a profile of its own."""
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip(
-            "chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)"
-        )
-    with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
-        started = next(line for line in driver.stdout if "successfully on port" in line)
-        port = int(started.rstrip(".\n").rsplit(" ", 1)[1])
-        opened: list[Browser] = []
-
-        def open_one() -> Browser:
-            opened.append(Browser(port, str(tmp_path / f"profile{len(opened)}")))
-            return opened[-1]
-
-        yield open_one
-        for browser in opened:
-            browser.quit()
-        driver.terminate()
 
 
 def test_a_customer_buys_the_last_tin_in_a_browser(

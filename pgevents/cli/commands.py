@@ -20,6 +20,7 @@ from .health import doctor, stats
 from .imports import import_command
 from .log import append, init, stream_command, tail
 from .store import is_on_command_line, store_options
+from .ui import ui
 from .views import diff, query, show
 
 __all__ = ["run_command"]
@@ -49,6 +50,7 @@ for command in (
     export_command,
     stats,
     doctor,
+    ui,
 ):
     cli.add_command(command)
 

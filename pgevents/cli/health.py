@@ -14,9 +14,9 @@ from attrs import asdict, frozen
 from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
 from pgevents.store.tables import TableSpec
+from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
-from .show import printable
 from .store import Store
 
 __all__ = ["doctor", "stats"]

@@ -16,12 +16,12 @@ from attrs import define
 from pgevents.client import EventClient
 from pgevents.codec.serialization import VERSION_KEY
 from pgevents.errors import PgEventsError
+from pgevents.terminal import printable
 
 from .application import refusals_of_plugins
 from .files import FORMAT, form_of, progress, report
 from .frame import EXIT_CODES, fail
 from .lines import Line, csv_lines, json_lines, open_file
-from .show import printable
 from .store import Store
 
 __all__ = ["import_command"]

@@ -8,19 +8,9 @@ from typing import Any
 import click
 
 from pgevents.events import Event
+from pgevents.terminal import printable
 
-__all__ = ["as_text", "event_json", "printable", "show_event"]
-
-
-def printable(text: str) -> str:
-    r"""The text with each character that does not print in the form that JSON gives it, such as `\u001b`.
-
-    What a terminal would obey (escape sequences, line breaks, changes of the writing direction) becomes
-    visible. JSON text keeps its meaning.
-    """
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+__all__ = ["as_text", "event_json", "show_event"]
 
 
 def as_text(value: Any) -> str:

@@ -13,10 +13,11 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 from pgevents.streams import check_field_name
+from pgevents.terminal import printable
 
 from .frame import EXIT_CODES, MAX_ID, fail
 from .log import position_of
-from .show import as_text, printable
+from .show import as_text
 from .store import Store, stream_of
 
 __all__ = ["diff", "query", "show"]
