@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 import attrs
 
-from pgevents.errors import ConfigurationError, UnknownEventTypeError
+from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError
 
 if typing.TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -27,6 +27,7 @@ __all__ = [
     "EventTypes",
     "NewEvent",
     "StoredEvent",
+    "UndecodedData",
     "UnfrozenEvent",
     "event",
     "event_type_of",
@@ -152,6 +153,20 @@ class StoredEvent:
     version: int
     data: dict[str, Any]
     metadata: dict[str, Any]
+
+
+@attrs.frozen
+class UndecodedData:
+    """What stands for data that cannot be read, for a reader that goes on (`on_undecodable="raw"`).
+
+    Attributes:
+        text: The data as they are stored: JSON text.
+        error: What is wrong with them, or with the event's envelope. Where a time of the envelope is beyond
+            what a datetime holds, the nearest datetime stands there.
+    """
+
+    text: str
+    error: EventDecodeError
 
 
 def _check_type_name(name: object) -> str:

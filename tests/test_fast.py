@@ -159,9 +159,9 @@ def test_an_instance_that_lost_a_field_is_refused() -> None:
     del event.text
     for batch in ([event], [Mutable("b"), event]):
         for how in (lambda ask: ask(), slow):
-            with pytest.raises(EventEncodeError, match="T cannot be stored"):
+            with pytest.raises(EventEncodeError, match="T, field 'text' cannot be stored"):
                 how(lambda batch=batch: Serializer().dump_batch(["T"] * len(batch), batch))
-    with pytest.raises(EventEncodeError, match="T cannot be stored"):
+    with pytest.raises(EventEncodeError, match="T, field 'text' cannot be stored"):
         Serializer().dump(event, Mutable, "T")
 
 
@@ -251,10 +251,7 @@ def test_plain_classes_are_read_and_written_in_one_step() -> None:
     with pytest.raises(ValueError, match="at was not written"):
         dated('{"at": "2020-12-31T23:59:59.9999999Z"}')
     assert dump_and_load({"a": [1, None]}, "T") == ('{"a":[1,null]}', {"a": [1, None]})
-    assert (
-        slow(lambda: (fast.preparer(Flat)(Flat()), fast.instance_decoder(Flat), fast.dump_exactly({})))
-        == (None,) * 3
-    )
+    assert slow(lambda: (fast.preparer(Flat)(Flat()), fast.instance_decoder(Flat))) == (None,) * 2
 
 
 def special() -> Iterator[type[Any]]:

@@ -1,7 +1,7 @@
-"""What the extra `fast` brings: msgspec reads and writes JSON, and event classes of plain fields in one step.
+"""What the extra `fast` brings: msgspec reads JSON, and reads and writes classes of plain fields in one step.
 
-Everything here has a slower way in `serialization` that gives the same results; whatever msgspec refuses goes
-there.
+Everything here has a slower form in `serialization` that gives the same results; whatever msgspec refuses
+goes there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if not TYPE_CHECKING:
         pass
 
 __all__ = [
-    "dump_exactly",
     "dump_lines",
     "instance_decoder",
     "is_present",
@@ -35,33 +34,18 @@ __all__ = [
 ]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
-"""Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
+"""Field types that msgspec and cattrs write alike, and whose values a read gives back as they were. Not
+float: NaN would become null, and 1e16 a whole number."""
 READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 """Field types that they read by the same rules."""
 TIMES = (datetime, datetime | None)
-"""They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something
-    else."""
+"""Read alike if written as `datetime.isoformat` writes: of a seventh digit of a second msgspec makes
+something else."""
 
 NUL = "\\u0000"
 """A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and
 drop an error."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
-
-
-def dump_exactly(value: object) -> tuple[str, Any] | None:
-    """JSON text, and what reading it gives; None for what msgspec does not take, or would change without a
-    word.
-
-    It writes more than JSON has: a Decimal as text, NaN as null, a tuple as a list.
-    """
-    if msgspec is None:
-        return None
-    try:
-        text: str = msgspec.json.encode(value).decode()
-        loaded = msgspec.json.decode(text)
-    except Exception:  # whatever it is, the slower way says what is wrong
-        return None
-    return None if loaded != value or NUL in text else (text, loaded)
 
 
 def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
@@ -83,7 +67,9 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
         instance = decode(text)
         for field in fields:
             time = getattr(instance, field)
-            if time is not None and f'"{field}": "{time.isoformat()}"' not in text:
+            if time is None:
+                continue
+            if time.tzinfo is None or f'"{field}": "{time.isoformat()}"' not in text:
                 raise ValueError(f"{field} was not written as a datetime is written here")
         return instance
 
@@ -114,11 +100,12 @@ def dump_lines(values: list[Any]) -> str | None:
 
 
 def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
-    """Makes of an instance what `dump_lines` writes so that a read makes it again; None if class or instance
-    do not allow that.
+    """Makes of an instance what `dump_lines` writes so that a read makes an equal one; None if class or
+    instance do not allow that.
 
-    The values have to be of exactly the types of their fields, and times in UTC, for a read would give
-    another time zone. Whether they are is compiled, as attrs does with its methods.
+    That the two are equal needs no comparison here: the values are of exactly the types of their fields,
+    which JSON gives back as they are, and times are in UTC, so that a read gives the same zone. Whether they
+    are is compiled, as attrs does with its methods.
 
     Args:
         cls: The class.
@@ -127,6 +114,8 @@ def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
     """
     fields = _plain_fields(cls)
     if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
+        return lambda instance: None
+    if any(one.validator for one in attrs.fields(cls)):  # a read asks them, so a save does
         return lambda instance: None
     times = {name for name, kind in fields.items() if kind in TIMES}
     names: dict[str, Any] = {
