@@ -1,12 +1,12 @@
 """Events and views to JSON and back: cattrs for the classes, upcasters for their past.
 
 What is saved is what is read, or it is refused: a save makes of its JSON what a read will make of it, and
-compares the two, unless the classes of the values prove them equal (`fast.preparer`).
+compares the two, unless the classes of the values prove them equal (`fast.writer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
@@ -23,7 +23,6 @@ from pgevents.events import EventType
 __all__ = [
     "VERSION_KEY",
     "Serializer",
-    "Written",
     "dump_and_load",
     "dump_json",
     "load_json",
@@ -33,7 +32,6 @@ __all__ = [
 
 T = TypeVar("T")
 V = TypeVar("V")
-Written = tuple[str, dict[str, Any]]
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
 
@@ -55,12 +53,12 @@ class Serializer:
 
     Attributes:
         converter: The converter.
-        write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then
-            `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
+        personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
     def __init__(self) -> None:
+        self.personal: set[str] = set()
         self._take(make_event_converter(), is_ours=True)
 
     def use(self, converter: cattrs.Converter) -> None:
@@ -73,10 +71,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(
-            fast.preparer if is_ours else lambda cls: lambda data: None
-        )
-        self.write: _ByClass[Callable[[Any], Written | None]] = _ByClass(
+        self._write: _ByClass[Callable[[Any], str | None]] = _ByClass(
             fast.writer if is_ours else lambda cls: lambda data: None
         )
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(
@@ -105,9 +100,9 @@ class Serializer:
                 one that a read would give back as another.
         """
         if cls is data.__class__:
-            written = self.write[cls](data)
-            if written is not None:
-                return written[0], data
+            text = self._write[cls](data)
+            if text is not None:
+                return text, data
         elif cls is None and isinstance(data, dict):
             return dump_and_load(cast("dict[str, Any]", data), what)
         text = dump_json(self.encode(data, what), what)
@@ -118,32 +113,16 @@ class Serializer:
         if isinstance(data, dict):  # put in place of an instance, by a hook
             self._refuse_lost_keys(plain, read, cls, what)
         else:
-            _refuse_difference(difference(data, read), cls, what)
+            self.require_equal(data, read, what)
         return text, read
 
-    def dump_batch(self, names: Sequence[str], given: Sequence[Any]) -> str:
-        """The data of instances, of types with these names, as JSON text: each on a line.
+    def require_equal(self, given: Any, read: Any, what: str) -> None:
+        """That what a read would give is what was given.
 
         Raises:
-            EventEncodeError: As for `dump`.
+            EventEncodeError: Names the field at which they differ.
         """
-        lines: str | None = None
-        if fast.is_present():
-            prepare, values = self._prepare, list[Any]()
-            for name, data in zip(names, given, strict=True):
-                try:
-                    ready = prepare[data.__class__](data)
-                except AttributeError:  # a field was deleted: the slower way says so
-                    ready = None
-                values.append(
-                    fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready
-                )
-            lines = fast.dump_lines(values)
-        if lines is None:
-            lines = "\n".join(
-                [self.dump(data, data.__class__, name)[0] for name, data in zip(names, given, strict=True)]
-            )
-        return lines
+        _refuse_difference(difference(given, read), given.__class__, what)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
@@ -157,13 +136,16 @@ class Serializer:
             raise
         except Exception as error:  # whatever a class, an annotation or a hook of the converter raises
             place = self._place_of_fault(data, what)
-            raise EventEncodeError(f"{place} cannot be stored: {_told(error, data.__class__)}") from error
+            reason, cause = self._reason(what, error, _told(error, data.__class__))
+            raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
-            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {data!r}")
+            shown = type(data).__name__ if what in self.personal else repr(data)
+            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {shown}")
         found = cast("dict[str, Any]", plain)
         for key in found:
             if type(key) is not str:
-                raise EventEncodeError(f"{what}: JSON objects have text keys, not {key!r}")
+                shown = type(key).__name__ if what in self.personal else repr(key)
+                raise EventEncodeError(f"{what}: JSON objects have text keys, not {shown}")
         return found
 
     def _place_of_fault(self, data: Any, what: str) -> str:
@@ -206,10 +188,11 @@ class Serializer:
                 return self.converter.structure(data, cls)
             except Exception as error:
                 field, reason = _first_fault(error, cls)
+                reason, cause = self._reason(event_type, error, reason)
                 at_field = f", field {field!r}" if field else ""
                 raise EventEncodeError(
                     f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
-                ) from error
+                ) from cause
 
     def _refuse_lost_keys(self, plain: dict[str, Any], read: Any, cls: type[Any], what: str) -> None:
         lost = _lost_key(plain, self.encode(read, what))
@@ -245,6 +228,7 @@ class Serializer:
             return self.converter.structure(data, cls)
         except Exception as error:
             field, reason = _first_fault(error, cls)
+            reason, cause = self._reason(event_type, error, reason)
             place = f"event {event_id}" if event_id is not None else "data"
             at_field = f", field {field!r}" if field else ""
             raise EventDecodeError(
@@ -253,7 +237,13 @@ class Serializer:
                 event_id=event_id,
                 event_type=event_type,
                 field=field,
-            ) from error
+            ) from cause
+
+    def _reason(self, what: str, error: Exception, reason: str) -> tuple[str, Exception | None]:
+        """What an error says, and its cause; of personal data neither, for both may quote values."""
+        if what in self.personal:
+            return "a value that is not shown, because it is personal", None
+        return reason, error
 
     def decode_event(self, kind: EventType, data: Any, version: object, event_id: int | None) -> Any:
         """Stored data of any version as an instance of the type's class, through its upcasters.
@@ -276,7 +266,8 @@ class Serializer:
             try:
                 changed: Any = kind.upcasters[step](data)
             except Exception as error:
-                raise fault(f"the upcaster from version {step} failed: {error!r}") from error
+                reason, cause = self._reason(kind.name, error, repr(error))
+                raise fault(f"the upcaster from version {step} failed: {reason}") from cause
             if not isinstance(changed, dict):
                 raise fault(f"the upcaster from version {step} returned {changed!r:.40}, not a dict")
             data = cast("dict[str, Any]", changed)
