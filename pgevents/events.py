@@ -314,6 +314,7 @@ class EventTypes:
     Attributes:
         restricted: Whether there are no classes but those given.
         revision: Changes whenever a class is added, so that whoever remembers what he found can tell.
+        has_former: Whether a class among them was defined again, and another has taken its place.
     """
 
     everything: typing.ClassVar[EventTypes]
@@ -321,6 +322,7 @@ class EventTypes:
     def __init__(self, classes: Any = None) -> None:
         self.restricted = classes is not None
         self.revision = 0
+        self.has_former = False
         self._by_name: dict[str, EventType] = {}
         self._by_class: dict[type[Any], EventType] = {}
         self._ambiguous: dict[str, list[str]] = {}
@@ -332,15 +334,19 @@ class EventTypes:
         """Register a type; a class that is defined again (a reloaded module) replaces its former self."""
         for name in kind.names:
             known = self._by_name.get(name)
-            if known is not None and known.cls is not kind.cls and not _same_definition(known.cls, kind.cls):
-                if self.restricted:
-                    raise ConfigurationError(
-                        f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}"
-                    )
-                self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
+            if known is not None and known.cls is not kind.cls:
+                self._note_clash(name, known.cls, kind.cls)
             self._by_name[name] = kind
         self._by_class = {}
         self.revision += 1
+
+    def _note_clash(self, name: str, former: type[Any], latter: type[Any]) -> None:
+        if _same_definition(former, latter):
+            self.has_former = True
+        elif self.restricted:
+            raise ConfigurationError(f"two classes claim the event type {name!r}: {former!r}, {latter!r}")
+        else:
+            self._ambiguous.setdefault(name, [repr(former)]).append(repr(latter))
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
         """A registry of its own with the classes that plugins bring added; the shared one is left as it
@@ -425,6 +431,8 @@ class EventTypes:
         Raises:
             UnknownEventTypeError: Names the class.
         """
+        if wanted is None or not EventTypes.everything.has_former:
+            return
         for cls in _flatten(wanted):
             if not isinstance(cls, str):
                 self._refuse_former(event_type_of(cls))
