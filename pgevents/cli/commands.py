@@ -19,6 +19,7 @@ from .frame import EXIT_CODES, Commands, fail, run
 from .health import doctor, stats
 from .imports import import_command
 from .log import append, init, stream_command, tail
+from .processing import COMMANDS
 from .store import is_on_command_line, store_options
 from .ui import ui
 from .views import diff, query, show
@@ -51,6 +52,7 @@ for command in (
     stats,
     doctor,
     ui,
+    *COMMANDS,
 ):
     cli.add_command(command)
 
