@@ -1,7 +1,7 @@
 """Draws the diagrams of the pages, so that they are seen without a script and without a network.
 
 A page holds a diagram as a mermaid block. Its drawing is `docs/diagrams/<digest of the block>.svg`, and
-`site_hooks.py` puts it into the page. After a block was changed, draw it (chromium does), and commit the drawing:
+`site_hooks.py` puts it into the page. After a block was changed, draw it by chromium, and commit the drawing:
 
     npm pack mermaid@11 && tar xzf mermaid-11.*.tgz package/dist/mermaid.min.js
     python docs/draw_diagrams.py package/dist/mermaid.min.js
