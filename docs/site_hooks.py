@@ -2,8 +2,8 @@
 
 - `<!-- commands -->` becomes the help of every command of `pgevents`.
 - `<!-- tables -->` becomes the SQL of tables and indexes.
-- The theme loads mermaid.min.js from unpkg.com on pages with a diagram. For a site that draws without the internet:
-  `PGEVENTS_MERMAID=path/to/mermaid.min.js mkdocs build`.
+- The theme loads mermaid.min.js from unpkg.com on pages with a diagram. For a site that draws without the
+  internet: `PGEVENTS_MERMAID=path/to/mermaid.min.js mkdocs build`.
 """
 
 from __future__ import annotations

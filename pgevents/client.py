@@ -248,7 +248,8 @@ class EventClient:
         Example:
             ```python
             history = client.get_event_stream(cart_id="c1")
-            client.save_events_with_stream_validation([{"type": "CHECKED_OUT", "data": {"cart_id": "c1"}}], history)
+            checkout = {"type": "CHECKED_OUT", "data": {"cart_id": "c1"}}
+            client.save_events_with_stream_validation([checkout], history)
             ```
         """
         positions = [position_of(latest_event_id, streams)]
@@ -486,7 +487,7 @@ class EventClient:
 
         Example:
             ```python
-            open_carts = client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
+            client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
             ```
         """
         wanted = {**(data or {}), **match}

@@ -304,7 +304,8 @@ class EventTypes:
         if name in self._ambiguous:
             raise ConfigurationError(
                 f"several classes claim the event type {name!r}: {', '.join(self._ambiguous[name])}; "
-                "name the ones this client shall use: create_event_client(db, events, projections, event_types)"
+                "name the ones this client shall use: create_event_client(db, events, projections, "
+                "event_types)"
             )
         return self._by_name.get(name)
 
@@ -387,7 +388,8 @@ def _flatten(wanted: Any) -> Iterable[Any]:
             yield from _flatten(part)
     else:
         raise ConfigurationError(
-            f"event types are named by a class, a union of classes, a type's name or a sequence of these, not {wanted!r}"
+            "event types are named by a class, a union of classes, a type's name or a sequence of these, "
+            f"not {wanted!r}"
         )
 
 

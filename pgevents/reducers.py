@@ -210,7 +210,7 @@ def pipeline(*whole: Reducer, **fields: Reducer | Sequence[Reducer]) -> Pipeline
         ```python
         from pgevents import derive, pipeline
 
-        reducers = pipeline(items=to_items, is_checked_out=to_is_checked_out) | derive(total=lambda cart: len(cart.items))
+        reducers = pipeline(items=to_items) | derive(total=lambda cart: len(cart.items))
         ```
     """
     stages: list[_Fields | _Whole] = [_Whole(_checked(reducer, "a reducer")) for reducer in whole]

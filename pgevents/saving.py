@@ -381,7 +381,8 @@ class Save:
         """What it means that the append function has not saved these events."""
         if answer.status == "reused":
             return IdempotencyError(
-                f"idempotency key {self.key!r} saved other events before (ids {answer.ids}); use a new key for a new save",
+                f"idempotency key {self.key!r} saved other events before (ids {answer.ids}); "
+                "use a new key for a new save",
                 key=str(self.key),
                 saved_ids=answer.ids,
             )
@@ -404,7 +405,8 @@ class Save:
             conflict = Conflict(tuple(events), self._streams(), self.expected, last, tuple(new), self.attempt)
             delay = client.plugins.retry_delay(conflict)
         return ConcurrencyError(
-            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: read again, decide anew",
+            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: read again, "
+            "decide anew",
             conflicting_ids=new,
             expected=self.expected,
             attempts=self.attempt,
@@ -416,7 +418,8 @@ def _metadata_text(new: NewEvent, kind: EventType | None) -> str:
     metadata = new.metadata
     if any(not isinstance(name, str) or name.startswith("$") for name in metadata):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EventEncodeError(
-            f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: {list(metadata)}"
+            f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: "
+            f"{list(metadata)}"
         )
     if kind is not None and kind.version > 1:
         metadata = {**metadata, VERSION_KEY: kind.version}

@@ -152,7 +152,8 @@ def identifier_text(field: str, value: object) -> str:
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise ConfigurationError(
-        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, Enum or a list of these"
+        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
+        "Enum or a list of these"
     )
 
 

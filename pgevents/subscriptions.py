@@ -13,6 +13,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
+from pgevents.store.identity import log_identity
 from pgevents.store.read import EventStream, check_id
 from pgevents.streams import Stream, merge_streams, stream
 
@@ -23,7 +24,6 @@ D = TypeVar("D")
 BATCH = 500
 FIRST_PAUSE = 0.005
 
-SERVER_SQL = "SELECT s.system_identifier::text, c.timeline_id FROM pg_control_system() AS s, pg_control_checkpoint() AS c"
 FIRST_SQL = (
     "INSERT INTO {checkpoints} (name, position, streams) VALUES (%s, 0, %s) ON CONFLICT (name) DO NOTHING"
 )
@@ -78,14 +78,20 @@ def follow(
 
 
 def checkpoint(client: EventClient, event_id: int) -> str:
-    """A place in the log, to be kept outside the database: it knows from which server and which past it is.
+    """A place in the log, to be kept outside the database: it names the log and its server's timeline.
 
     Args:
         client: The client that read the event.
         event_id: Id of the last event that was dealt with.
+
+    Raises:
+        UnsupportedTransactionError: The server is a standby.
     """
-    system, timeline = client.session.execute(SERVER_SQL).fetchone()
-    return f"{system}/{timeline}/{check_id(event_id, 'event_id')}"
+    return f"{_identity(client)}/{check_id(event_id, 'event_id')}"
+
+
+def _identity(client: EventClient) -> str:
+    return str(log_identity(client.session.execute, client.events.pgevents_spec))
 
 
 @attrs.frozen
@@ -142,7 +148,8 @@ class Subscription(Generic[D]):
             position, known = row
             if json.loads(known) != json.loads(wanted):
                 raise ConfigurationError(
-                    f"subscription {self.name!r} was for other streams: what it left out before its checkpoint would "
+                    f"subscription {self.name!r} was for other streams: "
+                    "what it left out before its checkpoint would "
                     "be skipped. Give it another name, or reset() it"
                 )
             _check_ahead(client, position)
@@ -202,16 +209,18 @@ _never = threading.Event()
 def _start(client: EventClient, after: int | str) -> int:
     client.check_installed()
     if isinstance(after, str):
-        system, timeline = client.session.execute(SERVER_SQL).fetchone()
-        parts = after.split("/")
-        if len(parts) != 3 or not parts[2].isdigit():
-            raise ConfigurationError(f"a checkpoint has the form system/timeline/id, not {after!r}")
-        if (parts[0], parts[1]) != (system, str(timeline)):
+        place, _, last = after.rpartition("/")
+        if place.count("/") != 1 or not (last.isascii() and last.isdigit()):
             raise ConfigurationError(
-                f"the checkpoint {after!r} comes from another server or another past of this one "
-                f"({system}/{timeline} now): ids may have been given out anew. Start from an id that you are sure of"
+                f"a checkpoint has the form system.database.table/timeline/id, not {after!r}"
             )
-        after = int(parts[2])
+        here = _identity(client)
+        if place != here:
+            raise ConfigurationError(
+                f"the checkpoint {after!r} comes from another log or another timeline than this one "
+                f"({here}): ids may have been given out anew. Start from an id that you are sure of"
+            )
+        after = int(last)
     _check_ahead(client, check_id(after, "after"))
     return after
 
@@ -220,6 +229,7 @@ def _check_ahead(client: EventClient, position: int) -> None:
     last = client.horizon().last_issued
     if position > last:
         raise ConfigurationError(
-            f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was set back, "
+            f"the follower stands at {position}, ahead of the log, which ends at {last}: "
+            "the database was set back, "
             "and ids will be given out anew. Start from an id that you are sure of"
         )

@@ -45,7 +45,9 @@ DECLARE
 BEGIN
     PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid();
-    FOR _schema IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+    FOR _schema IN
+        SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', _schema);
     END LOOP;
     CREATE SCHEMA public;

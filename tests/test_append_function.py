@@ -123,7 +123,8 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
         '[{"base": 0, "seen": 0, "streams": [{"types": 5, "match": {"cart_id": ["c1"]}}]}]',
         '[{"base": 0, "seen": 0, "streams": [{"types": {"C": "A"}, "match": {"cart_id": ["c1"]}}]}]',
         '[{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": ["c2"]}}, {"types": ["B", 5]}]}]',
-        '[{"base": 0, "seen": 1, "streams": [{}]}, {"base": 0, "seen": 0, "streams": [{"match": {"cart_id": [true]}}]}]',
+        '[{"base": 0, "seen": 1, "streams": [{}]}, '
+        '{"base": 0, "seen": 0, "streams": [{"match": {"cart_id": [true]}}]}]',
     ],
 )
 def test_append_refuses_a_condition_that_would_check_nothing(client: EventClient, conditions: str) -> None:
@@ -503,7 +504,8 @@ def test_a_batch_out_of_a_table_is_unpacked_once(client: EventClient) -> None:
     them."""
     client.db.execute_sql(
         "CREATE TABLE my_app.documents AS SELECT jsonb_agg(jsonb_build_object("
-        "'type', 'A', 'data', jsonb_build_object('cart_id', 'c' || mod(n, 7), 'text', repeat('x', 40)))) AS events "
+        "'type', 'A', 'data', jsonb_build_object('cart_id', 'c' || mod(n, 7), 'text', repeat('x', "
+        "40)))) AS events "
         "FROM generate_series(1, 16000) AS n"
     )
     client.db.execute_sql("SET statement_timeout = '5s'")

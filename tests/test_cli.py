@@ -388,7 +388,8 @@ def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:
     "arguments",
     [
         ["stream", "cart_id"], ["stream", "1x=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
-        ["append", "A", "[]"], ["append", "A", "{}", "--after", "1"], ["import", "-"], ["export", "-", "--resume"],
+        ["append", "A", "[]"], ["append", "A", "{}", "--after", "1"], ["import", "-"],
+        ["export", "-", "--resume"],
     ],
 )  # fmt: skip
 def test_what_is_not_understood_ends_with_2(log: Command, arguments: list[str]) -> None:

@@ -128,7 +128,8 @@ def test_what_was_wrapped_is_called(client: EventClient, monkeypatch: pytest.Mon
             return original(self, sql, params)
         peewee.Database.execute_sql = execute_sql
         from pgevents import create_event_client, create_events_table, create_projections_table
-        client = create_event_client(sys.argv[1], create_events_table("my_app"), create_projections_table("my_app", "views"))
+        events, views = create_events_table("my_app"), create_projections_table("my_app", "views")
+        client = create_event_client(sys.argv[1], events, views)
         client.get_event_stream(), client.get_event_stream()
         assert len(seen) == 2, seen
     """
@@ -177,8 +178,8 @@ def test_one_event_is_refused_as_several_would_be(client: EventClient) -> None:
     for latest in (second.id + 1, -1, True, "1"):
         messages: list[str] = []
         for save in (
-            lambda: client.save_event_with_stream_validation(given, cast(Any, latest), streams),
-            lambda: client.save_events_with_stream_validation([given], cast(Any, latest), streams),
+            functools.partial(client.save_event_with_stream_validation, given, cast(Any, latest), streams),
+            functools.partial(client.save_events_with_stream_validation, [given], cast(Any, latest), streams),
         ):
             with pytest.raises(ConfigurationError) as fault:
                 save()

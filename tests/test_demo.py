@@ -144,7 +144,9 @@ def test_cancellations_take_items_back(shop: EventClient, tmp_path: Path) -> Non
 BAD_LINES = {
     "an empty line": "",
     "7 fields where the header has 8": "1,P,A MUG,2,2010-12-09 12:00:00,1.25,17850.0",
-    "the quotes are not closed, or the line is too long": '1,P,"A MUG,2,2010-12-09 12:00:00,1.25,17850.0,Eire',
+    "the quotes are not closed, or the line is too long": (
+        '1,P,"A MUG,2,2010-12-09 12:00:00,1.25,17850.0,Eire'
+    ),
     "no invoice number": order(""),
     "no product code": order(StockCode=" "),
     "product code of more than 100 characters": order(StockCode="P" * 5_000),

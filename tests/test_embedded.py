@@ -33,7 +33,8 @@ USER = """
 import sys
 from pgevents.embedded import embedded_database
 with embedded_database(*sys.argv[1:]) as db:
-    print(db.execute_sql("SELECT pg_read_file('postmaster.pid')").fetchone()[0].split()[0], db.url, flush=True)
+    (pid,) = db.execute_sql("SELECT pg_read_file('postmaster.pid')").fetchone()
+    print(pid.split()[0], db.url, flush=True)
     sys.stdin.readline()
 """
 
@@ -120,7 +121,10 @@ def test_the_url_serves_other_connections_and_other_processes() -> None:
         other = peewee.PostgresqlDatabase(db.url)
         assert one(other, "SELECT x FROM t") == 42
         other.close()
-        code = "import psycopg2, sys; c = psycopg2.connect(sys.argv[1]).cursor(); c.execute('TABLE t'); print(*c)"
+        code = (
+            "import psycopg2, sys; c = psycopg2.connect(sys.argv[1]).cursor(); "
+            "c.execute('TABLE t'); print(*c)"
+        )
         assert subprocess.check_output([sys.executable, "-c", code, db.url], text=True) == "(42,)\n"
         assert one(db, "SHOW listen_addresses") == ""
 

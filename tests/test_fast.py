@@ -111,10 +111,15 @@ def dumped(data: Any, cls: type[Any] | None) -> Any:
 
 
 ODD: list[Any] = [
-    None, True, 1, 1.5, -0.0, 2**70, float("nan"), float("inf"), "", "é😀", "\ud800", "a\0b", b"bytes", Decimal("1.5"),
-    UUID(int=1), datetime(2026, 1, 31, tzinfo=timezone.utc), datetime(2026, 1, 31), Moment(2026, 1, 31, tzinfo=timezone.utc),
-    datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2))), datetime(2026, 1, 31, tzinfo=ZoneInfo("UTC")), date(2026, 1, 31), timedelta(1), Size.SMALL, Colour.RED,
-    (), (1, "a"), [Part("p")], (Part("p"),), {"a": 1}, {1: 2}, {"a"}, object(), Part("p", True), Part(3),  # type: ignore[arg-type]
+    None, True, 1, 1.5, -0.0, 2**70, float("nan"), float("inf"), "", "é😀", "\ud800", "a\0b", b"bytes",
+    Decimal("1.5"),
+    UUID(int=1), datetime(2026, 1, 31, tzinfo=timezone.utc), datetime(2026, 1, 31),
+    Moment(2026, 1, 31, tzinfo=timezone.utc),
+    datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2))),
+    datetime(2026, 1, 31, tzinfo=ZoneInfo("UTC")), date(2026, 1, 31), timedelta(1), Size.SMALL,
+    Colour.RED,
+    (), (1, "a"), [Part("p")], (Part("p"),), {"a": 1}, {1: 2}, {"a"}, object(), Part("p", True),
+    Part(3), # type: ignore[arg-type]
 ]  # fmt: skip
 
 
@@ -176,23 +181,31 @@ def test_a_batch_does_take_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dict_is_stored_the_same_or_refused_the_same(value: Any) -> None:
     """The same for dicts, which no class checks."""
     for data in ({"a": value}, {"a": {"b": [value]}}):
-        quick, known = outcome(lambda: dumped(data, None)), slow(lambda: outcome(lambda: dumped(data, None)))
+        write = functools.partial(outcome, functools.partial(dumped, data, None))
+        quick, known = write(), slow(write)
         assert repr(quick) == repr(known)
 
 
 TEXTS = [
-    "{}", "[]", "null", "3", '{"text": 3}', '{"text": null}', '{"number": 2.0}', '{"number": 1e3}', '{"number": true}',
+    "{}", "[]", "null", "3", '{"text": 3}', '{"text": null}', '{"number": 2.0}', '{"number": 1e3}',
+    '{"number": true}',
     '{"number": 1180591620717411303424}', '{"flag": 1}', '{"ratio": 3}', '{"ratio": 1e400}', '{"ratio": "1"}',
-    '{"maybe": null}', '{"maybe": 2}', '{"key": "00000000-0000-0000-0000-000000000001"}', '{"key": "x"}', '{"key": 1}',
-    '{"parts": [{"name": "p"}]}', '{"parts": [{"count": 2}]}', '{"parts": [{"name": "p", "count": "2"}]}', '{"parts": null}',
+    '{"maybe": null}', '{"maybe": 2}', '{"key": "00000000-0000-0000-0000-000000000001"}',
+    '{"key": "x"}', '{"key": 1}',
+    '{"parts": [{"name": "p"}]}', '{"parts": [{"count": 2}]}',
+    '{"parts": [{"name": "p", "count": "2"}]}', '{"parts": null}',
     '{"names": ["a", 1]}', '{"counts": {"a": 1}}', '{"counts": {"a": "1"}}', '{"unknown": {"a": [1]}}',
     '{"text": "a", "text": "b"}',
 ]  # fmt: skip
 DATES = [
     '{"at": "2026-01-31T12:00:00+00:00"}', '{"at": "2026-01-31T12:00:00.500000+02:00", "on": "2026-02-01"}',
-    '{"at": "2020-12-31T23:59:59.9999999Z"}', '{"at": "2026-01-31T12:00:00Z"}', '{"at": "2026-01-31T12:00:00"}', '{"at": 17}',
-    '{"at": "2026-01-31T12:00:00.1234567Z", "note": "2026-01-31T12:00:00.123457+00:00"}', '{"at": "2026-01-31 12:00:00+00:00"}', '{"at": "2026-01-31t12:00:00z"}', '{"at": "2026-01-31T12:00:00.5+00:00"}',
-    '{"at": "2026-01-31T12:00:00.1234561+00:00"}', '{"at": "2026-01-31T12:00:00+0000"}', '{"at": "2026-01-31"}',
+    '{"at": "2020-12-31T23:59:59.9999999Z"}', '{"at": "2026-01-31T12:00:00Z"}',
+    '{"at": "2026-01-31T12:00:00"}', '{"at": 17}',
+    '{"at": "2026-01-31T12:00:00.1234567Z", "note": "2026-01-31T12:00:00.123457+00:00"}',
+    '{"at": "2026-01-31 12:00:00+00:00"}', '{"at": "2026-01-31t12:00:00z"}',
+    '{"at": "2026-01-31T12:00:00.5+00:00"}',
+    '{"at": "2026-01-31T12:00:00.1234561+00:00"}', '{"at": "2026-01-31T12:00:00+0000"}',
+    '{"at": "2026-01-31"}',
     '{"at": "2026-01-31T12:00:00+00:00", "until": "2020-12-31T23:59:59.9999999+00:00"}',
     '{"at": "2026-01-31T12:00:00+00:00", "until": null}', '{"at": "2026-01-31T12:00:00-00:00"}',
     '{"at": "2026-01-31T12:00:00+05:30", "until": "2020-12-31T23:59:59.999999+00:00"}', '{"at": null}',

@@ -299,7 +299,8 @@ def test_of_all_workers_customers_exactly_one_gets_the_last_tin(
             added = current_events.get_event_stream("ITEM_ADDED", cart_id=cart)
             assert event.data.total == sum(item.data.price for item in added)
         backends = current_events.db.execute_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'shop'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = "
+            "'shop'"
         ).fetchone()[0]
         assert backends == 1  # this one: the workers' have ended with them
 

@@ -142,7 +142,8 @@ def test_a_shorter_batch_that_races_with_a_longer_one_is_whole_or_refused(
             thread.join()
         assert sorted(map(str, answers)) in (["2", "refused"], ["3", "refused"])
     (uneven,) = client.db.execute_sql(
-        "SELECT count(*) FROM my_app.events WHERE idempotency_key ~ '^k' AND split_part(idempotency_key, chr(31), 2) = ''"
+        "SELECT count(*) FROM my_app.events WHERE idempotency_key ~ '^k' AND split_part(idempotency_key, "
+        "chr(31), 2) = ''"
     ).fetchone()
     assert uneven == 10
 

@@ -51,7 +51,8 @@ sys.meta_path.insert(0, Missing())
 from pgevents import ConfigurationError
 from pgevents.plugins import encryption, logging, metadata, opentelemetry, schema, snapshots
 
-for make in (opentelemetry.OpenTelemetry, lambda: encryption.Encryption({}), lambda: schema.SchemaValidation({})):
+plugins = opentelemetry.OpenTelemetry, lambda: encryption.Encryption({}), lambda: schema.SchemaValidation({})
+for make in plugins:
     try:
         make()
     except ConfigurationError as error:

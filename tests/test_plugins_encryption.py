@@ -241,7 +241,8 @@ def test_a_value_moved_to_another_event_does_not_decrypt(client: EventClient) ->
     client.save_events([ANN, {"type": "NOTE_WRITTEN", "data": {"about": "u1", "text": "hm"}}])
     with client.maintenance("test"):
         client.db.execute_sql(
-            "UPDATE my_app.events SET data = jsonb_set(data, '{text}', (SELECT data->'email' FROM my_app.events WHERE id = 1))"
+            "UPDATE my_app.events SET data = jsonb_set(data, '{text}', "
+            "(SELECT data->'email' FROM my_app.events WHERE id = 1))"
             " WHERE id = 2"
         )
     with pytest.raises(

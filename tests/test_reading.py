@@ -135,7 +135,10 @@ def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: 
     for cart in ("c1", odd):
         client.save_event(CartCreated(cart, odd), metadata={odd: odd})
         client.save_event({"type": "NOTE", "data": {"cart_id": cart, odd: [odd, {}]}})
-        sql = "SELECT my_app.events_append(jsonb_build_array(jsonb_build_object('type', %s, 'data', jsonb_build_object('cart_id', %s))))"
+        sql = (
+            "SELECT my_app.events_append(jsonb_build_array("
+            "jsonb_build_object('type', %s, 'data', jsonb_build_object('cart_id', %s))))"
+        )
         client.db.execute_sql(sql, ["N\x1fT", cart])  # no name that the client would take
     with client.maintenance("a test"):
         client.db.execute_sql("UPDATE my_app.events SET metadata = metadata WHERE type = 'NOTE'")

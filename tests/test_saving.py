@@ -93,9 +93,14 @@ def test_a_time_without_zone_is_refused(client: EventClient, when: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "when", [datetime.max.replace(tzinfo=timezone.utc), datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
-             datetime.min.replace(tzinfo=timezone.utc), datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))],
-)  # fmt: skip
+    "when",
+    [
+        datetime.max.replace(tzinfo=timezone.utc),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        datetime.min.replace(tzinfo=timezone.utc),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
 def test_a_time_that_could_not_be_read_everywhere_is_refused(client: EventClient, when: datetime) -> None:
     """In another time zone it would lie outside the years that Python knows, and break every read of its
     stream."""

@@ -8,7 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from pgevents import ConfigurationError, Event, EventClient, stream
+from pgevents import (
+    ConfigurationError,
+    Event,
+    EventClient,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+    stream,
+)
 from pgevents.subscriptions import Subscription, checkpoint, follow
 
 from .shop import CartCreated, ItemAddedToCart
@@ -135,9 +143,26 @@ def test_a_checkpoint_kept_outside_knows_its_server(client: EventClient) -> None
     client.save_events(carts(1, 2))
     place = checkpoint(client, 1)
     assert first(client, 1, after=place) == [2]
-    system, timeline, event_id = place.split("/")
-    for foreign in (f"{int(system) + 1}/{timeline}/{event_id}", f"{system}/{int(timeline) + 1}/{event_id}"):
-        with pytest.raises(ConfigurationError, match="another server"):
+    log, timeline, event_id = place.split("/")
+    for foreign in (f"1{log}/{timeline}/{event_id}", f"{log}/{int(timeline) + 1}/{event_id}"):
+        with pytest.raises(ConfigurationError, match="another log or another timeline"):
             next(follow(client, after=foreign))
-    with pytest.raises(ConfigurationError, match="system/timeline/id"):
-        next(follow(client, after="1"))
+    for text in ("1", "1/2/3/4", f"{log}/{timeline}/²"):
+        with pytest.raises(ConfigurationError, match="system.database.table/timeline/id"):
+            next(follow(client, after=text))
+
+
+def test_a_checkpoint_of_another_log_is_refused(client: EventClient) -> None:
+    """A log beside it, and one that was made anew in its place, give out the same ids for other events."""
+    client.save_events(carts(1, 2))
+    place = checkpoint(client, 1)
+    beside = create_event_client(client.db, create_events_table("beside"), create_projections_table("beside"))
+    beside.create_tables()
+    beside.save_events(carts(1, 2))
+    with pytest.raises(ConfigurationError, match="another log"):
+        next(follow(beside, after=place))
+    client.db.execute_sql("DROP TABLE my_app.events CASCADE")
+    client.create_tables()
+    client.save_events(carts(1, 2, 3))
+    with pytest.raises(ConfigurationError, match="another log"):
+        next(follow(client, after=place))

@@ -69,7 +69,8 @@ def test_ids_have_64_bits(client: EventClient) -> None:
     assert client.save_event_with_stream_validation(CartCreated("c1", "u1"), seen).id == 2147483651
     assert CartProjection("c1", client).save_projection().projection.latest_event_id == 2147483651
     (kind,) = client.db.execute_sql(
-        "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'my_app.events'::regclass AND attname = 'id'"
+        "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'my_app.events'::regclass AND "
+        "attname = 'id'"
     ).fetchone()
     assert kind == "bigint"
 

@@ -178,18 +178,8 @@ def test_other_isolation_levels_are_refused(client: EventClient, url: str, level
     """A frozen snapshot cannot see what others commit: saves, final reads and snapshots are refused, reads
     are not."""
     for begin in ("transaction", "default"):
-        own = shop_client(
-            database(
-                url,
-                **(
-                    {
-                        "options": f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"
-                    }
-                    if begin == "default"
-                    else {}
-                ),
-            )
-        )
+        setting = f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"
+        own = shop_client(database(url, **({"options": setting} if begin == "default" else {})))
         with own.db.atomic():
             if begin == "transaction":
                 own.db.execute_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")

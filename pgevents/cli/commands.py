@@ -69,15 +69,16 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
     "--csv",
     "path",
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
-    help="Order lines of your own, .csv or .csv.gz, in place of the ones that are shipped. The first line names "
-    "the columns: InvoiceNo, StockCode, Description, Quantity, InvoiceDate, UnitPrice, CustomerID, Country.",
+    help="Order lines of your own, .csv or .csv.gz, in place of the ones that are shipped. "
+    "The first line names the columns: InvoiceNo, StockCode, Description, Quantity, "
+    "InvoiceDate, UnitPrice, CustomerID, Country.",
 )
 @click.option(
     "--database",
     "url",
     metavar="URL",
-    help="A PostgreSQL database (postgresql://...) in place of an embedded one. The demo makes a schema of its own "
-    "there, and leaves it for you to look at.",
+    help="A PostgreSQL database (postgresql://...) in place of an embedded one. The demo makes a schema of "
+    "its own there, and leaves it for you to look at.",
 )
 def demo(path: Path | None, url: str | None) -> None:
     """Replay one day of a real shop and check it to the penny.

@@ -40,7 +40,8 @@ INTERRUPTED = 130
 
 EVENTS_SQL = """\
 SELECT n.nspname, left(p.proname, -7) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-WHERE right(p.proname, 7) = '_append' AND starts_with(obj_description(p.oid, 'pg_proc'), 'pgevents ') ORDER BY 1, 2
+WHERE right(p.proname, 7) = '_append' AND starts_with(obj_description(p.oid, 'pg_proc'), 'pgevents ')
+ORDER BY 1, 2
 """
 PROJECTIONS_SQL = """\
 SELECT n.nspname, c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

@@ -32,7 +32,8 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
     current_setting('default_transaction_isolation'), current_setting('fsync'), current_setting('autovacuum'),
     current_setting('max_locks_per_transaction')::int
         * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int),
-    (SELECT count(*) FROM pg_locks), (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())
+    (SELECT count(*) FROM pg_locks),
+    (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())
 """
 INDEXES_SQL = """\
 SELECT i.relname, x.indisvalid, coalesce(s.idx_scan, 0), pg_relation_size(i.oid), pg_get_indexdef(i.oid)
@@ -104,8 +105,10 @@ def stats(**options: Any) -> None:
     if saved:
         console.print(table)
     total = sum(count for _, count, *_ in types)
-    console.print(f"{total:,} events in {sizes[0] / 1e6:,.1f} MB, {sum(row[2] for row in saved):,} projections in "
-                  f"{sizes[1] / 1e6:,.1f} MB; final up to id {horizon.id:,} of {horizon.last_issued:,}.")  # fmt: skip
+    console.print(
+        f"{total:,} events in {sizes[0] / 1e6:,.1f} MB, {sum(row[2] for row in saved):,} projections in "
+        f"{sizes[1] / 1e6:,.1f} MB; final up to id {horizon.id:,} of {horizon.last_issued:,}."
+    )
 
 
 @frozen
@@ -185,8 +188,9 @@ def _server(client: EventClient) -> Iterator[Finding]:
         )
     room = f"room for {lock_room:,} locks, of which {locks:,} are taken"
     if lock_room < FEW_LOCKS:
-        yield Finding("note", room,
-                      "raise max_locks_per_transaction (a restart): one transaction may take some 64")  # fmt: skip
+        yield Finding(
+            "note", room, "raise max_locks_per_transaction (a restart): one transaction may take some 64"
+        )
     else:
         yield Finding("ok", room)
     if prepared:
@@ -230,8 +234,11 @@ def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
             yield Finding("fault", f"index {name} is broken", f"REINDEX INDEX CONCURRENTLY {name}")
         elif not scans and live > BIG and "UNIQUE" not in definition:
             faults += 1
-            yield Finding("note", f"index {name} ({size / 1e6:,.1f} MB) was never used since statistics began",
-                          "take its field out of data_indexes if no stream is about it")  # fmt: skip
+            yield Finding(
+                "note",
+                f"index {name} ({size / 1e6:,.1f} MB) was never used since statistics began",
+                "take its field out of data_indexes if no stream is about it",
+            )
     if not faults:
         yield Finding("ok", f"all indexes of {spec.qualified()} are there and sound ({len(rows)})")
 

@@ -23,8 +23,14 @@ TYPES = click.option(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.option("--index", "indexes", multiple=True, metavar="FIELD", help="Index this field of the events' data; the "
-              "most selective first. Streams are found, and decisions locked, by these.")  # fmt: skip
+@click.option(
+    "--index",
+    "indexes",
+    multiple=True,
+    metavar="FIELD",
+    help="Index this field of the events' data; the most "
+    "selective first. Streams are found, and decisions locked, by these.",
+)
 @click.option(
     "--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views."
 )
@@ -57,11 +63,23 @@ def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **o
 @click.option(
     "--created-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="When it happened, if not now."
 )
-@click.option("--after", type=click.IntRange(0), metavar="ID", help="Save only if nothing newer than this id stands "
-              "in the stream that FIELD=VALUE describes.")  # fmt: skip
+@click.option(
+    "--after",
+    type=click.IntRange(0),
+    metavar="ID",
+    help="Save only if nothing newer than this id stands in the stream that FIELD=VALUE describes.",
+)
 @Store.options
-def append(type: str, data: str, match: tuple[str, ...], metadata: str, key: str | None, created_at: datetime | None,
-           after: int | None, **options: Any) -> None:  # fmt: skip
+def append(
+    type: str,
+    data: str,
+    match: tuple[str, ...],
+    metadata: str,
+    key: str | None,
+    created_at: datetime | None,
+    after: int | None,
+    **options: Any,
+) -> None:
     """Save an event of TYPE with DATA, a JSON object, or - to read it from the standard input."""
     store = Store(**options)
     given = {"type": type, "data": parse_json(sys.stdin.read() if data == "-" else data, "DATA")}
@@ -110,8 +128,14 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
 )
 @click.option("--limit", type=click.IntRange(0), help="At most so many.")
 @Store.options
-def stream_command(match: tuple[str, ...], types: tuple[str, ...], after: int, as_of: str | None, limit: int | None,
-                   **options: Any) -> None:  # fmt: skip
+def stream_command(
+    match: tuple[str, ...],
+    types: tuple[str, ...],
+    after: int,
+    as_of: str | None,
+    limit: int | None,
+    **options: Any,
+) -> None:
     """Print all events of the log, or of a stream, from the first on."""
     store, wanted = Store(**options), stream_of(types, match)
     until: int | datetime | None = None

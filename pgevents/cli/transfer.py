@@ -104,7 +104,8 @@ def _count(client: EventClient, wanted: Stream[Any], after: int) -> int:
 
 
 def _json_line(row: Any) -> str:
-    head = f'{{"id": {row[0]}, "type": {json.dumps(row[1], ensure_ascii=False)}, "data": {row[2]}, "metadata": {row[3] or "{}"}'
+    name = json.dumps(row[1], ensure_ascii=False)
+    head = f'{{"id": {row[0]}, "type": {name}, "data": {row[2]}, "metadata": {row[3] or "{}"}'
     return f'{head}, "created_at": "{time_of(row[4]).isoformat()}"}}\n'
 
 
@@ -242,7 +243,8 @@ def _save(
             _save(client, lines[known:], prefix, created_at, first_new, done)
             return
         fail(
-            f"from line {lines[0].number} on, other events were imported as {prefix!r} before; give another --key"
+            f"from line {lines[0].number} on, other events were imported as {prefix!r} before; "
+            "give another --key"
         )
     except PgEventsError as error:
         fail(f"lines {lines[0].number} to {lines[-1].number}: {error}")

@@ -44,7 +44,8 @@ def show(type: str, id: str, **options: Any) -> None:
         return
     row = rows[0]
     click.echo(
-        f"{type} {id}, version {row['version']}, up to event {row['latest_event_id']}, saved {row['updated_at']}"
+        f"{type} {id}, version {row['version']}, up to event {row['latest_event_id']}, "
+        f"saved {row['updated_at']}"
     )
     click.echo(json.dumps(row["data"], indent=2, ensure_ascii=False))
 

@@ -347,14 +347,16 @@ class Serializer:
                     data = step(data)
                 except Exception as error:
                     raise EventDecodeError(
-                        f"event {event_id} of type {kind.name!r}: the upcaster from version {version} failed: {error!r}",
+                        f"event {event_id} of type {kind.name!r}: the upcaster from version {version} "
+                        f"failed: {error!r}",
                         event_id=event_id,
                         event_type=kind.name,
                     ) from error
             version += 1
         if version > kind.version:
             raise EventDecodeError(
-                f"event {event_id} of type {kind.name!r} has version {version}, this program knows {kind.version}: "
+                f"event {event_id} of type {kind.name!r} has version {version}, "
+                f"this program knows {kind.version}: "
                 "it was written by a newer one",
                 event_id=event_id,
                 event_type=kind.name,

@@ -145,7 +145,8 @@ def _race(race: Race) -> str:
     name = race.description or race.product_id
     told = f"{race.sold_out} {'was' if race.sold_out == 1 else 'were'} told that it is sold out"
     text = (
-        f"{race.buyers} processes bought the last {name} at the same moment: {len(race.winners)} got it, {told}. "
+        f"{race.buyers} processes bought the last {name} at the same moment: "
+        f"{len(race.winners)} got it, {told}. "
         f"The log agrees: {race.sold} sold, {race.left} left."
     )
     alike = Counter(failure.partition(": ")[2] for failure in race.failures)

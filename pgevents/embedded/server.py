@@ -149,7 +149,8 @@ def _open_line(task: Task) -> _Line:
                 return _start(task, lock)
         time.sleep(0.02)
     raise EmbeddedServerError(
-        f"an earlier server in {task.folder} does not end; the first line of pgdata/postmaster.pid there is its "
+        f"an earlier server in {task.folder} does not end; "
+        "the first line of pgdata/postmaster.pid there is its "
         "process id, and kill -INT ends it"
     )
 
@@ -208,7 +209,8 @@ def _start(task: Task, lock: IO[str]) -> _Line:
         said = os.pread(log, 3000, max(0, size - 3000)).decode(errors="replace")
         raise EmbeddedServerError(
             f"PostgreSQL did not start in {task.folder}. The end of what it said:\n\n{said}\n"
-            "Most often a setting is wrong, the disk is full, or the account of the server cannot use the folder "
+            "Most often a setting is wrong, the disk is full, "
+            "or the account of the server cannot use the folder "
             f"(user id {task.uid}). Mend that and try again; what a lasting folder holds is not lost."
         )
     except BaseException:

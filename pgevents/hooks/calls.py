@@ -76,7 +76,8 @@ class HookCalls:
             several: list[Any] = list(replaced) if _is_sequence(replaced) else []
             if len(several) != len(given) or not all(isinstance(one, kind) for one in several):
                 raise PluginError(
-                    f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), or None"
+                    f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), "
+                    "or None"
                 )
             return several
 

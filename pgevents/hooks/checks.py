@@ -106,12 +106,14 @@ def _check_arguments(where: str, hook: str, function: Callable[..., Any]) -> Non
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             stars = "*" if argument.kind is argument.VAR_POSITIONAL else "**"
             raise PluginError(
-                f"{where} takes {stars}{argument.name}; name the arguments: {hook} offers {', '.join(offered)}"
+                f"{where} takes {stars}{argument.name}; name the arguments: "
+                f"{hook} offers {', '.join(offered)}"
             )
         if argument.name not in offered:
             near = _nearest(argument.name, offered)
             raise PluginError(
-                f"{where} asks for {argument.name!r}, {hook} offers {', '.join(offered)}; did you mean {near!r}?"
+                f"{where} asks for {argument.name!r}, {hook} offers {', '.join(offered)}; "
+                f"did you mean {near!r}?"
             )
         if argument.kind is argument.KEYWORD_ONLY:
             raise PluginError(f"{where} takes {argument.name!r} by keyword only; remove the * before it")

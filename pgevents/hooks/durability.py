@@ -34,7 +34,8 @@ def refuse_unseen_end(client: EventClient, hook: str) -> None:
         )
     if not db.in_transaction() and _is_in_transaction(client):
         raise UnsupportedTransactionError(
-            f"{hook} cannot know the end of a transaction that was begun without Peewee; nothing was written: use db.atomic()"
+            f"{hook} cannot know the end of a transaction that was begun without Peewee; "
+            "nothing was written: use db.atomic()"
         )
 
 

@@ -106,7 +106,8 @@ class Plugins(HookCalls):
             except Exception as error:
                 package = point.dist.name if point.dist is not None else "?"
                 raise PluginError(
-                    f"the plugin {point.name!r} ({point.value}) of the installed package {package} failed: {error}; "
+                    f"the plugin {point.name!r} ({point.value}) of the installed package {package} failed: "
+                    f"{error}; "
                     f"{OFF_VARIABLE}={point.name} leaves it out"
                 ) from error
         return added

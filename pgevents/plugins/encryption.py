@@ -167,7 +167,8 @@ class Encryption:
                 subject in subjects or (base is not None and base < forgotten_at)
             ):
                 raise RetryableError(
-                    f"a subject was forgotten while {snapshot.type} {snapshot.id} was folded; nothing was written: try again"
+                    f"a subject was forgotten while {snapshot.type} {snapshot.id} was folded; "
+                    "nothing was written: try again"
                 )
 
     # -- how ------------------------------------------------------------
@@ -194,7 +195,8 @@ class Encryption:
                     client.serializer.converter.structure(redacted, wanted)
                 except Exception as error:
                     raise ConfigurationError(
-                        f"{name}: {redacted!r} does not fit {field!r}, so events could not be read once it is redacted"
+                        f"{name}: {redacted!r} does not fit {field!r}, "
+                        "so events could not be read once it is redacted"
                     ) from error
         self._checked.add((name, kind.cls))
 
@@ -233,7 +235,8 @@ class Encryption:
                 text = cipher.decrypt(base64.b64decode(secret), [one.type.encode(), field.encode()])
             except self._invalid as error:
                 raise EventDecodeError(
-                    f"event {one.id} of type {one.type!r}, field {field!r}: it was encrypted with another key, or changed",
+                    f"event {one.id} of type {one.type!r}, field {field!r}: "
+                    "it was encrypted with another key, or changed",
                     event_id=one.id,
                     event_type=one.type,
                     field=field,

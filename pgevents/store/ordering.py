@@ -278,12 +278,14 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
         )
     if comment != f"pgevents {generation_of(spec)}":
         raise NotInstalledError(
-            f"the functions of {spec.qualified()} were made by another version of pgevents or for other data_indexes "
+            f"the functions of {spec.qualified()} were made by another version of pgevents or for other "
+            "data_indexes "
             f"than {list(spec.data_indexes)}: run client.create_tables()"
         )
     if not sequence_is_sound:
         raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, CACHE 1 and NO CYCLE, "
+            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, "
+            "CACHE 1 and NO CYCLE, "
             "else ids come twice or out of order; ALTER SEQUENCE it back"
         )
     last, greatest = execute(
@@ -299,7 +301,8 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
 
 HORIZON_SQL = """\
 SELECT a.pid, a.xact_start, coalesce(a.application_name, ''), l.pid IS NULL,
-    (%(last)s + ((l.objid::bigint - (%(last)s & 2147483647) + 3221225472 & 2147483647) - 1073741824))::bigint AS published
+    (%(last)s + ((l.objid::bigint - (%(last)s & 2147483647) + 3221225472 & 2147483647) - 1073741824))::bigint
+        AS published
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %(table)s::regclass
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())

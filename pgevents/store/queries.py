@@ -72,7 +72,10 @@ def select_after_snapshot(
         streams: Merged streams.
         as_of: Up to where, if not up to now.
     """
-    snapshot = f"SELECT latest_event_id, data, created_at, updated_at FROM {projections} WHERE type = %s AND id = %s AND version = %s"
+    snapshot = (
+        f"SELECT latest_event_id, data, created_at, updated_at FROM {projections} "
+        "WHERE type = %s AND id = %s AND version = %s"
+    )
     params: list[Any] = [*key]
     if isinstance(as_of, int):
         snapshot += " AND latest_event_id <= %s"

@@ -218,7 +218,8 @@ class Reader:
                     or "a transaction"
                 )
                 raise RetryableError(
-                    f"event {newest} was not final within {wait} s: {names} is in the middle of a save; try again"
+                    f"event {newest} was not final within {wait} s: "
+                    f"{names} is in the middle of a save; try again"
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
@@ -236,7 +237,8 @@ class Reader:
         if not final:
             return list(self.session.execute(select, params).fetchall())
         sql = (
-            f"SELECT set_config('pgevents.latest', coalesce((SELECT id FROM ({select}) AS e), 0)::text, true);\n"
+            f"SELECT set_config('pgevents.latest', coalesce((SELECT id FROM ({select}) AS e), "
+            "0)::text, true);\n"
             + FINAL_SQL.format(final_bound=self.spec.qualified("_final_bound"))
             + f"SELECT {COLUMNS}, current_setting('pgevents.bound')::bigint FROM {self.spec.qualified()}"
             + " WHERE id = current_setting('pgevents.latest')::bigint"

@@ -73,7 +73,8 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             )
         except (psycopg2.Error, ValueError):
             raise ConfigurationError(
-                "the connection URL cannot be read; it has the form postgresql://user:password@host:5432/database, "
+                "the connection URL cannot be read; it has the form "
+                "postgresql://user:password@host:5432/database, "
                 "with special characters in the password as %XX"
             ) from None
         return database
@@ -251,7 +252,8 @@ class Session:
             raise REFUSED[code](message) from error
         if code == "25006":
             raise UnsupportedTransactionError(
-                f"{message}: this server is a standby, or the transaction is READ ONLY; write on the primary, without READ ONLY"
+                f"{message}: this server is a standby, or the transaction is READ ONLY; "
+                "write on the primary, without READ ONLY"
             ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error
@@ -261,8 +263,10 @@ class Session:
             ) from error
         if code == "54000" and "string buffer" in f"{message} {detail}":
             raise ConfigurationError(
-                "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one piece: save fewer "
-                "events at once, or read fewer, with after= or a snapshot, or one after the other with iter_event_stream()"
+                "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
+                "piece: save fewer "
+                "events at once, or read fewer, with after= or a snapshot, "
+                "or one after the other with iter_event_stream()"
             ) from error
         if code in {"42P01", "42883", "3F000"}:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error

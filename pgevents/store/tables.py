@@ -282,7 +282,8 @@ def _check_name(what: str, name: object, most: int) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         hint = ": for a table in a schema write schema='my_app', name='events'" if "." in str(name) else ""
         raise ConfigurationError(
-            f"a {what}'s name consists of letters, digits and underscores and starts with no digit, not {name!r}{hint}"
+            f"a {what}'s name consists of letters, digits and underscores and starts with no digit, "
+            f"not {name!r}{hint}"
         )
     if len(name.encode()) > most:
         raise ConfigurationError(

@@ -29,13 +29,16 @@ __all__ = [
 # Dropping what a test made, and making tables anew, takes a third of the time of CREATE DATABASE ... TEMPLATE
 # or less: that copies some 300 files.
 EMPTY_SQL = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE _schema name;
 BEGIN
     SET LOCAL client_min_messages = warning;
     SET LOCAL lock_timeout = '5s';
-    FOR _schema IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+    FOR _schema IN
+        SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+    LOOP
         EXECUTE format('DROP SCHEMA %I CASCADE', _schema);
     END LOOP;
     CREATE SCHEMA public AUTHORIZATION pg_database_owner;

@@ -95,7 +95,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{name} {value}" for name, value in about["server"].items() if name != "server_version"
     )
     lines = [
-        f"PostgreSQL {about['server']['server_version']} ({settings}); Python {about['python']} on {about['system']}, "
+        f"PostgreSQL {about['server']['server_version']} ({settings}); "
+        f"Python {about['python']} on {about['system']}, "
         f"{about['processors']} processors for clients and server together; {packages}. "
         f"{scale['rounds']} rounds of {scale['seconds']:g} s for each contender.",
         "",

@@ -22,7 +22,8 @@ SHORT_LOG = 400
 """Events in a database that is about snapshots."""
 INDEXES = """\
 SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid) FROM pg_index AS i
-WHERE i.indrelid = %s::regclass AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)"""
+WHERE i.indrelid = %s::regclass
+AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)"""
 
 
 def create_database(url: str, database: Database, contenders: Iterable[str]) -> None:

@@ -66,7 +66,8 @@ class Report:
         count = self.counts
         return (
             f"{self.shape:12} | {count['validated']:9} | {count['conflicts']:9} | {count['retryable']:9} | "
-            f"{count['plain']:8} | {count['snapshots']:9} | {count['final reads']:11} | {len(self.anomalies):9}"
+            f"{count['plain']:8} | {count['snapshots']:9} | {count['final reads']:11} | "
+            f"{len(self.anomalies):9}"
         )
 
 
@@ -95,7 +96,8 @@ def _decisions(log: Log) -> Iterator[str]:
             before = bisect_left(ids, event_id)
             last = ids[before - 1] if before else 0
             if (data["saw_count"], data["saw_last"]) != (before, last):
-                yield f"decision: {event_id} saw {data['saw_count']} up to {data['saw_last']}, but {before} up to {last} precede it"
+                saw = f"saw {data['saw_count']} up to {data['saw_last']}"
+                yield f"decision: {event_id} {saw}, but {before} up to {last} precede it"
 
 
 def _all_or_nothing(log: Log, journal: Journal) -> Iterator[str]:
@@ -142,7 +144,8 @@ def _followers(log: Log, journal: Journal) -> Iterator[str]:
         expected = log.ids(streams)
         if ids != expected:
             missed, extra = sorted(set(expected) - set(ids)), len(ids) - len(set(ids))
-            yield f"follower: missed {missed[:5]} ({len(missed)}), {extra} twice, in order: {ids == sorted(ids)}"
+            in_order = ids == sorted(ids)
+            yield f"follower: missed {missed[:5]} ({len(missed)}), {extra} twice, in order: {in_order}"
 
 
 def _repeats(log: Log, journal: Journal) -> Iterator[str]:

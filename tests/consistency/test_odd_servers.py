@@ -26,6 +26,7 @@ from pgevents import (
     create_projections_table,
     stream,
 )
+from pgevents.subscriptions import checkpoint, follow
 
 from ..conftest import database, shop_client
 from ..shop import CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
@@ -226,6 +227,33 @@ def test_a_standby_answers_display_reads_only() -> None:
             assert_only_display_reads(replica)
             assert CartProjection("c1", replica).saved_projection is not None
             replica.db.close()
+
+
+def test_a_checkpoint_from_before_a_failover_is_refused_at_once() -> None:
+    """The standby has not got the last events, and gives their ids out anew. Its control file names the old
+    timeline until its first checkpoint, which this one does not make."""
+    with server(fsync="off", checkpoint_timeout="1h") as primary:
+        with shop(primary.url) as client:
+            client.save_events([item(f"c{number}") for number in range(10)])
+            with server(copy_of=primary, fsync="off", checkpoint_timeout="1h") as standby:
+                stop_following = "ALTER SYSTEM SET primary_conninfo = 'host=/nowhere'"
+                sql(standby.url, stop_following, "SELECT pg_reload_conf()")
+                time.sleep(1)
+                client.save_events([item("lost") for _ in range(20)])
+                last = client.get_latest_event()
+                assert last is not None
+                place = checkpoint(client, last.id)
+                with pytest.raises(UnsupportedTransactionError, match="standby"):
+                    checkpoint(shop_client(database(standby.url)), 1)
+                sql(standby.url, "SELECT pg_promote()")
+                promoted = shop_client(database(standby.url))
+                promoted.save_events([item("new") for _ in range(60)])
+                with pytest.raises(ConfigurationError, match="another timeline"):
+                    next(follow(promoted, after=place))
+                now = checkpoint(promoted, last.id)
+                sql(standby.url, "CHECKPOINT")
+                assert next(follow(promoted, after=now)).id == last.id + 1
+                promoted.db.close()
 
 
 def test_after_dump_and_restore_into_another_cluster_everything_goes_on() -> None:

@@ -33,22 +33,10 @@ def replaced(text: str, old: str, new: str, count: int = 1) -> str:
     return text.replace(old, new)
 
 
-PLACES: dict[str, tuple[Replacement, ...]] = {
-    "locked": (("    -- Publish a lower bound", "{pause}    -- Publish a lower bound"),),
-    "published": (
-        ("    _state := _published ||", "{pause}    _state := _published ||"),
-        ("        -- Check, if there is", "{pause}        -- Check, if there is"),
-    ),
-    "checked": (("    -- Insert. The guard", "{pause}    -- Insert. The guard"),),
-    "numbered": (
-        ("    IF _ids[1] <= _last THEN", "{pause}    IF _ids[1] <= _last THEN"),
-        ("        IF _id > _last THEN", "{pause}        IF _id > _last THEN"),
-    ),
-    "issued": (("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),),
-    "bound": (("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),),
-}
+PLACES = ("locked", "published", "checked", "numbered", "issued", "bound")
 """Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append
-functions that has such a place; between both looks of a final bound, after it."""
+functions that has such a place; between both looks of a final bound, after it. The functions' source marks
+them by comments."""
 
 
 @attrs.frozen
@@ -67,7 +55,7 @@ class Variant:
     replacements: tuple[Replacement, ...] = ()
     patch: Callable[[], None] = lambda: None
     chance: float = 0.3
-    places: tuple[str, ...] = tuple(PLACES)
+    places: tuple[str, ...] = PLACES
 
     def sql_for(self, spec: TableSpec, pause: float) -> str:
         """The variant's functions, with pauses of up to so many seconds."""
@@ -79,10 +67,9 @@ class Variant:
                 assert found, f"{old!r} is not in the functions"
             else:
                 text = replaced(text, old, new, -1)
-        sleep = f"    PERFORM pg_sleep(random() * {pause}) WHERE random() < {self.chance};\n" if pause else ""
+        sleep = f"PERFORM pg_sleep(random() * {pause}) WHERE random() < {self.chance};" if pause else ""
         for place in self.places:
-            for old, new in PLACES[place]:
-                text = replaced(text, old, new.replace("{pause}", sleep), -1)
+            text = replaced(text, f"-- [pause: {place}]", sleep, -1)
         return text
 
 
@@ -126,7 +113,10 @@ def _bound_in_the_same_statement() -> None:
         tail = "ORDER BY id" if limit is None else f"ORDER BY id LIMIT {limit:d}"
         select, params = self.select(merged, after, None, tail=tail)
         bound = f"WITH bound AS MATERIALIZED (SELECT {self.spec.qualified('_final_bound')}(%s) AS id)\n"
-        sql = f"{bound}SELECT NULL::bigint AS id{NO_EVENT}, id FROM bound UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        sql = (
+            f"{bound}SELECT NULL::bigint AS id{NO_EVENT}, id FROM bound "
+            f"UNION ALL SELECT e.*, NULL FROM ({select}) AS e ORDER BY 1 NULLS FIRST"
+        )
         rows = self.session.execute(sql, [streams_json(merged), *params]).fetchall()
         return [row[:6] for row in rows[1:]], rows[0][6]
 
@@ -197,7 +187,8 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement, its own stream",
             (
                 (
-                    r"re:(_append_own\"[^;]*? bigint;.*?) AND (pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN(.*? AND id > _base)",
+                    r"re:(_append_own\"[^;]*? bigint;.*?) AND "
+                    r"(pg_try_advisory_xact_lock_shared[^;]*?)\n *THEN(.*? AND id > _base)",
                     r"\1 THEN\3 AND (SELECT pg_sleep(0.002) IS NOT NULL AND (\2))",
                 ),
             ),
@@ -212,7 +203,8 @@ BROKEN: dict[str, Variant] = {
             "plain saves without locks, one event",
             (
                 (
-                    r"re:(_append_plain\"[^;]*? bigint;.*?) AND pg_try_advisory_xact_lock_shared[^;]*?\n *THEN",
+                    r"re:(_append_plain\"[^;]*? bigint;.*?) AND "
+                    r"pg_try_advisory_xact_lock_shared[^;]*?\n *THEN",
                     r"\1 THEN",
                 ),
             ),

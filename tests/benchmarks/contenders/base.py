@@ -33,7 +33,8 @@ carts."""
 FILL_EVENTS = """\
 INSERT INTO {table} (type, data, created_at, updated_at)
 SELECT type, data::jsonb, at, at
-FROM (SELECT n, type, data, timestamptz '2026-01-01' + n * interval '1.000321 seconds' AS at FROM seed) AS e ORDER BY n"""
+FROM (SELECT n, type, data, timestamptz '2026-01-01' + n * interval '1.000321 seconds' AS at FROM seed) AS e
+ORDER BY n"""
 """Rows as saves leave them: both times are the same."""
 FILL_VIEWS = """\
 INSERT INTO {table} (type, id, data, latest_event_id)

@@ -91,7 +91,8 @@ class Limit(Contender):
 
     def read_after_snapshot(self, cart: str) -> list[Any]:
         self.cursor.execute(
-            "WITH saved AS (SELECT latest_event_id, data FROM raw_views WHERE type = 'SHOPPING_CART' AND id = %s)\n"
+            "WITH saved AS (SELECT latest_event_id, data FROM raw_views WHERE type = 'SHOPPING_CART' AND id "
+            "= %s)\n"
             "SELECT latest_event_id, NULL, data::text, NULL, NULL, NULL FROM saved\n"
             f"UNION ALL (SELECT {COLUMNS} FROM raw_events WHERE data->>'cart_id' = %s"
             " AND id > coalesce((SELECT latest_event_id FROM saved), 0) ORDER BY id)",
@@ -126,7 +127,8 @@ class Limit(Contender):
 
     def query(self, user: str) -> int:
         self.cursor.execute(
-            "SELECT type, id, data::text, latest_event_id, version, created_at::text, updated_at::text FROM raw_views"
+            "SELECT type, id, data::text, latest_event_id, version, created_at::text, "
+            "updated_at::text FROM raw_views"
             " WHERE type = 'SHOPPING_CART' AND version = 1 AND data->>'user_id' = %s ORDER BY id",
             (user,),
         )

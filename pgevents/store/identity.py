@@ -1,0 +1,62 @@
+"""Which log this is, and on which line of its server's history: what a place that is kept elsewhere names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from pgevents.errors import UnsupportedTransactionError
+from pgevents.store.tables import TableSpec
+
+__all__ = ["LogIdentity", "log_identity"]
+
+# The timeline comes from where the WAL is written now: the control file names the old one until the first
+# checkpoint after a promotion.
+IDENTITY_SQL = """\
+SELECT (SELECT system_identifier::text FROM pg_control_system()),
+    (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
+    to_regclass(%s)::oid::bigint,
+    CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END
+"""
+
+
+@attrs.frozen
+class LogIdentity:
+    """An events table of a database of a server, on one of the server's timelines.
+
+    Its text has the form `system.database.table/timeline`.
+
+    Attributes:
+        system: The cluster's identifier: the same in a physical copy, another after a dump and restore into
+            another cluster.
+        database: The database's oid; a copy within the cluster has another.
+        table: The events table's oid; a table that was dropped and made again has another.
+        timeline: The line of history, which a promotion or a point-in-time recovery begins anew.
+    """
+
+    system: str
+    database: int
+    table: int
+    timeline: int
+
+    def __str__(self) -> str:
+        return f"{self.system}.{self.database}.{self.table}/{self.timeline}"
+
+
+def log_identity(execute: Any, spec: TableSpec) -> LogIdentity:
+    """The identity of an events table, which exists.
+
+    Args:
+        execute: `Session.execute`.
+        spec: The events table.
+
+    Raises:
+        UnsupportedTransactionError: The server is a standby, whose history is not its own.
+    """
+    system, database, table, timeline = execute(IDENTITY_SQL, [spec.qualified()]).fetchone()
+    if timeline is None:
+        raise UnsupportedTransactionError(
+            "this server is a standby, whose timeline is not its own: keep places in the log on the primary"
+        )
+    return LogIdentity(system, database, table, int(timeline, 16))
