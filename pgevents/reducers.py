@@ -59,7 +59,8 @@ class Pipeline:
         both = sorted(self.folded_fields & self.derived_fields)
         if both:
             raise ConfigurationError(
-                f"{both[0]!r} is both folded and derived: the derivation would replace what was folded, and a "
+                f"{both[0]!r} is both folded and derived: the derivation would replace what was folded, "
+                f"and a "
                 "snapshot would fold on from it; fold into a field of its own, and derive another from it"
             )
 
@@ -101,7 +102,8 @@ class Pipeline:
             The view after all events, derived fields included.
 
         Raises:
-            ConfigurationError: The view has no such field, or is neither attrs class, dataclass nor dict; or a
+            ConfigurationError: The view has no such field, or is neither attrs class, dataclass nor dict; or
+            a
                 reducer of the whole view changes a field that is derived.
 
         Example:

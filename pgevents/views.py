@@ -1,10 +1,12 @@
-"""What a view is made of: an attrs class, a dataclass, a TypedDict or a dict; its fields, and when two are the same."""
+"""What a view is made of: an attrs class, a dataclass, a TypedDict or a dict; its fields, and when two are
+the same."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import hashlib
+import json
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -25,9 +27,11 @@ __all__ = [
     "field_types",
     "first_difference",
     "is_dict_class",
+    "jsonb_text",
     "nearest",
     "shape_text",
     "value_of",
+    "values_of",
 ]
 
 V = TypeVar("V")
@@ -78,8 +82,16 @@ def value_of(view: Any, name: str) -> Any:
     return cast("Mapping[str, Any]", view)[name] if isinstance(view, dict) else getattr(view, name)
 
 
+def values_of(view: Any) -> Mapping[str, Any]:
+    """All fields and their values."""
+    if isinstance(view, dict):
+        return cast("Mapping[str, Any]", view)
+    return {name: getattr(view, name) for name in field_types(_class_of(view)) or {}}
+
+
 def changed(view: V, changes: Mapping[str, Any]) -> V:
-    """A copy of a view with some fields changed. What is not changed stays as it is: no converter sees it again."""
+    """A copy of a view with some fields changed. What is not changed stays as it is: no converter sees it
+    again."""
     if isinstance(view, dict):
         return cast(V, {**view, **changes})
     return cast(V, _changer(_class_of(view))(view, changes))
@@ -114,7 +126,8 @@ def _changer(cls: type[Any]) -> Changer:
 
 
 def shape_text(cls: Any) -> str:
-    """The names and types of a view's fields as one text, alike in every Python; classes in it by their own fields."""
+    """The names and types of a view's fields as one text, alike in every Python; classes in it by their own
+    fields."""
     return _canonical(cls, ())
 
 
@@ -157,19 +170,23 @@ def digest(text: str) -> str:
 # -- the same ------------------------------------------------------------
 
 
-def first_difference(one: Any, other: Any, path: str = "") -> str | None:
-    """Where two values differ in value, kind or the order of a dict's keys, as a path; None if nowhere.
+Difference = tuple[str, Any, Any]
+"""Where two values differ, as a path, and what stands there in each."""
+
+
+def first_difference(one: Any, other: Any, path: str = "") -> Difference | None:
+    """Where two values differ in value, kind or the order of a dict's keys; None if nowhere.
 
     A time zone counts by its offset: a stored time knows no more of it.
     """
-    here, start = path or "the whole", f"{path}." if path else ""
+    here, start = (path, one, other), f"{path}." if path else ""
     kind = _class_of(one)
     if kind is not _class_of(other):
         return here
     if issubclass(kind, dict):
         keys = zip(one, other, strict=False)
         if len(one) != len(other) or any(first_difference(*pair) is not None for pair in keys):
-            return here
+            return path, list(one), list(other)
         return _first((f"{start}{key}", one[key], other[key]) for key in one)
     if issubclass(kind, (list, tuple)):
         if len(one) != len(other):
@@ -188,9 +205,9 @@ def _class_of(value: Any) -> Any:
     return value.__class__
 
 
-def _first(parts: typing.Iterable[tuple[Any, Any, Any]]) -> str | None:
+def _first(parts: typing.Iterable[Difference]) -> Difference | None:
     for path, one, other in parts:
-        found = first_difference(one, other, str(path))
+        found = first_difference(one, other, path)
         if found is not None:
             return found
     return None
@@ -209,7 +226,8 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def as_jsonb(value: Any) -> Any:
-    """What a JSON value is once PostgreSQL's jsonb has had it: keys in its own order, numbers without exponents."""
+    """What a JSON value is once PostgreSQL's jsonb has had it: keys in its own order, numbers without
+    exponents."""
     if isinstance(value, dict):
         pairs = sorted(cast("dict[str, Any]", value).items(), key=lambda pair: _key_order(pair[0]))
         return {key: as_jsonb(part) for key, part in pairs}
@@ -220,6 +238,11 @@ def as_jsonb(value: Any) -> Any:
         text = text.removeprefix("-") if value == 0 else text
         return float(text) if "." in text else int(text)
     return value
+
+
+def jsonb_text(value: Any) -> str:
+    """A JSON value as text, as PostgreSQL gives it back from jsonb; floats may be written otherwise."""
+    return json.dumps(as_jsonb(value), ensure_ascii=False)
 
 
 def _key_order(key: str) -> tuple[int, bytes]:

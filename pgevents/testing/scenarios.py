@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.events import Event, event_type_of
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
     History,
     class_of,
-    envelope,
     numbered,
-    plain_serializer,
     shown,
 )
 
@@ -64,9 +63,9 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
         if isinstance(one, (ProjectionBase, MultiStreamProjectionBase)):
             views.append(one)
         elif isinstance(one, (History, list, tuple)):
-            events += (envelope(each, now) for each in cast("Sequence[Any]", one))
+            events += (preview(each, now) for each in cast("Sequence[Any]", one))
         elif _is_event(one):
-            events.append(envelope(one, now))
+            events.append(preview(one, now))
         elif attrs.has(class_of(one)):
             views.append(one)
         else:
@@ -170,7 +169,7 @@ def _as_events(decided: Any) -> list[Event[Any]]:
         return []
     several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
-    return [envelope(one, now) for one in several]
+    return [preview(one, now) for one in several]
 
 
 def _matches(event: Event[Any], stream: Stream[Any]) -> bool:
@@ -272,7 +271,7 @@ class Outcome:
                 f"events were to be decided, but this was raised: {self.error!r}"
             ) from self.error
         wanted = [
-            one if isinstance(one, type) else shown(envelope(one, datetime.now(timezone.utc)))
+            one if isinstance(one, type) else shown(preview(one, datetime.now(timezone.utc)))
             for one in expected
         ]
         found = [shown(one) for one in self.decided]
