@@ -126,13 +126,17 @@ class EventClient:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.
 
         Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by
-        which role, why, and the statement.
+        which role, why, how many events were changed, and the ids of the first 1,000. Of the statement it
+        keeps the part before its first value, so that nothing that was erased stands in the trail. The
+        reason is kept as it is: name a request, not a person. The owner of the tables can change the trail.
+
+        Blocks nest: the reason of the innermost one counts.
 
         Args:
-            reason: Why; it is kept.
+            reason: Why, in words.
 
         Raises:
-            ConfigurationError: No reason.
+            ConfigurationError: No reason, or one that is not text.
 
         Example:
             ```python

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import peewee
 
 from pgevents.errors import ConfigurationError
+from pgevents.events import is_text
 from pgevents.store.ordering import functions_sql, generation_of, setting_sql
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
@@ -17,6 +18,7 @@ __all__ = ["install", "install_sql", "maintenance"]
 
 # One installer at a time, whatever it installs: CREATE ... IF NOT EXISTS alone fails when two run at once.
 TURN_SQL = "SELECT pg_advisory_xact_lock(hashtextextended('pgevents.create_tables', 0))"
+SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
 COMMENT_SQL = "SELECT obj_description(to_regproc(%s), 'pg_proc')"
 
 
@@ -91,12 +93,20 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
         yield made
 
 
-@contextmanager
-def maintenance(session: Session, reason: str) -> Generator[None, None, None]:
+def maintenance(session: Session, reason: Any) -> AbstractContextManager[None]:
     """A transaction with the guard's switch on; see `EventClient.maintenance`."""
-    if not reason.strip():
-        raise ConfigurationError("maintenance needs a reason; it is kept in the audit trail")
+    is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
+    if not is_reason:
+        raise ConfigurationError(
+            f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
+        )
+    return _maintenance(session, reason)
+
+
+@contextmanager
+def _maintenance(session: Session, reason: str) -> Generator[None, None, None]:
     with session.atomic():
-        session.execute("SELECT set_config('pgevents.maintenance', %s, true)", [reason])
+        (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
+        session.execute(SWITCH_SQL, [reason])
         yield
-        session.execute("SELECT set_config('pgevents.maintenance', '', true)")
+        session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

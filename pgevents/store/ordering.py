@@ -59,6 +59,8 @@ FUNCTIONS = (
 READ_LIMIT = 1_000
 """How many events of an index range the function that fetches looks through; longer ones are read by a
 statement."""
+TRAIL_LIMIT = 1_000
+"""How many ids of changed events a row of the maintenance trail names."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -163,6 +165,7 @@ def functions_sql(spec: TableSpec) -> str:
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
         "read_limit": str(READ_LIMIT),
+        "trail_limit": str(TRAIL_LIMIT),
     }
 
     def seed(kind: int | str) -> str:
@@ -231,6 +234,10 @@ def _triggers_sql(spec: TableSpec, generation: str) -> str:
 CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table}
     FOR EACH STATEMENT EXECUTE FUNCTION {spec.qualified("_insert_guard")}();
 CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_updated AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
+CREATE OR REPLACE TRIGGER pgevents_deleted AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
 CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
 COMMENT ON FUNCTION {spec.qualified("_append")} IS 'pgevents {generation}';

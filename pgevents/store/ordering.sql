@@ -801,11 +801,14 @@ END
 $pgevents$;
 
 -- [guard] No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a
--- row in the maintenance table.
+-- row in the maintenance table: who, why and which events. Of the statement it keeps the part before the first value or
+-- comment, because what was erased must not live on in the trail.
 CREATE OR REPLACE FUNCTION {{guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
+    _events bigint;
+    _ids bigint[];
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
         NEW.updated_at := clock_timestamp();
@@ -816,8 +819,15 @@ BEGIN
             HINT = 'Save a correcting event, or use client.maintenance(reason).';
     END IF;
     PERFORM pg_advisory_xact_lock({{redaction_key}});  -- before anything is changed; see hold_redactions
-    INSERT INTO {{maintenance}} (role, operation, reason, statement)
-    VALUES (session_user, TG_OP, _reason, current_query());
+    IF TG_WHEN = 'AFTER' THEN
+        SELECT count(*), (array_agg(id ORDER BY id))[1:{{trail_limit}}] INTO _events, _ids FROM changed;
+    ELSIF TG_OP <> 'TRUNCATE' THEN
+        RETURN NULL;  -- the trigger after the statement knows which events it changed
+    END IF;
+    INSERT INTO {{maintenance}} (role, operation, reason, statement, events, ids)
+    VALUES (
+        session_user, TG_OP, _reason,
+        rtrim((regexp_split_to_array(current_query(), $re$'|\$|--|/\*|\m[0-9]$re$))[1]), _events, _ids);
     RETURN NULL;
 END
 $pgevents$;

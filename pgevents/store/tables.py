@@ -34,7 +34,9 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
     role text NOT NULL,
     operation text NOT NULL,
     reason text NOT NULL,
-    statement text NOT NULL
+    statement text NOT NULL,
+    events bigint,
+    ids bigint[]
 );
 """
 
