@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["asked_of", "count", "get", "ids", "query", "several_asked"]
 
 OTHER_SHAPE_SQL = """\
-SELECT count(*) FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s
+SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s)
 """
 
 
@@ -70,6 +70,7 @@ def get(client: EventClient, projection: Any, id: Any) -> SavedProjection[Any] |
 
 def query(client: EventClient, question: Question) -> list[SavedProjection[Any]]:
     """The snapshots that a question is about."""
+    _check_shapes(client, question)
     rows = client.session.execute(*question.rows()).fetchall()
     found: list[SavedProjection[Any]] = []
     for row in rows:
@@ -77,14 +78,13 @@ def query(client: EventClient, question: Question) -> list[SavedProjection[Any]]
         if kind.shape not in (None, row[7]):
             raise _other_shape(kind)
         found.append(client.snapshots.decode(row, kind.view_class, kind.id_class))
-    _check_shapes(client, question)
     return found
 
 
 def count(client: EventClient, question: Question) -> int:
     """How many they are."""
-    (found,) = client.session.execute(*question.count()).fetchone()
     _check_shapes(client, question)
+    (found,) = client.session.execute(*question.count()).fetchone()
     return int(found)
 
 
