@@ -17,7 +17,7 @@ from pgevents.events import EventTypes, event_type_of
 from pgevents.reducers import Pipeline
 from pgevents.views import digest, is_dict_class, shape_text
 
-__all__ = ["Declaration", "check_event_classes", "declaration_of"]
+__all__ = ["Declaration", "check_event_classes", "declaration_of", "fold_alike"]
 
 
 @attrs.frozen
@@ -172,3 +172,37 @@ def _classes(wanted: Any) -> list[Any]:
     parts = cast("typing.Iterable[Any]", typing.get_args(wanted) or wanted)
     is_collection = bool(typing.get_args(wanted)) or isinstance(wanted, (list, tuple, set, frozenset))
     return [cls for part in parts for cls in _classes(part)] if is_collection else []
+
+
+FOLDING = (
+    "reducers",
+    "initial_view",
+    "as_json",
+    "get_streams",
+    "get_event_identifiers",
+    "get_stream_options",
+    "event_types",
+)
+"""What a class folds by."""
+
+
+def fold_alike(one: Any, other: Any) -> bool:
+    """Whether two classes fold the same: one of them defined again, or two that share or repeat all that
+    they fold
+    by."""
+    if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+        return True
+    return all(_is_alike(getattr(one, name, None), getattr(other, name, None)) for name in FOLDING)
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
+        parts = [(f.__code__, f.__defaults__, f.__kwdefaults__) for f in (one, other)]
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        return parts[0] == parts[1] and cells[0] == cells[1]
+    if isinstance(one, Pipeline) and isinstance(other, Pipeline):
+        functions = one.functions, other.functions
+        return [name for name, _ in functions[0]] == [name for name, _ in functions[1]] and all(
+            _is_alike(first, second) for (_, first), (_, second) in zip(*functions, strict=True)
+        )
+    return bool(one == other)

@@ -81,6 +81,14 @@ class Pipeline:
         return any(isinstance(stage, _Whole) for stage in self.stages)
 
     @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """All functions in order, each with the field that it is for; "" for the whole view."""
+        found: list[tuple[str, Callable[..., Any]]] = []
+        for stage in self.stages:
+            found += stage.reducers if isinstance(stage, _Fields) else [("", stage.reducer)]
+        return found + [(f"derived {name}", function) for name, function in self.derived]
+
+    @property
     def is_empty(self) -> bool:
         """Whether it leaves every view as it is."""
         return not self.stages and not self.derived

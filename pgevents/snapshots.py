@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
+from pgevents.declarations import fold_alike
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
 from pgevents.events import EventTypes
 from pgevents.hooks.details import Operation, Snapshot
@@ -175,7 +176,7 @@ class Snapshots:
         claimed = self._claims.get(key)
         if claimed is not None and claimed == (cls, types, types.revision):
             return False
-        if claimed is not None and claimed[0] is not cls and not _fold_alike(claimed[0], cls):
+        if claimed is not None and claimed[0] is not cls and not fold_alike(claimed[0], cls):
             raise ConfigurationError(
                 f"two classes are saved as {cls.projection_type!r}, version {cls.version}: {claimed[0]!r} "
                 f"and "
@@ -332,17 +333,3 @@ class Snapshots:
         except EventDecodeError as error:
             self.serializer.check(plain, key.view_class, key.type)
             raise EventEncodeError(str(error)) from error
-
-
-def _fold_alike(one: Any, other: Any) -> bool:
-    if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
-        return True
-    names = (
-        "reducers",
-        "initial_view",
-        "as_json",
-        "get_streams",
-        "get_event_identifiers",
-        "get_stream_options",
-    )
-    return all(getattr(one, name, None) == getattr(other, name, None) for name in (*names, "event_types"))
