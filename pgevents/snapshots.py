@@ -13,7 +13,6 @@ from pgevents.declarations import fold_alike
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
 from pgevents.events import EventTypes
 from pgevents.hooks.details import Operation, Snapshot
-from pgevents.hooks.durability import refuse_unseen_end
 from pgevents.hooks.registry import Plugins
 from pgevents.ids import id_of
 from pgevents.store.session import Session
@@ -283,7 +282,6 @@ class Snapshots:
         anew: bool = False,
     ) -> SaveResult[Any] | None:
         """The same in one transaction with the hooks before and after it."""
-        refuse_unseen_end(plugins.client, "pgevents_before_snapshot")
         with (
             plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation,
             self.session.atomic(),
