@@ -24,7 +24,7 @@ from pgevents.projections import MultiStreamProjectionBase, ProjectionBase, plai
 from pgevents.querying import Question, ViewFields
 from pgevents.reducers import Pipeline
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
-from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
+from pgevents.snapshots import Noted, SavedProjection, SaveResult, SnapshotKey, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
@@ -707,7 +707,7 @@ class EventClient:
         events: Sequence[Event[Any]] = (),
         base_saved_at: datetime | None = None,
         *,
-        noted: str | None = None,
+        noted: Noted[Any] | None = None,
         anew: bool = False,
     ) -> SaveResult[Any] | None:
         """Save a view that is folded from exactly the final events up to an id; `save_projection` does

@@ -356,7 +356,7 @@ class _Projection(Generic[V, E, I]):
             final[-1].id if final else after,
             final,
             None if saved is None else saved.updated_at,
-            noted=noted.redactions,
+            noted=noted,
             anew=not self._uses_snapshot,
         )
 

@@ -27,14 +27,14 @@ V_co = TypeVar("V_co", covariant=True)
 COLUMNS = "type, id, coalesce(exact, data::text) AS data, latest_event_id, version, created_at, updated_at"
 
 # A newer version replaces any older one; of the same version and shape only the later fold wins, or, of one
-# that
-# was folded anew from the start, other data. Nothing is written if the log was changed under maintenance
-# since
-# the fold began.
+# that was folded anew from the start, other data. Nothing is written if the log was changed under maintenance
+# since the fold began, or if the snapshot that it began with was removed: what was erased must not come back.
 SAVE_SQL = """\
+WITH base AS (SELECT FROM {table} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s FOR UPDATE)
 INSERT INTO {table} AS stands (type, id, data, exact, latest_event_id, version, shape)
 SELECT %(type)s, %(id)s, %(data)s::jsonb, %(exact)s, %(latest)s, %(version)s, %(shape)s
-WHERE {hold_redactions}() = coalesce(%(noted)s, {redactions}())
+WHERE {hold_redactions}() = coalesce(%(noted)s, {redactions}()) AND (NOT %(has_base)s OR EXISTS (SELECT FROM
+base))
 ON CONFLICT (type, id) DO UPDATE SET data = excluded.data, exact = excluded.exact,
     latest_event_id = excluded.latest_event_id, version = excluded.version, shape = excluded.shape,
     updated_at = clock_timestamp()
@@ -225,7 +225,7 @@ class Snapshots:
         self,
         snapshot: Snapshot,
         key: SnapshotKey,
-        noted: str | None = None,
+        noted: Noted[Any] | None = None,
         *,
         anew: bool = False,
         is_changed: bool = False,
@@ -235,20 +235,20 @@ class Snapshots:
         Args:
             snapshot: The view and its data.
             key: Where it is saved.
-            noted: The redactions noted before it was folded; None: do not look.
+            noted: What stood when the fold began; None: do not look.
             anew: Whether it was folded from the start, so that it may replace other data of the same event.
             is_changed: Whether a plugin has put other data in place of the view's: they are the view from
             now on.
 
         Returns:
-            What came of it; None if the log was changed under maintenance since: then it is to be folded
-            anew.
+            What came of it; None if what was noted stands no more: then it is to be folded anew.
 
         Raises:
             EventEncodeError: The view would come back other than it is.
             RetryableError: The log is being changed under maintenance.
         """
         data, exact = self._proven(snapshot, key, is_changed)
+        redactions = None if noted is None else noted.redactions
         values = {
             "type": key.type,
             "id": key.id,
@@ -257,7 +257,8 @@ class Snapshots:
             "latest": snapshot.latest_event_id,
             "version": key.version,
             "shape": key.shape,
-            "noted": noted,
+            "noted": redactions,
+            "has_base": noted is not None and noted.row is not None,
             "anew": anew,
         }
         row = self.session.execute(self.sql(SAVE_SQL), values).fetchone()
@@ -265,7 +266,7 @@ class Snapshots:
             return SaveResult(
                 "created" if row[7] else "updated", self.decode(row, key.view_class, key.id_class)
             )
-        row = self.session.execute(self.sql(STANDS_SQL), [key.type, key.id, noted]).fetchone()
+        row = self.session.execute(self.sql(STANDS_SQL), [key.type, key.id, redactions]).fetchone()
         if row is None:
             return None
         is_ours = row[4] == key.version and row[7] == key.shape
@@ -277,7 +278,7 @@ class Snapshots:
         plugins: Plugins,
         snapshot: Snapshot,
         key: SnapshotKey,
-        noted: str | None = None,
+        noted: Noted[Any] | None = None,
         *,
         anew: bool = False,
     ) -> SaveResult[Any] | None:

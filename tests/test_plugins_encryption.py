@@ -469,7 +469,7 @@ def test_a_snapshot_of_events_in_the_clear_is_noted(
 
 
 def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
-    open_client: Callable[..., EventClient], encryption: Encryption
+    open_client: Callable[..., EventClient], encryption: Encryption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody knows whose data the base held."""
     bare = open_client()
@@ -478,14 +478,14 @@ def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
     client, other = open_client(encryption), open_client(Encryption(RULES))
     client.save_event({"type": "USER_MOVED", "data": {"user_id": "u1", "address": {"city": "Bath"}}})
     projection = UserProjection("u1", client)
-    load = projection.load_existing_projection
+    note = Snapshots.note
 
-    def load_then_delete() -> Any:
-        found = load()
+    def note_then_delete(self: Snapshots, key: Any) -> Any:
+        found = note(self, key)
         other.db.execute_sql("DELETE FROM my_app.views")
         return found
 
-    projection.load_existing_projection = load_then_delete  # type: ignore[method-assign]
+    monkeypatch.setattr(Snapshots, "note", note_then_delete)
     with pytest.raises(RetryableError, match="the snapshot that it starts from was deleted while USER u1"):
         projection.save_projection()
 
