@@ -11,11 +11,11 @@ import attrs
 
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.codec.serialization import Serializer, time_of
-from pgevents.declarations import Declaration, check_event_classes, declaration_of
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
 from pgevents.hooks.details import Operation
 from pgevents.ids import id_text
+from pgevents.projection_classes import Declaration, check_event_classes, declaration_of
 from pgevents.reducers import Pipeline, Reducer, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
-from pgevents.declarations import fold_alike
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
 from pgevents.events import EventTypes
 from pgevents.hooks.details import Operation, Snapshot
 from pgevents.hooks.registry import Plugins
 from pgevents.ids import id_of
+from pgevents.projection_classes import fold_alike
 from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
 from pgevents.views import first_difference, is_dict_class, jsonb_text
