@@ -13,14 +13,12 @@ import peewee
 from pgevents import saved_views
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
-from pgevents.deciding import Decision
+from pgevents.deciding import Decider, PlainProjection, Projection
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
-from pgevents.ids import id_text
-from pgevents.projections import MultiStreamProjectionBase, ProjectionBase, plain_projection
 from pgevents.querying import Question, ViewFields
 from pgevents.reducers import Pipeline
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
@@ -36,16 +34,24 @@ from pgevents.streams import Stream, stream
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["EventClient", "create_event_client"]
+__all__ = ["EventClient", "create_event_client", "use_maker"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 V = TypeVar("V")
 W = TypeVar("W")
-AnyProjection = ProjectionBase[Any, Any] | MultiStreamProjectionBase[Any, Any]
+Maker = Callable[..., Any]
 Types = str | Sequence[str | type[Any]] | None
 FINAL_WAIT = 10.0
 """Seconds that a final read waits for writers in flight before it names them and gives up."""
+
+_makers: dict[str, Maker] = {}
+
+
+def use_maker(name: str, maker: Maker) -> None:
+    """Take up what makes projections of some kind, from the module of projections, which stands above this
+    one."""
+    _makers[name] = maker
 
 
 class EventClient:
@@ -92,7 +98,8 @@ class EventClient:
             self.check_installed,
             types,
         )
-        self.hot: dict[tuple[Stream[Any], ...], float] = {}
+        self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
+        self.hot = self.decider.hot
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
@@ -467,7 +474,7 @@ class EventClient:
         *,
         types: Any = None,
         version: int = 1,
-    ) -> ProjectionBase[V, Any]:
+    ) -> PlainProjection[V]:
         """A projection without a class of its own, for small programs.
 
         Args:
@@ -490,20 +497,19 @@ class EventClient:
             print(todo.view["items"])
             ```
         """
-        return plain_projection(self, projection_type, identifiers, reducer, initial, types, version)
+        made: PlainProjection[V] = _makers["plain"](
+            self, projection_type, identifiers, reducer, initial, types, version
+        )
+        return made
 
-    def save_projection(
-        self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]
-    ) -> SaveResult[V]:
+    def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
         return projection.save_projection()
 
     @overload
     def get_projection(self, projection: str, id: Any) -> SavedProjection[dict[str, Any]] | None: ...
     @overload
-    def get_projection(
-        self, projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]], id: Any
-    ) -> SavedProjection[V] | None: ...
+    def get_projection(self, projection: type[Projection[V]], id: Any) -> SavedProjection[V] | None: ...
     def get_projection(self, projection: Any, id: Any) -> SavedProjection[Any] | None:
         """The snapshot of a projection, if one of its present version is saved.
 
@@ -511,9 +517,9 @@ class EventClient:
             projection: The projection's class; or its type's name: then the view is a dict, of any version.
             id: Its id.
         """
-        return saved_views.get(self, projection, id)
+        return saved_views.get(self.snapshots, self.types, projection, id)
 
-    def delete_projection(self, projection: type[AnyProjection] | str, id: Any) -> bool:
+    def delete_projection(self, projection: type[Projection[Any]] | str, id: Any) -> bool:
         """Remove a snapshot, of whatever version. The events stay, so the view can be folded anew.
 
         Args:
@@ -523,12 +529,12 @@ class EventClient:
         Returns:
             Whether there was one.
         """
-        return self.snapshots.delete(saved_views.asked_of(self, projection).type, id_text(id))
+        return saved_views.delete(self.snapshots, self.types, projection, id)
 
     @overload
     def query_projections(
         self,
-        projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]],
+        projection: type[Projection[V]],
         /,
         *,
         where: peewee.Expression | None = ...,
@@ -556,7 +562,7 @@ class EventClient:
     @overload
     def query_projections(
         self,
-        projection: Sequence[type[AnyProjection] | str],
+        projection: Sequence[type[Projection[Any]] | str],
         /,
         *,
         where: peewee.Expression | None = ...,
@@ -611,15 +617,15 @@ class EventClient:
             )
             ```
         """
-        kinds = saved_views.several_asked(self, projection, version)
+        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
         question = Question(
             self.projections, kinds, {**(data or {}), **match}, where, order_by, limit, offset
         )
-        return saved_views.query(self, question)
+        return saved_views.query(self.snapshots, question)
 
     def count_projections(
         self,
-        projection: type[AnyProjection] | str | Sequence[type[AnyProjection] | str],
+        projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str],
         /,
         *,
         where: peewee.Expression | None = None,
@@ -628,11 +634,13 @@ class EventClient:
         **match: Any,
     ) -> int:
         """How many saved projections have these values; arguments as for `query_projections`."""
-        kinds = saved_views.several_asked(self, projection, version)
-        return saved_views.count(self, Question(self.projections, kinds, {**(data or {}), **match}, where))
+        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
+        return saved_views.count(
+            self.snapshots, Question(self.projections, kinds, {**(data or {}), **match}, where)
+        )
 
     def view_fields(
-        self, projection: type[AnyProjection] | str | Sequence[type[AnyProjection] | str]
+        self, projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str]
     ) -> ViewFields:
         """The fields of saved views as Peewee expressions, for `where=` and `order_by=`.
 
@@ -646,10 +654,15 @@ class EventClient:
             cart.user_id.in_(["u1", "u2"]))
             ```
         """
-        return ViewFields(self.projections, saved_views.several_asked(self, projection, None))
+        return ViewFields(self.projections, saved_views.several_asked(self.snapshots, self.types, projection))
 
     def get_projection_ids(
-        self, projection: type[AnyProjection] | str, /, *, data: Mapping[str, Any] | None = None, **match: Any
+        self,
+        projection: type[Projection[Any]] | str,
+        /,
+        *,
+        data: Mapping[str, Any] | None = None,
+        **match: Any,
     ) -> list[Any]:
         """The ids of all saved projections of a type, of whatever version, in order.
 
@@ -658,13 +671,13 @@ class EventClient:
             data: As for `query_projections`.
             **match: As for `query_projections`.
         """
-        asked = saved_views.asked_of(self, projection)
+        asked = saved_views.asked_of(self.snapshots, self.types, projection)
         question = Question(self.projections, [attrs.evolve(asked, version=None)], {**(data or {}), **match})
-        return saved_views.ids(self, question)
+        return saved_views.ids(self.snapshots, question)
 
     def refresh_projections(
         self,
-        projection: type[AnyProjection],
+        projection: type[Projection[Any]],
         /,
         *,
         ids: Iterable[Any] | None = None,
@@ -723,7 +736,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
+        projections: Projection[V],
         decider: Callable[[V], T | None],
         *,
         retries: int = ...,
@@ -734,8 +747,8 @@ class EventClient:
     def decide(
         self,
         projections: tuple[
-            ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
-            ProjectionBase[W, Any] | MultiStreamProjectionBase[W, Any],
+            Projection[V],
+            Projection[W],
         ],
         decider: Callable[[V, W], T | None],
         *,
@@ -746,7 +759,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: Sequence[ProjectionBase[Any, Any] | MultiStreamProjectionBase[Any, Any]],
+        projections: Sequence[Projection[Any]],
         decider: Callable[..., Any],
         *,
         retries: int = ...,
@@ -771,11 +784,14 @@ class EventClient:
 
         Args:
             projections: A projection, or several that the decision rests on.
-            decider: Called with the view (or views, in order); returns an event, a sequence of events, or
-                None for nothing. It may be called several times, so it should do nothing but decide.
+            decider: Called with the view (or views, in order); returns an event, a list of events, or None
+                for nothing, or yields events. It may be called several times, so it should do nothing but
+                decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
-            idempotency_key: As for `save_events`.
+            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
+                the decider is not asked. A command that decided nothing has left no trace, so its
+                repetition is decided anew.
 
         Returns:
             The saved events.
@@ -784,14 +800,14 @@ class EventClient:
             ConcurrencyError: The last try met a conflict, too.
             RetryableError: The last try met a deadlock or a lock timeout.
             StagedEventsError: A projection has staged events, or an `as_of`.
+            ConfigurationError: Something else than projections, or an async decider.
 
         Example:
             ```python
             client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
             ```
         """
-        several: Any = projections if isinstance(projections, (list, tuple)) else (projections,)  # pyright: ignore[reportUnknownVariableType]
-        return Decision(self, several, decider, retries, metadata, idempotency_key).run()
+        return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
 
 
 def create_event_client(

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 
 import attrs
 
+from pgevents.client import EventClient, use_maker
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.codec.serialization import Serializer, time_of
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
-from pgevents.events import Event
+from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Operation
 from pgevents.ids import id_text
 from pgevents.projection_classes import Declaration, check_event_classes, declaration_of
 from pgevents.reducers import Pipeline, Reducer, pipeline
-from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
+from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
 from pgevents.store.ordering import Position
 from pgevents.store.read import AsOf, check_as_of
 from pgevents.streams import Stream, merge_streams, stream
@@ -26,8 +27,6 @@ from pgevents.views import field_types, is_dict_class, nearest, values_of
 if TYPE_CHECKING:
     from typing_extensions import Self
     from typing_extensions import TypeVar as TypeVarWithDefault
-
-    from pgevents.client import EventClient
 
     I = TypeVarWithDefault("I", default=Any)  # noqa: E741
 else:
@@ -404,7 +403,7 @@ class _Projection(Generic[V, E, I]):
     def _key(self) -> SnapshotKey:
         """Where its snapshot stands."""
         client, cls = self._client(), type(self)
-        declared = cls.declared_for(client)
+        declared = cls.declared_for(client.snapshots, client.types)
         shape = (
             declared.shape_of(self.initial_view()) if is_dict_class(declared.view_class) else declared.shape
         )
@@ -483,11 +482,11 @@ class _Projection(Generic[V, E, I]):
         return declaration_of(named, _Projection)
 
     @classmethod
-    def declared_for(cls, client: EventClient) -> Declaration:
-        """What the class declares, once it is clear that the client's events and snapshots are its own."""
+    def declared_for(cls, snapshots: Snapshots, types: EventTypes) -> Declaration:
+        """What the class declares, once it is clear that a client's events and snapshots are its own."""
         declared = cls._declared()
-        if client.snapshots.claim(cls, client.types):
-            check_event_classes(cls.__name__, (declared.events, cls.event_types), client.types)
+        if snapshots.claim(cls, types):
+            check_event_classes(cls.__name__, (declared.events, cls.event_types), types)
         return declared
 
     @classmethod
@@ -618,3 +617,6 @@ def plain_projection(
     Plain.__module__ = str(getattr(reducer, "__module__", __name__))
     Plain.__qualname__ = f"{projection_type} by {getattr(reducer, '__qualname__', 'a pipeline')}"
     return Plain(values[0] if len(values) == 1 else values, client)
+
+
+use_maker("plain", plain_projection)
