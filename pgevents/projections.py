@@ -297,7 +297,7 @@ class _Projection(Generic[V, E, I]):
 
     def load_existing_projection(self) -> SavedProjection[V] | None:
         """Read the snapshot alone: of this version and shape of the view, or None."""
-        return self._client().snapshots.note(self._key()).saved
+        return self._client().snapshots.note(self.snapshot_key()).saved
 
     def save_projection(self) -> SaveResult[V]:
         """Save a snapshot: of what is final, so that it is exact for ever. Never waits for writers.
@@ -341,23 +341,30 @@ class _Projection(Generic[V, E, I]):
 
     def _save(self, client: EventClient) -> SaveResult[V] | None:
         """Fold what is final and save it; None if the log was changed under maintenance meanwhile."""
-        key = self._key()
+        key = self.snapshot_key()
         noted = client.snapshots.note(key if self._uses_snapshot else attrs.evolve(key, shape=None))
         saved = noted.saved
         after = 0 if saved is None else saved.latest_event_id
         final = client.reader.read_final(self.get_streams(), after=after)
-        fold = copy.copy(self)  # of its own, for what this projection has read may be more or less
-        fold._forget()
-        fold._loaded = _Loaded(noted.row, final, final.position)
         return client.save_snapshot(
             key,
-            fold._fold_all(),
+            self.fold_on(noted.row, final, final.position),
             final[-1].id if final else after,
             final,
             None if saved is None else saved.updated_at,
             noted=noted,
             anew=not self._uses_snapshot,
         )
+
+    def fold_on(self, row: tuple[Any, ...] | None, events: Sequence[Event[Any]], position: Position) -> V:
+        """The view of a stored snapshot (None: of none) and these events. What this projection has read
+        itself
+        may be more or less, and is left alone."""
+        fold = copy.copy(self)
+        fold._forget()
+        fold._staged = []
+        fold._loaded = _Loaded(row, events, position)
+        return fold._fold_all()
 
     def delete_projection(self) -> bool:
         """Remove the snapshot, of whatever version; whether there was one. The events stay."""
@@ -386,7 +393,7 @@ class _Projection(Generic[V, E, I]):
         if self._history is not None:
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
         if self._loaded is None:
-            client, key = self._client(), self._key()
+            client, key = self._client(), self.snapshot_key()
             row, events = client.reader.read_after_snapshot(
                 client.projections.pgevents_spec,
                 (key.type, key.id, key.version, key.shape if self._uses_snapshot else None),
@@ -400,7 +407,7 @@ class _Projection(Generic[V, E, I]):
             self._loaded = _Loaded(row, events, events.position)
         return self._loaded
 
-    def _key(self) -> SnapshotKey:
+    def snapshot_key(self) -> SnapshotKey:
         """Where its snapshot stands."""
         client, cls = self._client(), type(self)
         declared = cls.declared_for(client.snapshots, client.types)
