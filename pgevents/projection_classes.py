@@ -82,7 +82,7 @@ def _type_arguments(cls: Any, root: Any) -> tuple[Any, ...]:
         return tuple(cls.__parameters__)
     found: list[tuple[Any, ...]] = []
     bases: Any = _own(cls, "__orig_bases__", cls.__bases__)
-    for base in bases:
+    for base in sorted(bases, key=lambda one: not typing.get_args(one)):  # what is written here counts first
         origin: Any = typing.get_origin(base) or base
         if isinstance(origin, type) and issubclass(origin, root):
             known = dict(zip(_parameters(origin), typing.get_args(base), strict=False))
