@@ -80,15 +80,13 @@ def _type_arguments(cls: Any, root: Any) -> tuple[Any, ...]:
     """What the type parameters of the root are in a class; a parameter that nobody has given is itself."""
     if cls is root:
         return tuple(cls.__parameters__)
-    found: list[tuple[Any, ...]] = []
     bases: Any = _own(cls, "__orig_bases__", cls.__bases__)
     for base in sorted(bases, key=lambda one: not typing.get_args(one)):  # what is written here counts first
         origin: Any = typing.get_origin(base) or base
         if isinstance(origin, type) and issubclass(origin, root):
             known = dict(zip(_parameters(origin), typing.get_args(base), strict=False))
-            found.append(tuple(_given(one, known, cls) for one in _type_arguments(origin, root)))
-    complete = [given for given in found if not any(isinstance(one, TypeVar) for one in given[:2])]
-    return (complete or found)[0]
+            return tuple(_given(one, known, cls) for one in _type_arguments(origin, root))
+    raise ConfigurationError(f"{cls.__name__} is no projection")
 
 
 def _parameters(origin: Any) -> tuple[Any, ...]:

@@ -322,7 +322,7 @@ class Snapshots:
                 f"and later "
                 "views would be others than folded from the start; give the field a type that says what it "
                 "is "
-                "(an attrs class, datetime, tuple[...], dict[int, ...]), or keep in it what JSON has"
+                "(an attrs class, datetime, tuple[...]), or keep in it what JSON has"
             )
         return text, text
 

@@ -779,11 +779,11 @@ END
 $pgevents$;
 
 -- [redactions] How often the log was changed under maintenance, and when last, as far as the calling statement sees. Whoever
--- folds a snapshot notes it before reading.
+-- folds a snapshot notes it before reading. With its owner's rights, for the trail itself is not everybody's to read.
 CREATE OR REPLACE FUNCTION {{redactions}}() RETURNS text
-LANGUAGE plpgsql STABLE AS $pgevents$
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $pgevents$
 BEGIN
-    RETURN (SELECT count(*) || ' ' || coalesce(max(at)::text, '') FROM {{maintenance}});
+    RETURN (SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.max(at)) FROM {{maintenance}});
 END
 $pgevents$;
 
