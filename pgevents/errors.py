@@ -22,6 +22,7 @@ __all__ = [
     "StagedEventsError",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
+    "WaitError",
 ]
 
 
@@ -146,6 +147,18 @@ class IdempotencyError(PgEventsError, ValueError):
         super().__init__(message)
         self.key = key
         self.saved_ids = tuple(saved_ids)
+
+
+class WaitError(PgEventsError, TimeoutError):
+    """A subscription has not dealt with an event, and will not before somebody or something else acts.
+
+    Attributes:
+        reason: "timeout", "parked", "paused", "stopped" or "missing".
+    """
+
+    def __init__(self, message: str, *, reason: str = "timeout") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UnsupportedTransactionError(PgEventsError, RuntimeError):

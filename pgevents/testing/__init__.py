@@ -4,6 +4,7 @@
 pytest finds the fixtures by itself. No server starts before a test asks for one.
 """
 
+from pgevents.subscriptions import drain
 from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.checking import check_projection
 from pgevents.testing.fixtures import (
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "capture_events",
     "check_projection",
+    "drain",
     "given",
     "history",
     "pgevents_client",
