@@ -22,7 +22,7 @@ from pgevents.hooks.registry import Plugins
 from pgevents.querying import Question, ViewFields
 from pgevents.reducers import Pipeline
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
-from pgevents.snapshots import Noted, SavedProjection, SaveResult, SnapshotKey, Snapshots
+from pgevents.snapshots import Noted, SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
@@ -771,17 +771,18 @@ class EventClient:
 
     def save_snapshot(
         self,
-        key: SnapshotKey,
-        view: Any,
+        projection: Projection[V],
+        view: V,
         latest_event_id: int,
         events: Sequence[Event[Any]] = (),
         base_saved_at: datetime | None = None,
         *,
         noted: Noted[Any] | None = None,
         anew: bool = False,
-    ) -> SaveResult[Any] | None:
+    ) -> SaveResult[V] | None:
         """Save a view that is folded from exactly the final events up to an id; `save_projection` does
         that."""
+        key = projection.snapshot_key()
         data = self.serializer.encode(view, f"the view of {key.type} {key.id!r}")
         snapshot = Snapshot(key.type, key.id, data, view, latest_event_id, key.version, events, base_saved_at)
         if self.plugins.implemented:

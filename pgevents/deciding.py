@@ -15,7 +15,7 @@ from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
 from pgevents.saving import SaveOptions, Saver
-from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream
@@ -68,6 +68,10 @@ class Projection(Protocol[V_co]):
 
     def load(self, lock: Sequence[Stream[Any]] = ..., *, is_undisturbed: bool = ...) -> Any:
         """Read, with some streams locked before if any are given."""
+        ...
+
+    def snapshot_key(self) -> SnapshotKey:
+        """Where its snapshot stands."""
         ...
 
     def save_projection(self) -> SaveResult[V_co]:

@@ -347,7 +347,7 @@ class _Projection(Generic[V, E, I]):
         after = 0 if saved is None else saved.latest_event_id
         final = client.reader.read_final(self.get_streams(), after=after)
         return client.save_snapshot(
-            key,
+            self,
             self.fold_on(noted.row, final, final.position),
             final[-1].id if final else after,
             final,

@@ -480,9 +480,9 @@ def test_a_snapshot_that_is_saved_without_its_events_is_of_unknown_content(
 ) -> None:
     """`save_snapshot` takes a view that a program has folded by itself: nobody knows whose data it holds."""
     saved = client.save_event(ANN)
-    client.save_snapshot(UserProjection, "all", User("all", ANN.email), saved.id)
+    client.save_snapshot(UserProjection("all", client), User("all", ANN.email), saved.id)
     assert encryption.forget(client, "u1").unknown_snapshots == 1
-    client.save_snapshot(UserProjection("u1", client).snapshot_key(), User("u1", ANN.email), saved.id)
+    client.save_snapshot(UserProjection("u1", client), User("u1", ANN.email), saved.id)
     assert encryption.forget(client, "u1").deleted_snapshots == 1
 
 

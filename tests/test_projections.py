@@ -273,7 +273,7 @@ def test_a_later_fold_never_gives_way_to_an_earlier_one(client: EventClient, mak
     early = CartProjection("c1", client).view
     client.save_event(added("p2"))
     CartProjection("c1", client).save_projection()
-    result = client.save_snapshot(CartProjection("c1", client).snapshot_key(), early, 1)
+    result = client.save_snapshot(CartProjection("c1", client), early, 1)
     assert result is not None
     assert (result.status, result.projection.latest_event_id) == ("skipped", 2)
 
@@ -449,8 +449,8 @@ def orders(client: EventClient) -> EventClient:
         Order("o3", "sent", True, 3, ("ž", 'quo"te', "back\\slash", "new\nline", "tab\t\x01"), [3]),
         Order("o4", "a", False, 4, ("a",), grades=(Grade.FIRST,)),
     ):
-        client.save_snapshot(OrderProjection(order.id, client).snapshot_key(), order, 0)
-    client.save_snapshot(TallyProjection("t", client).snapshot_key(), Tally(3), 0)
+        client.save_snapshot(OrderProjection(order.id, client), order, 0)
+    client.save_snapshot(TallyProjection("t", client), Tally(3), 0)
     return client
 
 

@@ -77,7 +77,7 @@ def _check_split(made: Any, events: list[Any], place: int, position: Any, whole:
     client, key = made.client, made.snapshot_key()
     client.snapshots.delete(key.type, id_text(made.id))
     first, rest = copy.deepcopy(events[:place]), copy.deepcopy(events[place:])
-    client.save_snapshot(key, made.fold_on(None, first, position), first[-1].id, first)
+    client.save_snapshot(made, made.fold_on(None, first, position), first[-1].id, first)
     split = made.fold_on(client.snapshots.note(key).row, rest, position)
     found = first_difference(whole, split)
     if found is not None:
