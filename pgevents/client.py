@@ -15,8 +15,9 @@ from pgevents.deciding import Decision
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
+from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
-from pgevents.saving import KnownClasses, Latest, Save, position_of, save_one
+from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
@@ -53,8 +54,8 @@ class EventClient:
         plugins: The client's plugins.
         types: The event classes that it knows.
         serializer: Makes JSON of events and views, and the reverse.
-        session: Runs SQL on `db`, and tells its errors in pgevents' terms.
-        known: The classes whose events are saved without a closer look.
+        session: Runs SQL on `db`, and raises its errors in pgevents' terms.
+        saver: What every save goes through.
         hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
     """
 
@@ -75,26 +76,34 @@ class EventClient:
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
-        self.plugins = Plugins(self)
+        self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
+        self.saver = Saver(
+            self.session,
+            self.appender,
+            self.reader,
+            self.serializer,
+            self.decoder,
+            self.plugins,
+            AfterCommit(db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable),
+            self.check_installed,
+            types,
+        )
         self.hot: dict[tuple[Stream[Any], ...], float] = {}
         self._is_checked = False
-        self.forget_classes()
 
-    def forget_classes(self) -> None:
-        """The next event of each class gets a closer look again; see `KnownClasses`."""
-        self.known = KnownClasses(self.types.revision)
+    def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
+        self.plugins.tell("pgevents_after_commit", events=saved)
 
-    def use_plugins(self, hooks: frozenset[str]) -> None:
+    def _use_plugins(self, hooks: frozenset[str]) -> None:
         """Take up what plugins bring; called when any come or go that implement one of these hooks."""
         plugins = self.plugins
         if "pgevents_configure_converter" in hooks:
             self.serializer.use(plugins.converter())
         if "pgevents_register_events" in hooks:
-            self.types = self._own_types.extended(plugins.event_classes())
+            self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
         is_changed = "pgevents_before_decode" in plugins.implemented
         self.decoder.use(self.types, plugins.before_decode if is_changed else None)
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
-        self.forget_classes()
 
     # -- tables ------------------------------------------------------------
 
@@ -117,7 +126,6 @@ class EventClient:
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
         self._is_checked = False
-        self.forget_classes()
 
     def create_tables_sql(self) -> str:
         """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
@@ -128,13 +136,17 @@ class EventClient:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.
 
         Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by
-        which role, why, and the statement.
+        which role, why, how many events were changed, and the ids of the first 1,000. Of the statement it
+        keeps the part before its first value, so that nothing that was erased stands in the trail. The
+        reason is kept as it is: name a request, not a person. The owner of the tables can change the trail.
+
+        Blocks nest: the reason of the innermost one counts.
 
         Args:
-            reason: Why; it is kept.
+            reason: Why, in words.
 
         Raises:
-            ConfigurationError: No reason.
+            ConfigurationError: No reason, or one that is not text.
 
         Example:
             ```python
@@ -171,9 +183,7 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event; see `save_events`."""
-        if metadata is None and idempotency_key is None and created_at is None:
-            return save_one(self, event)
-        return Save(self, metadata, idempotency_key, created_at).run([event])[0]
+        return self.saver.save([event], SaveOptions(metadata, idempotency_key, created_at))[0]
 
     def save_events(
         self,
@@ -205,7 +215,7 @@ class EventClient:
             client.save_events([{"type": "CART_CREATED", "data": {"cart_id": "c1"}}])
             ```
         """
-        return Save(self, metadata, idempotency_key, created_at).run(events)
+        return self.saver.save(events, SaveOptions(metadata, idempotency_key, created_at))
 
     def save_event_with_stream_validation(
         self,
@@ -218,10 +228,9 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
-        if metadata is None and idempotency_key is None and created_at is None:
-            return save_one(self, event, (latest_event_id, streams))
         positions = [position_of(latest_event_id, streams)]
-        return Save(self, metadata, idempotency_key, created_at, positions, latest_event_id).run([event])[0]
+        options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
+        return self.saver.save([event], options)[0]
 
     def save_events_with_stream_validation(
         self,
@@ -260,11 +269,12 @@ class EventClient:
             ```
         """
         positions = [position_of(latest_event_id, streams)]
-        return Save(self, metadata, idempotency_key, created_at, positions, latest_event_id).run(events)
+        options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
+        return self.saver.save(events, options)
 
     def preview(self, event: T) -> Event[T]:
         """An event in its envelope as it would be saved, with id 0; nothing is written."""
-        new = Save(self).new_event(event)
+        new = self.saver.new_event(event)
         now = datetime.now(timezone.utc)
         return Event(0, new.type, cast(T, new.data), new.metadata, now, now)
 

@@ -12,7 +12,7 @@ import attrs
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
 from pgevents.hooks.details import Operation
-from pgevents.saving import Save
+from pgevents.saving import SaveOptions
 from pgevents.streams import Stream
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Decision:
 
     def _run(self, operation: Operation) -> list[Event[Any]]:
         client = self.client
-        if client.db.in_transaction():
+        if client.session.in_transaction():
             return self._try_locked(1, is_ours=False)
         attempt, last = 0, self.retries + 1
         optimistic = (
@@ -107,8 +107,8 @@ class Decision:
         if decided is None:
             return []
         several = cast("Sequence[Any]", decided if isinstance(decided, (list, tuple)) else [decided])
-        save = Save(self.client, self.metadata, self.key, None, positions, positions, attempt)
-        saved = save.run(several)
+        options = SaveOptions(self.metadata, self.key, None, positions, positions, attempt)
+        saved = self.client.saver.save(several, options)
         for projection in self.projections:
             projection.refresh()
         return saved

@@ -10,6 +10,8 @@ __all__ = [
     "ConcurrencyError",
     "ConfigurationError",
     "ConnectionLostError",
+    "DatabaseError",
+    "DatabaseUnavailableError",
     "EventDecodeError",
     "EventEncodeError",
     "IdempotencyError",
@@ -110,6 +112,26 @@ class ConnectionLostError(PgEventsError, ConnectionError):
     Whether a save was committed is not known: look, or repeat it with its `idempotency_key`, which is always
         safe.
     """
+
+
+class DatabaseUnavailableError(PgEventsError, ConnectionError):
+    """There is no connection to be had: the server is down, refuses, or all connections of a pool are in use.
+
+    Nothing was written.
+    """
+
+
+class DatabaseError(PgEventsError):
+    """PostgreSQL refused a statement for a reason that no other error stands for, such as a missing
+    privilege.
+
+    Attributes:
+        sqlstate: PostgreSQL's five-character code; empty if the driver refused.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class IdempotencyError(PgEventsError, ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -309,6 +311,16 @@ class EventTypes:
             )
         return self._by_name.get(name)
 
+    def nearest(self, name: str) -> str | None:
+        """The registered name that an unknown one is probably a misspelling of, or None.
+
+        Names that differ in a number only are no misspellings.
+        """
+        found = difflib.get_close_matches(name, self._by_name, 1, 0.9)
+        if not found or found[0] == name or _without_number(found[0]) == _without_number(name):
+            return None
+        return found[0]
+
     def known(self, cls: type[Any]) -> EventType | None:
         """The type of a class of which an event was saved before, and no other claims its name; else None."""
         return self._by_class.get(cls)
@@ -350,6 +362,10 @@ class EventTypes:
             ConfigurationError: Something that is no type at all.
         """
         return None if wanted is None else type_names(wanted)
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"[_.-]?[vV]?\d+", "", name)
 
 
 def type_names(wanted: Any) -> tuple[str, ...]:

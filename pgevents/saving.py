@@ -1,42 +1,43 @@
-"""A save, step by step: events to JSON, hooks, the append function, and what it answered."""
+"""A save, from the caller's events to saved ones: JSON, hooks, the append function, and what it answered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 
-from pgevents.codec.serialization import VERSION_KEY, Written, dump_and_load, load_json
+from pgevents.codec.decoding import Decoder
+from pgevents.codec.serialization import VERSION_KEY, Serializer, dump_and_load, load_json
 from pgevents.errors import (
     ConcurrencyError,
     ConfigurationError,
     EventEncodeError,
     IdempotencyError,
+    UnknownEventTypeError,
 )
-from pgevents.events import Event, EventType, NewEvent, StoredEvent, is_text, make_event, make_events
+from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
+from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
-from pgevents.hooks.durability import refuse_unseen_end, when_durable
-from pgevents.store.append import NO_FIELDS, Answer, Condition, Row, answer_of, saved_of
+from pgevents.hooks.durability import AfterCommit
+from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.ordering import Position
-from pgevents.store.read import EventStream, check_id
+from pgevents.store.read import EventStream, Reader, check_id
+from pgevents.store.session import Session
 from pgevents.streams import Stream, merge_streams
 
-if TYPE_CHECKING:
-    from pgevents.client import EventClient
+__all__ = ["Latest", "SaveOptions", "Saver", "position_of"]
+
+T = TypeVar("T")
+Latest = Position | EventStream[Any] | Event[Any] | int | None
+Streams = Sequence[Stream[Any]] | Stream[Any] | None
 
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
 
 EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
 """Between what times `created_at` may lie."""
-
-__all__ = ["KnownClasses", "Latest", "Save", "known_names", "position_of", "save_one"]
-
-T = TypeVar("T")
-Latest = Position | EventStream[Any] | Event[Any] | int | None
-Streams = Sequence[Stream[Any]] | Stream[Any] | None
 
 
 def position_of(latest: Latest, streams: Streams) -> Position:
@@ -50,7 +51,7 @@ def position_of(latest: Latest, streams: Streams) -> Position:
             "streams=[] would validate nothing; name the streams, or save without validation"
         )
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
-    if type(latest) is not int and isinstance(latest, EventStream):
+    if isinstance(latest, EventStream):
         latest = latest.position
     if isinstance(latest, Position):
         if given is not None and set(given) != set(latest.streams):
@@ -69,361 +70,356 @@ def position_of(latest: Latest, streams: Streams) -> Position:
     return Position(base, base, 0, given)
 
 
-def save_one(client: EventClient, event: T, expected: tuple[Latest, Streams] | None = None) -> Event[T]:
-    """Save one event of which nothing more is said; most saves are of this kind, so it takes as few steps as
-    it can.
-
-    Args:
-        client: Who saves.
-        event: The event.
-        expected: For a validated save, what the caller has read, and the streams.
-    """
-    known = client.known
-    way = known.ways.get(event.__class__) if known.revision == client.types.revision else None
-    condition = () if expected is None else _simple_condition(client, *expected)
-    if way is None or condition is None:
-        done = _save_of_one(client, expected).run([event])[0]
-        known.learn(client, event)
-        return done
-    name, write = way
-    text, fields = write(event) or (client.serializer.dump(event, event.__class__, name)[0], NO_FIELDS)
-    answered: str = client.session.value(*client.appender.call_for_one(name, text, condition, fields=fields))
-    saved = saved_of(answered)
-    if saved is None:
-        raise _save_of_one(client, expected).error_of(answer_of(answered), [NewEvent(name, event)])
-    event_id, at = saved
-    return make_event(event_id, name, event, {}, at)
+def _check_key(instance: object, attribute: object, key: Any) -> None:
+    is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
+    if key is not None and not is_key:
+        raise ConfigurationError(
+            f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
+        )
 
 
-@attrs.define
-class KnownClasses:
-    """The classes whose events are saved as they stand: saved before, of version 1, and no plugin listens.
+def _check_created_at(instance: object, attribute: object, when: Any) -> None:
+    if when is None:
+        return
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise ConfigurationError(
+            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}"
+        )
+    if not EARLIEST < when < LATEST:  # in another time zone it could not be read
+        raise ConfigurationError(
+            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}"
+        )
 
-    A client takes a new one whenever something changes that it was made under.
+
+def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
+
+
+@attrs.frozen
+class SaveOptions:
+    """What a caller says of a save beside its events.
 
     Attributes:
-        revision: Of the types.
-        ways: By class the name of its type, and what writes an event, if it can.
-    """
-
-    revision: int
-    ways: dict[type[Any], tuple[str, Callable[[Any], Written | None]]] = attrs.field(
-        factory=dict[type[Any], Any]
-    )
-
-    def learn(self, client: EventClient, event: object) -> None:
-        """Take up the class of an event that was just saved."""
-        if self.revision != client.types.revision:
-            client.forget_classes()
-            return
-        names = None if client.plugins.implemented else known_names(client, (event,))
-        if names is not None:
-            self.ways[event.__class__] = (names[0], client.serializer.write[event.__class__])
-
-
-def known_names(client: EventClient, given: Sequence[object]) -> list[str] | None:
-    """The names of these events' types, if all of them are encoded as they stand; None if one takes more.
-
-    What takes more: a class of which nothing was saved before, a dict, a version that is stored with the
-        event.
-    """
-    names: dict[type[Any], str] = {}
-    for cls in {one.__class__ for one in given}:
-        kind = client.types.known(cls)
-        if kind is None or kind.version > 1:
-            return None
-        names[cls] = kind.name
-    return [names[one.__class__] for one in given]
-
-
-def _save_of_one(client: EventClient, expected: tuple[Latest, Streams] | None) -> Save:
-    return (
-        Save(client)
-        if expected is None
-        else Save(client, positions=[position_of(*expected)], expected=expected[0])
-    )
-
-
-def _simple_condition(client: EventClient, latest: Latest, streams: Streams) -> Condition | None:
-    """What must hold, for the function for one event; None if that takes a closer look."""
-    if isinstance(streams, list) and (latest is None or (type(latest) is int and 0 <= latest < 2**63)):
-        return client.appender.above(latest or 0, 0, streams)
-    position = latest.position if isinstance(latest, EventStream) else latest
-    if streams is None and isinstance(position, Position) and position.count <= LONG_TAIL:
-        return client.appender.condition_of([position])
-    return None
-
-
-@attrs.define
-class Save:
-    """One save of one client.
-
-    Attributes:
-        client: Who saves.
         metadata: For each of the events.
         key: The idempotency key.
         created_at: When the events happened, if not now.
         positions: What was read, for a validated save; None for a plain one.
         expected: What the caller gave for it.
         attempt: 1, or more inside a `decide`.
+        key_names_command: Whether a used key gives what it saved, whatever the events are now: a command that
+            is decided again may be decided in another way.
     """
 
-    client: EventClient
-    metadata: Mapping[str, Any] | None = None
-    key: str | None = None
-    created_at: datetime | None = None
+    metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=_check_metadata)
+    key: str | None = attrs.field(default=None, validator=_check_key)
+    created_at: datetime | None = attrs.field(default=None, validator=_check_created_at)
     positions: Sequence[Position] | None = None
     expected: Any = None
     attempt: int = 1
+    key_names_command: bool = False
 
-    def run(self, given: Sequence[Any]) -> list[Event[Any]]:
-        """Save the events, or raise; see `EventClient.save_events`."""
-        self._check(given)
-        given, client = tuple(given), self.client  # what the caller does to a list meanwhile is of no account
-        names = None if client.plugins.implemented or self.metadata else known_names(client, given)
-        if names is not None:
-            return self._append_known(names, given) if names else []
-        events = [self.new_event(one) for one in given]
-        if not events:
+    @property
+    def streams(self) -> tuple[Stream[Any], ...]:
+        """What the decision rests on."""
+        return tuple([stream for position in self.positions or () for stream in position.streams])
+
+
+PLAIN = SaveOptions()
+
+
+Part = tuple[str, Any, dict[str, Any]]
+"""Type, data and metadata of an event as a read will give them."""
+Encoded = tuple[list[Row], list[Part]]
+"""Events as they are stored, and as a read will give them."""
+
+
+@attrs.define
+class Saver:
+    """Saves events to one events table: every save of a client goes through `save`.
+
+    Attributes:
+        session: The database.
+        appender: Calls the append function.
+        reader: Reads what an idempotency key saved before.
+        serializer: Makes JSON of events.
+        decoder: Knows what plugins change in stored events.
+        hooks: The client's plugins.
+        after_commit: Reports saves that are durable.
+        check_installed: Raises if tables or functions are missing.
+        types: The event classes; replaced when plugins bring others.
+    """
+
+    session: Session
+    appender: Appender
+    reader: Reader
+    serializer: Serializer
+    decoder: Decoder
+    hooks: HookCalls
+    after_commit: AfterCommit
+    check_installed: Callable[[], None]
+    types: EventTypes
+
+    def save(self, given: Sequence[Any], options: SaveOptions = PLAIN) -> list[Event[Any]]:
+        """Save events, all or none; see `EventClient.save_events`."""
+        if not isinstance(given, list):
+            _check_sequence(given)
+        if not given:
             return []
-        if client.plugins.implemented:
-            return self._run_with_hooks(events)
-        client.check_installed()
-        return self._append(events, self._encode(events)[0])[1]
+        if self.hooks.implemented:
+            return self._save_with_hooks([self.new_event(one, options.metadata) for one in given], options)
+        self.check_installed()
+        return self._append(self._encode(given, options.metadata), options)[1]
 
-    def _append_known(self, names: Sequence[str], given: Sequence[Any]) -> list[Event[Any]]:
-        """Append instances that are encoded as they stand."""
-        client = self.client
-        client.check_installed()
-        lines = client.serializer.dump_batch(names, given)
-        if len(given) == 1:
-            answer = client.appender.append(
-                [(names[0], lines, "{}")], self._shortened(), self.key, self.created_at
-            )
-        else:
-            answer = client.appender.append_lines(
-                names, lines, None, self._shortened(), self.key, self.created_at
-            )
-        at = answer.created_at
-        if at is None:
-            return self._saved_before(
-                answer, [NewEvent(name, one) for name, one in zip(names, given, strict=True)]
-            )
-        return make_events(answer.ids, names, given, at)
+    # -- with plugins ------------------------------------------------------------
 
-    def _run_with_hooks(self, events: list[NewEvent]) -> list[Event[Any]]:
-        client, plugins = self.client, self.client.plugins
-        hooks = plugins.implemented
-        for hook in ("pgevents_after_save", "pgevents_after_commit"):
-            if hook in hooks:
-                refuse_unseen_end(client, hook)
-        client.check_installed()
-        if "pgevents_observe" not in hooks:
-            is_new, saved = self._save_with_hooks(events, hooks, None)
-        else:
-            with plugins.observed(self._operation(events)) as operation:
-                is_new, saved = self._save_with_hooks(events, hooks, operation)
-        if is_new and "pgevents_after_commit" in hooks and "pgevents_after_save" not in hooks:
-            when_durable(client, saved)
+    def _save_with_hooks(self, events: list[NewEvent], options: SaveOptions) -> list[Event[Any]]:
+        hooks = self.hooks.implemented
+        self.hooks.check_nesting()
+        self.check_installed()
+        is_followed = "pgevents_after_save" in hooks
+        report = self.after_commit.expect() if "pgevents_after_commit" in hooks and not is_followed else None
+        types = tuple(dict.fromkeys(new.type for new in events))
+        name = "save" if options.positions is None else "validate"
+        with self.hooks.observed(
+            Operation(name, options.streams, types, attempt=options.attempt)
+        ) as operation:
+            if "pgevents_before_save" in hooks:
+                events = self.hooks.before_save(events)
+            encoded = self._encode(events)
+            observed = operation if "pgevents_observe" in hooks else None
+            if is_followed:
+                return self._append_and_follow(encoded, options, observed)
+            is_new, saved = self._append(encoded, options, observed)
+        if is_new and report is not None:
+            report(saved)
         return saved
 
-    def _save_with_hooks(
-        self, events: list[NewEvent], hooks: frozenset[str], operation: Operation | None
-    ) -> tuple[bool, list[Event[Any]]]:
-        client, plugins = self.client, self.client.plugins
-        if "pgevents_before_save" in hooks:
-            events = plugins.before_save(events)
-        rows, as_read = self._encode(events)
-        events = [self._as_read(new, data) for new, data in zip(events, as_read, strict=True)]
-        if "pgevents_after_save" not in hooks:
-            return self._append(events, rows, operation)
-        with client.session.atomic():
-            is_new, saved = self._append(events, rows, operation)
-            if is_new and "pgevents_after_commit" in hooks:  # before those of what the hook itself saves
-                when_durable(client, saved)
+    def _append_and_follow(
+        self, encoded: Encoded, options: SaveOptions, operation: Operation | None
+    ) -> list[Event[Any]]:
+        """Append, and let plugins write more in the same transaction."""
+        with self.session.atomic():
+            is_reported = "pgevents_after_commit" in self.hooks.implemented
+            report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
+            is_new, saved = self._append(encoded, options, operation)
+            if is_new and report is not None:
+                report(saved)
             if is_new:
-                plugins.hook.pgevents_after_save(client=client, events=saved)
-            client.session.check_alive()
-        return is_new, saved
+                self.hooks.after_save(saved)
+            self.session.check_alive()
+        return saved
 
-    def _operation(self, events: Sequence[NewEvent]) -> Operation:
-        types = tuple(dict.fromkeys(new.type for new in events))
-        return Operation(
-            "save" if self.positions is None else "validate", self._streams(), types, attempt=self.attempt
-        )
+    # -- events to JSON ------------------------------------------------------------
 
-    def _streams(self) -> tuple[Stream[Any], ...]:
-        return tuple(one for position in self.positions or () for one in position.streams)
-
-    def _as_read(self, new: NewEvent, data: Any) -> NewEvent:
-        """The data as the caller gave them; what a hook put in their place as a read would give it."""
-        is_replaced = isinstance(new.data, dict) and (
-            isinstance(data, dict) is False or self.client.decoder.before_decode
-        )
-        return attrs.evolve(new, data=data) if is_replaced else new
-
-    def _check(self, given: object) -> None:
-        if not isinstance(given, list) and (
-            isinstance(given, (str, bytes)) or not isinstance(given, Sequence)
-        ):
-            kind = type(cast(Any, given)).__name__
-            raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
-        key = self.key
-        is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
-        if key is not None and not is_key:
-            raise ConfigurationError(
-                f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
-            )
-        when = self.created_at
-        if when is not None and (not isinstance(when, datetime) or when.tzinfo is None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(
-                f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}"
-            )
-        if when is not None and not EARLIEST < when < LATEST:  # in another time zone it could not be read
-            raise ConfigurationError(
-                f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}"
-            )
-        metadata = self.metadata
-        if metadata is not None and not isinstance(metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
-
-    def new_event(self, given: Any) -> NewEvent:
+    def new_event(self, given: Any, metadata: Mapping[str, Any] | None = None) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
-        client = self.client
-        known = client.types.known(given.__class__)
+        known = self.types.known(given.__class__)
         if known is not None:
-            new = NewEvent(known.name, given)
-        elif isinstance(given, Mapping):
-            new = _of_dict(cast("Mapping[str, Any]", given))
-            kind = client.types.find(new.type)
-            if kind is not None:
-                data = client.serializer.encode(new.data, new.type)
-                typed = client.serializer.check(data, kind.cls, new.type)
-                lost = sorted(set(data) - set(client.serializer.encode(typed, new.type)))
-                if lost:
-                    raise EventEncodeError(f"{new.type}: {kind.cls.__qualname__} has no field {lost[0]!r}")
-                new = attrs.evolve(new, data=typed)
-        else:
-            new = NewEvent(client.types.of(given).name, given)
-        return NewEvent(new.type, new.data, {**self.metadata, **new.metadata}) if self.metadata else new
+            return NewEvent(known.name, given, {**metadata} if metadata else {})
+        if not isinstance(given, Mapping):
+            if isinstance(given, Event):
+                raise UnknownEventTypeError(
+                    f"this is a saved event (id {given.id}); to save its data once more, give event.data",
+                    type(cast(object, given)),
+                )
+            return NewEvent(self.types.of(given).name, given, {**metadata} if metadata else {})
+        new = _of_dict(cast("Mapping[str, Any]", given))
+        kind = self.types.find(new.type)
+        if kind is not None:
+            data = self.serializer.encode(new.data, new.type)
+            typed = self.serializer.check(data, kind.cls, new.type)
+            lost = sorted(set(data) - set(self.serializer.encode(typed, new.type)))
+            if lost:
+                raise EventEncodeError(f"{new.type}: {kind.cls.__qualname__} has no field {lost[0]!r}")
+            new = attrs.evolve(new, data=typed)
+        return attrs.evolve(new, metadata={**metadata, **new.metadata}) if metadata else new
 
-    def _encode(self, events: Sequence[NewEvent]) -> tuple[list[Row], list[Any]]:
-        """The events as they will be stored, and their data as a read will give them."""
-        client, rows, loaded = self.client, list[Row](), list[Any]()
-        serializer, find, undo = client.serializer, client.types.find, client.decoder.before_decode
-        for new in events:
-            name, metadata = new.type, new.metadata
-            kind = find(name)
-            # What cannot be read back would break every read of its stream; plugins may change it before it
-            # is read.
-            text, data = serializer.dump(
-                new.data, None if kind is None or undo is not None else kind.cls, name
-            )
-            if metadata or (kind is not None and kind.version > 1):
-                metadata_text = _metadata_text(new, kind)
-            else:
-                metadata_text = "{}"
-            rows.append((name, text, metadata_text))
-            loaded.append(data)
-        return rows, loaded if undo is None else self._undone(undo, rows, loaded)
+    def _encode(self, given: Sequence[Any], metadata: Mapping[str, Any] | None = None) -> Encoded:
+        """What is stored; what could not be read back is refused, for it would break every read of its
+        stream.
+
+        Most events are instances of classes of version 1 without metadata, in large batches: so this loop
+        makes nothing for them but two tuples, and looks at each only once.
+        """
+        rows, as_read = list[Row](), list[Part]()
+        known, dump, undo = self.types.known, self.serializer.dump, self.decoder.before_decode
+        for one in given:
+            kind = known(one.__class__)
+            if kind is not None and kind.version == 1 and not metadata and undo is None:
+                text, data = dump(one, kind.cls, kind.name)
+                rows.append((kind.name, text, "{}"))
+                as_read.append((kind.name, data, {}))
+                continue
+            new = one if type(one) is NewEvent else self.new_event(one, metadata)
+            kind = self.types.find(new.type)
+            cls = (
+                None if kind is None or undo is not None else kind.cls
+            )  # plugins may change it before it is read
+            text, data = dump(new.data, cls, new.type)
+            metadata_text, loaded = _dump_metadata(new, kind)
+            rows.append((new.type, text, metadata_text))
+            as_read.append((new.type, data, loaded))
+        return rows, as_read if undo is None else self._undone(undo, rows, as_read)
 
     def _undone(
         self,
         undo: Callable[[list[StoredEvent]], list[StoredEvent]],
         rows: Sequence[Row],
-        loaded: Sequence[Any],
-    ) -> list[Any]:
+        stored: Sequence[Part],
+    ) -> list[Part]:
         """What plugins make of these events when they are read."""
-        stored: list[StoredEvent] = []
-        for (name, _, metadata_text), data in zip(rows, loaded, strict=True):
-            metadata = load_json(metadata_text)
-            stored.append(StoredEvent(0, name, metadata.pop(VERSION_KEY, 1), data, metadata))
-        undone: list[Any] = []
-        for one in undo(stored):
-            kind = self.client.types.find(one.type)
-            undone.append(
-                one.data if kind is None else self.client.serializer.check(one.data, kind.cls, one.type)
-            )
+        given: list[StoredEvent] = []
+        for (name, _, metadata_text), (_, data, metadata) in zip(rows, stored, strict=True):
+            version = load_json(metadata_text).get(VERSION_KEY, 1)
+            given.append(StoredEvent(0, name, version, data, metadata))
+        undone: list[Part] = []
+        for event in undo(given):
+            kind = self.types.find(event.type)
+            data = event.data if kind is None else self.serializer.check(event.data, kind.cls, event.type)
+            undone.append((event.type, data, event.metadata))
         return undone
 
+    # -- appending ------------------------------------------------------------
+
     def _append(
-        self, events: Sequence[NewEvent], rows: Sequence[Row], operation: Operation | None = None
+        self, encoded: Encoded, options: SaveOptions, operation: Operation | None = None
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
-        is_timed = operation is not None
-        answer = self.client.appender.append(
-            rows, self._shortened(), self.key, self.created_at, is_timed=is_timed
-        )
-        at = answer.created_at
+        rows, as_read = encoded
+        answer = self._answer(rows, options, is_timed=operation is not None)
         if operation is not None:
             operation.status, operation.lock_wait = answer.status, answer.lock_wait
-            operation.events = len(events) if answer.status in ("saved", "repeated") else 0
+            operation.events = len(rows) if answer.status in ("saved", "repeated") else 0
+        at = answer.created_at
         if at is None:
-            return False, self._saved_before(answer, events)
-        found = zip(answer.ids, events, strict=True)
-        return True, [make_event(event_id, new.type, new.data, new.metadata, at) for event_id, new in found]
+            return False, self._saved_before(answer, as_read, options)
+        return True, [
+            make_event(event_id, name, data, metadata, at)
+            for event_id, (name, data, metadata) in zip(answer.ids, as_read, strict=True)
+        ]
 
-    def _shortened(self) -> Sequence[Position] | None:
-        """The positions; those with much to count have it counted now, without a lock, as far as it is
-        final."""
-        if self.positions is None:
-            return None
-        shortened = self.client.reader.shortened
-        return [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in self.positions]
+    def _answer(self, rows: Sequence[Row], options: SaveOptions, *, is_timed: bool) -> Answer:
+        positions = options.positions
+        if positions is not None:  # those with much to count have it counted now, without a lock
+            shortened = self.reader.shortened
+            positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
+        append = self.appender.append
+        try:
+            return append(rows, positions, options.key, options.created_at, is_timed=is_timed)
+        except IdempotencyError as error:  # another batch was saved with this key while this one waited
+            if self.session.in_transaction():
+                raise IdempotencyError(
+                    f"idempotency key {options.key!r}: {error}; run the whole db.atomic() block again",
+                    key=options.key or "",
+                ) from error
+            return append(rows, positions, options.key, options.created_at, is_timed=is_timed)
 
-    def _saved_before(self, answer: Answer, events: Sequence[NewEvent]) -> list[Event[Any]]:
+    def _saved_before(self, answer: Answer, events: Sequence[Part], options: SaveOptions) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""
         if answer.status == "repeated":
-            return self.client.reader.by_ids(answer.ids)
-        raise self.error_of(answer, events)
-
-    def error_of(self, answer: Answer, events: Sequence[NewEvent]) -> Exception:
-        """What it means that the append function has not saved these events."""
+            return self.reader.by_ids(answer.ids)
         if answer.status == "reused":
-            return IdempotencyError(
-                f"idempotency key {self.key!r} saved other events before (ids {answer.ids}); "
-                "use a new key for a new save",
-                key=str(self.key),
+            saved = self.reader.by_ids(answer.ids)
+            if options.key_names_command or self._are_same(saved, events):
+                return saved
+            raise IdempotencyError(
+                f"idempotency key {options.key!r} saved other events before (ids {answer.ids}), and "
+                f"nothing was "
+                "written now: if this is that save repeated, what it saved stands; another save has "
+                "a key of its own",
+                key=str(options.key),
                 saved_ids=answer.ids,
             )
         if answer.status == "future":
-            return ConfigurationError(
+            raise ConfigurationError(
                 f"latest_event_id is above {answer.ids[0]}, the last id issued: it comes from another log, "
                 "or the database was set back. Nothing was written"
             )
-        return self._refused(events, answer.ids)
+        raise self._refused(events, answer.ids, options)
 
-    def _refused(self, events: Sequence[NewEvent], found: Sequence[int]) -> ConcurrencyError:
-        client = self.client
-        known = {event_id for position in self.positions or () for event_id in position.ids}
-        last = max(position.last_id for position in self.positions or ())
+    def _are_same(self, saved: Sequence[Event[Any]], events: Sequence[Part]) -> bool:
+        """Whether a read gives what a repeated save would store. As text they may differ: a set has no order,
+        and a newer version of the program writes another shape."""
+        if len(saved) != len(events):
+            return False
+        return all(
+            self._current_name(old.type) == self._current_name(name) and _is_same(old.data, data)
+            for old, (name, data, _) in zip(saved, events, strict=True)
+        )
+
+    def _current_name(self, name: str) -> str:
+        kind = self.types.find(name)
+        return name if kind is None else kind.name
+
+    def _refused(
+        self, events: Sequence[Part], found: Sequence[int], options: SaveOptions
+    ) -> ConcurrencyError:
+        positions = options.positions or ()
+        read = {event_id for position in positions for event_id in position.ids}
+        last = max(position.last_id for position in positions)
         new = sorted(
-            set(found) - known if known else [event_id for event_id in found if event_id > last] or found
+            set(found) - read if read else [event_id for event_id in found if event_id > last] or found
         )[:100]
         delay = None
-        if "pgevents_validation_conflict" in client.plugins.implemented:
-            conflict = Conflict(tuple(events), self._streams(), self.expected, last, tuple(new), self.attempt)
-            delay = client.plugins.retry_delay(conflict)
+        if "pgevents_validation_conflict" in self.hooks.implemented:
+            conflict = Conflict(
+                tuple(NewEvent(*event) for event in events),
+                options.streams,
+                options.expected,
+                last,
+                tuple(new),
+                options.attempt,
+            )
+            delay = self.hooks.retry_delay(conflict)
         return ConcurrencyError(
-            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: read again, "
-            "decide anew",
+            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: "
+            f"read again, decide anew",
             conflicting_ids=new,
-            expected=self.expected,
-            attempts=self.attempt,
+            expected=options.expected,
+            attempts=options.attempt,
             retry_after=delay,
         )
 
 
-def _metadata_text(new: NewEvent, kind: EventType | None) -> str:
+def _check_sequence(given: object) -> None:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        kind = type(cast(Any, given)).__name__
+        raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are of the same kind and equal, down to the last part: 1 is not True."""
+    cls: Any = one.__class__
+    if cls is not other.__class__:
+        return False
+    if attrs.has(cls):
+        return all(
+            _is_same(getattr(one, field.name, None), getattr(other, field.name, None))
+            for field in attrs.fields(cls)
+        )
+    if issubclass(cls, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if issubclass(cls, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other)
+
+
+def _dump_metadata(new: NewEvent, kind: EventType | None) -> tuple[str, dict[str, Any]]:
+    """Metadata as JSON text, with the version of the data's shape if it is not 1; and as a read gives
+    them."""
     metadata = new.metadata
+    if not metadata and (kind is None or kind.version == 1):
+        return "{}", {}
     if any(not isinstance(name, str) or name.startswith("$") for name in metadata):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EventEncodeError(
             f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: "
             f"{list(metadata)}"
         )
+    text, as_read = dump_and_load(metadata, new.type)
     if kind is not None and kind.version > 1:
-        metadata = {**metadata, VERSION_KEY: kind.version}
-    return dump_and_load(metadata, new.type)[0]
+        text = dump_and_load({**metadata, VERSION_KEY: kind.version}, new.type)[0]
+    return text, as_read
 
 
 def _of_dict(given: Mapping[str, Any]) -> NewEvent:

@@ -13,7 +13,6 @@ import peewee
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.hooks.details import Operation, Snapshot
-from pgevents.hooks.durability import refuse_unseen_end
 from pgevents.hooks.registry import Plugins
 from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
@@ -111,7 +110,6 @@ class Snapshots:
 
     def save_with_hooks(self, plugins: Plugins, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
         """The same in one transaction with the hooks before and after it."""
-        refuse_unseen_end(plugins.client, "pgevents_before_snapshot")
         with (
             plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation,
             self.session.atomic(),

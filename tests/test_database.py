@@ -1,5 +1,5 @@
-"""How SQL reaches the database: by the shortest way, and by Peewee's own where somebody listens or changes
-it."""
+"""How SQL reaches the database: by Peewee's own methods, so that whoever listens or overrides them is
+heard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import logging
 import subprocess
 import sys
 import threading
-import weakref
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import peewee
@@ -22,6 +20,7 @@ from psycopg2.extensions import parse_dsn
 from pgevents import (
     ConcurrencyError,
     ConfigurationError,
+    DatabaseError,
     EventClient,
     create_event_client,
     event,
@@ -142,20 +141,20 @@ def test_what_was_wrapped_is_called(client: EventClient, monkeypatch: pytest.Mon
     subprocess.run([sys.executable, "-c", script, url], check=True)
 
 
-def test_errors_are_peewees_whichever_way_was_taken(client: EventClient) -> None:
-    """What has no name of its own here is raised as Peewee raises it, with the driver's error inside."""
-    for listeners in ([], [lambda told: None]):
-        cast(Any, client.db).query_hooks = listeners
-        with pytest.raises(peewee.DataError, match="invalid input syntax for type bigint") as caught:
-            Session(client.db).execute("SELECT %s::bigint", ["x"])
-        assert isinstance(cast(Any, caught.value).orig, psycopg2.errors.InvalidTextRepresentation)
+def test_errors_without_a_name_of_their_own_keep_the_drivers(client: EventClient) -> None:
+    """What pgevents has no better name for is a DatabaseError with PostgreSQL's code, and Peewee's and the
+    driver's errors inside."""
+    with pytest.raises(DatabaseError, match="invalid input syntax for type bigint") as caught:
+        Session(client.db).execute("SELECT %s::bigint", ["x"])
+    assert caught.value.sqlstate == "22P02" and isinstance(caught.value.__cause__, peewee.DataError)
+    assert isinstance(cast(Any, caught.value.__cause__).orig, psycopg2.errors.InvalidTextRepresentation)
 
 
 def test_a_closed_database_that_may_not_connect_says_so(client: EventClient) -> None:
     """`autoconnect=False` is respected: it is for the program to connect."""
     client.db.close()
     cast(Any, client.db).autoconnect = False
-    with pytest.raises(peewee.InterfaceError, match="not opened"):
+    with pytest.raises(ConfigurationError, match="autoconnect is off"):
         client.get_event_stream(cart_id="c1")
 
 
@@ -217,28 +216,7 @@ def test_a_name_that_a_second_class_claims_is_refused_again_and_again(client: Ev
     assert count == 2
 
 
-def test_a_kept_cursor_is_of_one_user_at_a_time(url: str) -> None:
-    """Threads that share a connection get each its own value."""
-    interval = sys.getswitchinterval()
-    params = parse_dsn(url)
-    db = PostgresqlDatabase(params.pop("dbname"), thread_safe=False, **params)
-    session = Session(db)
-    connection = session.connection()
-
-    def ask(number: int) -> list[str]:
-        return [session.value("SELECT %s", (f"{number}-{n}",)) for n in range(2_000)]
-
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(ask, range(4)))
-    finally:
-        sys.setswitchinterval(interval)
-    assert answers == [[f"{number}-{n}" for n in range(2_000)] for number in range(4)]
-    connection.close()
-
-
-def test_a_kept_cursor_ends_with_its_thread(client: EventClient) -> None:
+def test_a_connection_ends_with_its_thread(client: EventClient) -> None:
     """A thread that ends in the middle of a transaction leaves nothing behind that others would wait for."""
 
     def save_and_end() -> None:
@@ -256,51 +234,3 @@ def test_a_kept_cursor_ends_with_its_thread(client: EventClient) -> None:
     )
     horizon = client.horizon()
     assert horizon.id == horizon.last_issued == 3
-
-
-def test_a_kept_cursor_is_no_large_one_and_may_be_closed(
-    client: EventClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The text of a batch is not kept; and whoever made the cursors may close them."""
-    made: list[Any] = []
-
-    class Known(psycopg2.extensions.cursor):  # type: ignore[misc]
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            made.append(weakref.ref(self))
-
-    client.session.connection().cursor_factory = Known
-    for _ in range(2):
-        client.save_event(CartCreated("c1", "u1"))
-    client.save_events([CartCreated("c2", "u" * 1_000)] * 100)
-    alive = [cursor for cursor in (ref() for ref in made) if cursor is not None]
-    assert len(alive) == 1 and len(alive[0].query) < 1_000
-    alive[0].close()
-    assert client.save_event(CartCreated("c3", "u1")).id == 103
-
-
-def test_a_kept_cursor_is_left_behind_with_its_connection(client: EventClient) -> None:
-    """An error, another connection or another kind of cursor: the next value comes by the right cursor."""
-    session, db = client.session, cast(Any, client.db)
-    backend = session.value("SELECT pg_backend_pid()", ())
-    with pytest.raises(peewee.DataError, match="invalid input syntax for type bigint"):
-        session.value("SELECT %s::bigint", ("x",))
-    assert session.value("SELECT pg_backend_pid()", ()) == backend
-    db.close()
-    db.connect()
-    assert session.value("SELECT pg_backend_pid()", ()) == session.connection().get_backend_pid() != backend
-    session.connection().close()
-    for _ in range(2):
-        assert session.value("SELECT pg_backend_pid()", ()) == session.connection().get_backend_pid()
-
-    class Watching(psycopg2.extensions.cursor):  # type: ignore[misc]
-        seen: ClassVar[list[str]] = []
-
-        def execute(self, query: Any, vars: Any = None) -> None:
-            self.seen.append(query)
-            super().execute(query, vars)
-
-    session.connection().cursor_factory = Watching
-    client.save_event(CartCreated("c1", "u1"))
-    client.save_event(CartCreated("c2", "u1"))
-    assert len([sql for sql in Watching.seen if "append_plain" in sql]) == 2

@@ -333,7 +333,7 @@ def test_after_commit_is_not_called_after_a_swallowed_sql_error(open_client: Mak
 
 
 def test_a_callback_of_the_callers_that_raises_keeps_nobody_from_it(open_client: MakeClient) -> None:
-    """Peewee stops at the first after-commit callback that raises; plugins are told of what is durable before
+    """Peewee stops at the first after-commit callback that raises: a plugin has heard of the saves before
     it."""
 
     def fail() -> None:
@@ -342,9 +342,36 @@ def test_a_callback_of_the_callers_that_raises_keeps_nobody_from_it(open_client:
     told = Committed()
     client = open_client(told)
     with pytest.raises(LookupError, match="the caller's own"), client.db.atomic():
-        client.db.after_commit(fail)
         client.save_event(C1)
+        client.db.after_commit(fail)
     assert told.seen == [["c1"]] and cart_ids(client) == ["c1"]
+
+
+def test_a_rollback_in_the_middle_of_a_block_keeps_the_rest(open_client: MakeClient) -> None:
+    """What was rolled back by hand is not reported; what is saved after it in the same block is."""
+    told = Committed()
+    client = open_client(told)
+    with client.db.atomic() as transaction:
+        client.save_event(C1)
+        transaction.rollback()
+        client.save_event(C2)
+    assert told.seen == [["c2"]] and cart_ids(client) == ["c2"]
+
+
+def test_an_error_that_is_kept_keeps_no_later_save_from_being_reported(open_client: MakeClient) -> None:
+    """A caller may hold the exception of a rolled-back block; the next block on the connection is its own."""
+    told = Committed()
+    client = open_client(told)
+    kept: list[BaseException] = []
+    for cart in (C1, C2):
+        try:
+            with client.db.atomic():
+                client.save_event(cart)
+                if cart is C1:
+                    raise KeyError
+        except KeyError as error:
+            kept.append(error)
+    assert kept and told.seen == [["c2"]]
 
 
 def test_a_commit_in_the_middle_of_a_block_counts(open_client: MakeClient) -> None:
@@ -414,12 +441,10 @@ def test_after_commit_may_save(open_client: MakeClient) -> None:
     assert cart_ids(client) == ["c1", "c2"]
 
 
-@pytest.mark.parametrize("plugin", [Committed(), AfterSave(lambda client, events: None)])
-def test_a_transaction_whose_end_nobody_tells_is_refused_before_the_write(
-    open_client: MakeClient, plugin: Any
-) -> None:
+def test_a_transaction_whose_end_cannot_be_seen_is_refused_before_the_write(open_client: MakeClient) -> None:
     """manual_commit() and a BEGIN that went round Peewee: the error says so, and nothing is written."""
-    client = open_client(plugin)
+    told = Committed()
+    client = open_client(told)
     with client.db.manual_commit():
         client.db.begin()
         with pytest.raises(
@@ -432,6 +457,74 @@ def test_a_transaction_whose_end_nobody_tells_is_refused_before_the_write(
         client.save_event(C1)
     client.db.execute_sql("COMMIT")
     assert cart_ids(client) == []
+    with client.db.manual_commit():  # no transaction is open, so the save ends with itself
+        client.save_event(C2)
+    assert cart_ids(client) == ["c2"] and told.seen == [["c2"]]
+
+
+def test_after_save_joins_a_transaction_that_peewee_does_not_know(open_client: MakeClient) -> None:
+    """The save and what the hook writes stand or fall with a raw BEGIN, or one of manual_commit()."""
+
+    def note(client: EventClient, events: Sequence[Event[Any]]) -> None:
+        client.db.execute_sql("INSERT INTO noted VALUES (%s)", [events[0].id])
+
+    client = open_client(AfterSave(note))
+    client.db.execute_sql("CREATE TABLE noted (id bigint)")
+    client.db.execute_sql("BEGIN")
+    client.save_event(C1)
+    client.db.execute_sql("ROLLBACK")
+    with client.db.manual_commit():
+        client.db.begin()
+        client.save_event(C1)
+        client.db.rollback()
+        with pytest.raises(UnsupportedTransactionError, match="no transaction is open"):
+            client.save_event(C1)
+    assert cart_ids(client) == []
+    client.db.execute_sql("BEGIN")
+    client.save_event(C2)
+    client.db.execute_sql("COMMIT")
+    assert cart_ids(client) == ["c2"]
+    assert client.db.execute_sql("SELECT count(*) FROM noted").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(("hook", "count"), [("pgevents_after_save", 0), ("pgevents_after_commit", 3)])
+def test_a_plugin_that_saves_for_its_own_saves_is_stopped(
+    open_client: MakeClient, hook: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error names it and says what to do. In the transaction of the save nothing is left; after the
+    commit it is logged, and little was saved."""
+
+    class Audit:
+        pass
+
+    def audit(client: EventClient, events: Sequence[Event[Any]]) -> None:
+        client.save_event({"type": "AUDIT", "data": {"of": [event.id for event in events]}})
+
+    setattr(Audit, hook, staticmethod(hookimpl(audit)))
+    client = open_client(Audit())
+    if hook == "pgevents_after_save":
+        with pytest.raises(PluginError, match=f"Audit saves in {hook}.*10 times"):
+            client.save_event(C1)
+    else:
+        assert client.save_event(C1).id == 1
+        assert (
+            "Audit saves in pgevents_after_commit, and again for what it saved there, 3 times" in caplog.text
+        )
+    (saved,) = client.db.execute_sql("SELECT count(*) FROM my_app.events").fetchone()
+    assert saved == count
+
+
+def test_hooks_may_save_for_one_another_to_a_depth(open_client: MakeClient) -> None:
+    """A tree is taken apart from its root: nine levels below it are no endless loop."""
+
+    def split(client: EventClient, events: Sequence[Event[Any]]) -> None:
+        level = int(events[0].data.cart_id)
+        if level:
+            client.save_event(CartCreated(str(level - 1), "u1"))
+
+    client = open_client(AfterSave(split))
+    client.save_event(CartCreated("9", "u1"))
+    assert cart_ids(client) == [str(level) for level in range(9, -1, -1)]
 
 
 def test_a_repeat_is_not_told_again(open_client: MakeClient) -> None:

@@ -14,6 +14,7 @@ from pgevents import (
     ConcurrencyError,
     ConfigurationError,
     EventClient,
+    EventEncodeError,
     IdempotencyError,
     NewEvent,
     UnknownEventTypeError,
@@ -151,8 +152,6 @@ def test_a_value_too_long_for_its_index_is_refused_whole(client: EventClient) ->
     """A data-index value beyond what an index entry can hold is refused with the index's name; the batch with
     it."""
     import secrets
-
-    from pgevents import EventEncodeError
 
     with pytest.raises(EventEncodeError, match=r"cart_id.*2,700 bytes"):
         client.save_events([CartCreated("c1", "u1"), CartCreated(secrets.token_hex(4000), "u1")])
@@ -372,6 +371,8 @@ def test_the_argument_at_fault_is_told_before_the_event(client: EventClient) -> 
         for latest, streams in ((0, []), (None, None), (True, [stream(cart_id="c1")])):
             with pytest.raises(ConfigurationError):
                 client.save_event_with_stream_validation(bad, cast(Any, latest), cast(Any, streams))
-        with pytest.raises(UnknownEventTypeError):
+        with pytest.raises(EventEncodeError):
             client.save_events([bad, object()])
+        with pytest.raises(UnknownEventTypeError):
+            client.save_events([object(), bad])
         client.save_event(CartCreated("c1", "u1"))

@@ -338,15 +338,78 @@ def test_maintenance_is_possible_and_audited(client: EventClient) -> None:
     (read,) = client.get_event_stream(CartCreated)
     assert read.data.user_id == ""
     assert read.created_at == saved.created_at < read.updated_at
-    ((operation, reason, statement),) = client.db.execute_sql(
-        "SELECT operation, reason, statement FROM my_app.events_maintenance"
+    ((operation, reason, statement, events, ids),) = client.db.execute_sql(
+        "SELECT operation, reason, statement, events, ids FROM my_app.events_maintenance"
     ).fetchall()
-    assert (operation, reason) == ("UPDATE", "erasure request 17")
+    assert (operation, reason, events, ids) == ("UPDATE", "erasure request 17", 1, [saved.id])
     assert "jsonb_set" in statement
     with pytest.raises(AppendOnlyError):
         client.session.execute("DELETE FROM my_app.events")
     with pytest.raises(ConfigurationError, match="reason"), client.maintenance(" "):
         pass
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE my_app.events SET data = data - 'x' WHERE data->>'user_id' = 'ada@example.org'",
+        "UPDATE my_app.events SET data = data - $$x$$ WHERE data->>$a$user_id$a$ = $a$ada@example.org$a$",
+        r"UPDATE my_app.events SET data = data WHERE E'\'' = 'a' OR data->>'user_id' = E'ada@example.org'",
+        "UPDATE my_app.events /* ada@example.org */ SET data = data",
+        "UPDATE my_app.events SET data = data -- ada@example.org",
+        "UPDATE my_app.events SET data = to_jsonb(447700900123) || data WHERE false",
+        "DELETE FROM my_app.events WHERE data->>'user_id' = U&'ada@example.org'",
+        "TRUNCATE my_app.events /* ada@example.org 447700900123 */",
+    ],
+)
+def test_the_trail_does_not_keep_what_was_erased(client: EventClient, statement: str) -> None:
+    """Values in any notation of SQL and comments stay out of it."""
+    client.save_event(CartCreated("c1", "ada@example.org"))
+    with client.maintenance("erasure request 17"):
+        client.db.connection().cursor().execute(statement)
+    ((trail,),) = client.db.execute_sql(
+        "SELECT (to_jsonb(t) - 'at')::text FROM my_app.events_maintenance AS t"
+    ).fetchall()
+    assert "my_app.events" in trail and "ada@" not in trail and "4477" not in trail
+
+
+def test_the_trail_says_which_events_were_changed(client: EventClient) -> None:
+    """How many, and the ids of the first thousand; TRUNCATE takes all."""
+    client.save_events([CartCreated(f"c{n}", "u1") for n in range(1_500)])
+    with client.maintenance("tidy up"):
+        client.db.execute_sql("UPDATE my_app.events SET data = data WHERE id IN (3, 2)")
+        client.db.execute_sql("DELETE FROM my_app.events WHERE id > 100")
+        client.db.execute_sql("TRUNCATE my_app.events")
+    rows = client.db.execute_sql("SELECT operation, events, ids FROM my_app.events_maintenance ORDER BY at")
+    updated, deleted, truncated = rows.fetchall()
+    assert updated == ("UPDATE", 2, [2, 3])
+    assert deleted == ("DELETE", 1_400, list(range(101, 1_101)))
+    assert truncated == ("TRUNCATE", None, None)
+
+
+def test_a_nested_maintenance_leaves_the_outer_one_open(client: EventClient) -> None:
+    """After the inner block the outer reason counts again; after the outer one the guard stands."""
+    client.save_event(CartCreated("c1", "u1"))
+    with client.maintenance("outer"):
+        with client.maintenance("inner"):
+            client.db.execute_sql("UPDATE my_app.events SET data = data")
+        with pytest.raises(ZeroDivisionError), client.maintenance("inner, failing"):
+            1 / 0  # noqa: B018
+        client.db.execute_sql("UPDATE my_app.events SET data = data")
+    rows = client.db.execute_sql("SELECT reason FROM my_app.events_maintenance ORDER BY at").fetchall()
+    assert rows == [("inner",), ("outer",)]
+    with client.db.atomic():
+        with client.maintenance("outer"), client.maintenance("inner"):
+            pass
+        with pytest.raises(AppendOnlyError), client.db.atomic():
+            client.session.execute("DELETE FROM my_app.events")
+
+
+@pytest.mark.parametrize("reason", [5, None, b"why", "", " \n", "a\0b", "\ud800", ["a"]])
+def test_a_reason_is_a_text(client: EventClient, reason: Any) -> None:
+    """Anything else is refused before a transaction is begun."""
+    with pytest.raises(ConfigurationError, match="maintenance needs a reason in words"):
+        client.maintenance(reason)
 
 
 def test_maintenance_that_fails_changes_nothing_and_is_over(client: EventClient) -> None:

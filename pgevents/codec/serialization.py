@@ -186,9 +186,11 @@ class Serializer:
         write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then
             `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
+        personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
     def __init__(self) -> None:
+        self.personal: set[str] = set()
         self._take(make_event_converter(), is_ours=True)
 
     def use(self, converter: cattrs.Converter) -> None:
@@ -269,13 +271,16 @@ class Serializer:
         try:
             plain = self._unstructure[data.__class__](data)
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise EventEncodeError(f"{what} cannot be stored: {error}") from error
+            reason, cause = self._reason(what, error, str(error))
+            raise EventEncodeError(f"{what} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
-            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {data!r}")
+            shown = type(data).__name__ if what in self.personal else repr(data)
+            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {shown}")
         found = cast("dict[str, Any]", plain)
         for key in found:
             if type(key) is not str:
-                raise EventEncodeError(f"{what}: JSON objects have text keys, not {key!r}")
+                shown = type(key).__name__ if what in self.personal else repr(key)
+                raise EventEncodeError(f"{what}: JSON objects have text keys, not {shown}")
         return found
 
     def decode(self, data: dict[str, Any], cls: type[V], *, event_id: int | None, event_type: str) -> V:
@@ -313,10 +318,11 @@ class Serializer:
                 return self.converter.structure(data, cls)
             except Exception as error:
                 field, reason = _first_fault(error)
+                reason, cause = self._reason(event_type, error, reason)
                 at_field = f", field {field!r}" if field else ""
                 raise EventEncodeError(
                     f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
-                ) from error
+                ) from cause
 
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
         """Once more, with a converter that keeps track of the field that it is at."""
@@ -324,6 +330,7 @@ class Serializer:
             return self.converter.structure(data, cls)
         except Exception as error:
             field, reason = _first_fault(error)
+            reason, cause = self._reason(event_type, error, reason)
             place = f"event {event_id}" if event_id is not None else "data"
             at_field = f", field {field!r}" if field else ""
             raise EventDecodeError(
@@ -332,7 +339,13 @@ class Serializer:
                 event_id=event_id,
                 event_type=event_type,
                 field=field,
-            ) from error
+            ) from cause
+
+    def _reason(self, what: str, error: Exception, reason: str) -> tuple[str, Exception | None]:
+        """What an error says, and its cause; of personal data neither, for both may quote values."""
+        if what in self.personal:
+            return "a value that is not shown, because it is personal", None
+        return reason, error
 
     def decode_event(self, kind: EventType, data: dict[str, Any], version: int, event_id: int | None) -> Any:
         """Stored data of any version as an instance of the type's class, through its upcasters.

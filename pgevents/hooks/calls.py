@@ -7,7 +7,8 @@ import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import pluggy
@@ -17,15 +18,18 @@ from pgevents.events import NewEvent, StoredEvent
 from pgevents.hooks import specs as hookspecs
 from pgevents.hooks.details import Conflict, Operation, Snapshot
 
-if TYPE_CHECKING:
-    from pgevents.client import EventClient
-
 __all__ = ["HookCalls", "call", "in_order"]
 
 T = TypeVar("T")
 Impl = pluggy.HookImpl
 
 log = logging.getLogger("pgevents")
+
+NESTED = {"pgevents_after_save": 10, "pgevents_after_commit": 3}
+"""How many calls of these hooks may stand within one another, each because the one before it saved. What is
+saved after a commit stands, so there the limit is low."""
+_running: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("pgevents_running_hooks", default=())
+"""Hook and plugin of each call of those that this thread is in the middle of."""
 
 
 class _Manager(pluggy.PluginManager):
@@ -39,12 +43,12 @@ class HookCalls:
     """Calls the hooks of one client's plugins as `hookspecs` promises.
 
     Attributes:
-        client: The client.
+        client: The client, which hooks get as an argument; nothing here looks into it.
         hook: pluggy's caller for all hooks; those that need more than it does are called by the methods here.
         implemented: The names of the hooks that any plugin implements; empty when there is nothing to call.
     """
 
-    def __init__(self, client: EventClient) -> None:
+    def __init__(self, client: Any) -> None:
         self.client = client
         self.implemented: frozenset[str] = frozenset()
         self._manager = _Manager(hookspecs.PROJECT)
@@ -112,9 +116,19 @@ class HookCalls:
 
         wrappers = [impl for impl in in_order(self._impls(hook)) if impl.wrapper]
         result = _wrapped(wrappers, {"client": self.client, key: _frozen(value)}, run)
-        return (
-            check(" and ".join(impl.plugin_name for impl in wrappers), value, result) if wrappers else result
-        )
+        return check(self._names(wrappers), value, result) if wrappers else result
+
+    def after_save(self, events: Sequence[Any]) -> None:
+        """Call each plugin; the error of one reaches the caller."""
+        hook, arguments = "pgevents_after_save", {"client": self.client, "events": events}
+        impls = in_order(self._impls(hook))
+
+        def run() -> list[Any]:
+            plain = [impl for impl in impls if not impl.wrapper]
+            results = [_noted(hook, impl, arguments) for impl in plain]
+            return [result for result in results if result is not None]
+
+        _wrapped([impl for impl in impls if impl.wrapper], arguments, run)
 
     def tell(self, hook: str, **arguments: Any) -> Sequence[Any]:
         """Call each plugin by itself: its error is logged, and neither reaches the caller nor keeps the next
@@ -124,14 +138,40 @@ class HookCalls:
 
         def run() -> list[Any]:
             plain = [impl for impl in impls if not impl.wrapper]
-            return [_logged(hook, impl.plugin_name, call, impl, arguments) for impl in plain]
+            return [_logged(hook, impl.plugin_name, _noted, hook, impl, arguments) for impl in plain]
 
         wrappers = [impl for impl in impls if impl.wrapper]
         if not wrappers:
             return run()
-        names = " and ".join(impl.plugin_name for impl in wrappers)
+        names = self._names(wrappers)
         results = _logged(hook, names, _wrapped, wrappers, arguments, run)
         return results if _is_sequence(results) else [results]
+
+    def check_nesting(self) -> None:
+        """Before a save: that it is not one of a plugin which saves without end, each time for its own last
+        save.
+
+        Raises:
+            PluginError: Names the plugin.
+        """
+        running = _running.get()
+        for hook, limit in NESTED.items():
+            plugins = [plugin for name, plugin in running if name == hook]
+            if len(plugins) >= limit:
+                names = " and ".join(dict.fromkeys(plugins[-limit:]))
+                raise PluginError(
+                    f"{names} saves in {hook}, and again for what it saved there, {limit} times "
+                    f"within one another: "
+                    "nothing more was written. Let the hook leave out events that it saves itself, "
+                    "or follow the log with a subscription"
+                )
+
+    def plugins_of(self, hook: str) -> str:
+        """The names of the plugins that implement a hook, for a message."""
+        return self._names(in_order(self._impls(hook)))
+
+    def _names(self, impls: Sequence[Impl]) -> str:
+        return " and ".join(impl.plugin_name for impl in impls)
 
     def retry_delay(self, conflict: Conflict) -> float | None:
         """The longest wait that a plugin asks for after a conflict, or None."""
@@ -187,6 +227,17 @@ def _is_sequence(value: object) -> bool:
 
 def call(impl: Impl, arguments: Mapping[str, Any]) -> Any:
     return impl.function(*(arguments[name] for name in impl.argnames))
+
+
+def _noted(hook: str, impl: Impl, arguments: Mapping[str, Any]) -> Any:
+    """Call a plugin, and let the saves that it makes know what they are within."""
+    if hook not in NESTED:
+        return call(impl, arguments)
+    before = _running.set((*_running.get(), (hook, impl.plugin_name)))
+    try:
+        return call(impl, arguments)
+    finally:
+        _running.reset(before)
 
 
 def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Callable[[], T]) -> T:

@@ -3,90 +3,119 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
-import peewee
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
 from pgevents.errors import UnsupportedTransactionError
 from pgevents.events import Event
 
-if TYPE_CHECKING:
-    from pgevents.client import EventClient
-
-__all__ = ["refuse_unseen_end", "when_durable"]
+__all__ = ["AfterCommit", "Report"]
 
 log = logging.getLogger("pgevents")
+Saved = Sequence[Event[Any]]
+Report = Callable[[Saved], None]
+"""Takes the events of a save once they are written."""
 
 
-def refuse_unseen_end(client: EventClient, hook: str) -> None:
-    """Refuse a transaction whose end nobody will tell, before anything is written in it.
-
-    Raises:
-        UnsupportedTransactionError: `db.manual_commit()`, or a BEGIN that went round Peewee.
-    """
-    db: Any = client.db
-    if isinstance(db.top_transaction(), cast(Any, peewee)._manual):
-        raise UnsupportedTransactionError(
-            f"{hook} cannot know the end of a manual_commit() block; nothing was written: use db.atomic()"
-        )
-    if not db.in_transaction() and _is_in_transaction(client):
-        raise UnsupportedTransactionError(
-            f"{hook} cannot know the end of a transaction that was begun without Peewee; "
-            "nothing was written: use db.atomic()"
-        )
-
-
-def _is_in_transaction(client: EventClient) -> bool:
-    status = client.session.connection().get_transaction_status()
-    return status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
-
-
-def when_durable(client: EventClient, saved: Sequence[Event[Any]]) -> None:
-    """Tell `pgevents_after_commit`, now or when the outermost transaction is over.
+class AfterCommit:
+    """Reports the saves of one client when they are durable.
 
     Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for what was
-    rolled
-    back with a savepoint: so the log itself is asked afterwards which events are in it. And it stops at the
-    first callback that raises, so ours stands before the caller's.
+    rolled back with a savepoint. So the log itself is asked afterwards which events are in it, once for all
+    saves of a transaction.
     """
-    if not _is_in_transaction(client):
-        client.plugins.tell("pgevents_after_commit", events=saved)
-        return
-    callbacks: list[Any] = cast(Any, client.db)._state.commit_callbacks
-    if not callbacks or not isinstance(callbacks[0], _Committed):
-        callbacks.insert(0, _Committed())
-    callbacks[0].saves.append((client, saved))
+
+    def __init__(
+        self,
+        db: Any,
+        in_transaction: Callable[[], bool],
+        ids_in_log: Callable[[Sequence[int]], set[int]],
+        report: Report,
+    ) -> None:
+        """Nothing is called yet.
+
+        Args:
+            db: The Peewee database, whose `after_commit()` is used.
+            in_transaction: Whether a transaction is open, whoever began it.
+            ids_in_log: Which of some ids are in the log.
+            report: Called with the events of each save that is durable.
+        """
+        self._db, self._in_transaction, self._ids_in_log, self._report = (
+            db,
+            in_transaction,
+            ids_in_log,
+            report,
+        )
+        self._ids: weakref.WeakKeyDictionary[Any, _Ids] = weakref.WeakKeyDictionary()
+
+    def expect(self) -> Report:
+        """Before a save: what its events are given to once they are written.
+
+        Raises:
+            UnsupportedTransactionError: The end of this transaction cannot be seen: `db.manual_commit()`, or
+                a BEGIN that went round Peewee.
+        """
+        if not self._in_transaction():
+            return self._report
+        if not self._db.in_transaction():
+            raise UnsupportedTransactionError(
+                "pgevents_after_commit cannot see the end of a transaction that was begun without "
+                "Peewee; nothing was written: use db.atomic()"
+            )
+        transaction = self._db.top_transaction()
+        ids = self._ids.get(transaction)
+        if ids is None or ids.in_log is not None:
+            ids = self._ids[transaction] = _Ids()
+        expected = _Expected(self, ids)
+        try:
+            self._db.after_commit(expected)
+        except ValueError:
+            raise UnsupportedTransactionError(
+                "pgevents_after_commit cannot see the end of a manual_commit() block; nothing was "
+                "written: use db.atomic()"
+            ) from None
+        return expected.note
+
+    def report_if_durable(self, saved: Saved, ids: _Ids) -> None:
+        """After the COMMIT: report a save if its events are in the log."""
+        if ids.in_log is None:
+            try:
+                ids.in_log = self._ids_in_log(ids.saved)
+            except (
+                Exception
+            ):  # raised in a callback after the COMMIT, it would look as if the save had failed
+                log.exception(
+                    "whether events are durable could not be asked; pgevents_after_commit was not called"
+                )
+                ids.in_log = set()
+        if all(event.id in ids.in_log for event in saved):
+            self._report(saved)
 
 
-@attrs.frozen(eq=False)
-class _Committed:
-    """What Peewee calls after the COMMIT: all saves of the transaction, in order."""
+@attrs.define(eq=False)
+class _Ids:
+    """The ids of all events that were saved in one transaction."""
 
-    saves: list[tuple[EventClient, Sequence[Event[Any]]]] = attrs.field(
-        init=False, factory=list["tuple[EventClient, Sequence[Event[Any]]]"]
-    )
+    saved: list[int] = attrs.field(factory=list[int])
+    in_log: set[int] | None = None
+    """Which of them are in the log, once that was asked."""
+
+
+@attrs.define(eq=False)
+class _Expected:
+    """One save of a transaction, and what Peewee calls after its COMMIT."""
+
+    owner: AfterCommit
+    ids: _Ids
+    saved: Saved = ()
+
+    def note(self, saved: Saved) -> None:
+        self.saved = saved
+        self.ids.saved += [event.id for event in saved]
 
     def __call__(self) -> None:
-        durable: dict[int, set[int]] = {}
-        for client, _ in self.saves:
-            if id(client) not in durable:
-                durable[id(client)] = self._in_log(client)
-        for client, saved in self.saves:
-            if all(event.id in durable[id(client)] for event in saved):
-                client.plugins.tell("pgevents_after_commit", events=saved)
-
-    def _in_log(self, client: EventClient) -> set[int]:
-        ids = [event.id for one, saved in self.saves if one is client for event in saved]
-        sql = f"SELECT id FROM {client.events.pgevents_spec.qualified()} WHERE id = ANY(%s)"
-        try:
-            return {row[0] for row in client.session.execute(sql, [ids]).fetchall()}
-        except (
-            Exception
-        ):  # raised here, in a callback after the COMMIT, it would look as if the save had failed
-            log.exception(
-                "whether events are durable could not be asked; pgevents_after_commit was not called"
-            )
-            return set()
+        if self.saved:
+            self.owner.report_if_durable(self.saved, self.ids)

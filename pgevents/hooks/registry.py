@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from inspect import isclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cattrs
 import pluggy
 
 from pgevents.codec.serialization import make_event_converter
 from pgevents.errors import PluginError
+from pgevents.events import EventTypes
 from pgevents.hooks.calls import HookCalls, call, in_order
 from pgevents.hooks.checks import check_plugin, name_of
 from pgevents.hooks.specs import PROJECT, SPECS
-
-if TYPE_CHECKING:
-    import cattrs
-
-    from pgevents.client import EventClient
 
 __all__ = ["Plugins"]
 
@@ -35,8 +32,21 @@ class Plugins(HookCalls):
         implemented: The names of the hooks that any plugin implements.
     """
 
-    def __init__(self, client: EventClient) -> None:
+    def __init__(
+        self,
+        client: Any,
+        types: Callable[[], EventTypes],
+        on_change: Callable[[frozenset[str]], None],
+    ) -> None:
+        """No plugin yet.
+
+        Args:
+            client: What hooks get as their client.
+            types: Gives the event types that it knows at the moment.
+            on_change: Called with hooks when plugins that implement any of them come or go.
+        """
         super().__init__(client)
+        self._types, self._on_change = types, on_change
         self._event_classes: dict[str, list[type[Any]]] = {}
 
     def register(self, plugin: Any, name: str | None = None) -> str:
@@ -142,11 +152,11 @@ class Plugins(HookCalls):
         self.implemented = frozenset(hook for hook in SPECS if getattr(self.hook, hook).get_hookimpls())
         plugin = self._manager.get_plugin(name)
         self._event_classes.pop(name, None)
-        self.client.use_plugins(before | self.implemented)
+        self._on_change(before | self.implemented)
         if plugin is not None and "pgevents_register_events" in self.implemented:
-            brought = self._call_own(plugin, "pgevents_register_events", types=self.client.types)
+            brought = self._call_own(plugin, "pgevents_register_events", types=self._types())
             self._event_classes[name] = [cls for classes in brought for cls in classes or ()]
-            self.client.use_plugins(self.implemented)
+            self._on_change(self.implemented)
 
     def _call_own(self, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
         """Call a hook of one plugin alone."""

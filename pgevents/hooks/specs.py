@@ -29,11 +29,13 @@ import pluggy
 if TYPE_CHECKING:
     import cattrs
 
-    from pgevents.client import EventClient
     from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
     from pgevents.hooks.details import Conflict, Operation, Snapshot
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
+
+EventClient = Any
+"""`pgevents.EventClient`, which stands above the hooks: they hand it on and know nothing of it."""
 
 PROJECT = "pgevents"
 """pluggy's name for the project, and the entry-point group of installed plugins."""
@@ -175,7 +177,8 @@ def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> No
 
     Args:
         client: The client that saved. Saving more events through it is allowed, and calls the hooks for
-            those.
+            those. A plugin that does so for its own saves, too, is stopped at the tenth within one another
+            by a `PluginError`, which undoes them all.
         events: The events of one save, with ids, as a read gives them.
 
     Raises:
@@ -200,14 +203,16 @@ def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> 
     Never for what was rolled back (with its savepoint, or by an SQL error that somebody swallowed), nor for a
     repeat
     that an idempotency key recognised. A process that dies right after the commit does not call it: whatever
-    must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within
-    `db.manual_commit()` or a transaction that Peewee does not know of is refused before anything is written,
-    for its end could not be seen.
+    must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within a transaction
+    of `db.manual_commit()` or one that Peewee does not know of is refused before anything is written, for its
+    end could not be seen. Peewee stops at the first of its after-commit callbacks that raises: one of your
+    own, registered before the save, must not.
 
     An error is logged; it never undoes or hides the save, and the next plugin is still called.
 
     Args:
-        client: The client that saved. No transaction is open.
+        client: The client that saved. No transaction is open. Saving through it is allowed; a plugin that
+            saves for its own saves, too, is stopped at the third within one another by a `PluginError`.
         events: The events of one save; saves of one transaction come in their order.
 
     Example:

@@ -1,49 +1,57 @@
-"""The keys of subjects, in a table beside the events, and which snapshots hold personal data."""
+"""The keys of subjects, in a table beside the events."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import cast
 
-from pgevents import ConfigurationError, EventClient, PgEventsError
+from pgevents import ConfigurationError, EventClient, NotInstalledError, PgEventsError
 from pgevents.plugins._extras import require
+from pgevents.plugins._tables import execute
 
 __all__ = ["KeyTable", "SubjectForgottenError"]
 
 KEY_BYTES = 64
+NOBODY = ""
+"""The subject of the check key, which encrypts nothing: it tells a wrong master key before a save."""
 
-TABLES_SQL = """\
+# A dead row keeps its key until VACUUM, so one dead row is enough for autovacuum.
+TABLE_SQL = """\
 CREATE TABLE IF NOT EXISTS {keys} (
     subject text PRIMARY KEY,
     key bytea,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    forgotten_at timestamptz
-);
-CREATE TABLE IF NOT EXISTS {uses} (
-    subject text NOT NULL,
-    type text NOT NULL,
-    id text NOT NULL,
-    PRIMARY KEY (type, id, subject)
-);
-CREATE INDEX IF NOT EXISTS {uses_index} ON {uses} (subject);
+    forgotten_at timestamptz,
+    CHECK ((key IS NULL) = (forgotten_at IS NOT NULL))
+) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)
 """
-KEYS_SQL = "SELECT subject, key FROM {keys} WHERE subject = ANY(%s)"
+FIND_SQL = "SELECT subject, key FROM {keys} WHERE subject = ANY(%s)"
+ANY_KEY_SQL = "SELECT key FROM {keys} WHERE key IS NOT NULL LIMIT 1"
 ADD_SQL = "INSERT INTO {keys} (subject, key) VALUES (%s, %s) ON CONFLICT (subject) DO NOTHING"
-USE_SQL = "INSERT INTO {uses} (subject, type, id) SELECT unnest(%s::text[]), %s, %s ON CONFLICT DO NOTHING"
-# Held until the snapshot is committed, so that a subject is forgotten before it or after it, and never
-# meanwhile.
+# Made by the server, so that the key stands in no statement, and so in no log: 8 x 122 random bits to 512.
+MAKE_SQL = """\
+INSERT INTO {keys} (subject, key)
+SELECT s, sha512(
+    uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+    || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+    || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+FROM unnest(%s::text[]) AS s ON CONFLICT (subject) DO NOTHING
+"""
+# Held until the snapshot is committed: a subject is forgotten before it or after it, never in between.
 HOLD_SQL = """\
 SELECT subject, forgotten_at FROM {keys}
-WHERE subject = ANY(%s) OR subject IN (SELECT subject FROM {uses} WHERE type = %s AND id = %s)
+WHERE subject = ANY(%s) OR subject IN (
+    SELECT u.subject FROM {uses} AS u WHERE u.projections = {this_table} AND u.type = %s AND u.id = %s)
 ORDER BY subject FOR SHARE
 """
-FORGET_SQL = """\
-INSERT INTO {keys} AS known (subject, forgotten_at) VALUES (%s, clock_timestamp())
-ON CONFLICT (subject) DO UPDATE SET key = NULL, forgotten_at = clock_timestamp() WHERE known.key IS NOT NULL
+FORGET_NEW_SQL = """\
+INSERT INTO {keys} (subject, forgotten_at) VALUES (%s, clock_timestamp())
+ON CONFLICT (subject) DO NOTHING RETURNING true
 """
-DELETE_SQL = """\
-DELETE FROM {projections} AS p USING {uses} AS u WHERE u.subject = %s AND p.type = u.type AND p.id = u.id
+FORGET_SQL = """\
+UPDATE {keys} SET key = NULL, forgotten_at = clock_timestamp() WHERE subject = %s AND key IS NOT NULL
+RETURNING true
 """
 
 
@@ -64,55 +72,55 @@ class KeyTable:
 
     Args:
         master_key: 32 bytes that keys are wrapped with, or None.
+
+    Raises:
+        ConfigurationError: Another kind of master key, or `cryptography` is not installed.
     """
 
     def __init__(self, master_key: bytes | None) -> None:
         self._aead = require("cryptography.hazmat.primitives.ciphers.aead", "crypto")
         self._keywrap = require("cryptography.hazmat.primitives.keywrap", "crypto")
-        if master_key is not None and len(master_key) != 32:
-            raise ConfigurationError(f"the master key has 32 bytes, not {len(master_key)}")
+        if master_key is not None and not _is_master_key(master_key):
+            raise ConfigurationError("the master key is 32 bytes (a bytes object)")
         self._master_key = master_key
+        self._checked = b""
 
     def create(self, client: EventClient) -> None:
-        """Make the tables, if they are missing."""
-        self._execute(client, TABLES_SQL, None)
+        """Make the table and its check key, if they are missing.
+
+        Raises:
+            ConfigurationError: The keys were wrapped with another master key.
+        """
+        execute(client, TABLE_SQL)
+        row = execute(client, ANY_KEY_SQL).fetchone()
+        if row is not None:
+            self._unwrapped(bytes(row[0]))
+        self._add(client, [NOBODY])
 
     def find(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes | None]:
-        """The keys of those subjects that ever had one; None of one that was forgotten."""
-        rows = self._execute(client, KEYS_SQL, [subjects]).fetchall()
-        return {subject: None if key is None else self._unwrapped(bytes(key)) for subject, key in rows}
+        """The keys of those subjects that have a row; None of one that was forgotten."""
+        return {
+            subject: None if key is None else self._unwrapped(bytes(key))
+            for subject, key in execute(client, FIND_SQL, [list(subjects)]).fetchall()
+        }
 
     def make(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes]:
         """The keys of subjects; those who have none get one.
 
         Raises:
             SubjectForgottenError: One of them was forgotten.
+            ConfigurationError: The keys were wrapped with another master key; no key was made.
+            NotInstalledError: `client.create_tables()` has not run with this plugin.
         """
-        known = self.find(client, subjects)
+        found = self._find_checked(client, subjects)
+        missing = [subject for subject in subjects if subject not in found]
+        if missing:
+            self._add(client, missing)
+            found |= self.find(client, missing)
         for subject in subjects:
-            if subject not in known:
-                key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
-                stored = (
-                    key if self._master_key is None else self._keywrap.aes_key_wrap(self._master_key, key)
-                )
-                self._execute(client, ADD_SQL, [subject, stored])
-        if len(known) < len(subjects):
-            known = self.find(client, subjects)
-        made: dict[str, bytes] = {}
-        for subject in subjects:
-            found = known[subject]
-            if found is None:
+            if found[subject] is None:
                 raise SubjectForgottenError(f"{subject!r} was forgotten; nothing was written", subject)
-            made[subject] = found
-        return made
-
-    def delete(self, client: EventClient, subject: str) -> bool:
-        """Delete a subject's key and the snapshots that hold its data; whether there was a key."""
-        with client.session.atomic():
-            had_key = bool(self.find(client, [subject]).get(subject))
-            self._execute(client, FORGET_SQL, [subject])
-            self._execute(client, DELETE_SQL, [subject])
-        return had_key
+        return cast("dict[str, bytes]", found)
 
     def hold(
         self, client: EventClient, subjects: Sequence[str], type: str, id: str
@@ -123,30 +131,54 @@ class KeyTable:
         Returns:
             Each of them, and when it was forgotten.
         """
-        found: list[tuple[str, datetime | None]] = self._execute(
-            client, HOLD_SQL, [subjects, type, id]
+        found: list[tuple[str, datetime | None]] = execute(
+            client, HOLD_SQL, [list(subjects), type, id]
         ).fetchall()
-        if subjects:
-            self._execute(client, USE_SQL, [subjects, type, id])
         return found
+
+    def forget(self, client: EventClient, subject: str) -> bool:
+        """Delete a subject's key, for ever; whether there was one. No master key is needed."""
+        if execute(client, FORGET_NEW_SQL, [subject]).fetchone() is not None:
+            return False
+        return execute(client, FORGET_SQL, [subject]).fetchone() is not None
+
+    def _find_checked(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes | None]:
+        rows = dict(execute(client, FIND_SQL, [[NOBODY, *subjects]]).fetchall())
+        check = rows.pop(NOBODY, None)
+        if check is None:
+            raise NotInstalledError(
+                "the table of subjects' keys has no check key: run client.create_tables() with this plugin"
+            )
+        if bytes(check) != self._checked:
+            self._unwrapped(bytes(check))
+            self._checked = bytes(check)
+        return {
+            subject: None if key is None else self._unwrapped(bytes(key)) for subject, key in rows.items()
+        }
+
+    def _add(self, client: EventClient, subjects: Sequence[str]) -> None:
+        if self._master_key is None:
+            execute(client, MAKE_SQL, [list(subjects)])
+            return
+        for subject in subjects:  # wrapped before they are sent, so that no log of statements opens data
+            key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
+            execute(client, ADD_SQL, [subject, self._keywrap.aes_key_wrap(self._master_key, key)])
 
     def _unwrapped(self, stored: bytes) -> bytes:
         if self._master_key is None and len(stored) == KEY_BYTES:
             return stored
+        if self._master_key is None:
+            raise ConfigurationError("the subjects' keys are wrapped: give the plugin their master key")
+        if len(stored) == KEY_BYTES:
+            raise ConfigurationError("the subjects' keys are not wrapped: give the plugin no master key")
         try:
-            key: bytes = self._keywrap.aes_key_unwrap(self._master_key or bytes(32), stored)
-        except self._keywrap.InvalidUnwrap as error:
+            key: bytes = self._keywrap.aes_key_unwrap(self._master_key, stored)
+        except self._keywrap.InvalidUnwrap:
             raise ConfigurationError(
                 "this is not the master key that the subjects' keys were wrapped with"
-            ) from error
+            ) from None
         return key
 
-    def _execute(self, client: EventClient, sql: str, params: Any) -> Any:
-        spec = client.events.pgevents_spec
-        names = {
-            "keys": spec.qualified("_keys"),
-            "uses": spec.qualified("_key_uses"),
-            "uses_index": spec.index_name("key", "uses", "subject"),
-            "projections": client.projections.pgevents_spec.qualified(),
-        }
-        return client.session.execute(sql.format(**names), params)
+
+def _is_master_key(given: object) -> bool:
+    return isinstance(given, bytes) and len(given) == 32

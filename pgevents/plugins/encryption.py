@@ -1,17 +1,17 @@
 """Personal data that can be forgotten while the log stays as it is (`pip install "pgevents[crypto]"`).
 
 Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the
-events.
-Forgetting a subject deletes the key: the events stay, and reads give a redacted value in place of the fields.
+events. Forgetting a subject deletes the key: the events stay, and reads give redacted values in place of the
+fields.
 """
 
 from __future__ import annotations
 
-import base64
 import copy
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
+from uuid import UUID
 
 import attrs
 
@@ -20,51 +20,48 @@ from pgevents import (
     EventClient,
     EventDecodeError,
     EventEncodeError,
-    EventTypes,
     NewEvent,
-    RetryableError,
     Snapshot,
     StoredEvent,
+    UnsupportedTransactionError,
     hookimpl,
 )
-from pgevents.plugins._extras import require
+from pgevents.plugins._cipher import MARK, Cipher, encrypted_fields
+from pgevents.plugins._forgetting import (
+    Forgotten,
+    SnapshotNotes,
+    events_in_clear,
+    folded_too_early,
+    is_early,
+    overwrite,
+)
 from pgevents.plugins._keys import KeyTable, SubjectForgottenError
+from pgevents.plugins._personal import LONGEST_SUBJECT, Personal, rules_of, subject_text
+from pgevents.plugins._ruled import RuledFields
 
-__all__ = ["Encryption", "Personal", "SubjectForgottenError"]
+__all__ = ["Encryption", "Forgotten", "Personal", "SubjectForgottenError"]
 
-MARK = "$encrypted"
 SUBJECT = "encrypted_for"
 REDACTED = "redacted"
-
-
-@attrs.frozen
-class Personal:
-    """Which fields of an event are personal, and whose.
-
-    Attributes:
-        subject: The field that says whose they are: a text or a number. It is not encrypted.
-        fields: Each personal field, with the value that stands in its place once the subject is forgotten; it
-            must fit the field's type.
-    """
-
-    subject: str
-    fields: Mapping[str, Any]
 
 
 class Encryption:
     """Encrypts personal fields, and forgets subjects.
 
-    `client.create_tables()` makes the key table `<events>_keys`, and `<events>_key_uses`, which knows the
-    snapshots that
-    hold personal data: forgetting deletes them, and they are folded anew, redacted. An event that has
-    encrypted fields says in its metadata for whom (`encrypted_for`), and once it is forgotten, `redacted`.
+    `client.create_tables()` makes three tables: `<events>_keys` with a key for each subject,
+    `<events>_key_uses` with whose data each snapshot holds, and `<events>_personal` with the fields of the
+    rules. A trigger reads the last one: from then on nobody can append these fields in the clear, neither a
+    client without the plugin, nor the command line, nor SQL. Rules are only added; to take one away, delete
+    its row. An event that has encrypted fields says in its metadata for whom (`encrypted_for`), and once
+    that subject is forgotten, `redacted`.
 
     Encryption is deterministic (AES-SIV), so a repeat with an idempotency key is recognised; equal values of
-    one subject in one field look equal. Identifiers (data indexes) cannot be encrypted: streams and locks go
-    by them. A save takes one query more for the keys, and so does each read that meets encrypted events.
+    one subject in one field look equal. A value is bound to event type, field and subject. Identifiers (data
+    indexes) cannot be encrypted: streams and locks go by them. A save takes one query more for the keys, and
+    so does each read that meets personal fields.
 
-    What forgetting does not reach: backups and PostgreSQL's WAL until they expire, views and events kept in
-    the memory of programs, and what other plugins or programs copied elsewhere.
+    No SQL statement holds a key: without a master key the server makes them, with one they are sent wrapped.
+    What forgetting does not reach is listed in [Security](../explanation/security.md#forgetting).
 
     Args:
         personal: The rule for each event type, by its class or name.
@@ -81,56 +78,88 @@ class Encryption:
         personal = {"USER_REGISTERED": Personal(subject="user_id", fields={"email": "[redacted]"})}
         encryption = Encryption(personal)
         client = create_event_client(db, events, views, plugins=[encryption])
-        encryption.forget(client, "u1")
+        client.create_tables()
+        report = encryption.forget(client, "u1")
+        if not report:
+            print("what stays:", report.events_in_clear, report.unknown_snapshots)
         ```
     """
 
     def __init__(self, personal: Mapping[Any, Personal], *, master_key: bytes | None = None) -> None:
-        self._aead = require("cryptography.hazmat.primitives.ciphers.aead", "crypto")
-        self._invalid = require("cryptography.exceptions", "crypto").InvalidTag
-        self._keys = KeyTable(master_key)
-        self._rules: dict[str, Personal] = {}
-        for given, rule in personal.items():
-            if rule.subject in rule.fields or not rule.fields:
-                raise ConfigurationError(
-                    f"{given!r}: fields names what is encrypted, and the subject {rule.subject!r} is not"
-                )
-            self._rules |= dict.fromkeys(EventTypes.everything.names(given) or (), rule)
+        self._cipher, self._keys, self._notes = Cipher(), KeyTable(master_key), SnapshotNotes()
+        self._rules = rules_of(personal)
+        self._ruled = RuledFields(
+            (event_type, field, rule.subject)
+            for event_type, rule in self._rules.items()
+            for field in rule.fields
+        )
         self._checked: set[tuple[str, type[Any]]] = set()
 
-    def forget(self, client: EventClient, subject: str | int) -> bool:
-        """Delete a subject's key, and the snapshots that hold its data; for ever, and safe to repeat.
+    def forget(
+        self, client: EventClient, subject: str | int | UUID, *, maintenance: str | None = None
+    ) -> Forgotten:
+        """Delete a subject's key, for ever, and the snapshots that hold its data; safe to repeat.
 
         Inside `db.atomic()` it is part of that transaction. Later events with its personal data are refused.
+        No master key is needed.
 
         Args:
             client: The client whose log the subject is in.
             subject: As the events name it.
+            maintenance: A reason: then personal fields that were saved in the clear are overwritten with
+                their redacted values, under `client.maintenance(reason)`. Only the tables' owner may do that.
 
         Returns:
-            Whether there was a key.
+            What was deleted, and what was found that stays.
+
+        Raises:
+            ConfigurationError: The subject is none.
+            UnsupportedTransactionError: The transaction is not READ COMMITTED.
         """
-        return self._keys.delete(client, str(subject))
+        if not isinstance(client, EventClient):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"forget(client, subject) takes an EventClient first, not {client!r}")
+        name = subject_text(subject)
+        if name is None:
+            raise ConfigurationError(
+                f"a subject is a text of 1 to {LONGEST_SUBJECT} characters, an integer or a UUID"
+            )
+        changing = nullcontext() if maintenance is None else client.maintenance(maintenance)
+        with client.session.atomic(), changing:
+            (level,) = client.session.execute("SELECT current_setting('transaction_isolation')").fetchone()
+            if level not in ("read committed", "read uncommitted"):
+                raise UnsupportedTransactionError(
+                    f"this transaction is {level.upper()}, which misses snapshots: use READ COMMITTED"
+                )
+            had_key = self._keys.forget(client, name)
+            deleted, unknown, missing = self._notes.delete(client, name)
+            in_clear = events_in_clear(client, name)
+            if in_clear and maintenance is not None:
+                overwrite(client, in_clear, name, {kind: rule.fields for kind, rule in self._rules.items()})
+                in_clear = events_in_clear(client, name)
+        return Forgotten(name, had_key, deleted, in_clear, unknown, missing)
 
     # -- hooks ------------------------------------------------------------
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
         """Refuse rules that this client's tables or classes do not fit."""
+        client.serializer.personal |= self._rules.keys()
         for name in self._rules:
             self._check(client, name)
 
     @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
-        """Make the key table and the table of its uses."""
+        """Make the tables, and the trigger that refuses personal fields in the clear."""
         self._keys.create(client)
+        self._notes.create(client)
+        self._ruled.create(client)
 
     @hookimpl(trylast=True)
     def pgevents_before_save(self, client: EventClient, events: Sequence[NewEvent]) -> list[NewEvent] | None:
         """Encrypt, after other plugins have seen the data."""
         data = [client.serializer.encode(new.data, new.type) for new in events]
         for new, plain in zip(events, data, strict=True):
-            forged = _encrypted_fields(plain)
+            forged = encrypted_fields(plain)
             if forged:
                 raise EventEncodeError(
                     f"{new.type}: {next(iter(forged))!r} holds {MARK!r}, which only encryption may write"
@@ -138,6 +167,7 @@ class Encryption:
         subjects = {n: self._subject(new, data[n]) for n, new in enumerate(events) if new.type in self._rules}
         if not subjects:
             return None
+        self._ruled.check(client)
         keys = self._keys.make(client, sorted(set(subjects.values())))
         made = list(events)
         for n, subject in subjects.items():
@@ -150,26 +180,39 @@ class Encryption:
         self, client: EventClient, events: Sequence[StoredEvent]
     ) -> list[StoredEvent] | None:
         """Decrypt, or put the redacted values in place."""
-        subjects = {one.metadata[SUBJECT] for one in events if isinstance(one.metadata.get(SUBJECT), str)}
-        if not subjects:
+        subjects = [self._subject_of(stored) for stored in events]
+        wanted = sorted({subject for subject in subjects if subject is not None})
+        if not wanted:
             return None
-        keys = self._keys.find(client, sorted(subjects))
-        return [self._decrypted(one, keys) for one in events]
+        keys = self._keys.find(client, wanted)
+        return [self._shown(stored, subject, keys) for stored, subject in zip(events, subjects, strict=True)]
 
     @hookimpl
     def pgevents_before_snapshot(self, client: EventClient, snapshot: Snapshot) -> None:
         """Note whose data the snapshot holds; refuse one that was folded before somebody was forgotten."""
-        plain = [event.metadata for event in snapshot.events if SUBJECT in event.metadata]
-        subjects = sorted({str(one[SUBJECT]) for one in plain if not one.get(REDACTED)})
+        encrypted, in_clear = set[str](), set[str]()
+        for event in snapshot.events:
+            subject = event.metadata.get(SUBJECT)
+            if event.metadata.get(REDACTED) is True:
+                continue
+            if isinstance(subject, str):
+                encrypted.add(subject)
+            elif event.type in self._rules:
+                data = client.serializer.encode(event.data, event.type)
+                subject = subject_text(data.get(self._rules[event.type].subject))
+                in_clear |= set() if subject is None else {subject}
+        subjects = sorted(encrypted | in_clear)
+        if subjects:
+            client.serializer.personal.add(snapshot.type)
+        try:
+            if in_clear:
+                self._keys.make(client, sorted(in_clear))  # a row that forgetting waits for
+        except SubjectForgottenError:
+            raise folded_too_early(snapshot, "a subject was forgotten") from None
         for subject, forgotten_at in self._keys.hold(client, subjects, snapshot.type, snapshot.id):
-            base = snapshot.base_saved_at
-            if forgotten_at is not None and (
-                subject in subjects or (base is not None and base < forgotten_at)
-            ):
-                raise RetryableError(
-                    f"a subject was forgotten while {snapshot.type} {snapshot.id} was folded; "
-                    "nothing was written: try again"
-                )
+            if is_early(subject, forgotten_at, subjects, snapshot.base_saved_at):
+                raise folded_too_early(snapshot, "a subject was forgotten")
+        self._notes.note(client, snapshot, subjects)
 
     # -- how ------------------------------------------------------------
 
@@ -181,7 +224,12 @@ class Encryption:
                 f"{name}: {sorted(indexed)[0]!r} is a data index; identifiers cannot be encrypted"
             )
         kind = client.types.find(name)
-        if kind is None or (name, kind.cls) in self._checked:
+        if kind is None:
+            near = client.types.nearest(name)
+            if near is not None:
+                raise ConfigurationError(f"no event type is named {name!r}; did you mean {near!r}?")
+            return
+        if (name, kind.cls) in self._checked:
             return
         known = attrs.fields_dict(attrs.resolve_types(kind.cls))
         for field, redacted in {rule.subject: None, **rule.fields}.items():
@@ -195,56 +243,91 @@ class Encryption:
                     client.serializer.converter.structure(redacted, wanted)
                 except Exception as error:
                     raise ConfigurationError(
-                        f"{name}: {redacted!r} does not fit {field!r}, "
-                        "so events could not be read once it is redacted"
+                        f"{name}: {redacted!r} does not fit {field!r}, so redacted events could not be read"
                     ) from error
         self._checked.add((name, kind.cls))
 
     def _subject(self, new: NewEvent, data: Mapping[str, Any]) -> str:
         field = self._rules[new.type].subject
-        value = data.get(field)
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
+        subject = subject_text(data.get(field))
+        if subject is None:
             raise EventEncodeError(
-                f"{new.type}: {field!r} says whose personal data these are; {value!r} is nobody"
+                f"{new.type}: {field!r} says whose personal data these are: a text of 1 to {LONGEST_SUBJECT} "
+                f"characters without control characters, or an integer, not {_kind(data.get(field))}"
             )
-        return str(value)
+        if new.metadata.get(REDACTED) is not None:
+            raise EventEncodeError(
+                f"{new.type}: only encryption writes {REDACTED!r} into the metadata of this type"
+            )
+        return subject
 
     def _encrypted(self, new: NewEvent, data: dict[str, Any], subject: str, key: bytes) -> NewEvent:
-        cipher = self._aead.AESSIV(key)
-        hidden: dict[str, Any] = {}
-        for field in self._rules[new.type].fields:
-            if field in data:
-                text = json.dumps(data[field], sort_keys=True, allow_nan=False)
-                secret = cipher.encrypt(text.encode(), [new.type.encode(), field.encode()])
-                hidden[field] = {MARK: base64.b64encode(secret).decode()}
+        hidden = {
+            field: self._cipher.encrypt(key, new.type, field, subject, data[field])
+            for field in self._rules[new.type].fields
+            if field in data
+        }
         return attrs.evolve(new, data={**data, **hidden}, metadata={**new.metadata, SUBJECT: subject})
 
-    def _decrypted(self, one: StoredEvent, keys: Mapping[str, bytes | None]) -> StoredEvent:
-        hidden = _encrypted_fields(one.data)
-        if not hidden or SUBJECT not in one.metadata:
-            return one
-        key = keys.get(one.metadata[SUBJECT])
+    def _subject_of(self, stored: StoredEvent) -> str | None:
+        """Whose personal fields a stored event holds, encrypted or in the clear; None if it holds none."""
+        subject = stored.metadata.get(SUBJECT)
+        if isinstance(subject, str):
+            return subject
+        rule = self._rules.get(stored.type)
+        if rule is None:
+            return None
+        hidden = encrypted_fields(stored.data)
+        if hidden:
+            field = next(iter(hidden))
+            raise _unreadable(stored, field, f"is encrypted, and the metadata lack {SUBJECT!r}, its subject")
+        return (
+            subject_text(stored.data.get(rule.subject)) if rule.fields.keys() & stored.data.keys() else None
+        )
+
+    def _shown(
+        self, stored: StoredEvent, subject: str | None, keys: Mapping[str, bytes | None]
+    ) -> StoredEvent:
+        if subject is None:
+            return stored
+        hidden = encrypted_fields(stored.data)
+        if subject in keys and keys[subject] is None:
+            return self._redacted(stored, hidden)
+        if not hidden:
+            return stored
+        key = keys.get(subject)
         if key is None:
-            values: Mapping[str, Any] = self._rules[one.type].fields if one.type in self._rules else {}
-            shown = {field: copy.deepcopy(values.get(field, "[redacted]")) for field in hidden}
-            return attrs.evolve(one, data={**one.data, **shown}, metadata={**one.metadata, REDACTED: True})
-        cipher = self._aead.AESSIV(key)
-        shown = {}
-        for field, secret in hidden.items():
-            try:
-                text = cipher.decrypt(base64.b64decode(secret), [one.type.encode(), field.encode()])
-            except self._invalid as error:
-                raise EventDecodeError(
-                    f"event {one.id} of type {one.type!r}, field {field!r}: "
-                    "it was encrypted with another key, or changed",
-                    event_id=one.id,
-                    event_type=one.type,
-                    field=field,
-                ) from error
-            shown[field] = json.loads(text)
-        return attrs.evolve(one, data={**one.data, **shown})
+            field = next(iter(hidden))
+            raise _unreadable(
+                stored, field, "its subject's key is missing: the row is not in the table of keys; restore it"
+            )
+        shown = {
+            field: self._cipher.decrypt(key, stored.id, stored.type, field, subject, secret)
+            for field, secret in hidden.items()
+        }
+        return attrs.evolve(stored, data={**stored.data, **shown})
+
+    def _redacted(self, stored: StoredEvent, hidden: Mapping[str, Any]) -> StoredEvent:
+        """The event of a forgotten subject, also where it was saved in the clear."""
+        rule = self._rules.get(stored.type)
+        values: Mapping[str, Any] = {} if rule is None else rule.fields
+        fields = [field for field in stored.data if field in hidden or field in values]
+        if not fields:
+            return stored
+        shown = {field: copy.deepcopy(values.get(field, "[redacted]")) for field in fields}
+        return attrs.evolve(
+            stored, data={**stored.data, **shown}, metadata={**stored.metadata, REDACTED: True}
+        )
 
 
-def _encrypted_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are encrypted, with their ciphertext."""
-    return {field: value[MARK] for field, value in data.items() if isinstance(value, dict) and MARK in value}
+def _kind(value: object) -> str:
+    return "None" if value is None else "this text" if isinstance(value, str) else type(value).__name__
+
+
+def _unreadable(stored: StoredEvent, field: str, reason: str) -> EventDecodeError:
+    return EventDecodeError(
+        f"event {stored.id} of type {stored.type!r}, field {field!r}: {reason}",
+        event_id=stored.id,
+        event_type=stored.type,
+        field=field,
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import attrs
 import peewee
 
 from pgevents.errors import ConfigurationError, RetryableError
+from pgevents.events import is_text
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed, refuse_encoding
 from pgevents.store.ordering import functions_mark, functions_sql, setting_sql
@@ -35,6 +36,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND l.classid::bigint = turn.key >> 32 & 4294967295 AND l.objid::bigint = turn.key & 4294967295
 """
+SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
 TURN_WAIT = 60.0
 """Seconds to wait for another installer, who may be building a large index. Nobody waits for this one yet."""
 LOCK_WAIT = 10.0
@@ -236,12 +238,20 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
         yield made
 
 
-@contextmanager
-def maintenance(session: Session, reason: str) -> Generator[None, None, None]:
+def maintenance(session: Session, reason: Any) -> AbstractContextManager[None]:
     """A transaction with the guard's switch on; see `EventClient.maintenance`."""
-    if not reason.strip():
-        raise ConfigurationError("maintenance needs a reason; it is kept in the audit trail")
+    is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
+    if not is_reason:
+        raise ConfigurationError(
+            f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
+        )
+    return _maintenance(session, reason)
+
+
+@contextmanager
+def _maintenance(session: Session, reason: str) -> Generator[None, None, None]:
     with session.atomic():
-        session.execute("SELECT set_config('pgevents.maintenance', %s, true)", [reason])
+        (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
+        session.execute(SWITCH_SQL, [reason])
         yield
-        session.execute("SELECT set_config('pgevents.maintenance', '', true)")
+        session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

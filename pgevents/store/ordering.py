@@ -56,6 +56,8 @@ FUNCTIONS = (
 READ_LIMIT = 1_000
 """How many events of an index range the function that fetches looks through; longer ones are read by a
 statement."""
+TRAIL_LIMIT = 1_000
+"""How many ids of changed events a row of the maintenance trail names."""
 BULK, TABLE, TYPE, FIRST_FIELD = range(4)
 """What the seed of a key's hash says about its kind."""
 
@@ -164,6 +166,7 @@ def functions_sql(spec: TableSpec) -> str:
         "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
         "keys_of_one": str(2 + len(spec.data_indexes)),
         "read_limit": str(READ_LIMIT),
+        "trail_limit": str(TRAIL_LIMIT),
     }
 
     def seed(kind: int | str) -> str:

@@ -14,6 +14,8 @@
 -- '|' and the last id that it has saved. A savepoint's rollback reverts it exactly as it releases the locks. While an
 -- append inserts, it reads 'open:<generation>|'.
 --
+-- `[pause: ...]` marks where the tests of races put pauses.
+--
 -- PL/pgSQL makes each expression ready anew in each transaction, so what every save passes is kept to few of them.
 
 -- [acquire] All locks of a validated save or a bulk save in one sorted pass by hash, each once in its strongest mode.
@@ -201,6 +203,7 @@ BEGIN
     IF _streams IS NOT NULL THEN
         _keys := {{stream_keys}}(_streams);
     END IF;
+    -- [pause: issued]
     WITH locks AS MATERIALIZED (
         SELECT l.virtualtransaction AS vxid, l.objsubid, l.classid, l.objid, l.mode,
             l.classid::bigint << 32 | l.objid::bigint AS key
@@ -217,6 +220,7 @@ BEGIN
                 AND (k.key = ANY (_keys) OR k.key = _bulk AND k.mode = 'ExclusiveLock')
         )
     );
+    -- [pause: bound]
     RETURN least(_last, _held);
 END
 $pgevents$;
@@ -436,6 +440,7 @@ BEGIN
         FROM (SELECT k FROM unnest(_shared) AS u(k) ORDER BY k OFFSET 0) AS sorted;
     END IF;
 
+    -- [pause: locked]
     -- Publish a lower bound of the ids to come, once per live (sub)transaction.
     _last := pg_sequence_last_value('{{sequence_literal}}'::regclass);
     IF _last IS NULL THEN  -- nothing issued since the sequence was made or restarted
@@ -445,6 +450,7 @@ BEGIN
         _published := _last;
         _done := pg_advisory_xact_lock_shared('{{table_literal}}'::regclass::oid::int, (_last & 2147483647)::int) IS NULL;
     END IF;
+    -- [pause: published]
     _state := _published || '|' || _keys || CASE WHEN _is_bulk THEN '|bulk|' ELSE '||' END;
 
     IF _key IS NOT NULL THEN
@@ -527,6 +533,7 @@ BEGIN
         END IF;
     END IF;
 
+    -- [pause: checked]
     -- Insert. The guard lets only an open setting of this generation pass.
     _created_at := coalesce(_created_at, clock_timestamp());
     _done := set_config({{setting}}, 'open:{{generation}}|', true) IS NULL;
@@ -558,6 +565,7 @@ BEGIN
         END IF;
     END IF;
     _state := set_config({{setting}}, _state || coalesce(_ids[_count]::text, _own), true);
+    -- [pause: numbered]
     IF _ids[1] <= _last THEN
         PERFORM {{refuse_order}}(_ids[1], _last);
     END IF;
@@ -602,9 +610,11 @@ $pgevents$;
             EXIT simple;
         END;
 
+        -- [pause: published]
         -- Check, if there is a condition, and insert, in a statement that is younger than the locks.
 {{end part}}
 {{part answer}}
+        -- [pause: numbered]
         IF _id > _last THEN
             RETURN CASE WHEN set_config({{setting}}, concat(_last, '|{{keys_of_one}}||', _id), true) IS NOT NULL
                 THEN concat(_id, ' ', to_json(_at AT TIME ZONE 'UTC')) END;  -- whatever DateStyle and TimeZone say
@@ -781,11 +791,14 @@ END
 $pgevents$;
 
 -- [guard] No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a
--- row in the maintenance table.
+-- row in the maintenance table: who, why and which events. Of the statement it keeps the part before the first value or
+-- comment, because what was erased must not live on in the trail.
 CREATE OR REPLACE FUNCTION {{guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
+    _events bigint;
+    _ids bigint[];
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
         NEW.updated_at := clock_timestamp();
@@ -794,9 +807,15 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',
             HINT = 'Save a correcting event, or use client.maintenance(reason).';
+    ELSIF TG_WHEN = 'AFTER' THEN
+        SELECT count(*), (array_agg(id ORDER BY id))[1:{{trail_limit}}] INTO _events, _ids FROM changed;
+    ELSIF TG_OP <> 'TRUNCATE' THEN
+        RETURN NULL;  -- the trigger after the statement knows which events it changed
     END IF;
-    INSERT INTO {{maintenance}} (role, operation, reason, statement)
-    VALUES (session_user, TG_OP, _reason, current_query());
+    INSERT INTO {{maintenance}} (role, operation, reason, statement, events, ids)
+    VALUES (
+        session_user, TG_OP, _reason,
+        rtrim((regexp_split_to_array(current_query(), $re$'|\$|--|/\*|\m[0-9]$re$))[1]), _events, _ids);
     RETURN NULL;
 END
 $pgevents$;

@@ -270,6 +270,24 @@ class Reader:
         sql = f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE id = ANY(%s) ORDER BY id"
         return self.decoder.events(self.session.execute(sql, [list(ids)]).fetchall())
 
+    def by_key(self, key: str) -> list[Event[Any]]:
+        """The events that were saved with an idempotency key, in order; none if it is new."""
+        sql = (
+            f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE idempotency_key = %s "
+            "OR idempotency_key > %s AND idempotency_key < %s ORDER BY id"
+        )
+        params = [
+            key,
+            f"{key}\x1f",
+            f"{key}\x20",
+        ]  # a batch has its key, and for each further event key and number
+        return self.decoder.events(self.session.execute(sql, params).fetchall())
+
+    def ids_in_log(self, ids: Sequence[int]) -> set[int]:
+        """Which of these ids are in the log."""
+        sql = f"SELECT id FROM {self.spec.qualified()} WHERE id = ANY(%s)"
+        return {row[0] for row in self.session.execute(sql, [list(ids)]).fetchall()}
+
     def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
         merged = merge_streams(streams)

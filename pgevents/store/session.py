@@ -1,22 +1,31 @@
-"""The database at work: opened from a URL, asked in one round trip, its errors told in pgevents' terms."""
+"""The database at work: opened from a URL, its connections looked at, its errors in pgevents' terms."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from logging import DEBUG, getLogger
-from typing import Any, NoReturn, cast
+import os
+import weakref
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
 import peewee
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR, make_dsn, parse_dsn
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    TRANSACTION_STATUS_INERROR,
+    TRANSACTION_STATUS_INTRANS,
+    make_dsn,
+    parse_dsn,
+)
+from psycopg2.extras import NamedTupleCursor, RealDictCursor
 
 from pgevents.errors import (
     AppendOnlyError,
     ConfigurationError,
     ConnectionLostError,
+    DatabaseError,
+    DatabaseUnavailableError,
     EventEncodeError,
     IdempotencyError,
     NotInstalledError,
@@ -25,17 +34,13 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 
+if TYPE_CHECKING:  # playhouse has no types
+    MaxConnectionsExceeded = ValueError
+else:
+    from playhouse.pool import MaxConnectionsExceeded
+
 __all__ = ["Session", "open_database"]
 
-EXECUTE_SQL: Any = cast(Any, peewee).Database.execute_sql
-CURSOR: Any = cast(Any, peewee).Database.cursor
-ARE_PEEWEES_OWN = all(
-    getattr(method, "__globals__", None) is vars(peewee) for method in (EXECUTE_SQL, CURSOR)
-)
-"""Whether nobody had put something of his own in their place before this module was imported."""
-Connection = psycopg2.extensions.connection
-NO_SPARE: tuple[Any, Any, Any] = (None, None, None)
-sql_log = getLogger("peewee")
 RETRYABLE = {
     "40001": "a serialization failure",
     "40P01": "a deadlock",
@@ -46,18 +51,43 @@ SWALLOWED = (
     "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
     "let the error through, or guard the statement by a savepoint (db.atomic())"
 )
+LOST_IN_TRANSACTION = (
+    "the connection broke inside a transaction, which PostgreSQL has rolled back: "
+    "leave the block and run all of it again"
+)
 REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
     "PGE03": AppendOnlyError,
+    "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
+MISSING = {"42P01", "42883", "3F000"}
+TOO_LARGE = {"54000", "54001"}
+NOT_TEXT_HERE = {"22P05", "22021"}
+
+
+class _Database(peewee.PostgresqlDatabase):
+    """What a URL is made into: it connects anew if its connection broke while it was idle."""
+
+    def begin(self, isolation_level: Any = None) -> None:
+        """Begin a transaction; nothing has happened in it, so a second try on a new connection is safe."""
+        base: Any = super()
+        try:
+            base.begin(isolation_level)
+        except (peewee.OperationalError, peewee.InterfaceError):
+            this: Any = self
+            if this.is_closed() or this.in_transaction() or not this.connection().closed:
+                raise
+            this.close()
+            base.begin(isolation_level)
 
 
 def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
     """A Peewee database from itself or from a URL; nothing connects yet.
 
     Raises:
-        ConfigurationError: Not PostgreSQL, or a URL that cannot be read. A password is never repeated.
+        ConfigurationError: Not PostgreSQL by psycopg2, or a URL that cannot be read. A password is never
+            repeated.
     """
     if isinstance(db, str):
         if not db.startswith(("postgresql://", "postgres://")):
@@ -66,18 +96,15 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
             )
         try:
             parts = parse_dsn(db)
-            if _spilt(parts):
+            if _is_misread(parts):
                 raise psycopg2.ProgrammingError
-            database = peewee.PostgresqlDatabase(
-                parts.pop("dbname", None) or parts.get("user") or "postgres", **parts
-            )
+            return _Database(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
         except (psycopg2.Error, ValueError):
             raise ConfigurationError(
                 "the connection URL cannot be read; it has the form "
                 "postgresql://user:password@host:5432/database, "
                 "with special characters in the password as %XX"
             ) from None
-        return database
     if isinstance(db, peewee.DatabaseProxy):
         raise ConfigurationError(
             "initialize the DatabaseProxy first and give the client its database (proxy.obj)"
@@ -89,8 +116,8 @@ def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
     return db
 
 
-def _spilt(parts: Mapping[str, str]) -> bool:
-    """Whether a part of an unescaped password was taken for host, port or database, which error messages
+def _is_misread(parts: Mapping[str, str]) -> bool:
+    """Whether part of an unescaped password was taken for host, port or database, which error messages
     name."""
     host, port, name = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
     return (
@@ -108,31 +135,23 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
     return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
 
-def _as_peewee(error: psycopg2.Error) -> peewee.PeeweeException:
-    """The driver's error as Peewee would raise it."""
-    try:
-        with cast(Any, peewee).__exception_wrapper__:
-            raise error
-    except peewee.PeeweeException as wrapped:
-        return wrapped
+_Connections = weakref.WeakSet[Any]
 
 
-class _Spare(threading.local):
-    """What one thread keeps for its next call; it ends with the thread, whose connection it would else keep
-    open."""
-
-    def __init__(self) -> None:
-        self.cursors: list[tuple[Any, Any, Any]] = []
-        """A connection, its cursor factory, and a cursor made by these that nobody uses at the moment; or
-        nothing."""
-
-
-@attrs.frozen
+@attrs.define(eq=False)
 class Session:
-    """Runs SQL on a Peewee database and raises pgevents' errors."""
+    """Runs SQL on a Peewee database, by Peewee's public methods alone, and raises pgevents' errors.
+
+    Each connection is looked at once, without a round trip: whether it is one of this process, by psycopg2,
+    with rows that can be unpacked and an encoding that holds text.
+    """
 
     db: peewee.PostgresqlDatabase
-    _spare: _Spare = attrs.field(init=False, eq=False, repr=False, factory=_Spare)
+    _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
+    _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        _sessions.add(self)
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -140,87 +159,149 @@ class Session:
         Raises:
             RetryableError: Deadlock, lock or statement timeout, serialization failure.
             ConnectionLostError: The connection broke.
+            DatabaseUnavailableError: There is no connection to be had.
             NotInstalledError: Table or function does not exist.
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
+            DatabaseError: The server refused the statement for another reason.
         """
+        connection = self.connection()
         try:
-            connection = self._only_driver()
-            if connection is None:
-                return cast(Any, self.db).execute_sql(sql, params)
-            cursor = connection.cursor()
-            cursor.execute(sql, params or ())
-            return cursor
-        except psycopg2.Error as error:
-            self._translate(_as_peewee(error))
+            return cast(Any, self.db).execute_sql(sql, params)
         except peewee.PeeweeException as error:
             self._translate(error)
-
-    def value(self, sql: str, params: tuple[Any, ...]) -> Any:
-        """The one value that a short statement gives; errors as for `execute`.
-
-        It keeps its cursor, and so statement and connection, for the thread's next call: where the caches are
-        cold, a new one costs as much as all parameters together. Whoever uses it has taken it away first, so
-        that no signal handler can come between.
-        """
-        try:
-            connection = self._only_driver()
-            if connection is None:
-                return cast(Any, self.db).execute_sql(sql, params).fetchone()[0]
-            factory = connection.cursor_factory
-            spare = self._spare.cursors
-            try:
-                of, made_by, cursor = spare.pop()
-            except IndexError:
-                of, made_by, cursor = NO_SPARE
-            if of is not connection or made_by is not factory or cursor.closed:
-                cursor = connection.cursor()
-            cursor.execute(sql, params)
-            value = cursor.fetchone()[0]
-            spare[:] = [(connection, factory, cursor)]
-            return value
-        except psycopg2.Error as error:
-            self._translate(_as_peewee(error))
-        except peewee.PeeweeException as error:
-            self._translate(error)
-
-    def _only_driver(self) -> Any:
-        """This thread's psycopg2 connection, if all that Peewee would do with a statement is to hand it on;
-        else None."""
-        db: Any = self.db
-        connection = db._state.conn  # what Peewee's own cursor() uses
-        if connection is None:
-            if not db.autoconnect:
-                return None
-            connection = db.connection()
-        if (connection.closed or not connection.autocommit) and not db.in_transaction():
-            if not connection.closed:
-                raise UnsupportedTransactionError(
-                    "autocommit was switched off on this connection, so nobody would commit; "
-                    "leave it as Peewee sets it and use db.atomic() for transactions"
-                )
-            db.close()
-            return None
-        cls: Any = db.__class__
-        own: dict[str, Any] = db.__dict__
-        if (
-            "execute_sql" in own
-            or "cursor" in own
-            or cls.execute_sql is not EXECUTE_SQL
-            or cls.cursor is not CURSOR
-        ):
-            return None  # overridden
-        is_watched = db.query_hooks or sql_log.isEnabledFor(DEBUG)
-        return (
-            connection if ARE_PEEWEES_OWN and not is_watched and isinstance(connection, Connection) else None
-        )
+        except UnicodeEncodeError as error:
+            raise EventEncodeError(
+                f"the connection's encoding ({connection.encoding}) cannot hold "
+                f"{error.object[error.start : error.end]!r}: "
+                "use a UTF8 database, and connect with client_encoding=UTF8"
+            ) from error
+        except ValueError as error:  # of the driver: a NUL character
+            raise ConfigurationError(f"PostgreSQL cannot take this text: {error}") from error
 
     def connection(self) -> Any:
-        """This thread's psycopg2 connection."""
-        return cast(Any, self.db).connection()
+        """This thread's psycopg2 connection: open, of this process, and of a kind that pgevents can use.
 
-    def atomic(self) -> AbstractContextManager[Any]:
-        """`db.atomic()`: a transaction, or a savepoint inside one."""
-        return cast("AbstractContextManager[Any]", cast(Any, self.db).atomic())
+        Raises:
+            ConnectionLostError: It broke inside a transaction.
+            DatabaseUnavailableError: There is none to be had.
+            ConfigurationError: pgevents cannot use it; the message says why.
+            UnsupportedTransactionError: Autocommit was switched off on it.
+        """
+        db: Any = self.db
+        if self._inherited is not None:
+            self._leave_parent(self._inherited)
+        if db.is_closed():
+            self._connect()
+        connection = db.connection()
+        if connection not in self._sound:
+            _check_kind(connection)
+            self._sound.add(connection)
+        if connection.closed:
+            if db.in_transaction():
+                raise ConnectionLostError(LOST_IN_TRANSACTION)
+            db.close()
+            return self.connection()
+        if not connection.autocommit and not db.in_transaction():
+            raise UnsupportedTransactionError(
+                "autocommit was switched off on this connection, so nobody would commit; "
+                "leave it as Peewee sets it and use db.atomic() for transactions"
+            )
+        return connection
+
+    def _connect(self) -> None:
+        db: Any = self.db
+        if db.deferred:
+            raise ConfigurationError("the database is not initialized yet: call db.init(name, ...) first")
+        if not db.autoconnect:
+            raise ConfigurationError(
+                "the database is not connected, and autoconnect is off: call db.connect()"
+            )
+        try:
+            db.connect(reuse_if_open=True)
+        except (peewee.PeeweeException, MaxConnectionsExceeded) as error:
+            raise DatabaseUnavailableError(
+                f"no connection to the database: {str(error).strip()}; nothing was written"
+            ) from error
+
+    def _leave_parent(self, inherited: _Connections) -> None:
+        """In a forked process: leave the parent's connections to it. psycopg2 does not close them."""
+        db: Any = self.db
+        is_inherited = not db.is_closed() and db.connection() in inherited
+        if is_inherited and db.in_transaction():
+            raise UnsupportedTransactionError(
+                "this process was forked inside a transaction of its parent, whose connection it "
+                "must not use: "
+                "fork outside db.atomic()"
+            )
+        if is_inherited or db.is_closed():  # a closed pool may hold idle ones of the parent
+            db.dispose()
+        self._inherited = None
+
+    def note_fork(self) -> None:
+        """What is open now belongs to the parent process."""
+        db: Any = self.db
+        self._inherited, self._sound = self._sound, _Connections()
+        if not db.is_closed():
+            self._inherited.add(db.connection())
+
+    # -- transactions ------------------------------------------------------------
+
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open on this thread's connection, whoever began it."""
+        return self._status() in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
+
+    def _status(self) -> int:
+        return int(self.connection().get_transaction_status())
+
+    @contextmanager
+    def atomic(self) -> Generator[Any, None, None]:
+        """A transaction; inside one, whoever began it, a savepoint.
+
+        Raises:
+            ConnectionLostError: The connection broke at the end. If it broke while it was idle before the
+                transaction, a new one is used.
+            UnsupportedTransactionError: Inside `db.manual_commit()` without a transaction.
+        """
+        transaction = self._begin()
+        try:
+            yield transaction
+        except BaseException as error:
+            try:
+                transaction.__exit__(type(error), error, error.__traceback__)
+            except peewee.PeeweeException as fault:
+                if not self._is_lost():  # a lost connection has rolled back by itself
+                    self._translate(fault)
+                self._drop()
+            raise
+        try:
+            transaction.__exit__(None, None, None)
+        except peewee.PeeweeException as fault:
+            self._translate(fault)
+
+    def _begin(self) -> Any:
+        db: Any = self.db
+        status = self._status()
+        if status == TRANSACTION_STATUS_IDLE and db.in_transaction():
+            raise UnsupportedTransactionError(
+                "this is inside db.manual_commit() or a transaction that was ended by SQL, and no "
+                "transaction is open: "
+                "nobody would know its end. Nothing was written: use db.atomic()"
+            )
+        is_outermost = status == TRANSACTION_STATUS_IDLE
+        transaction = db.atomic() if is_outermost else db.savepoint()
+        try:
+            transaction.__enter__()
+        except peewee.PeeweeException as error:
+            if not is_outermost or not self._is_lost():
+                self._translate(error)
+            self._drop()
+            self.connection()
+            transaction = db.atomic()
+            try:
+                transaction.__enter__()
+            except peewee.PeeweeException as again:
+                self._translate(again)
+        return transaction
 
     def check_alive(self) -> None:
         """Inside a transaction: that it was not lost to an SQL error which somebody swallowed.
@@ -230,51 +311,124 @@ class Session:
         Raises:
             UnsupportedTransactionError: The transaction can only be rolled back.
         """
-        if self.connection().get_transaction_status() == TRANSACTION_STATUS_INERROR:
+        if self._status() == TRANSACTION_STATUS_INERROR:
             raise UnsupportedTransactionError(SWALLOWED)
 
+    # -- errors ------------------------------------------------------------
+
+    def _is_lost(self) -> bool:
+        db: Any = self.db
+        return not db.is_closed() and bool(db.connection().closed)
+
+    def _drop(self) -> None:
+        """Let go of a connection that broke, unless a transaction of Peewee's still has to be left."""
+        db: Any = self.db
+        if not db.in_transaction():
+            db.close()
+
     def _translate(self, error: peewee.PeeweeException) -> NoReturn:
+        """Raise what the driver's error means."""
         orig: object = getattr(error, "orig", None)  # where Peewee keeps the driver's error
         cause = orig if isinstance(orig, psycopg2.Error) else None
         code = cause.pgcode if cause is not None else None
         diagnosis = cause.diag if cause is not None else None
-        message = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
-        detail = diagnosis.message_detail if diagnosis is not None else None
+        message = ((diagnosis.message_primary if diagnosis is not None else None) or str(error)).strip()
+        detail = (diagnosis.message_detail if diagnosis is not None else None) or ""
+        if self._is_lost():
+            is_inside = cast(Any, self.db).in_transaction()
+            self._drop()
+            if is_inside:
+                raise ConnectionLostError(f"{LOST_IN_TRANSACTION} ({message})") from error
+            raise ConnectionLostError(
+                f"the connection broke: {message}. A save may or may not have been committed: "
+                "repeat it with its idempotency_key. The next call connects anew"
+            ) from error
         if code in RETRYABLE:
-            whole = "; run the whole db.atomic() block again" if self.db.in_transaction() else ""
+            whole = "; run the whole db.atomic() block again" if self.in_transaction() else ""
             extra = f" ({detail})" if detail else ""
             raise RetryableError(
                 f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}"
             ) from error
         if code == "PGE04":
-            raise IdempotencyError(message, key="") from error
+            raise IdempotencyError(message) from error
         if code in REFUSED:
             raise REFUSED[code](message) from error
         if code == "25006":
             raise UnsupportedTransactionError(
-                f"{message}: this server is a standby, or the transaction is READ ONLY; "
-                "write on the primary, without READ ONLY"
+                f"{message}: this server is a standby, or the transaction is READ ONLY; write on "
+                f"the primary, without READ ONLY"
             ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error
-        if code == "54000" and "index row" in message:
+        if code in TOO_LARGE:
+            raise _too_large(f"{message} {detail}".strip()) from error
+        if code in NOT_TEXT_HERE:
             raise EventEncodeError(
-                f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
+                f"{message}: the database's encoding cannot hold this text; nothing was written. "
+                f"Use a UTF8 database"
             ) from error
-        if code == "54000" and "string buffer" in f"{message} {detail}":
-            raise ConfigurationError(
-                "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
-                "piece: save fewer "
-                "events at once, or read fewer, with after= or a snapshot, "
-                "or one after the other with iter_event_stream()"
-            ) from error
-        if code in {"42P01", "42883", "3F000"}:
+        if code in MISSING:
             raise NotInstalledError(f"{message}: run client.create_tables()") from error
-        if not self.db.is_closed() and self.connection().closed:
-            if not self.db.in_transaction():
-                self.db.close()
-            raise ConnectionLostError(
-                f"the connection broke: {message.strip()}. A save may or may not have been committed: "
-                "repeat it with its idempotency_key. The next call connects anew"
-            ) from error
-        raise error
+        raise DatabaseError(
+            f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
+        ) from error
+
+
+def _too_large(message: str) -> PgEventsError:
+    """A limit of PostgreSQL's."""
+    if "string buffer" in message:
+        return ConfigurationError(
+            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
+            "piece: save fewer "
+            "events at once, or read fewer, with after= or a snapshot, or one after the other with "
+            "iter_event_stream()"
+        )
+    if "index row" in message:
+        return EventEncodeError(
+            f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
+        )
+    return EventEncodeError(
+        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; "
+        f"nothing was written. "
+        "Keep large values elsewhere and save a reference to them"
+    )
+
+
+def _check_kind(connection: Any) -> None:
+    """That pgevents can work with a connection.
+
+    Raises:
+        ConfigurationError: Says what to change.
+    """
+    if not isinstance(connection, psycopg2.extensions.connection):
+        raise ConfigurationError(
+            f"pgevents works with psycopg2, and this database connects by {type(connection).__module__}: "
+            "leave out prefer_psycopg3, and use Peewee's PostgresqlDatabase"
+        )
+    if isinstance(connection.cursor(), (RealDictCursor, NamedTupleCursor)):
+        raise ConfigurationError(
+            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make "
+            "the database "
+            "without that cursor_factory or connection_factory"
+        )
+    for whose, name in (
+        ("database", connection.get_parameter_status("server_encoding")),
+        ("connection", connection.encoding),
+    ):
+        if str(name).replace("_", "").upper() == "SQLASCII":
+            raise ConfigurationError(
+                f"the encoding of the {whose} is SQL_ASCII, in which text is bytes without a meaning: "
+                + ("use a UTF8 database" if whose == "database" else "connect with client_encoding=UTF8")
+            )
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _note_fork() -> None:
+    for session in list(_sessions):
+        session.note_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

@@ -43,7 +43,9 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
     role text NOT NULL,
     operation text NOT NULL,
     reason text NOT NULL,
-    statement text NOT NULL
+    statement text NOT NULL,
+    events bigint,
+    ids bigint[]
 );
 """
 
@@ -73,6 +75,8 @@ CREATE TABLE IF NOT EXISTS {table} (
 GUARDS = {
     "pgevents_insert": "BEFORE INSERT ON {table} FOR EACH STATEMENT",
     "pgevents_change": "BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT",
+    "pgevents_updated": "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
+    "pgevents_deleted": "AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
     "pgevents_touch": "BEFORE UPDATE ON {table} FOR EACH ROW",
 }
 FULL_TYPE_NAMES = {"timestamptz": "timestamp with time zone", "int": "integer"}

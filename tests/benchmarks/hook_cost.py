@@ -27,7 +27,6 @@ from pgevents import (
     hookimpl,
 )
 from pgevents.embedded import embedded_database
-from pgevents.saving import known_names
 
 
 @event("HOOK_COST_MEASURED")
@@ -40,14 +39,9 @@ def bare(client: EventClient) -> Callable[[Any], object]:
     """A save in which nobody asks for hooks."""
 
     def save(one: Any) -> Event[Any]:
-        names = known_names(client, (one,))
-        if names is None:  # the first of its class
-            return client.save_event(one)
         client.check_installed()
-        name = names[0]
-        answer = client.appender.append_one(
-            (name, client.serializer.dump(one, one.__class__, name)[0], "{}"), ()
-        )
+        name = client.types.of(one).name
+        answer = client.appender.append([(name, client.serializer.dump(one, one.__class__, name)[0], "{}")])
         assert answer.created_at is not None
         return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 

@@ -33,22 +33,10 @@ def replaced(text: str, old: str, new: str, count: int = 1) -> str:
     return text.replace(old, new)
 
 
-PLACES: dict[str, tuple[Replacement, ...]] = {
-    "locked": (("    -- Publish a lower bound", "{pause}    -- Publish a lower bound"),),
-    "published": (
-        ("    _state := _published ||", "{pause}    _state := _published ||"),
-        ("        -- Check, if there is", "{pause}        -- Check, if there is"),
-    ),
-    "checked": (("    -- Insert. The guard", "{pause}    -- Insert. The guard"),),
-    "numbered": (
-        ("    IF _ids[1] <= _last THEN", "{pause}    IF _ids[1] <= _last THEN"),
-        ("        IF _id > _last THEN", "{pause}        IF _id > _last THEN"),
-    ),
-    "issued": (("    WITH locks AS MATERIALIZED", "{pause}    WITH locks AS MATERIALIZED"),),
-    "bound": (("    RETURN least(_last, _held);", "{pause}    RETURN least(_last, _held);"),),
-}
+PLACES = ("locked", "published", "checked", "numbered", "issued", "bound")
 """Where pauses are put: after the locks, the publication, the check, `nextval`, in each of the append
-functions that has such a place; between both looks of a final bound, after it."""
+functions that has such a place; between both looks of a final bound, after it. The functions' source marks
+them by comments."""
 
 
 @attrs.frozen
@@ -67,7 +55,7 @@ class Variant:
     replacements: tuple[Replacement, ...] = ()
     patch: Callable[[], None] = lambda: None
     chance: float = 0.3
-    places: tuple[str, ...] = tuple(PLACES)
+    places: tuple[str, ...] = PLACES
 
     def sql_for(self, spec: TableSpec, pause: float) -> str:
         """The variant's functions, with pauses of up to so many seconds."""
@@ -79,10 +67,9 @@ class Variant:
                 assert found, f"{old!r} is not in the functions"
             else:
                 text = replaced(text, old, new, -1)
-        sleep = f"    PERFORM pg_sleep(random() * {pause}) WHERE random() < {self.chance};\n" if pause else ""
+        sleep = f"PERFORM pg_sleep(random() * {pause}) WHERE random() < {self.chance};" if pause else ""
         for place in self.places:
-            for old, new in PLACES[place]:
-                text = replaced(text, old, new.replace("{pause}", sleep), -1)
+            text = replaced(text, f"-- [pause: {place}]", sleep, -1)
         return text
 
 

@@ -14,7 +14,7 @@ from pgevents import Event, EventStream, stream
 from pgevents.codec import fast
 from pgevents.codec.decoding import rows_of
 from pgevents.events import make_event
-from pgevents.store.append import answer_of, saved_of
+from pgevents.store.append import answer_of
 from pgevents.store.ordering import Position
 
 from ...shop import CartEvent
@@ -56,9 +56,9 @@ class Bare(PgEvents):
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:
-        saved = saved_of(self.cursor.fetchone()[0])
-        assert saved is not None
-        return make_event(saved[0], name, data, {}, saved[1])
+        answer = answer_of(self.cursor.fetchone()[0])
+        assert answer.created_at is not None
+        return make_event(answer.ids[0], name, data, {}, answer.created_at)
 
     def save_batch(self, samples: Sequence[Sample]) -> list[Event[Any]]:  # type: ignore[override]
         names = ",".join([one.type for one in samples])
