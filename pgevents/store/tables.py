@@ -212,7 +212,7 @@ def columns_of(ddl: str) -> dict[str, tuple[str, bool, bool]]:
             "NOT NULL" in rest or "PRIMARY KEY" in rest or name in keyed,
             "GENERATED ALWAYS AS IDENTITY" in rest,
         )
-        for name, kind, rest in re.findall(r"^    ([a-z_]+) ([a-z]+)(.*)$", ddl, re.M)
+        for name, kind, rest in re.findall(r"^    ([a-z_]+) ([a-z]+(?:\[\])?)(.*)$", ddl, re.M)
     }
 
 
