@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from pgevents.client import EventClient
+from pgevents.store.checks import find_installed
 from pgevents.subscriptions import follow
 
 from .application import refusals_of_plugins
@@ -29,7 +31,11 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
 """FIELD=TEXT or FIELD:=JSON; no JSON text is of this form."""
 
 
-@click.command(help="Make the tables and their functions, or bring them up to date.", epilog=EXIT_CODES)
+@click.command(
+    help="Make the tables and their functions, or bring them up to date.\n\n"
+    "Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index says otherwise.",
+    epilog=EXIT_CODES,
+)
 @click.option(
     "--index",
     "indexes",
@@ -42,20 +48,54 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
     "--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views."
 )
 @click.option(
+    "--drop-index",
+    "dropped",
+    multiple=True,
+    metavar="FIELD",
+    help="Go without this field that is indexed now.",
+)
+@click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
 )
 @Store.options
-def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **options: Any) -> None:
+def init(
+    indexes: tuple[str, ...],
+    view_indexes: tuple[str, ...],
+    dropped: tuple[str, ...],
+    sql: bool,
+    **options: Any,
+) -> None:
     store = Store(**options)
-    client = store.new(indexes, view_indexes, needs_database=not sql)
     if sql:
+        client = store.new(indexes, view_indexes, needs_database=False)
         click.echo(client.create_tables_sql(), nl=False)
         return
+    if store.app is None:
+        store = store.named()
+        indexes = _indexes(store.new((), (), needs_database=True), indexes, dropped)
+    client = store.new(indexes, view_indexes, needs_database=True)
     client.create_tables()
     tables = [
         model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
     ]
     click.echo(f"{tables[0]} and {tables[1]} are ready.")
+
+
+def _indexes(client: EventClient, named: tuple[str, ...], dropped: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields to index: those named, or those that are indexed already, of which none gets lost by
+    omission."""
+    installed = find_installed(client.session.execute, client.events.pgevents_spec).data_indexes or ()
+    for field in dropped:
+        if field not in installed or field in named:
+            raise click.UsageError(f"--drop-index {field}: indexed are {', '.join(installed) or 'no fields'}")
+    kept = tuple(field for field in installed if field not in dropped)
+    lost = [field for field in kept if named and field not in named]
+    if lost:
+        raise click.UsageError(
+            f"{lost[0]} is indexed, and running programs may rely on it: name all fields in their order "
+            f"(indexed are {', '.join(installed)}), or give --drop-index {lost[0]}"
+        )
+    return named or kept
 
 
 @click.command(

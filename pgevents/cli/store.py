@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import click
 import peewee
-from attrs import frozen
+from attrs import evolve, frozen
 
 from pgevents.client import EventClient, create_event_client
 from pgevents.errors import ConfigurationError
+from pgevents.store.checks import find_installed
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import TableSpec, create_events_table, create_projections_table
 from pgevents.streams import Stream, stream
@@ -35,8 +35,6 @@ WHERE c.relkind IN ('r', 'p') AND 5 = (
     WHERE a.attrelid = c.oid AND a.attname IN ('type', 'id', 'data', 'latest_event_id', 'version'))
 ORDER BY 1, 2
 """
-SOURCE_SQL = "SELECT p.prosrc FROM pg_proc AS p WHERE p.oid = to_regproc(%s)"
-
 WHICH = "which database? Give --database URL, or set PGEVENTS_DATABASE_URL"
 EMBEDDED = "embedded:"
 
@@ -150,6 +148,17 @@ class Store:
         db = self._database() if needs_database else open_database("postgresql://")
         return add_plugins(create_event_client(db, events, views, None), self.plugins)
 
+    def named(self) -> Store:
+        """The same store with the names of its tables, if no events table was named and there is only one."""
+        session = Session(self._database())
+        found = session.execute(EVENTS_SQL, None).fetchall()
+        if self.events is not None or not found:
+            return self
+        schema, name = _the_only(found, None, "events")
+        near = [place for place in session.execute(PROJECTIONS_SQL, None).fetchall() if place[0] == schema]
+        views = self.projections or (f"{schema}.{near[0][1]}" if len(near) == 1 else None)
+        return evolve(self, events=f"{schema}.{name}", projections=views)
+
     def open(self) -> EventClient:
         """A client that reads the tables that are there, without classes and plugins: what is stored."""
         if self.app is not None:
@@ -159,9 +168,7 @@ class Store:
         session = Session(db)
         schema, name = _the_only(session.execute(EVENTS_SQL, None).fetchall(), self.events, "events")
         spec = TableSpec("events", name, schema, ())
-        source = session.execute(SOURCE_SQL, [spec.qualified("_stream_keys")]).fetchone()
-        # The data indexes, in their order, as the functions know them.
-        fields: list[str] = re.findall(r"\? '(\w+)' THEN '\1'", source[0]) if source else []
+        fields = find_installed(session.execute, spec).data_indexes or ()
         found = session.execute(PROJECTIONS_SQL, None).fetchall()
         near = [place for place in found if place[0] == schema]
         view_schema, views = _the_only(near or found, self.projections, "projections")
@@ -194,17 +201,24 @@ class Store:
         return cast(EventClient, meta["pgevents.app"])
 
     def _database(self) -> peewee.PostgresqlDatabase:
+        """The one database of this command."""
         if self.url is None:
             raise click.UsageError(WHICH)
-        if self.url.startswith(EMBEDDED):
+        meta = click.get_current_context().find_root().meta
+        if "pgevents.database" not in meta:
+            meta["pgevents.database"] = self._opened(self.url)
+        return cast(peewee.PostgresqlDatabase, meta["pgevents.database"])
+
+    def _opened(self, url: str) -> peewee.PostgresqlDatabase:
+        if url.startswith(EMBEDDED):
             from pgevents.embedded import embedded_database
 
-            folder = self.url.removeprefix(EMBEDDED)
+            folder = url.removeprefix(EMBEDDED)
             if not folder:
                 raise click.UsageError("which folder? --database embedded:FOLDER")
             return click.get_current_context().find_root().with_resource(embedded_database(folder))
         try:
-            return open_database(self.url)
+            return open_database(url)
         except ConfigurationError as error:
             raise click.UsageError(str(error)) from error
 
