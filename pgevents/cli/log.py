@@ -33,7 +33,8 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
 
 @click.command(
     help="Make the tables and their functions, or bring them up to date.\n\n"
-    "Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index says otherwise.",
+    "Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index "
+    "says otherwise.",
     epilog=EXIT_CODES,
 )
 @click.option(
