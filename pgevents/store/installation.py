@@ -6,11 +6,12 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
+import attrs
 import peewee
 
 from pgevents.errors import ConfigurationError
 from pgevents.events import is_text
-from pgevents.store.ordering import functions_sql, generation_of, setting_sql
+from pgevents.store.functions import functions_sql, generation_of, setting_of
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
 
@@ -24,11 +25,14 @@ COMMENT_SQL = "SELECT obj_description(to_regproc(%s), 'pg_proc')"
 
 def install(session: Session, events: type[EventsModel], projections: type[ProjectionsModel]) -> None:
     """Create or update everything that a client needs, in one transaction."""
-    spec = events.pgevents_spec
+    spec, views = events.pgevents_spec, projections.pgevents_spec
     with session.atomic():
         session.execute(TURN_SQL)
+        if spec.schema is None or views.schema is None:
+            (schema,) = session.execute("SELECT current_schema()").fetchone()
+            spec, views = (attrs.evolve(one, schema=one.schema or schema) for one in (spec, views))
         is_new = not _stands(session, spec.qualified())  # functions may be left of a table that was dropped
-        for table in (spec, projections.pgevents_spec):
+        for table in (spec, views):
             for statement in _missing(session, table):
                 session.execute(statement)
         for model in (events, projections):
@@ -43,15 +47,21 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             session.execute(f"LOCK TABLE {spec.qualified()} IN SHARE ROW EXCLUSIVE MODE")
             session.execute(functions_sql(spec))
         if is_new:  # what this transaction remembers was of a table that it has dropped
-            session.execute(f"SELECT set_config({setting_sql(spec)}, '', true)")
+            session.execute("SELECT set_config(%s, '', true)", [setting_of(spec)])
 
 
 def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:
-    """The same as SQL text; additional indexes made with Peewee are not part of it."""
-    spec = events.pgevents_spec
+    """The same as SQL text; additional indexes made with Peewee are not part of it.
+
+    Tables that name no schema are made in `public`, as there is no connection to ask for its own.
+    """
+    spec, views = (
+        attrs.evolve(one, schema=one.schema or "public")
+        for one in (events.pgevents_spec, projections.pgevents_spec)
+    )
     parts = [
         *spec.create_statements().values(),
-        *projections.pgevents_spec.create_statements().values(),
+        *views.create_statements().values(),
         functions_sql(spec),
     ]
     return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"

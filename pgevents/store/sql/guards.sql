@@ -1,0 +1,58 @@
+-- Triggers that refuse every write but through the functions. Where nobody but the owner has INSERT, they are a second door;
+-- else they guard against accidents.
+
+-- No INSERT but through the append functions of this generation. (A condition of the trigger's own would be parsed at each
+-- INSERT, which takes three times as long.)
+CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF starts_with(current_setting('pgevents.my_app_events', true), 'the generation|') THEN
+        RETURN NULL;
+    ELSIF my_app.events_state(1) <> '' THEN
+        RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'PGE03',
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order';
+END
+$pgevents$;
+
+-- No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a row in
+-- the maintenance table: who, why and which events. Of the statement it keeps the part before the first value or comment,
+-- because what was erased must not live on in the trail.
+CREATE OR REPLACE FUNCTION my_app.events_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
+    _events bigint;
+    _ids bigint[];
+BEGIN
+    IF TG_LEVEL = 'ROW' THEN
+        NEW.updated_at := clock_timestamp();
+        RETURN NEW;
+    ELSIF _reason = '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',
+            HINT = 'Save a correcting event, or use client.maintenance(reason).';
+    ELSIF TG_WHEN = 'AFTER' THEN
+        SELECT count(*), (array_agg(id ORDER BY id))[1:1000] INTO _events, _ids FROM changed;
+    ELSIF TG_OP <> 'TRUNCATE' THEN
+        RETURN NULL;  -- the trigger after the statement knows which events it changed
+    END IF;
+    INSERT INTO my_app.events_maintenance (role, operation, reason, statement, events, ids)
+    VALUES (
+        session_user, TG_OP, _reason,
+        rtrim((regexp_split_to_array(current_query(), $re$'|\$|--|/\*|\m[0-9]$re$))[1]), _events, _ids);
+    RETURN NULL;
+END
+$pgevents$;
+
+CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON my_app.events
+    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_insert_guard();
+CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON my_app.events
+    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
+CREATE OR REPLACE TRIGGER pgevents_updated AFTER UPDATE ON my_app.events REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
+CREATE OR REPLACE TRIGGER pgevents_deleted AFTER DELETE ON my_app.events REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
+CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON my_app.events FOR EACH ROW EXECUTE FUNCTION my_app.events_guard();
+COMMENT ON FUNCTION my_app.events_append IS 'pgevents the generation';
