@@ -20,9 +20,10 @@ from pgevents.hooks.registry import Plugins
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
+from pgevents.store.grants import grant
 from pgevents.store.append import Appender
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
-from pgevents.store.read import AsOf, EventStream, Reader
+from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.streams import Stream, id_text, stream
@@ -106,18 +107,30 @@ class EventClient:
 
     # -- tables ------------------------------------------------------------
 
-    def create_tables(self) -> None:
+    def create_tables(self, *, grant_writer: str | None = None, grant_reader: str | None = None) -> None:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
         then while nobody is in the middle of a save.
 
+        Who calls it owns the tables, and can do everything with them. Other roles can do nothing with them, or
+        what they are granted here, once or again at any time.
+
+        Args:
+            grant_writer: A role that may save, decide, snapshot and follow the log; the append functions insert
+                for it, so that it can neither change nor forge events.
+            grant_reader: A role that may read.
+
         Raises:
+            ConfigurationError: There is no such role.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
         with self.session.atomic():
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
+            for role, may_write in ((grant_writer, True), (grant_reader, False)):
+                if role is not None:
+                    grant(self.session, self.events, self.projections, role, may_write=may_write)
         self._is_checked = False
 
     def create_tables_sql(self) -> str:
@@ -283,6 +296,7 @@ class EventClient:
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> EventStream[D]: ...
     @overload
@@ -295,6 +309,7 @@ class EventClient:
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> EventStream[Any]: ...
     def get_event_stream(
@@ -306,6 +321,7 @@ class EventClient:
         data: Mapping[str, Any] | None = None,
         final: bool = False,
         as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
         **identifier: Any,
     ) -> EventStream[Any]:
         """The events of a stream, ordered by id, with the position to validate a save against.
@@ -317,6 +333,9 @@ class EventClient:
             final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late
                 event.
             as_of: Only events up to this id, or created up to this time.
+            on_undecodable: What becomes of an event that cannot be read: "raise" an error that names it;
+                "skip" it, with a warning in the log `pgevents` and its error in `.undecodable` of the result;
+                or hand it over "raw", with `UndecodedData` in place of its data.
             **identifier: Field and value, or a list of values of which any will do.
 
         Raises:
@@ -330,23 +349,31 @@ class EventClient:
             history = client.get_event_stream(CartEvent, cart_id="c1")
             ```
         """
+        self.types.require_current(types)
+        wanted = [stream(types, data=data, **identifier)]
         return self.get_event_streams(
-            [stream(types, data=data, **identifier)], after=after, final=final, as_of=as_of
+            wanted, after=after, final=final, as_of=as_of, on_undecodable=on_undecodable
         )
 
     def get_event_streams(
-        self, streams: Sequence[Stream[D]], *, after: int = 0, final: bool = False, as_of: AsOf | None = None
+        self,
+        streams: Sequence[Stream[D]],
+        *,
+        after: int = 0,
+        final: bool = False,
+        as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
         if not final:
-            return self.reader.read(streams, after=after, as_of=as_of)
+            return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
         if as_of is not None:
             raise ConfigurationError(
                 "final and as_of exclude each other: the past up to an id is read with as_of alone"
             )
         self.check_installed()
-        return self.reader.read_final(streams, after=after, wait=FINAL_WAIT)
+        return self.reader.read_final(streams, after=after, wait=FINAL_WAIT, on_undecodable=on_undecodable)
 
     @overload
     def iter_event_stream(
@@ -357,6 +384,7 @@ class EventClient:
         after: int = ...,
         data: Mapping[str, Any] | None = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> Iterator[Event[D]]: ...
     @overload
@@ -368,6 +396,7 @@ class EventClient:
         after: int = ...,
         data: Mapping[str, Any] | None = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> Iterator[Event[Any]]: ...
     def iter_event_stream(
@@ -378,6 +407,7 @@ class EventClient:
         after: int = 0,
         data: Mapping[str, Any] | None = None,
         as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
         **identifier: Any,
     ) -> Iterator[Event[Any]]:
         """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
@@ -393,13 +423,19 @@ class EventClient:
                 print(event.id, event.type)
             ```
         """
-        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of)
+        self.types.require_current(types)
+        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of, on_undecodable)
 
     def iter_event_streams(
-        self, streams: Sequence[Stream[D]], *, after: int = 0, as_of: AsOf | None = None
+        self,
+        streams: Sequence[Stream[D]],
+        *,
+        after: int = 0,
+        as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> Iterator[Event[D]]:
         """Like `get_event_streams`, one event at a time in constant memory."""
-        return self.reader.pages(streams, after, as_of)
+        return self.reader.pages(streams, after, as_of, on_undecodable)
 
     @overload
     def get_latest_event(

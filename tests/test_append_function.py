@@ -205,7 +205,7 @@ def test_any_number_of_values_is_locked(
     other.db.execute_sql("SET lock_timeout = '60ms'")
     with client.db.atomic():
         assert scalar(client.db, "SELECT my_app.events_append(%s, %s)", given)["status"] == "saved"
-        with pytest.raises(PeeweeException, match="keep locked"):
+        with pytest.raises(PeeweeException, match="of this save locked"):
             other.db.execute_sql("SELECT my_app.events_append(%s, %s)", given)
     assert scalar(other.db, "SELECT my_app.events_append(%s, %s)", given)["status"] == "conflict"
 

@@ -6,12 +6,15 @@ import logging
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, EventEncodeError, stream
+from pgevents.plugins.encryption import Encryption, Personal
 from pgevents.plugins.logging import Logging
 from pgevents.plugins.metadata import Metadata, current, event_context
 from pgevents.plugins.opentelemetry import OpenTelemetry
@@ -184,7 +187,7 @@ def test_the_policy_may_be_for_some_types_only(open_client: Callable[..., EventC
     client.save_event(C1)
     assert CartProjection("c1", client).view.user_id == "u1"
     assert client.get_projection(CartProjection, "c1") is None
-    with pytest.raises(ConfigurationError, match="after 1 event or more"):
+    with pytest.raises(ConfigurationError, match="every is a number of events, 1 or more"):
         SnapshotPolicy(every=0)
 
 
@@ -373,3 +376,79 @@ def test_a_wait_for_a_lock_is_measured(
     thread.join()
     (span,) = spans()
     assert span.attributes["pgevents.lock.wait"] > 0.3
+
+
+# -- options ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Logging(logger="shop"), "takes a logger, as in .*, not 'shop'"),
+        (lambda: Logging(payload="no"), r"Logging\(payload=...\) is True or False, not 'no'"),
+        (lambda: Metadata(source=5), "source is a text, not 5"),
+        (lambda: event_context(actor=5), "actor is a text, not 5"),
+        (lambda: event_context(correlation_id=uuid4()), "correlation_id is a text, not UUID"),
+        (lambda: event_context(causation_id=True), "causation_id is a text or an event's id, not True"),
+        (lambda: event_context(cause=5), "cause is an event that was read or saved, not 5"),
+        (lambda: event_context(actors="u1"), "has no 'actors'; did you mean 'actor'"),
+        (lambda: event_context(corelation_id="c"), "did you mean 'correlation_id'"),
+        (lambda: SnapshotPolicy(every="100"), "every is a number of events, 1 or more"),
+        (lambda: SnapshotPolicy(every=2.5), "every is a number of events"),
+        (lambda: SnapshotPolicy(every=True), "every is a number of events"),
+        (lambda: SnapshotPolicy(every=0), "every is a number of events"),
+        (lambda: SnapshotPolicy(types="SHOPPING_CART"), "types is a list of projection types"),
+        (lambda: SnapshotPolicy(types=[]), "types is a list of projection types"),
+        (lambda: SnapshotPolicy(types=[CartProjection]), "names types by their text"),
+        (lambda: OpenTelemetry("shop"), r"tracer_provider=...\) has no get_tracer\(\)"),
+        (lambda: OpenTelemetry(meter_provider=5), r"meter_provider=...\) has no get_meter\(\)"),
+        (lambda: SchemaValidation([{}]), "takes a schema for each event type, in a dict"),
+        (lambda: SchemaValidation({"A": 5}), "the schema of 'A' is a dict, not 5"),
+        (lambda: SchemaValidation({"A": {"$schema": "http://nowhere"}}), "follows 'http://nowhere', which"),
+        (lambda: SchemaValidation({"A": {}}, only_known="yes"), "is True or False, not 'yes'"),
+        (lambda: SchemaValidation({CartCreated: {}, "CART_CREATED": {}}), "two schemas for"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused(make: Callable[[], Any], message: str) -> None:
+    """When the plugin is made, in words; later they would be ignored, or be another library's error."""
+    with pytest.raises(ConfigurationError, match=message):
+        make()
+
+
+def test_other_metadata_than_those_with_a_meaning_are_free() -> None:
+    """Names that only begin like one are no misspellings."""
+    with event_context(source_ip="192.0.2.1", actor_id="7", tenant={"a": 1}) as made:
+        assert {"source_ip", "actor_id", "tenant"} < made.keys()
+
+
+def test_a_schema_may_be_named_by_a_class(open_client: Callable[..., EventClient]) -> None:
+    """As wherever types are named; a misspelt name is refused when the plugin is registered."""
+    client = open_client(SchemaValidation({ItemAddedToCart: {"properties": {"quantity": {"minimum": 1}}}}))
+    with pytest.raises(EventEncodeError, match="quantity"):
+        client.save_event(item(0))
+    with pytest.raises(ConfigurationError, match="'ITEM_ADED_TO_CART'; did you mean 'ITEM_ADDED_TO_CART'"):
+        open_client(SchemaValidation({"ITEM_ADED_TO_CART": {}}))
+
+
+def test_a_schema_that_refers_to_nowhere_is_pgevents_own_error(
+    open_client: Callable[..., EventClient],
+) -> None:
+    """Nothing is fetched, and nothing is written."""
+    for reference in ("#/definitions/missing", "http://127.0.0.1:9/schema.json"):
+        client = open_client(SchemaValidation({"NOTE": {"$ref": reference}}))
+        with pytest.raises(ConfigurationError, match="the schema of 'NOTE' cannot be applied"):
+            client.save_event({"type": "NOTE", "data": {}})
+
+
+PRIVATE = "likes tea"
+
+
+def test_a_schema_keeps_personal_values_to_itself(open_client: Callable[..., EventClient]) -> None:
+    """The error of an event that encryption has a rule for says what was not satisfied, and not by what."""
+    schema = SchemaValidation({"NOTE": {"properties": {"text": {"maxLength": 3}}}})
+    client = open_client(schema, Encryption({"NOTE": Personal("about", {"text": ""})}))
+    with pytest.raises(
+        EventEncodeError, match=r"NOTE: data\.text: it does not satisfy 'maxLength'"
+    ) as caught:
+        client.save_event({"type": "NOTE", "data": {"about": "u1", "text": PRIVATE}})
+    assert PRIVATE not in "".join(traceback.format_exception(caught.value))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg2
 import pytest
 from attrs import frozen
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import (
     ConfigurationError,
@@ -20,6 +24,7 @@ from pgevents import (
     EventDecodeError,
     EventEncodeError,
     NotInstalledError,
+    PgEventsError,
     ProjectionBase,
     RetryableError,
     UnsupportedTransactionError,
@@ -33,7 +38,7 @@ from pgevents import (
 from pgevents.plugins._keys import KeyTable
 from pgevents.plugins.encryption import Encryption, Forgotten, Personal, SubjectForgottenError
 
-from .conftest import database
+from .conftest import database, shop_client
 
 
 @event("USER_REGISTERED")
@@ -782,4 +787,68 @@ def test_a_table_without_a_schema_has_its_own_rules(url: str) -> None:
         else:
             with pytest.raises(EventEncodeError, match="'text' is personal"):
                 client.save_event(note)
+        client.db.close()
+
+
+# -- under roles ----------------------------------------------------
+
+
+@pytest.fixture
+def roles(url: str) -> Iterator[dict[str, str]]:
+    """A role that saves, one that reads, and one that forgets, with the grants that the docs name."""
+    page = (Path(__file__).parent.parent / "docs/explanation/security.md").read_text(encoding="utf-8")
+    grants = re.search(r"```sql\n(-- saves.*?)```", page, re.DOTALL)
+    assert grants is not None
+    owner: Any = psycopg2.connect(url)
+    owner.autocommit = True
+    cursor, name = owner.cursor(), parse_dsn(url)["dbname"]
+    made = {kind: f"{name}_{kind}" for kind in ("writer", "reader", "privacy")}
+    for role in made.values():
+        cursor.execute(f"CREATE ROLE {role} LOGIN")
+    setup = database(url)
+    shop_client(setup, UserEvent, plugins=[Encryption(RULES)]).create_tables()
+    setup.close()
+    for role in made.values():
+        cursor.execute(f"GRANT USAGE ON SCHEMA my_app TO {role}")
+    for role in made.values():  # the grants of the core are not what is tested here
+        cursor.execute(f"GRANT SELECT ON my_app.events, my_app.views, my_app.events_id_seq TO {role}")
+    cursor.execute(f"GRANT INSERT ON my_app.events TO {made['writer']}")
+    cursor.execute(f"GRANT USAGE ON SEQUENCE my_app.events_id_seq TO {made['writer']}")
+    cursor.execute(f"GRANT INSERT, UPDATE ON my_app.views TO {made['writer']}")
+    cursor.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA my_app TO {', '.join(made.values())}")
+    sql = grants[1]
+    for kind, role in made.items():
+        sql = sql.replace(f"shop_{kind}", role)
+    cursor.execute(sql)
+    yield {kind: make_dsn(**{**parse_dsn(url), "user": role}) for kind, role in made.items()}
+    for role in made.values():
+        cursor.execute(f"DROP OWNED BY {role}")
+        cursor.execute(f"DROP ROLE {role}")
+    owner.close()
+
+
+def test_each_role_can_do_its_part_and_no_more(roles: dict[str, str]) -> None:
+    """The writer saves, reads and snapshots, and cannot forget; the reader reads; one role only forgets."""
+    clients, plugins = dict[str, EventClient](), dict[str, Encryption]()
+    for kind, url in roles.items():
+        plugins[kind] = Encryption(RULES)
+        clients[kind] = shop_client(database(url), UserEvent, plugins=[plugins[kind]])
+    writer = clients["writer"]
+    writer.save_events([ANN, MOVED])
+    assert UserProjection("u1", writer).save_projection().status == "created"
+    writer.save_event(MOVED)
+    assert UserProjection("u1", writer).save_projection().status == "updated"
+    assert UserProjection("u1", clients["reader"]).view.email == ANN.email
+    for statement in ("UPDATE my_app.events_keys SET key = NULL", "DELETE FROM my_app.events_keys"):
+        with pytest.raises(PgEventsError, match="permission denied"):
+            writer.session.execute(statement)
+    for kind in ("writer", "reader"):
+        with pytest.raises(PgEventsError, match="permission denied"):
+            plugins[kind].forget(clients[kind], "u1")
+    with pytest.raises(PgEventsError, match="permission denied"):
+        clients["privacy"].save_event(ANN)
+    report = plugins["privacy"].forget(clients["privacy"], "u1")
+    assert report.is_complete and report.deleted_snapshots == 1
+    assert clients["reader"].get_latest_event(UserRegistered).data.email == "[redacted]"  # type: ignore[union-attr]
+    for client in clients.values():
         client.db.close()

@@ -17,6 +17,7 @@ from .frame import EXIT_CODES, Commands, fail, run
 from .health import doctor, stats
 from .log import append, init, stream_command, tail
 from .transfer import export_command, import_command
+from .ui import ui
 from .views import query, show
 
 __all__ = ["run_command"]
@@ -39,6 +40,7 @@ for command in (
     export_command,
     stats,
     doctor,
+    ui,
 ):
     cli.add_command(command)
 

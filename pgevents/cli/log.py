@@ -37,8 +37,17 @@ TYPES = click.option(
 @click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
 )
+@click.option("--writer", metavar="ROLE", help="Grant this role what a program needs that saves.")
+@click.option("--reader", metavar="ROLE", help="Grant this role what a program needs that only reads.")
 @Store.options
-def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **options: Any) -> None:
+def init(
+    indexes: tuple[str, ...],
+    view_indexes: tuple[str, ...],
+    sql: bool,
+    writer: str | None,
+    reader: str | None,
+    **options: Any,
+) -> None:
     """Make the tables and their functions, or bring them up to date."""
     store = Store(**options)
     if not sql and store.url is None:
@@ -47,7 +56,7 @@ def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **o
     if sql:
         click.echo(client.create_tables_sql(), nl=False)
         return
-    client.create_tables()
+    client.create_tables(grant_writer=writer, grant_reader=reader)
     tables = [
         model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
     ]

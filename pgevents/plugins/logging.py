@@ -8,12 +8,24 @@ from typing import Any
 
 import attrs
 
-from pgevents import Conflict, Event, EventClient, Snapshot, hookimpl
+from pgevents import ConfigurationError, Conflict, Event, EventClient, Snapshot, hookimpl
 
 __all__ = ["Logging"]
 
 
-@attrs.define(eq=False)
+def _is_logger(_instance: object, _attribute: object, value: Any) -> None:
+    if not isinstance(value, (logging.Logger, logging.LoggerAdapter)):
+        raise ConfigurationError(
+            f"Logging(logger=...) takes a logger, as in logging.getLogger('shop'), not {value!r}"
+        )
+
+
+def _is_switch(_instance: object, attribute: attrs.Attribute[bool], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"Logging({attribute.name}=...) is True or False, not {value!r}")
+
+
+@attrs.frozen(eq=False)
 class Logging:
     """Logs durable events (INFO), conflicts (WARNING) and snapshots (DEBUG).
 
@@ -25,6 +37,9 @@ class Logging:
         logger: Where to; by default the logger `pgevents.events`.
         payload: Whether the events' data go to the log as well, as `data`.
 
+    Raises:
+        ConfigurationError: An option of another kind.
+
     Example:
         ```python
         from pgevents.plugins.logging import Logging
@@ -33,8 +48,10 @@ class Logging:
         ```
     """
 
-    logger: logging.Logger = attrs.field(factory=lambda: logging.getLogger("pgevents.events"))
-    payload: bool = False
+    logger: logging.Logger | logging.LoggerAdapter[Any] = attrs.field(
+        factory=lambda: logging.getLogger("pgevents.events"), validator=_is_logger
+    )
+    payload: bool = attrs.field(default=False, validator=_is_switch)
 
     @hookimpl
     def pgevents_after_commit(self, client: EventClient, events: Sequence[Event[Any]]) -> None:

@@ -3,8 +3,9 @@ reach."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from uuid import uuid4
 
 import attrs
 
-from pgevents import Event, NewEvent, hookimpl
+from pgevents import ConfigurationError, Event, NewEvent, hookimpl
 
 __all__ = ["Metadata", "current", "event_context"]
 
@@ -24,7 +25,15 @@ def current() -> dict[str, Any]:
     return dict(_context.get())
 
 
-@contextmanager
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "correlation_id": ((str,), "a text"),
+    "causation_id": ((str, int), "a text or an event's id"),
+    "actor": ((str,), "a text"),
+    "source": ((str,), "a text"),
+    "cause": ((Event,), "an event that was read or saved"),
+}
+
+
 def event_context(
     *,
     correlation_id: str | None = None,
@@ -33,7 +42,7 @@ def event_context(
     source: str | None = None,
     cause: Event[Any] | None = None,
     **more: Any,
-) -> Generator[dict[str, Any], None, None]:
+) -> AbstractContextManager[dict[str, Any]]:
     """Give metadata to what is saved inside, in this thread or task; contexts nest, the inner one counts.
 
     Args:
@@ -43,10 +52,13 @@ def event_context(
         actor: Who does it.
         source: Which program does it.
         cause: An event that is being dealt with: its id is the causation id, its correlation id goes on.
-        **more: Other metadata.
+        **more: Other metadata, by names that are no misspelling of those above.
 
-    Yields:
-        The metadata.
+    Returns:
+        A context manager that gives the metadata.
+
+    Raises:
+        ConfigurationError: A value of another kind, or a misspelt name.
 
     Example:
         ```python
@@ -62,8 +74,24 @@ def event_context(
         "causation_id": causation_id,
         "actor": actor,
         "source": source,
-        **more,
     }
+    for name, value in {**given, "cause": cause}.items():
+        _check_kind(name, value)
+    for name in more:
+        near = difflib.get_close_matches(name, KINDS, 1, 0.85)
+        if near:
+            raise ConfigurationError(f"event_context has no {name!r}; did you mean {near[0]!r}?")
+    return _context_of({**given, **more}, cause)
+
+
+def _check_kind(name: str, value: object) -> None:
+    kinds, words = KINDS[name]
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        raise ConfigurationError(f"{name} is {words}, not {value!r}")
+
+
+@contextmanager
+def _context_of(given: Mapping[str, Any], cause: Event[Any] | None) -> Generator[dict[str, Any], None, None]:
     inherited = current()
     if cause is not None:
         inherited["causation_id"] = cause.id
@@ -85,6 +113,9 @@ class Metadata:
     Attributes:
         source: The source where no context names one.
 
+    Raises:
+        ConfigurationError: The source is no text.
+
     Example:
         ```python
         from pgevents.plugins.metadata import Metadata, event_context
@@ -95,7 +126,9 @@ class Metadata:
         ```
     """
 
-    source: str | None = None
+    source: str | None = attrs.field(
+        default=None, validator=lambda _, attribute, value: _check_kind(attribute.name, value)
+    )
 
     @hookimpl
     def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent] | None:

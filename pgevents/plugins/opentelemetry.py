@@ -13,7 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from pgevents import ConcurrencyError, EventClient, Operation, Snapshot, hookimpl
+from pgevents import ConcurrencyError, ConfigurationError, EventClient, Operation, Snapshot, hookimpl
 from pgevents.plugins._extras import require
 
 __all__ = ["OpenTelemetry"]
@@ -42,7 +42,7 @@ class OpenTelemetry:
         meter_provider: By default the global one.
 
     Raises:
-        ConfigurationError: `opentelemetry-api` is not installed.
+        ConfigurationError: `opentelemetry-api` is not installed, or a provider is none.
 
     Example:
         ```python
@@ -53,6 +53,12 @@ class OpenTelemetry:
     """
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
+        for name, provider, makes in (
+            ("tracer_provider", tracer_provider, "get_tracer"),
+            ("meter_provider", meter_provider, "get_meter"),
+        ):
+            if provider is not None and not callable(getattr(provider, makes, None)):
+                raise ConfigurationError(f"OpenTelemetry({name}=...) has no {makes}(): {provider!r} is none")
         self._trace = require("opentelemetry.trace", "otel")
         metrics = require("opentelemetry.metrics", "otel")
         self._tracer = self._trace.get_tracer(SCOPE, tracer_provider=tracer_provider)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -16,9 +16,24 @@ __all__ = ["SnapshotPolicy"]
 log = logging.getLogger("pgevents.snapshots")
 
 
-def _at_least_one(instance: object, attribute: object, value: int) -> None:
-    if value < 1:
-        raise ConfigurationError(f"SnapshotPolicy(every={value}): a snapshot after 1 event or more")
+def _at_least_one(_instance: object, _attribute: object, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"SnapshotPolicy(every={value!r}): every is a number of events, 1 or more")
+
+
+def _are_types(_instance: object, _attribute: object, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, Collection) or not value:
+        raise ConfigurationError(
+            f"SnapshotPolicy(types={value!r}): types is a list of projection types, as in ['CART']"
+        )
+    for name in cast("Collection[object]", value):
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                "SnapshotPolicy(types=...) names types by their text (CartProjection.projection_type), "
+                f"not {name!r}"
+            )
 
 
 @attrs.frozen(eq=False)
@@ -31,6 +46,9 @@ class SnapshotPolicy:
         every: After how many events on top of the snapshot before.
         types: The projection types that it applies to; by default all.
 
+    Raises:
+        ConfigurationError: An option of another kind.
+
     Example:
         ```python
         from pgevents.plugins.snapshots import SnapshotPolicy
@@ -40,7 +58,7 @@ class SnapshotPolicy:
     """
 
     every: int = attrs.field(default=100, validator=_at_least_one)
-    types: Collection[str] | None = None
+    types: Collection[str] | None = attrs.field(default=None, validator=_are_types)
 
     @hookimpl
     def pgevents_after_fold(self, client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:

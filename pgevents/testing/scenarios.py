@@ -38,9 +38,8 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
 
     Args:
         *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections that the
-        decision
-            rests on, or ready views. Each projection is folded from those of the events that its own streams
-            find.
+            decision rests on, or ready views. Each projection is folded from those of the events that its
+            own streams find.
         client: None: all happens in memory. A client: the events are saved with it at once, and the decision
             is made by `client.decide`, with hooks, locks and the save.
 
@@ -230,8 +229,7 @@ class Outcome:
 
         Args:
             *expected: All events in order: instances or dicts, or a class for one with any data; nothing for
-            no event.
-                Or one error: its class, or an instance with the same message.
+                no event. Or one error: its class, or an instance with the same message.
             match: A regular expression to be found in the error's message.
 
         Raises:

@@ -45,7 +45,7 @@ BEGIN
         END;
         IF clock_timestamp() >= _deadline THEN
             RAISE lock_not_available USING
-                MESSAGE = 'other transactions keep locked what this save needs',
+                MESSAGE = 'other transactions keep the streams of this save locked',
                 DETAIL = (
                     SELECT 'held by ' || string_agg(DISTINCT CASE WHEN h.pid IS NULL THEN 'a prepared transaction' ELSE concat(
                         'backend ', h.pid, ' (', a.application_name || ', ', 'in a transaction since ' || a.xact_start, ')') END, ', ')

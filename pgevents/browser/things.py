@@ -1,0 +1,162 @@
+"""A page of one identifier (a cart, a customer): its events on a time line, and its views at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pgevents.browser.diff import changes
+from pgevents.browser.filters import Filter
+from pgevents.browser.log import COUNT_LIMIT, count_of, encrypted, event_rows, row_json
+from pgevents.client import EventClient
+from pgevents.errors import PgEventsError
+from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
+
+__all__ = ["projection_classes", "saved_types", "thing_page"]
+
+TIMELINE = 500
+"""How many events the time line shows at once."""
+
+
+def projection_classes(given: Iterable[type[Any]] | None) -> dict[str, type[Any]]:
+    """The projection classes that a page can fold, by projection type.
+
+    Args:
+        given: The classes to use; None for all that the program has defined.
+    """
+    if given is not None:
+        return {cls.projection_type: cls for cls in given}
+    found: dict[str, type[Any]] = {}
+    pending: list[type[Any]] = [ProjectionBase, MultiStreamProjectionBase]
+    while pending:
+        for cls in pending.pop().__subclasses__():
+            pending.append(cls)
+            if "projection_type" in vars(cls):
+                found[cls.projection_type] = cls
+    return found
+
+
+def thing_page(
+    client: EventClient,
+    field: str,
+    value: str,
+    classes: dict[str, type[Any]],
+    *,
+    view: str | None,
+    at: int | None,
+    until: int | None,
+) -> dict[str, Any]:
+    """One identifier's events and views, and what a view looked like at one of the events.
+
+    Args:
+        client: Whose log.
+        field: The identifier's field.
+        value: Its value.
+        classes: Projection classes by type.
+        view: The projection type to travel with; by default the first that there is.
+        at: The event to stop at; by default the newest of the time line.
+        until: The time line ends at this event; by default with the newest.
+    """
+    wanted = Filter(where=((field, value),))
+    ranges = wanted.ranges(client.events.pgevents_spec.data_indexes)
+    condition, params, column = ranges[0]
+    if condition == "true":
+        condition, params, column = "data->>%s = %s", [field, value], ""
+    in_order = f"{column} DESC, " if column else ""
+    last = until if until is not None else 2**63 - 1
+    tail = f"ORDER BY {in_order}id DESC LIMIT {TIMELINE + 1}"
+    rows = event_rows(client, f"{condition} AND id <= %s", [*params, last], tail)
+    older = rows[TIMELINE][0] if len(rows) > TIMELINE else None
+    events = [row_json(row) for row in reversed(rows[:TIMELINE])]
+    count = count_of(client, wanted)
+    views = _views(client, field, value, classes)
+    chosen = next((one for one in views if one["type"] == view and one["is_foldable"]), None)
+    if chosen is None and view is None:
+        chosen = next((one for one in views if one["is_foldable"]), None)
+    place = _place(events, at)
+    travel = None
+    if chosen is not None and events:
+        travel = _travel(client, classes[chosen["type"]], value, events, place)
+    return {
+        "field": field,
+        "value": value,
+        "count": count,
+        "has_more_than": COUNT_LIMIT if count is not None and count > COUNT_LIMIT else None,
+        "events": events,
+        "older": older,
+        "until": until,
+        "views": views,
+        "view": None if chosen is None else chosen["type"],
+        "at": events[place]["id"] if events else None,
+        "place": place,
+        "event": events[place] if events else None,
+        "previous": events[place - 1]["id"] if place > 0 else None,
+        "next": events[place + 1]["id"] if place + 1 < len(events) else None,
+        "travel": travel,
+    }
+
+
+def _place(events: Sequence[dict[str, Any]], at: int | None) -> int:
+    """Where in the time line to stop: at the last event that is not after `at`."""
+    if at is None:
+        return max(len(events) - 1, 0)
+    return max(len([event for event in events if event["id"] <= at]) - 1, 0)
+
+
+def _views(
+    client: EventClient, field: str, value: str, classes: dict[str, type[Any]]
+) -> list[dict[str, Any]]:
+    """The views of this identifier: those that a class folds from it, and those that are saved by its id."""
+    table = client.projections.pgevents_spec.qualified()
+    saved_sql = f"SELECT type, version, latest_event_id FROM {table} WHERE id = %s AND type = ANY (%s)"
+    types = sorted({*classes, *saved_types(client)})
+    saved = {
+        row[0]: {"version": row[1], "latest_event_id": row[2]}
+        for row in client.session.execute(saved_sql, [value, types]).fetchall()
+    }
+    found: list[dict[str, Any]] = []
+    for name, cls in classes.items():
+        is_foldable = _is_of(client, cls, field, value)
+        if is_foldable:
+            found.append({"type": name, "is_foldable": True, "saved": saved.pop(name, None)})
+    found += [{"type": name, "is_foldable": False, "saved": row} for name, row in sorted(saved.items())]
+    return found
+
+
+def saved_types(client: EventClient) -> list[str]:
+    """The types in the projections table, each found by a jump along its key."""
+    table = client.projections.pgevents_spec.qualified()
+    sql = f"""\
+WITH RECURSIVE types(type) AS (
+    (SELECT type FROM {table} ORDER BY type LIMIT 1)
+    UNION ALL
+    SELECT (SELECT p.type FROM {table} AS p WHERE p.type > types.type ORDER BY p.type LIMIT 1)
+    FROM types WHERE types.type IS NOT NULL
+) SELECT type FROM types WHERE type IS NOT NULL
+"""
+    return [row[0] for row in client.session.execute(sql, None).fetchall()]
+
+
+def _is_of(client: EventClient, cls: type[Any], field: str, value: str) -> bool:
+    """Whether a projection with this id is folded from events that carry the identifier."""
+    try:
+        streams = cls(value, client).get_streams()
+    except Exception:  # the application's code, asked about an id that need not be one of its own
+        return False
+    return any((field, (value,)) in one.match for one in streams)
+
+
+def _travel(
+    client: EventClient, cls: type[Any], value: str, events: Sequence[dict[str, Any]], place: int
+) -> dict[str, Any]:
+    """The view at one event, the view before it, and what the event changed."""
+    if any(encrypted(event["data"]) for event in events[: place + 1]):
+        return {"closed": True}
+    try:
+        after = cls(value, client, as_of=events[place]["id"]).as_json()
+        before = cls(value, client, as_of=events[place]["id"] - 1).as_json()
+    except PgEventsError as error:
+        return {"error": str(error)}
+    except Exception as error:  # a reducer is the application's code: whatever it raises is shown
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"before": before, "after": after, "changes": changes(before, after)}
