@@ -20,8 +20,8 @@ from pgevents.hooks.registry import Plugins
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
-from pgevents.store.grants import grant
 from pgevents.store.append import Appender
+from pgevents.store.grants import grant
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
@@ -113,12 +113,12 @@ class EventClient:
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
         then while nobody is in the middle of a save.
 
-        Who calls it owns the tables, and can do everything with them. Other roles can do nothing with them, or
-        what they are granted here, once or again at any time.
+        The role that calls it owns the tables and can do everything with them. Other roles can do what they
+        are granted, here or at a later call.
 
         Args:
-            grant_writer: A role that may save, decide, snapshot and follow the log; the append functions insert
-                for it, so that it can neither change nor forge events.
+            grant_writer: A role that may save, decide, snapshot and follow the log. The append functions
+                insert for it, so that it can neither change nor forge events.
             grant_reader: A role that may read.
 
         Raises:

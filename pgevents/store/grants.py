@@ -11,8 +11,8 @@ from pgevents.store.tables import EventsModel, ProjectionsModel
 
 __all__ = ["grant"]
 
-# Nobody gets INSERT on the events: the append functions insert with their owner's rights. The right to update one column
-# of the keys is for the lock of a snapshot that holds personal data.
+# Nobody gets INSERT on the events: the append functions insert with their owner's rights. The right to update
+# one column of the keys is for the lock of a snapshot that holds personal data.
 BESIDE_EVENTS = {
     "": ("SELECT", "SELECT"),
     "_id_seq": ("SELECT", "SELECT"),

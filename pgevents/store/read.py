@@ -10,13 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-<<<<<<< HEAD
 from functools import partial
-from typing import Any, Generic, TypeVar, overload
-=======
-from functools import lru_cache, partial
 from typing import Any, Generic, Literal, TypeVar, overload
->>>>>>> main
 
 import attrs
 
@@ -158,10 +153,6 @@ class Reader:
             operation.events = len(found)
         return found
 
-<<<<<<< HEAD
-    def _read(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> EventStream[Any]:
-        asked = self._one_value(streams)
-=======
     def _read(
         self,
         streams: Sequence[Stream[Any]],
@@ -169,8 +160,7 @@ class Reader:
         as_of: AsOf | None,
         on_undecodable: OnUndecodable,
     ) -> EventStream[Any]:
-        asked = one_value(streams, self.spec.data_indexes)
->>>>>>> main
+        asked = self._one_value(streams)
         if asked is None:
             streams = merge_streams(streams)
             asked = self._one_value(streams)
@@ -228,15 +218,9 @@ class Reader:
             rows.pop()
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
         last = events[-1].id if events else after
-<<<<<<< HEAD
         base = max(bound, after)
         position = Position(last, base, 0, merged, uncommitted=self._uncommitted(merged, base))
-        return EventStream(events, position)
-=======
-        is_inside, own = self._inside()
-        position = Position(last, max(bound, after), 0, merged, in_transaction=is_inside, own=own)
         return EventStream(*_shown(events, on_undecodable, position))
->>>>>>> main
 
     def _read_at_bound(
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
@@ -436,18 +420,12 @@ class Reader:
         *,
         is_undisturbed: bool = False,
     ) -> EventStream[Any]:
-<<<<<<< HEAD
-        events = self.decoder.events(rows)
-        uncommitted = None if is_undisturbed else self._uncommitted(streams, after)
-        return EventStream(events, partial(_position_after, after, events, tuple(streams), uncommitted))
-=======
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
-        is_inside, own = (False, 0) if is_undisturbed else self._inside()
-        position = partial(_position_after, after, events, tuple(streams), is_inside, own)
+        uncommitted = None if is_undisturbed else self._uncommitted(streams, after)
+        position = partial(_position_after, after, events, tuple(streams), uncommitted)
         if on_undecodable == "raise":
             return EventStream(events, position)
         return EventStream(*_shown(events, on_undecodable, position))
->>>>>>> main
 
     def _one_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
         """Field, value and types of a question about one value of a data index; None if it is another."""

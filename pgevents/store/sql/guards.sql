@@ -8,7 +8,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     IF starts_with(current_setting('pgevents.my_app_events', true), 'the generation|') THEN
         RETURN NULL;
-    ELSIF my_app.events_state(1) <> '' THEN
+    ELSIF split_part(current_setting('pgevents.my_app_events', true), '|', 1) <> '' THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'PGE03',

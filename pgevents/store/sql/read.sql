@@ -15,7 +15,7 @@ $pgevents$;
 -- The lower bound that this transaction has published; NULL if it has saved nothing. Its own events stand above it, and are
 -- final only as long as no savepoint takes them back.
 CREATE OR REPLACE FUNCTION my_app.events_published() RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
     SELECT nullif(my_app.events_state(2), '')::bigint
 $pgevents$;
 
