@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import peewee
 
@@ -21,12 +21,15 @@ from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
+from pgevents.store.checks import check_installed
 from pgevents.store.grants import grant
-from pgevents.store.ordering import Horizon, check_installed, horizon_of
+from pgevents.store.ordering import Horizon, horizon_of
+from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.streams import Stream, id_text, stream
+from pgevents.waiting import Awaited, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -111,7 +114,8 @@ class EventClient:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
-        then while nobody is in the middle of a save.
+        then while nobody is in the middle of a save. A table that names no schema is made in the first one of
+        the connection's search path.
 
         The role that calls it owns the tables and can do everything with them. Other roles can do what they
         are granted, here or at a later call.
@@ -122,7 +126,11 @@ class EventClient:
             grant_reader: A role that may read.
 
         Raises:
-            ConfigurationError: There is no such role.
+            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; the
+                database's encoding is SQL_ASCII; or there is no such role. Nothing was changed.
+            RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
+                another `create_tables()` within a minute; the message names it. Nothing was changed, and
+                trying again is safe.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
         with self.session.atomic():
@@ -135,7 +143,7 @@ class EventClient:
 
     def create_tables_sql(self) -> str:
         """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
-        plugins."""
+        plugins. Tables that name no schema are made in `public`."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
@@ -177,6 +185,38 @@ class EventClient:
         if not self._is_checked:
             check_installed(self.session.execute, self.events.pgevents_spec)
             self._is_checked = True
+
+    # -- waiting ------------------------------------------------------------
+
+    def wait(
+        self, subscription: str, event: Awaited, *, timeout: float = 10.0, parked_counts: bool = False
+    ) -> Literal["handled", "not followed"]:
+        """Wait until a subscription has dealt with an event.
+
+        Args:
+            subscription: The subscription's name.
+            event: A saved event, a list of them, or an id: then everything up to it.
+            timeout: Seconds to wait at most.
+            parked_counts: Whether an event that was set aside counts as dealt with.
+
+        Returns:
+            "handled", or at once "not followed": the subscription is not about this event.
+
+        Raises:
+            WaitError: It is parked, or the subscription is paused or stopped (at once); or it took too long.
+                The
+                message names who holds the event back, if it is not final.
+            ConfigurationError: There is no such subscription; or called in a handler or in a transaction.
+
+        Example:
+            ```python
+            saved = client.save_event(CartCheckedOut("c1", now()))
+            client.wait("invoices", saved, timeout=2)
+            ```
+        """
+        self.check_installed()
+        statements = Statements(self.session, self.events.pgevents_spec)
+        return wait_for(statements, subscription, event, timeout, parked_counts)
 
     # -- saving ------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from pgevents.store.tables import TableSpec
 
-__all__ = ["DOORS", "function_names", "functions_sql", "generation_of", "setting_of"]
+__all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 
 FILES = ("keys", "append", "locks", "refuse", "read", "guards")
 FOR_EACH = re.compile(r" *-- for each data index\n(.*?) *-- end\n", re.DOTALL)
@@ -39,9 +39,11 @@ def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     return text.replace(GENERATION, generation), generation
 
 
-def generation_of(spec: TableSpec) -> str:
-    """The digest that tells whether installed functions are these, whatever the table's name."""
-    return _source(spec.data_indexes)[1]
+def functions_mark(spec: TableSpec) -> str:
+    """The comment of the append function: a digest that tells whether the installed functions are these, the
+    table that they name, and the data indexes that they were made for."""
+    _, generation = _source(spec.data_indexes)
+    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
 
 
 def setting_of(spec: TableSpec) -> str:
@@ -50,7 +52,7 @@ def setting_of(spec: TableSpec) -> str:
 
 
 def functions_sql(spec: TableSpec) -> str:
-    """The functions and triggers of an events table, as SQL to run or to review.
+    """The functions of an events table, as SQL to run or to review.
 
     Args:
         spec: The table, with its schema: the functions name it in full.
@@ -59,7 +61,8 @@ def functions_sql(spec: TableSpec) -> str:
     text = text.replace("pgevents.my_app_events", setting_of(spec))
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())
-    return f"{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n"
+    mark = f"COMMENT ON FUNCTION {spec.qualified('_append')} IS '{functions_mark(spec)}';"
+    return f"{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Positions, the horizon, and whether the functions of a table are those of this client."""
+"""Positions, and the horizon: what a read has seen, and up to where the log can no longer change."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import attrs
 
-from pgevents.errors import ConfigurationError, NotInstalledError
-from pgevents.store.functions import generation_of
 from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
@@ -18,7 +16,6 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "Position",
-    "check_installed",
     "digest_of",
     "horizon_of",
     "last_issued",
@@ -108,59 +105,6 @@ class Horizon:
 def streams_json(streams: Sequence[Stream[Any]]) -> str:
     """Streams in the form that the database functions take."""
     return json.dumps([one.as_json() for one in streams])
-
-
-INSTALLED_SQL = """\
-SELECT to_regclass(%(table)s) IS NOT NULL,
-    obj_description(to_regproc(%(append)s), 'pg_proc'),
-    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1
-FROM (VALUES (1)) AS one LEFT JOIN pg_sequence AS s ON s.seqrelid = to_regclass(%(sequence)s)
-"""
-
-SEQUENCE_SQL = (
-    "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
-)
-
-
-def check_installed(execute: Any, spec: TableSpec) -> None:
-    """What a client checks before its first save or final read.
-
-    Raises:
-        NotInstalledError: Table or functions are missing, or the functions are others than this client's.
-        ConfigurationError: The sequence could give out ids twice or out of order.
-    """
-    names = {
-        "table": spec.qualified(),
-        "append": spec.qualified("_append"),
-        "sequence": spec.qualified("_id_seq"),
-    }
-    has_table, comment, sequence_is_sound = execute(INSTALLED_SQL, names).fetchone()
-    if not has_table or comment is None:
-        what = "append function" if has_table else "table"
-        raise NotInstalledError(
-            f"the {what} of {spec.qualified()} does not exist yet: run client.create_tables()"
-        )
-    if comment != f"pgevents {generation_of(spec)}":
-        raise NotInstalledError(
-            f"the functions of {spec.qualified()} were made by another version of pgevents or for other "
-            "data_indexes "
-            f"than {list(spec.data_indexes)}: run client.create_tables()"
-        )
-    if not sequence_is_sound:
-        raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, "
-            "CACHE 1 and NO CYCLE, "
-            "else ids come twice or out of order; ALTER SEQUENCE it back"
-        )
-    last, greatest = execute(
-        SEQUENCE_SQL.format(sequence=spec.qualified("_id_seq"), table=spec.qualified()), None
-    ).fetchone()
-    if greatest is not None and greatest > last:
-        raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} stands at {last}, behind the last event {greatest} "
-            "(a RESTART, or a restore without its sequence); "
-            f"""set it: SELECT setval('{spec.qualified("_id_seq")}', {greatest})"""
-        )
 
 
 HORIZON_SQL = """\

@@ -2,7 +2,7 @@
 -- began, so what is checked after the locks were taken is what stands there.
 --
 -- What a transaction remembers of this table stands in a setting: '<open>|<published>|<keys>|<scope>'.
---   open: the generation of these functions while they insert, for the guard; else empty
+--   open: the generation of these functions while they insert, for the guard, which makes it 'used'; else empty
 --   published: the lower bound of the ids to come
 --   keys: how many keys it has locked, at most
 --   scope: 'bulk' or 'table' if that lock stands for the keys of its events
@@ -69,6 +69,9 @@ BEGIN
     IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form THEN
         RAISE array_subscript_error USING
             MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, from 1, and of one length';
+    ELSIF my_app.events_state(1) <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03', MESSAGE = 'a trigger of the events table saves an event while another '
+            || 'one is inserted; save it with a plugin, or from a subscription';
     END IF;
     PERFORM my_app.events_lock_save(_types, _data, _conditions, _key);
     -- [pause: locked]

@@ -5,14 +5,22 @@
 -- INSERT, which takes three times as long.)
 CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _state text := current_setting('pgevents.my_app_events', true);
 BEGIN
-    IF starts_with(current_setting('pgevents.my_app_events', true), 'the generation|') THEN
+    IF starts_with(_state, 'the generation|') THEN  -- open for one statement: triggers may insert, too
+        PERFORM set_config('pgevents.my_app_events', overlay(_state PLACING 'used' FROM 1 FOR strpos(_state, '|') - 1), true);
         RETURN NULL;
-    ELSIF split_part(current_setting('pgevents.my_app_events', true), '|', 1) <> '' THEN
+    ELSIF starts_with(_state, 'used|') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
+    ELSIF split_part(_state, '|', 1) <> '' THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'PGE03',
-        MESSAGE = 'the events table takes events through its append function only, which keeps their order';
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order',
+        HINT = 'To restore a dump of data alone into tables that exist, make it with pg_dump --disable-triggers.';
 END
 $pgevents$;
 
@@ -45,14 +53,3 @@ BEGIN
     RETURN NULL;
 END
 $pgevents$;
-
-CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON my_app.events
-    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_insert_guard();
-CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON my_app.events
-    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
-CREATE OR REPLACE TRIGGER pgevents_updated AFTER UPDATE ON my_app.events REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
-CREATE OR REPLACE TRIGGER pgevents_deleted AFTER DELETE ON my_app.events REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
-CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON my_app.events FOR EACH ROW EXECUTE FUNCTION my_app.events_guard();
-COMMENT ON FUNCTION my_app.events_append IS 'pgevents the generation';
