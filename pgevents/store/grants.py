@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pgevents.errors import ConfigurationError
 from pgevents.store.functions import DOORS
+from pgevents.store.processing import TABLES
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 
@@ -16,7 +17,7 @@ __all__ = ["grant"]
 BESIDE_EVENTS = {
     "": ("SELECT", "SELECT"),
     "_id_seq": ("SELECT", "SELECT"),
-    "_checkpoints": ("SELECT, INSERT, UPDATE", "SELECT"),
+    **{f"_{name}": ("SELECT, INSERT, UPDATE, DELETE", "SELECT") for name in TABLES},
     "_keys": ("SELECT, INSERT, UPDATE (created_at)", "SELECT"),
     "_key_uses": ("SELECT, INSERT, UPDATE (version, latest_event_id)", ""),
     "_personal": ("SELECT", ""),
