@@ -21,8 +21,16 @@ GENERATION = "the generation"
 """Stands in the files for the digest by which functions, guard and clients know each other."""
 
 DOORS = {
-    "writer": ("_append", "_append_many", "_append_one", "_lock"),
-    "reader": ("_final_bound", "_published", "_digest", "_fetch", "_fetch_final", "_fetch_view"),
+    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions"),
+    "reader": (
+        "_final_bound",
+        "_published",
+        "_digest",
+        "_fetch",
+        "_fetch_final",
+        "_fetch_view",
+        "_redactions",
+    ),
 }
 """The functions that are called from outside: to save, and to read. All others are called by these."""
 

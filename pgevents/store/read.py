@@ -116,7 +116,7 @@ class Reader:
         qualified = self.spec.qualified
         self._fetch_sql = f"SELECT {qualified('_fetch')}(%s, %s, %s, %s)"
         self._fetch_final_sql = f"SELECT {qualified('_fetch_final')}(%s, %s, %s, %s)"
-        self._fetch_view_sql = f"SELECT {qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s)"
+        self._fetch_view_sql = f"SELECT {qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
@@ -355,7 +355,7 @@ class Reader:
     def read_after_snapshot(
         self,
         projections: TableSpec,
-        key: tuple[str, str, int],
+        key: tuple[str, str, int, str | None],
         streams: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]] = (),
@@ -366,7 +366,7 @@ class Reader:
 
         Args:
             projections: The table of the snapshot.
-            key: The snapshot's type, id and version.
+            key: The snapshot's type, id, version and shape.
             streams: What to read.
             as_of: Up to where, if not up to now.
             lock: Streams to lock in a statement before, sent in the same message.
@@ -387,7 +387,7 @@ class Reader:
     def _load(
         self,
         projections: str,
-        key: tuple[str, str, int],
+        key: tuple[str, str, int, str | None],
         merged: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],

@@ -24,6 +24,28 @@ BEGIN
 END
 $pgevents$;
 
+-- How often the log was changed under maintenance, and when last, as far as the calling statement sees. Whoever folds a
+-- snapshot notes it before reading.
+CREATE OR REPLACE FUNCTION my_app.events_redactions() RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    RETURN (SELECT concat(count(*), ' ', max(at)) FROM my_app.events_maintenance);
+END
+$pgevents$;
+
+-- The same as of now, while nobody else changes the log until this transaction ends: what was noted before and is still so
+-- was folded from events that stand. Maintenance holds the same key exclusively to its commit.
+CREATE OR REPLACE FUNCTION my_app.events_hold_redactions() RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(my_app.events_key('redaction', '')) THEN
+        RAISE lock_not_available USING
+            MESSAGE = 'the log is being changed under maintenance; a snapshot can be saved again once that has ended';
+    END IF;
+    RETURN my_app.events_redactions();
+END
+$pgevents$;
+
 -- No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a row in
 -- the maintenance table: who, why and which events. Of the statement it keeps the part before the first value or comment,
 -- because what was erased must not live on in the trail.
@@ -41,7 +63,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',
             HINT = 'Save a correcting event, or use client.maintenance(reason).';
-    ELSIF TG_WHEN = 'AFTER' THEN
+    END IF;
+    PERFORM pg_advisory_xact_lock(my_app.events_key('redaction', ''));  -- before anything is changed
+    IF TG_WHEN = 'AFTER' THEN
         SELECT count(*), (array_agg(id ORDER BY id))[1:1000] INTO _events, _ids FROM changed;
     ELSIF TG_OP <> 'TRUNCATE' THEN
         RETURN NULL;  -- the trigger after the statement knows which events it changed

@@ -6,8 +6,8 @@
 -- PostgreSQL's; all others are called by these alone, and inherit it.
 
 -- Keys are what saves lock: advisory locks, computed here from the stored data, so that every writer (any version of the
--- library, another language, a person in psql) takes the same ones. Kinds are 'table', 'bulk', 'type', 'idempotency', and
--- 'data ' with a field's name: so a key keeps its meaning when the data indexes change. NULL has no key.
+-- library, another language, a person in psql) takes the same ones. Kinds are 'table', 'bulk', 'type', 'idempotency',
+-- 'redaction', and 'data ' with a field's name: so a key keeps its meaning when the data indexes change. NULL has no key.
 CREATE OR REPLACE FUNCTION my_app.events_key(_kind text, _text text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $pgevents$
     SELECT pg_catalog.hashtextextended(
         _text, pg_catalog.hashtextextended(_kind, pg_catalog.int8('my_app.events'::pg_catalog.regclass::pg_catalog.oid)))

@@ -114,18 +114,19 @@ BEGIN
 END
 $pgevents$;
 
--- A snapshot of this version, in four fields (its latest event's id, its data, when it was made and updated; empty if there
+-- A snapshot of this version and shape, in four fields (its latest event's id, its data, when it was made and updated; empty if there
 -- is none), and after them the events that follow it, both as of the same moment.
 CREATE OR REPLACE FUNCTION my_app.events_fetch_view(
-    _projections regclass, _type text, _id text, _version int, _field text, _value text, _types text[]
+    _projections regclass, _type text, _id text, _version int, _shape text, _field text, _value text, _types text[]
 ) RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _latest bigint;
     _snapshot text;
 BEGIN
-    EXECUTE 'SELECT latest_event_id, concat_ws(E''\x1f'', latest_event_id, data, created_at, updated_at) FROM '
-        || _projections || ' WHERE type = $1 AND id = $2 AND version = $3'
-    INTO _latest, _snapshot USING _type, _id, _version;
+    EXECUTE 'SELECT latest_event_id, concat_ws(
+        E''\x1f'', latest_event_id, coalesce(exact, data::text), created_at, updated_at) FROM '
+        || _projections || ' WHERE type = $1 AND id = $2 AND version = $3 AND shape = $4'
+    INTO _latest, _snapshot USING _type, _id, _version, _shape;
     RETURN coalesce(_snapshot, repeat(E'\x1f', 3)) || E'\x1f' || my_app.events_fetch(_field, _value, _types, coalesce(_latest, 0));
 END
 $pgevents$;
