@@ -239,7 +239,9 @@ def test_functions_put_in_place_of_postgresqls_are_never_called(
             "digest('{1,2}')",
             "fetch('cart_id', 'c1', NULL, 0)",
             "fetch_final('cart_id', 'c1', NULL, 0)",
-            "fetch_view('my_app.views', 'T', 'c1', 1, 'cart_id', 'c1', NULL)",
+            "fetch_view('my_app.views', 'T', 'c1', 1, '', 'cart_id', 'c1', NULL)",
+            "redactions()",
+            "hold_redactions()",
         ]
         with pytest.raises(peewee.PeeweeException, match="sprung"):  # the traps are armed
             victim.db.execute_sql("SELECT split_part('a|b', '|', 1)")
