@@ -151,6 +151,7 @@ class Snapshots:
     events: TableSpec
     uniform: list[Any] = attrs.field(factory=list[Any])
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
+    _stored_shapes: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def sql(self, template: str) -> str:
         """A statement with the names of tables and functions filled in."""
@@ -164,7 +165,11 @@ class Snapshots:
     def stored_shape(self, shape: str) -> str:
         """The shape as it stands in the table: one log's snapshots are no other log's, should a table be
         shared."""
-        return digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
+        stored = self._stored_shapes.get(shape)
+        if stored is None:
+            stored = digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
+            self._stored_shapes[shape] = stored
+        return stored
 
     def claim(self, cls: Any, types: EventTypes) -> bool:
         """Note which class's snapshots a type and version are.
