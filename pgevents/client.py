@@ -12,7 +12,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider, Projection
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
@@ -386,6 +386,7 @@ class EventClient:
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
+        _check_flag(final, "final")
         if not final:
             return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
         if as_of is not None:
@@ -503,6 +504,7 @@ class EventClient:
             latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
             ```
         """
+        _check_flag(final, "final")
         if final:
             self.check_installed()
         return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
@@ -511,6 +513,11 @@ class EventClient:
 
     def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
+        if isinstance(projection, type) or not hasattr(projection, "save_projection"):
+            raise ConfigurationError(
+                f"save_projection takes a projection, such as CartProjection(id, client), not "
+                f"{shown(projection)}"
+            )
         return projection.save_projection()
 
     def get_projection(self, projection: type[Projection[V]], id: Any) -> SavedProjection[V] | None:
@@ -520,7 +527,7 @@ class EventClient:
             projection: The projection's class.
             id: Its id.
         """
-        cls: Any = projection
+        cls = _projection_class(projection)
         return self.snapshots.get(cls.projection_type, id_text(id), cls.version, cls.view_class())
 
     def query_projections(
@@ -552,7 +559,7 @@ class EventClient:
             ```
         """
         wanted = {**(data or {}), **match}
-        cls: Any = projection
+        cls = _projection_class(projection)
         kind, version, view_class = cls.projection_type, cls.version, cls.view_class()
         return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
 
@@ -653,6 +660,19 @@ class EventClient:
         return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
 
 
+def _check_flag(given: object, name: str) -> None:
+    if type(given) is not bool:
+        raise ConfigurationError(f"{name} is True or False, not {shown(given)}")
+
+
+def _projection_class(given: Any) -> Any:
+    if not isinstance(given, type) or not hasattr(given, "view_class"):
+        name = type(given).__name__
+        hint = f"; give the class: {name}" if hasattr(given, "view_class") else ""
+        raise ConfigurationError(f"this takes a projection's class, not {shown(given)}{hint}")
+    return given
+
+
 def create_event_client(
     db: peewee.PostgresqlDatabase | str,
     events: type[EventsModel],
@@ -690,7 +710,7 @@ def create_event_client(
         (projections, ProjectionsModel, "create_projections_table"),
     ):
         if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
+            raise ConfigurationError(f"{shown(given)} is not a model made by {factory}()")
     taken = {events.pgevents_spec.qualified(suffix) for suffix in ("", "_maintenance", "_checkpoints")}
     if projections.pgevents_spec.qualified() in taken:
         raise ConfigurationError(
@@ -702,7 +722,7 @@ def create_event_client(
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
     client = EventClient(database, events, projections, types)
     if not isinstance(plugins, Iterable) or (isinstance(plugins, str) and plugins != "auto"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {plugins!r}')
+        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {shown(plugins)}')
     for plugin in ["auto"] if plugins == "auto" else plugins:
         if plugin == "auto":
             client.plugins.load_installed()

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import peewee
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import is_text
 from pgevents.store.ordering import functions_sql, generation_of, setting_sql
 from pgevents.store.processing import bring_along, table_statements
@@ -106,7 +106,7 @@ def maintenance(session: Session, reason: Any) -> AbstractContextManager[None]:
     is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
     if not is_reason:
         raise ConfigurationError(
-            f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
+            f"maintenance needs a reason in words, which stays in the audit trail, not {shown(reason)}"
         )
     return _maintenance(session, reason)
 
