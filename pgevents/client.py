@@ -21,7 +21,8 @@ from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
-from pgevents.store.ordering import Horizon, check_installed, horizon_of
+from pgevents.store.checks import check_installed
+from pgevents.store.ordering import Horizon, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
@@ -111,9 +112,15 @@ class EventClient:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
-        then while nobody is in the middle of a save.
+        then while nobody is in the middle of a save. A table that names no schema is made in the first one of
+        the connection's search path.
 
         Raises:
+            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; or the
+                database's encoding is SQL_ASCII. Nothing was changed.
+            RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
+                another `create_tables()` within a minute; the message names it. Nothing was changed, and
+                trying again is safe.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
         with self.session.atomic():
@@ -123,7 +130,7 @@ class EventClient:
 
     def create_tables_sql(self) -> str:
         """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
-        plugins."""
+        plugins. Tables that name no schema are made in `public`."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:

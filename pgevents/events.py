@@ -502,7 +502,7 @@ def _flatten(wanted: Any) -> Iterable[Any]:
     else:
         raise ConfigurationError(
             "event types are named by a class, a union of classes, a type's name or a sequence of these, "
-            f"not {shown(cast(object, wanted))}"
+            f"not {shown(typing.cast(object, wanted))}"
         )
 
 

@@ -374,6 +374,11 @@ BEGIN
         RAISE array_subscript_error USING MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, '
             || 'from 1, and of one length; metadata may be left out';
     END IF;
+    IF starts_with(_state, 'open:') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table saves an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
+    END IF;
     IF _state <> '' THEN  -- not the first save of this transaction
         _published := split_part(_state, '|', 1);
         _keys := split_part(_state, '|', 2);
@@ -768,13 +773,20 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{insert_guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 BEGIN
-    IF current_setting({{setting}}, true) = 'open:{{generation}}|' THEN
+    IF current_setting({{setting}}, true) = 'open:{{generation}}|'
+        AND set_config({{setting}}, 'open:used|', true) <> ''  -- for one statement: triggers may insert, too
+    THEN
         RETURN NULL;
+    ELSIF current_setting({{setting}}, true) = 'open:used|' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
     ELSIF starts_with(current_setting({{setting}}, true), 'open:') THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'PGE03',
-        MESSAGE = 'the events table takes events through its append function only, which keeps their order';
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order',
+        HINT = 'To restore a dump of data alone into tables that exist, make it with pg_dump --disable-triggers.';
 END
 $pgevents$;
 
