@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -112,68 +113,118 @@ class Question:
 
     def rows(self) -> tuple[str, list[Any]]:
         """The statement for the rows, with `shape` at the end."""
-        model: Any = self.model
-        first, rest = COLUMNS[:2], COLUMNS[2:]
-        data = peewee.SQL('coalesce("t1".exact, "t1".data::text)')
-        columns = [getattr(model, name) for name in first], [getattr(model, name) for name in rest]
-        query = self._selected(model.select(*columns[0], data, *columns[1], peewee.SQL('"t1".shape')))
-        query = query.order_by(*self._order(), *([model.type] if len(self.kinds) > 1 else []), model.id)
-        for name, count in (("limit", self.limit), ("offset", self.offset)):
-            if count is not None:
-                query = getattr(query, name)(_checked_count(name, count))
-        return cast("tuple[str, list[Any]]", query.sql())
+        return self._statement("rows")
 
     def count(self) -> tuple[str, list[Any]]:
         """The statement for their number."""
-        model: Any = self.model
-        return cast(
-            "tuple[str, list[Any]]", self._selected(model.select(peewee.fn.COUNT(peewee.SQL("*")))).sql()
-        )
+        return self._statement("count")
 
     def ids(self) -> tuple[str, list[Any]]:
         """The statement for types and ids alone."""
-        model: Any = self.model
-        query = self._selected(model.select(model.type, model.id)).order_by(model.type, model.id)
-        return cast("tuple[str, list[Any]]", query.sql())
+        return self._statement("ids")
 
-    def _selected(self, query: Any) -> Any:
-        model: Any = self.model
-        wanted: Any = None
-        for kind in self.kinds:
-            one = model.type == kind.type
-            if kind.version is not None:
-                one &= model.version == kind.version
-            wanted = one if wanted is None else wanted | one
-        query = query.where(wanted)
+    def _statement(self, result: str) -> tuple[str, list[Any]]:
+        fields = ViewFields(self.model, self.kinds)
+        conditions: list[tuple[str, str]] = []
+        values: list[Any] = []
         for name, value in self.match.items():
-            query = query.where(_matches(model, name, value, ViewFields(model, self.kinds).type_of(name)))
-        if self.where is None:
-            return query
-        if not isinstance(self.where, peewee.Node):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(
-                f"where is a Peewee expression, as client.view_fields(...).total > 100, not {self.where!r}"
-            )
-        return query.where(self.where)
-
-    def _order(self) -> list[Any]:
+            comparison, compared = _comparison(name, value, fields.type_of(name))
+            conditions.append((name, comparison))
+            values.append(compared)
+        pages: list[str] = []
+        for name, count in (("limit", self.limit), ("offset", self.offset)):
+            if count is not None:
+                pages.append(name)
+                values.append(_checked_count(name, count))
         given: Any = self.order_by
-        if given is None:
-            return []
-        several = cast("Iterable[Any]", given if isinstance(given, (list, tuple)) else [given])
-        return [self._one_order(one) for one in several]
+        orders: Any = [] if given is None else given if isinstance(given, (list, tuple)) else [given]
+        kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
+        is_text = self.where is None and all(isinstance(one, str) for one in orders)
+        build = _kept_sql if is_text and _is_hashable(kinds) else _built_sql
+        sql, params = build(
+            self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), self.where
+        )
+        return sql, [values[one.number] if isinstance(one, _Slot) else one for one in params]
 
-    def _one_order(self, given: Any) -> Any:
-        if isinstance(given, peewee.Node):
-            return given
-        if not isinstance(given, str):
+
+@attrs.frozen
+class _Slot:
+    """The place of a value among the parameters of a statement that is kept."""
+
+    number: int
+
+
+def _is_hashable(kinds: object) -> bool:
+    try:
+        hash(kinds)
+    except TypeError:  # the annotations of a view's class may hold a list
+        return False
+    return True
+
+
+def _built_sql(
+    model: Any,
+    result: str,
+    kinds: tuple[tuple[str, int | None, Any], ...],
+    conditions: tuple[tuple[str, str], ...],
+    orders: tuple[Any, ...],
+    pages: tuple[str, ...],
+    where: Any,
+) -> tuple[str, list[Any]]:
+    """The statement of a question, with slots among its parameters for the values of conditions and pages."""
+    fields = ViewFields(model, [Asked(kind, version, None, cls) for kind, version, cls in kinds])
+    query = _selected(model, result)
+    wanted: Any = None
+    for kind, version, _ in kinds:
+        one = model.type == kind
+        if version is not None:
+            one &= model.version == version
+        wanted = one if wanted is None else wanted | one
+    query = query.where(wanted)
+    for number, (name, comparison) in enumerate(conditions):
+        query = query.where(_condition(model, name, comparison, _Slot(number)))
+    if where is not None:
+        if not isinstance(where, peewee.Node):
             raise ConfigurationError(
-                f"order_by is a field's name, with - in front for the greatest first, or a Peewee "
-                f"expression, not {given!r}"
+                f"where is a Peewee expression, as client.view_fields(...).total > 100, not {where!r}"
             )
-        name, fields = given.removeprefix("-"), ViewFields(self.model, self.kinds)
-        is_column = name in COLUMNS and not fields.knows(name)
-        key: Any = getattr(self.model, name) if is_column else fields[name]
-        return key.desc(nulls="LAST") if given.startswith("-") else key.asc(nulls="LAST")
+        query = query.where(where)
+    if result == "rows":
+        last = [model.type, model.id] if len(kinds) > 1 else [model.id]
+        query = query.order_by(*[_order(model, fields, one) for one in orders], *last)
+    elif result == "ids":
+        query = query.order_by(model.type, model.id)
+    for number, name in enumerate(pages, len(conditions)):
+        query = getattr(query, name)(peewee.Value(_Slot(number), converter=False))
+    return cast("tuple[str, list[Any]]", query.sql())
+
+
+# Peewee takes longer to build a statement than PostgreSQL to answer it.
+_kept_sql = lru_cache(maxsize=256)(_built_sql)
+
+
+def _selected(model: Any, result: str) -> Any:
+    if result == "count":
+        return model.select(peewee.fn.COUNT(peewee.SQL("*")))
+    if result == "ids":
+        return model.select(model.type, model.id)
+    first, rest = [[getattr(model, name) for name in names] for names in (COLUMNS[:2], COLUMNS[2:])]
+    data = peewee.SQL('coalesce("t1".exact, "t1".data::text)')
+    return model.select(*first, data, *rest, peewee.SQL('"t1".shape'))
+
+
+def _order(model: Any, fields: ViewFields, given: Any) -> Any:
+    if isinstance(given, peewee.Node):
+        return given
+    if not isinstance(given, str):
+        raise ConfigurationError(
+            f"order_by is a field's name, with - in front for the greatest first, or a Peewee "
+            f"expression, not {given!r}"
+        )
+    name = given.removeprefix("-")
+    is_column = name in COLUMNS and not fields.knows(name)
+    key: Any = getattr(model, name) if is_column else fields[name]
+    return key.desc(nulls="LAST") if given.startswith("-") else key.asc(nulls="LAST")
 
 
 def _checked_count(name: str, count: object) -> int:
@@ -247,8 +298,12 @@ def _sql_value(value: Any) -> Any:
     return value
 
 
-def _matches(model: Any, name: str, value: Any, kind: Any) -> Any:
-    """That a field has this value, or one of a list; an array field, exactly these."""
+def _comparison(name: str, value: Any, kind: Any) -> tuple[str, Any]:
+    """How a field is compared with a value, or any of a list; an array field, with exactly these.
+
+    Returns:
+        The PostgreSQL type that both have, and the values; for "jsonb" the text of one.
+    """
     cast_to = _cast_of(kind)
     several = cast("Sequence[Any]", value if isinstance(value, (list, tuple)) else [value])
     if cast_to == "boolean" and any(type(one) is not bool for one in several):
@@ -257,21 +312,21 @@ def _matches(model: Any, name: str, value: Any, kind: Any) -> Any:
         )
     is_number = cast_to == "numeric" and any(not isinstance(one, (int, str)) for one in several)
     if is_number or cast_to == "timestamptz" or (cast_to == "numeric" and kind is not int):
-        return _equal(
-            _text(model, name, cast_to or ""),
-            [_compared_value(name, one, cast_to) for one in several],
-            cast_to,
-        )
+        return str(cast_to), [_compared_value(name, one, cast_to) for one in several]
     if cast_to == "date":
         several = [one.isoformat() if type(one) is date else one for one in several]
         value = several if isinstance(value, (list, tuple)) else several[0]
     if cast_to is None and isinstance(value, (float, Decimal)):  # of any type: a number of JSON
-        return peewee.Expression(model.data[name], "=", peewee.SQL("%s::jsonb", [_number_text(name, value)]))
-    return _equal(_text(model, name), _candidates(name, value), "text")
+        return "jsonb", _number_text(name, value)
+    return "text", _candidates(name, value)
 
 
-def _equal(field: Any, values: list[Any], kind: str | None) -> Any:
-    many = peewee.NodeList((peewee.Value(values, unpack=False), peewee.SQL(f"::{kind}[]")), glue="")
+def _condition(model: Any, name: str, comparison: str, slot: _Slot) -> Any:
+    if comparison == "jsonb":
+        return peewee.Expression(model.data[name], "=", peewee.SQL("%s::jsonb", [slot]))
+    field = _text(model, name, "" if comparison == "text" else comparison)
+    values = peewee.Value(slot, converter=False, unpack=False)
+    many = peewee.NodeList((values, peewee.SQL(f"::{comparison}[]")), glue="")
     return peewee.Expression(field, "=", peewee.fn.ANY(many))
 
 

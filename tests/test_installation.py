@@ -24,9 +24,10 @@ from pgevents import (
     create_projections_table,
 )
 from pgevents.store import installation
+from pgevents.subscriptions import Subscription
 
 from .conftest import database, shop_client
-from .shop import CartCreated, CartProjection
+from .shop import CartCreated, CartProjection, ItemAddedToCart
 
 Make = Callable[..., EventClient]
 COLUMNS = (
@@ -162,6 +163,123 @@ def test_a_projections_table_belongs_to_one_log(db: PostgresqlDatabase) -> None:
     create_event_client(
         db, create_events_table("other", "e2"), create_projections_table("other", "views")
     ).create_tables()
+
+
+# -- tables of an earlier version ------------------------------------------------------------
+
+EARLIER_SQL = """\
+CREATE SCHEMA my_app;
+CREATE TABLE my_app.events (
+    id bigint GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME my_app.events_id_seq) PRIMARY KEY,
+    type text NOT NULL CHECK (type <> ''),
+    data jsonb NOT NULL CHECK (jsonb_typeof(data) = 'object'),
+    metadata jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),
+    idempotency_key text COLLATE "C",
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE my_app.events_maintenance (
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    role text NOT NULL,
+    operation text NOT NULL,
+    reason text NOT NULL,
+    statement text NOT NULL
+);
+CREATE TABLE my_app.events_checkpoints (
+    name text PRIMARY KEY,
+    position bigint NOT NULL,
+    streams jsonb NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE my_app.views (
+    type text NOT NULL,
+    id text NOT NULL,
+    data jsonb NOT NULL,
+    latest_event_id bigint NOT NULL,
+    version int NOT NULL DEFAULT 1,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (type, id)
+);
+CREATE INDEX "events$type$idx" ON my_app.events (type, id);
+CREATE FUNCTION my_app.events_append_one(
+    _type text, _data jsonb, _field text, _value text, _types text[], _base bigint, _seen bigint,
+    _metadata jsonb, _created_at timestamptz
+) RETURNS text LANGUAGE sql AS $$ SELECT 'earlier' $$;
+CREATE FUNCTION my_app.events_append_plain(_type text, _data jsonb) RETURNS text
+LANGUAGE sql AS $$ SELECT 'earlier' $$;
+CREATE FUNCTION my_app.events_fetch_view(
+    _projections regclass, _type text, _id text, _version int, _field text, _value text, _types text[]
+) RETURNS text LANGUAGE sql AS $$ SELECT 'earlier' $$;
+CREATE FUNCTION my_app.events_guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON my_app.events
+    FOR EACH STATEMENT EXECUTE FUNCTION my_app.events_guard();
+INSERT INTO my_app.events (type, data, idempotency_key) VALUES
+    ('CART_CREATED', '{"cart_id": "c1", "user_id": "u1"}', NULL),
+    ('ITEM_ADDED_TO_CART', '{"cart_id": "c1", "product_id": "p1", "quantity": 2, "price_at_time": 5}', 'k1'),
+    ('CART_CREATED', '{"cart_id": "c2", "user_id": "u2"}', NULL);
+INSERT INTO my_app.events_maintenance (role, operation, reason, statement)
+VALUES ('me', 'UPDATE', 'typo', 'UPDATE');
+INSERT INTO my_app.events_checkpoints (name, position, streams)
+VALUES ('mailer', 2, '[{"types": null, "match": {}}]');
+INSERT INTO my_app.views (type, id, data, latest_event_id) VALUES
+    ('SHOPPING_CART', 'c1', '{"id": "c1", "user_id": "another", "items": [], "is_checked_out": false}', 2);
+"""
+
+
+@pytest.fixture
+def earlier(make_client: Make) -> EventClient:
+    """A client of today's on the tables of an earlier version, with events, a snapshot and a checkpoint."""
+    client = make_client()
+    client.db.execute_sql(EARLIER_SQL)
+    return client
+
+
+def test_tables_of_an_earlier_version_come_along(earlier: EventClient) -> None:
+    """Events, keys, checkpoints and the trail stay; a snapshot of which no shape is known is folded anew."""
+    with pytest.raises(NotInstalledError):
+        earlier.save_event(CartCreated("c3", "u1"))
+    earlier.create_tables()
+    earlier.create_tables()
+    assert [one.id for one in earlier.get_event_stream()] == [1, 2, 3]
+    added = ItemAddedToCart("c1", "p1", 2, 5)
+    assert earlier.save_event(added, idempotency_key="k1").id == 2
+    seen = earlier.get_event_stream(cart_id="c1")
+    assert earlier.save_event_with_stream_validation(added, seen).id == 4
+    assert earlier.get_projection(CartProjection, "c1") is None
+    with pytest.raises(ConfigurationError, match="refresh_projections"):
+        earlier.query_projections(CartProjection)
+    assert earlier.refresh_projections(CartProjection) == {"created": 0, "updated": 1, "skipped": 0}
+    (saved,) = earlier.query_projections(CartProjection)
+    assert (saved.data.user_id, saved.data.total, saved.latest_event_id) == ("u1", 20, 4)
+    followed: list[int] = []
+    Subscription(earlier, "mailer").process(lambda event: followed.append(event.id))
+    assert followed == [3, 4]
+    with earlier.maintenance("another typo"):
+        earlier.session.execute("UPDATE my_app.events SET data = data WHERE id = 3")
+    trail = "SELECT reason, events, ids FROM my_app.events_maintenance ORDER BY at"
+    assert earlier.db.execute_sql(trail).fetchall() == [("typo", None, None), ("another typo", 1, [3])]
+    with pytest.raises(PgEventsError, match="views_check|violates"):
+        earlier.session.execute("UPDATE my_app.views SET exact = '1'")
+    former = "SELECT count(*) FROM pg_proc WHERE prosrc = ' SELECT ''earlier'' '"
+    assert earlier.db.execute_sql(former).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("table", ["events_maintenance", "views", "events_checkpoints"])
+def test_columns_are_added_in_short_turns(
+    earlier: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A transaction that only reads is in the way of a new column: it is named, and nothing was changed."""
+    monkeypatch.setattr(installation, "LOCK_WAIT", 0.5)
+    reader = make_client()
+    with reader.db.atomic():
+        reader.session.execute(f"SELECT FROM my_app.{table}")
+        pid = reader.session.connection().info.backend_pid
+        with pytest.raises(RetryableError, match=rf'used "my_app"."{table}": backend {pid} '):
+            earlier.create_tables()
+        columns = "SELECT count(*) FROM pg_attribute WHERE attname IN ('shape', 'ids', 'lane')"
+        assert earlier.db.execute_sql(columns).fetchone() == (0,)
+    earlier.create_tables()
 
 
 # -- one table, whatever way it is named ------------------------------------------------------------

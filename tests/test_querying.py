@@ -14,6 +14,7 @@ from attrs import frozen
 
 from pgevents import ConfigurationError, EventClient, ProjectionBase, pipeline
 from pgevents.ids import id_of, id_text
+from pgevents.querying import Asked, Question
 
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
@@ -346,3 +347,20 @@ def test_a_history_may_be_of_instances_and_dicts(client: EventClient) -> None:
     cart = CartProjection("c1", client)
     assert cart.view.total == 200
     assert cart.from_history([saved, created]).view.user_id == "u1"
+
+
+def test_a_question_is_built_once_and_asked_with_its_own_values(client: EventClient) -> None:
+    """The SQL is kept, the values are not; a value that is compared in another way makes other SQL."""
+
+    def asked(limit: int, **match: Any) -> tuple[str, list[Any]]:
+        kinds = [Asked("ORDERS", 1, None, Order)]
+        return Question(client.projections, kinds, match, None, ["-total"], limit).rows()
+
+    sql, params = asked(7, total=1, owner="a")
+    again, others = asked(8, total=2, owner="b")
+    assert sql is again
+    assert [value for value in params if value not in others] == [["1"], ["a"], 7]
+    assert [value for value in others if value not in params] == [["2"], ["b"], 8]
+    as_number, numbers = asked(7, total=1.5, owner="a")
+    assert as_number != sql
+    assert [Decimal("1.5")] in numbers

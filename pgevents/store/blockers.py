@@ -9,14 +9,14 @@ import attrs
 
 __all__ = ["Blocker", "Waiting", "described", "table_blockers", "waiting_backends"]
 
-# Those who write to the table, or lock it against writers; readers are in nobody's way.
+# Those who write to the table, or lock it against writers; readers are in the way of changed columns alone.
 TABLE_SQL = """\
 SELECT DISTINCT ON (l.virtualtransaction) l.pid, coalesce(a.application_name, ''), coalesce(a.state, ''),
     extract(epoch FROM clock_timestamp() - a.xact_start)::float8
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'relation' AND l.relation = to_regclass(%s) AND l.granted
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-    AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND (%s OR l.mode NOT IN ('AccessShareLock', 'RowShareLock')) AND l.pid IS DISTINCT FROM pg_backend_pid()
 """
 
 WAITING_SQL = """\
@@ -87,14 +87,15 @@ def waiting_backends(execute: Any) -> list[Waiting]:
     return list(found.values())
 
 
-def table_blockers(execute: Any, table: str) -> list[Blocker]:
+def table_blockers(execute: Any, table: str, *, readers: bool = False) -> list[Blocker]:
     """The other transactions that write to a table or lock it, the longest open ones first.
 
     Args:
         execute: `Session.execute`.
         table: The table's quoted name.
+        readers: Whether those that have only read it count, too.
     """
-    found = [Blocker(*row) for row in execute(TABLE_SQL, [table]).fetchall()]
+    found = [Blocker(*row) for row in execute(TABLE_SQL, [table, readers]).fetchall()]
     return sorted(found, key=lambda blocker: -(blocker.seconds or 0))
 
 

@@ -38,13 +38,16 @@ DOORS = {
 @cache
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     """The functions of `my_app.events` with these data indexes, and their generation."""
-    folder = files("pgevents.store") / "sql"
-    text = "\n".join((folder / f"{name}.sql").read_text(encoding="utf-8") for name in FILES)
+    text = "\n".join(map(_file, FILES))
     text = FOR_EACH.sub(
         lambda part: "".join(re.sub(r"\bcart_id\b", field, part[1]) for field in data_indexes), text
     )
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     return text.replace(GENERATION, generation), generation
+
+
+def _file(name: str) -> str:
+    return (files("pgevents.store") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def functions_mark(spec: TableSpec) -> str:
@@ -60,12 +63,12 @@ def setting_of(spec: TableSpec) -> str:
 
 
 def functions_sql(spec: TableSpec) -> str:
-    """The functions of an events table, as SQL to run or to review.
+    """The functions of an events table, in place of those of earlier versions, as SQL to run or to review.
 
     Args:
         spec: The table, with its schema: the functions name it in full.
     """
-    text, _ = _source(spec.data_indexes)
+    text = _file("former") + "\n" + _source(spec.data_indexes)[0]
     text = text.replace("pgevents.my_app_events", setting_of(spec))
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())

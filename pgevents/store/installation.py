@@ -23,9 +23,9 @@ from pgevents.store.ownership import (
     refuse_stale_functions,
     snapshots_mark,
 )
-from pgevents.store.processing import Statements, bring_along, table_statements
+from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec
+from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec, column_ddl
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -37,11 +37,16 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND l.classid::bigint = turn.key >> 32 & 4294967295 AND l.objid::bigint = turn.key & 4294967295
 """
+COLUMNS_SQL = """\
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
+NO_WRITERS, NO_USERS = "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"
 SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
 TURN_WAIT = 60.0
 """Seconds to wait for another installer, who may be building a large index. Nobody waits for this one yet."""
 LOCK_WAIT = 10.0
-"""Seconds to wait for transactions that have written to a table."""
+"""Seconds to wait for transactions that have written to a table, or have used one that gets new columns."""
 LOCK_TURN = "100ms"
 """How long at a time: behind a lock that is waited for, all who save queue up."""
 DEFAULT_SCHEMA = "public"
@@ -68,7 +73,8 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
             refuse_stale_functions(session.execute, spec)
-        else:
+        elif has_old_checkpoints(session, spec):
+            _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
@@ -156,6 +162,33 @@ def _mark(session: Session, spec: TableSpec, views: TableSpec) -> list[str]:
     return [] if log_of_snapshots(session.execute, spec, views) is not None else [_mark_sql(spec, views)]
 
 
+def _lock(session: Session, table: str, mode: str) -> None:
+    """Lock a table, in short turns, for all who save queue behind one who waits."""
+    deadline = time.monotonic() + LOCK_WAIT
+    (before,) = session.execute("SELECT current_setting('lock_timeout')").fetchone()
+    session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TURN])
+    while not _try_lock(session, table, mode):
+        if time.monotonic() > deadline:
+            readers = mode == NO_USERS
+            use = "used" if readers else "written to"
+            blockers = described(table_blockers(session.execute, table, readers=readers))
+            raise RetryableError(
+                f"create_tables() waited {LOCK_WAIT:.0f} s for transactions that have {use} {table}: "
+                f"{blockers}; nothing was changed, and trying again is safe"
+            )
+        time.sleep(random.uniform(0.2, 0.4))
+    session.execute("SELECT set_config('lock_timeout', %s, true)", [before])
+
+
+def _try_lock(session: Session, table: str, mode: str) -> bool:
+    try:
+        with session.atomic():
+            session.execute(f"LOCK TABLE {table} IN {mode} MODE")
+    except RetryableError:
+        return False
+    return True
+
+
 @attrs.frozen
 class _Table:
     """A table that is brought up to date."""
@@ -166,20 +199,37 @@ class _Table:
     is_new: bool
 
     def update(self, statements: Sequence[str]) -> None:
-        """Make the indexes that are missing, and run these statements; without anything to do, no lock is
-        taken.
+        """Add the columns and make the indexes that are missing, and run these statements; without anything
+        to do, no lock is taken.
 
         The lock waits for writers in flight and keeps new ones out. One that called the old function and has
         not inserted yet is turned away by the new guard.
         """
         indexes = [*self._missing_indexes(), *self._missing_additional_indexes()]
-        if not indexes and not statements:
+        columns = self._missing_columns()
+        if not columns and not indexes and not statements:
             return
-        self._lock()
+        own = self.spec.qualified()
+        _lock(self.session, own, NO_USERS if own in columns else NO_WRITERS)
+        for table, statement in columns.items():
+            if table != own:  # nobody writes to it now, for it is written to in changes of the own table
+                _lock(self.session, table, NO_USERS)
+            self.session.execute(statement)
         for make in indexes:
             make()
         for statement in statements:
             self.session.execute(statement)
+
+    def _missing_columns(self) -> dict[str, str]:
+        """What adds the columns that tables of an earlier version lack, by the table's quoted name."""
+        added: dict[str, str] = {}
+        for table, columns in self.spec.later_columns().items():
+            found = {name for (name,) in self.session.execute(COLUMNS_SQL, [table]).fetchall()}
+            ddl = self.spec.tables()[table]
+            adds = [f"ADD COLUMN {column_ddl(ddl, name)}" for name in columns if name not in found]
+            if adds:
+                added[table] = f"ALTER TABLE {table} {', '.join(adds)}"
+        return added
 
     def _missing_indexes(self) -> Iterator[Callable[[], object]]:
         for index in self.spec.indexes():
@@ -195,31 +245,6 @@ class _Table:
             name = getattr(index, "_name", None)
             if name is None or not _exists(self.session, "to_regclass", self.spec.beside(f'"{name}"')):
                 yield lambda index=index: cast(Any, self.session.db).execute(index)  # type: ignore[misc]
-
-    def _lock(self) -> None:
-        """Lock the table against writers, in short turns, for all who save queue behind one who waits."""
-        session, table = self.session, self.spec.qualified()
-        deadline = time.monotonic() + LOCK_WAIT
-        (before,) = session.execute("SELECT current_setting('lock_timeout')").fetchone()
-        session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TURN])
-        while not self._try_lock(table):
-            if time.monotonic() > deadline:
-                blockers = described(table_blockers(session.execute, table))
-                raise RetryableError(
-                    f"create_tables() waited {LOCK_WAIT:.0f} s for transactions that have written to "
-                    f"{table}: "
-                    f"{blockers}; nothing was changed, and trying again is safe"
-                )
-            time.sleep(random.uniform(0.2, 0.4))
-        session.execute("SELECT set_config('lock_timeout', %s, true)", [before])
-
-    def _try_lock(self, table: str) -> bool:
-        try:
-            with self.session.atomic():
-                self.session.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
-        except RetryableError:
-            return False
-        return True
 
 
 def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> Iterator[Any]:

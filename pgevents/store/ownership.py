@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
@@ -101,7 +101,8 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
         if not ddl.startswith("CREATE TABLE"):
             continue
         rows = execute(RELATION_SQL, [name]).fetchall()
-        reason = _foreign_because(rows, ddl) if rows else _sequence_is_taken(execute, spec, name)
+        later = spec.later_columns().get(name, ())
+        reason = _foreign_because(rows, ddl, later) if rows else _sequence_is_taken(execute, spec, name)
         if reason is not None:
             factory = f"create_{spec.kind}_table"
             raise ConfigurationError(
@@ -137,7 +138,8 @@ def _sequence_is_taken(execute: Any, spec: TableSpec, name: str) -> str | None:
     return None
 
 
-def _foreign_because(rows: list[Any], ddl: str) -> str | None:
+def _foreign_because(rows: list[Any], ddl: str, later: Sequence[str]) -> str | None:
+    """Why a table is not one that this DDL made, now or without its later columns."""
     relkind = rows[0][0]
     if relkind not in ("r", "p"):
         return f"it is {KINDS.get(relkind, 'something else')}"
@@ -145,6 +147,8 @@ def _foreign_because(rows: list[Any], ddl: str) -> str | None:
     wanted = columns_of(ddl)
     for column, (kind, is_required, is_identity) in wanted.items():
         if column not in found:
+            if column in later:
+                continue
             return f"it has no column {column!r}"
         if found[column][0] != kind:
             return f"its column {column!r} is {found[column][0]}, not {kind}"

@@ -16,7 +16,15 @@ from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream, check_field_name
 
-__all__ = ["Found", "Statements", "bring_along", "read_lanes", "table_statements", "where_sql"]
+__all__ = [
+    "Found",
+    "Statements",
+    "bring_along",
+    "has_old_checkpoints",
+    "read_lanes",
+    "table_statements",
+    "where_sql",
+]
 
 TABLES = ("checkpoints", "parked", "runners", "seen")
 COLUMNS = """\
@@ -81,12 +89,15 @@ def table_statements(spec: TableSpec) -> dict[str, str]:
     return made
 
 
+def has_old_checkpoints(session: Session, spec: TableSpec) -> bool:
+    """Whether the table of checkpoints has the first form: a row a subscription."""
+    return bool(Statements(session, spec).value("is_old_form", checkpoints=spec.qualified("_checkpoints")))
+
+
 def bring_along(session: Session, spec: TableSpec) -> None:
-    """Give checkpoints of the first form (a row a subscription) today's (a row a lane)."""
-    statements = Statements(session, spec)
-    if statements.value("is_old_form", checkpoints=spec.qualified("_checkpoints")):
-        for name in ("set_aside", "table checkpoints", "bring_along"):
-            session.execute(_filled(spec, name))
+    """Give checkpoints of the first form today's: a row a lane."""
+    for name in ("set_aside", "table checkpoints", "bring_along"):
+        session.execute(_filled(spec, name))
 
 
 @attrs.frozen

@@ -16,8 +16,10 @@ from pgevents.streams import check_field_name
 __all__ = [
     "EventsModel",
     "Index",
+    "LATER_COLUMNS",
     "ProjectionsModel",
     "TableSpec",
+    "column_ddl",
     "columns_of",
     "create_events_table",
     "create_projections_table",
@@ -72,6 +74,8 @@ CREATE TABLE IF NOT EXISTS {table} (
 );
 """
 
+LATER_COLUMNS = {"maintenance": ("events", "ids"), "projections": ("shape", "exact")}
+"""Columns that tables of earlier versions lack: all may be null."""
 
 GUARDS = {
     "pgevents_insert": "BEFORE INSERT ON {table} FOR EACH STATEMENT",
@@ -152,6 +156,12 @@ class TableSpec:
             maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
         }
 
+    def later_columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns that a table may lack because an earlier version made it, by its quoted name."""
+        if self.kind == "projections":
+            return {self.qualified(): LATER_COLUMNS["projections"]}
+        return {self.qualified("_maintenance"): LATER_COLUMNS["maintenance"]}
+
     def statements(self) -> list[str]:
         """The DDL of the schema, the tables and their indexes, without the additional ones."""
         return [
@@ -214,6 +224,11 @@ def columns_of(ddl: str) -> dict[str, tuple[str, bool, bool]]:
         )
         for name, kind, rest in re.findall(r"^    ([a-z_]+) ([a-z]+(?:\[\])?)(.*)$", ddl, re.M)
     }
+
+
+def column_ddl(ddl: str, name: str) -> str:
+    """One column of a `CREATE TABLE` of this module, with its constraints, for an `ADD COLUMN`."""
+    return next(found[1] for found in re.finditer(r"^    ((\w+) .*?),?$", ddl, re.M) if found[2] == name)
 
 
 class _TimestampField(peewee.DateTimeField):
