@@ -28,6 +28,7 @@ from pgevents.projections import (
     create_multi_stream_projection_base_class,
     create_projection_base_class,
 )
+from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
@@ -71,6 +72,7 @@ __all__ = [
     "UndecodedData",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
+    "ViewFields",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
