@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 from datetime import datetime
 from typing import Any
@@ -19,7 +18,7 @@ from pgevents.subscriptions import Lease, Runner
 
 from .frame import EXIT_CODES, Store, fail
 
-__all__ = ["COMMANDS", "load_runner", "run_runner"]
+__all__ = ["COMMANDS", "load_runner"]
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -55,18 +54,6 @@ def load_runner(where: str) -> Runner:
     return found
 
 
-def run_runner(runner: Runner, workers: int) -> None:
-    """Work until a signal ends it; each worker ends after the event in hand."""
-
-    def stop(number: int, frame: Any) -> None:
-        runner.stop()
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, stop)
-    click.echo(f"{', '.join(runner.names)}: {workers} workers; end with Ctrl-C", err=True)
-    runner.run(workers)
-
-
 @click.command(epilog=EXIT_CODES)
 @click.argument("where", metavar="MODULE:RUNNER")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that handle.")
@@ -76,7 +63,9 @@ def run(where: str, workers: int) -> None:
     RUNNER is a pgevents.subscriptions.Runner of the module, or a function that makes one. Start it as often
     as you like, on as many machines: they share the work.
     """
-    run_runner(load_runner(where), workers)
+    runner = load_runner(where)
+    click.echo(f"{', '.join(runner.names)}: {workers} workers; end with Ctrl-C", err=True)
+    runner.run(workers, signals=True)
 
 
 @click.command("subscriptions", epilog=EXIT_CODES)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -57,6 +59,7 @@ class Runner:
         *,
         poll: float = 0.05,
         other_databases: bool = False,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """Nothing is asked of the database yet.
 
@@ -66,6 +69,7 @@ class Runner:
             poll: Seconds between looks when nothing comes; shorter while events come.
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
+            context: What each worker thread works in, such as Flask's `app.app_context`.
 
         Raises:
             ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
@@ -82,6 +86,7 @@ class Runner:
             raise ConfigurationError(f"poll is a number of seconds above 0, not {poll!r}")
         self._poll = poll
         self._other_databases = other_databases
+        self._context = context
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -92,11 +97,12 @@ class Runner:
         """The names of its subscriptions."""
         return tuple(work.name for work in self.works)
 
-    def run(self, workers: int = 1) -> None:
+    def run(self, workers: int = 1, *, signals: bool = False) -> None:
         """Work until `stop()` is called; connects anew when the server was gone.
 
         Args:
             workers: How many threads handle events.
+            signals: End at SIGTERM and SIGINT; in the main thread only.
 
         Raises:
             ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
@@ -110,6 +116,9 @@ class Runner:
             raise ConfigurationError(
                 "a runner has transactions of its own: call run() outside of db.atomic()"
             )
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, frame: self.stop())
         client.check_installed()
         if not self._other_databases:
             check_models(client, self.works)
@@ -159,6 +168,10 @@ class Runner:
         return task
 
     def _work(self, board: Board) -> None:
+        with self._context():
+            self._work_in_context(board)
+
+    def _work_in_context(self, board: Board) -> None:
         try:
             while True:
                 taken = board.take()
