@@ -1,6 +1,7 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
     ConcurrencyError,
@@ -11,6 +12,7 @@ from pgevents.errors import (
     EventDecodeError,
     EventEncodeError,
     IdempotencyError,
+    InvalidValueError,
     NotInstalledError,
     PgEventsError,
     PluginError,
@@ -53,6 +55,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "IdempotencyError",
+    "InvalidValueError",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -84,3 +87,5 @@ __all__ = [
     "pipeline",
     "stream",
 ]
+
+warn_about_namesake()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -11,7 +10,7 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, InvalidValueError
 from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
@@ -20,15 +19,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Stream",
     "TypesOfEach",
+    "array_text",
     "check_field_name",
     "id_text",
     "identifier_text",
     "merge_streams",
-    "name_argument",
     "one_value",
     "shape_of",
     "stream",
-    "types_argument",
+    "union_of_types",
     "where_params",
     "where_sql",
 ]
@@ -140,9 +139,9 @@ def identifier_text(field: str, value: object) -> str:
         value = value.value
     if isinstance(value, str):
         if not is_text(value):
-            raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
+            raise InvalidValueError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
-            raise ConfigurationError(
+            raise InvalidValueError(
                 f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}"
             )
         return value
@@ -151,7 +150,7 @@ def identifier_text(field: str, value: object) -> str:
     if isinstance(value, (int, UUID)):
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
-    raise ConfigurationError(
+    raise InvalidValueError(
         f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )
@@ -187,7 +186,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     asked = one_value(streams)
     if asked is not None:
         field, value, several = asked
-        return (Stream(_union(several), ((field, (value,)),)),)
+        return (Stream(union_of_types(several), ((field, (value,)),)),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -245,40 +244,16 @@ def one_value(
 
 
 @lru_cache(maxsize=1024)
-def _union(several: TypesOfEach) -> tuple[str, ...] | None:
+def union_of_types(several: TypesOfEach) -> tuple[str, ...] | None:
     """The types of several streams together, sorted."""
     known = [types for types in several if types is not None]
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
-
-
-def types_argument(several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
-    """The types of several streams as an argument in SQL, and the parameters that it needs.
-
-    An array is given as PostgreSQL writes it, which it reads faster than an `ARRAY[...]` of constants.
-    """
-    types = _union(several)
-    if types is None:
-        return "NULL", ()
-    array = array_text(types)
-    return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
 
 
 def array_text(names: Sequence[str]) -> str:
     """An array of names as PostgreSQL writes it."""
     quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
     return "{" + ",".join([quoted[name] for name in names]) + "}"
-
-
-def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
-    """The same of one type's name.
-
-    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program
-    are few.
-    """
-    return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
-
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None]
