@@ -16,7 +16,9 @@ from uuid import uuid4
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
+from pgevents.store.ordering import streams_json
 from pgevents.store.processing import Statements
+from pgevents.streams import stream
 from pgevents.subscriptions import outside, worker
 from pgevents.subscriptions.board import LOOK_AGAIN, Board, Task
 from pgevents.subscriptions.change import StandsByError, settle
@@ -271,7 +273,8 @@ class _Poller:
     def _arrivals(self, last: int, now: float) -> None:
         """Wake those whose types came. Late events stand above the horizon of the look before."""
         spec = self.client.events.pgevents_spec
-        (horizon,) = self.client.session.execute(f"SELECT {spec.qualified('_final_bound')}(NULL)").fetchone()
+        bound = f"SELECT {spec.qualified('_final_bound')}(%s)"
+        (horizon,) = self.client.session.execute(bound, [streams_json([stream()])]).fetchone()
         after = self.horizon
         if last - self.horizon > FAR:
             after = self.last
