@@ -17,12 +17,13 @@ from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
+from pgevents.identifiers import Identifiers
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
 from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
-from pgevents.store.ordering import Horizon, horizon_of
+from pgevents.store.ordering import Horizon, Position, horizon_of
 from pgevents.store.read import AsOf, EventStream, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
@@ -54,6 +55,7 @@ class EventClient:
         plugins: The client's plugins.
         types: The event classes that it knows.
         serializer: Makes JSON of events and views, and the reverse.
+        identifiers: Refuses questions whose identifiers would find nothing.
         session: Runs SQL on `db`, and raises its errors in pgevents' terms.
         saver: What every save goes through.
         hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
@@ -73,7 +75,8 @@ class EventClient:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.reader = Reader(self.session, events.pgevents_spec, self.decoder)
+        self.identifiers = Identifiers(self.serializer)
+        self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer)
         self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
@@ -99,6 +102,7 @@ class EventClient:
         plugins = self.plugins
         if "pgevents_configure_converter" in hooks:
             self.serializer.use(plugins.converter())
+            self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
         is_changed = "pgevents_before_decode" in plugins.implemented
@@ -228,7 +232,7 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
-        positions = [position_of(latest_event_id, streams)]
+        positions = [self._position(latest_event_id, streams)]
         options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
         return self.saver.save([event], options)[0]
 
@@ -268,9 +272,14 @@ class EventClient:
             client.save_events_with_stream_validation([checkout], history)
             ```
         """
-        positions = [position_of(latest_event_id, streams)]
+        positions = [self._position(latest_event_id, streams)]
         options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
         return self.saver.save(events, options)
+
+    def _position(self, latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | None) -> Position:
+        if streams is not None:
+            streams = self.identifiers.check([streams] if isinstance(streams, Stream) else streams)
+        return position_of(latest, streams)
 
     def preview(self, event: T) -> Event[T]:
         """An event in its envelope as it would be saved, with id 0; nothing is written."""
@@ -346,7 +355,7 @@ class EventClient:
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
-        if not final:
+        if not check_final(final):
             return self.reader.read(streams, after=after, as_of=as_of)
         if as_of is not None:
             raise ConfigurationError(
@@ -454,7 +463,7 @@ class EventClient:
             latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
             ```
         """
-        if final:
+        if check_final(final):
             self.check_installed()
         return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
 
@@ -603,6 +612,20 @@ class EventClient:
         """
         several: Any = projections if isinstance(projections, (list, tuple)) else (projections,)  # pyright: ignore[reportUnknownVariableType]
         return Decision(self, several, decider, retries, metadata, idempotency_key).run()
+
+
+def check_final(final: object) -> bool:
+    """The option `final`, which is no identifier.
+
+    Raises:
+        ConfigurationError: It is neither True nor False.
+    """
+    if not isinstance(final, bool):
+        raise ConfigurationError(
+            "final= is True or False; if a field of the data is called 'final', write "
+            f"data={{'final': {final!r}}}"
+        )
+    return final
 
 
 def create_event_client(

@@ -35,6 +35,7 @@ __all__ = [
     "is_text",
     "make_event",
     "make_events",
+    "named_classes",
     "type_names",
 ]
 
@@ -384,6 +385,14 @@ def _names(wanted: Any) -> tuple[str, ...]:
         names = (_check_type_name(item),) if isinstance(item, str) else event_type_of(item).names
         found.update(dict.fromkeys(names))
     return tuple(found)
+
+
+def named_classes(wanted: Any) -> tuple[type[Any], ...]:
+    """The event classes that a `types` argument names; none if it names any type by a text."""
+    named = list(_flatten(wanted))
+    return (
+        () if any(isinstance(one, str) for one in named) else tuple(event_type_of(one).cls for one in named)
+    )
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:

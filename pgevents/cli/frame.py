@@ -19,7 +19,7 @@ from pgevents.events import Event
 from pgevents.store.checks import find_installed
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import TableSpec, create_events_table, create_projections_table
-from pgevents.streams import Stream, stream
+from pgevents.streams import Stream, stream_from_texts
 
 __all__ = [
     "EXIT_CODES",
@@ -214,14 +214,8 @@ def _the_only(found: Sequence[Any], wanted: str | None, kind: str) -> tuple[str,
 def stream_of(types: Sequence[str], match: Sequence[str]) -> Stream[Any]:
     """The stream that `--type` and FIELD=VALUE arguments describe; a field given twice means any of its
     values."""
-    values: dict[str, list[str]] = {}
-    for part in match:
-        field, sign, value = part.partition("=")
-        if not sign:
-            raise click.UsageError(f"{part}: write FIELD=VALUE, as in cart_id=c1")
-        values.setdefault(field, []).append(value)
     try:
-        return stream(list(types) or None, data=values)
+        return stream_from_texts(types, match)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
 

@@ -10,9 +10,9 @@ import peewee
 from flask.cli import AppGroup
 
 from pgevents.embedded import EmbeddedServerError
-from pgevents.errors import NotInstalledError, PgEventsError
+from pgevents.errors import ConfigurationError, NotInstalledError, PgEventsError
 from pgevents.flask.context import active_store
-from pgevents.streams import stream
+from pgevents.streams import stream_from_texts
 
 __all__ = ["commands"]
 
@@ -65,11 +65,11 @@ def demo() -> None:
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Only so many.")
 def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     """Show the newest events, the last one at the bottom."""
-    for part in match:
-        if "=" not in part:
-            raise click.UsageError(f"{part}: write FIELD=VALUE, as in cart_id=c1")
+    try:
+        wanted = stream_from_texts(types, match)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
     client = active_store().client
-    wanted = stream(types or None, data=dict(part.split("=", 1) for part in match))
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")
     rows = client.session.execute(sql, params).fetchall()
     for event_id, kind, data, metadata, created_at, _ in reversed(rows):

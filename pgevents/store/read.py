@@ -88,6 +88,8 @@ class Reader:
     session: Session
     spec: TableSpec
     decoder: Decoder
+    check: Callable[[Iterable[Stream[Any]]], Sequence[Stream[Any]]] = merge_streams
+    """What refuses identifiers that would find nothing, before a read."""
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
     _fetch: str = attrs.field(init=False)
     _fetch_final: str = attrs.field(init=False)
@@ -114,6 +116,7 @@ class Reader:
         check_id(after, "after")
         if as_of is not None:
             check_as_of(as_of)
+        streams = self.check(streams)
         if self.observe is None:
             return self._read(streams, after, as_of)
         merged = merge_streams(streams)
@@ -156,7 +159,7 @@ class Reader:
                 start is final.
             limit: At most so many; the position then ends with the last of them.
         """
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
             found = self._read_final(merged, check_id(after, "after"), wait, limit)
             operation.events = len(found)
@@ -226,7 +229,7 @@ class Reader:
 
     def latest(self, streams: Sequence[Stream[Any]], *, final: bool, wait: float) -> Event[Any] | None:
         """The event with the greatest id; when `final`, only once everything below it is final too."""
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
             found = self.decoder.events(self._latest(merged, final, wait))
             operation.events = len(found)
@@ -290,7 +293,7 @@ class Reader:
 
     def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         check_as_of(as_of)
         last = check_id(after, "after")
         while True:
@@ -327,7 +330,7 @@ class Reader:
             A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the
             events.
         """
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
             snapshot, rows = self._load(projections.qualified(), key, merged, as_of, lock)
             after = 0 if snapshot is None else snapshot[0]
