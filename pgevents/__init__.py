@@ -19,7 +19,7 @@ from pgevents.errors import (
     UnknownEventTypeError,
     UnsupportedTransactionError,
 )
-from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, event
+from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
 from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
 from pgevents.projections import (
@@ -68,6 +68,7 @@ __all__ = [
     "StagedEventsError",
     "StoredEvent",
     "Stream",
+    "UndecodedData",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
     "create_event_client",

@@ -24,7 +24,7 @@ from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
 from pgevents.store.ordering import Horizon, Position, horizon_of
-from pgevents.store.read import AsOf, EventStream, Reader
+from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.streams import Stream, id_text, stream
@@ -299,6 +299,7 @@ class EventClient:
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> EventStream[D]: ...
     @overload
@@ -311,6 +312,7 @@ class EventClient:
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> EventStream[Any]: ...
     def get_event_stream(
@@ -322,6 +324,7 @@ class EventClient:
         data: Mapping[str, Any] | None = None,
         final: bool = False,
         as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
         **identifier: Any,
     ) -> EventStream[Any]:
         """The events of a stream, ordered by id, with the position to validate a save against.
@@ -333,6 +336,9 @@ class EventClient:
             final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late
                 event.
             as_of: Only events up to this id, or created up to this time.
+            on_undecodable: What becomes of an event that cannot be read: "raise" an error that names it;
+                "skip" it, with a warning in the log `pgevents` and its error in `.undecodable` of the result;
+                or hand it over "raw", with `UndecodedData` in place of its data.
             **identifier: Field and value, or a list of values of which any will do.
 
         Raises:
@@ -346,23 +352,31 @@ class EventClient:
             history = client.get_event_stream(CartEvent, cart_id="c1")
             ```
         """
+        self.types.require_current(types)
+        wanted = [stream(types, data=data, **identifier)]
         return self.get_event_streams(
-            [stream(types, data=data, **identifier)], after=after, final=final, as_of=as_of
+            wanted, after=after, final=final, as_of=as_of, on_undecodable=on_undecodable
         )
 
     def get_event_streams(
-        self, streams: Sequence[Stream[D]], *, after: int = 0, final: bool = False, as_of: AsOf | None = None
+        self,
+        streams: Sequence[Stream[D]],
+        *,
+        after: int = 0,
+        final: bool = False,
+        as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
         if not check_final(final):
-            return self.reader.read(streams, after=after, as_of=as_of)
+            return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
         if as_of is not None:
             raise ConfigurationError(
                 "final and as_of exclude each other: the past up to an id is read with as_of alone"
             )
         self.check_installed()
-        return self.reader.read_final(streams, after=after, wait=FINAL_WAIT)
+        return self.reader.read_final(streams, after=after, wait=FINAL_WAIT, on_undecodable=on_undecodable)
 
     @overload
     def iter_event_stream(
@@ -373,6 +387,7 @@ class EventClient:
         after: int = ...,
         data: Mapping[str, Any] | None = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> Iterator[Event[D]]: ...
     @overload
@@ -384,6 +399,7 @@ class EventClient:
         after: int = ...,
         data: Mapping[str, Any] | None = ...,
         as_of: AsOf | None = ...,
+        on_undecodable: OnUndecodable = ...,
         **identifier: Any,
     ) -> Iterator[Event[Any]]: ...
     def iter_event_stream(
@@ -394,6 +410,7 @@ class EventClient:
         after: int = 0,
         data: Mapping[str, Any] | None = None,
         as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
         **identifier: Any,
     ) -> Iterator[Event[Any]]:
         """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
@@ -409,13 +426,19 @@ class EventClient:
                 print(event.id, event.type)
             ```
         """
-        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of)
+        self.types.require_current(types)
+        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of, on_undecodable)
 
     def iter_event_streams(
-        self, streams: Sequence[Stream[D]], *, after: int = 0, as_of: AsOf | None = None
+        self,
+        streams: Sequence[Stream[D]],
+        *,
+        after: int = 0,
+        as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> Iterator[Event[D]]:
         """Like `get_event_streams`, one event at a time in constant memory."""
-        return self.reader.pages(streams, after, as_of)
+        return self.reader.pages(streams, after, as_of, on_undecodable)
 
     @overload
     def get_latest_event(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
-from pgevents.errors import ConfigurationError, UnknownEventTypeError
+from pgevents.declarations import Upcaster, checked_upcasters, made_event_class
+from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError
 
 if typing.TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -29,6 +31,7 @@ __all__ = [
     "EventTypes",
     "NewEvent",
     "StoredEvent",
+    "UndecodedData",
     "UnfrozenEvent",
     "event",
     "event_type_of",
@@ -41,9 +44,10 @@ __all__ = [
 
 T = TypeVar("T")
 D_co = TypeVar("D_co", covariant=True)
-Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
 _MARK = "__pgevents_type__"
+MAX_NAME = 200
+"""Characters of an event type's name."""
 
 
 @attrs.frozen
@@ -72,9 +76,11 @@ class UnfrozenEvent:
     __slots__ = ("__weakref__", "created_at", "data", "id", "metadata", "type", "updated_at")
 
 
-@attrs.frozen
+@attrs.frozen(unsafe_hash=True)
 class Event(UnfrozenEvent, Generic[D_co]):
     """An event as it stands in the log: the envelope and, inside it, your own class.
+
+    Two are equal if all of it is; they can stand in sets and be keys of dicts, whatever data they hold.
 
     Attributes:
         id: Its place in the one total order of the log.
@@ -87,8 +93,8 @@ class Event(UnfrozenEvent, Generic[D_co]):
 
     id: int
     type: str
-    data: D_co
-    metadata: dict[str, Any]
+    data: D_co = attrs.field(hash=False)
+    metadata: dict[str, Any] = attrs.field(hash=False)
     created_at: datetime
     updated_at: datetime
 
@@ -157,14 +163,28 @@ class StoredEvent:
     metadata: dict[str, Any]
 
 
+@attrs.frozen
+class UndecodedData:
+    """What stands for data that cannot be read, for a reader that goes on (`on_undecodable="raw"`).
+
+    Attributes:
+        text: The data as they are stored: JSON text.
+        error: What is wrong with them, or with the event's envelope. Where a time of the envelope is beyond
+            what a datetime holds, the nearest datetime stands there.
+    """
+
+    text: str
+    error: EventDecodeError
+
+
 def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
-    if len(name) > 200 or any(ord(char) < 32 for char in name) or not is_text(name):
+    if len(name) > MAX_NAME or any(ord(char) < 32 for char in name) or not is_text(name):
         raise ConfigurationError(
-            f"an event type's name has at most 200 characters and no control characters: {name!r}"
+            f"an event type's name has at most {MAX_NAME} characters and no control characters: {name!r:.240}"
         )
-    return name
+    return str.__str__(name)  # of an Enum that is a str, the text
 
 
 def is_text(value: str) -> bool:
@@ -185,7 +205,7 @@ def event(
     *,
     version: int = 1,
     upcasters: Mapping[int, Upcaster] | None = None,
-    formerly: Iterable[str] = (),
+    formerly: str | Iterable[str] = (),
 ) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def event(
@@ -194,19 +214,22 @@ def event(
     *,
     version: int = 1,
     upcasters: Mapping[int, Upcaster] | None = None,
-    formerly: Iterable[str] = (),
+    formerly: str | Iterable[str] = (),
 ) -> Any:
     """Make a class an event: `attrs.frozen`, and registered under a name.
+
+    A class that attrs or `dataclasses` has made stays as it is; their decorators stand below `@event`.
 
     Args:
         name: The type's name in the log; bare `@event` takes the class's name.
         version: Version of the data's shape. Raise it when old data needs an upcaster.
-        upcasters: For each older version, a function from its data (a dict) to the next version's.
+        upcasters: For every older version, a function from its data (a dict) to the next version's. Without
+            any, old data are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
 
     Raises:
-        ConfigurationError: A name, version or upcaster that cannot work.
+        ConfigurationError: A name, version or upcaster that cannot work, or a class that cannot be an event.
 
     Example:
         ```python
@@ -219,28 +242,39 @@ def event(
         ```
     """
 
+    steps = checked_upcasters(version, upcasters)
+    old_names = tuple(
+        _check_type_name(old) for old in ([formerly] if isinstance(formerly, str) else formerly)
+    )
+
     def register(cls: type[T], type_name: str) -> type[T]:
-        made: type[T] = cls if "__attrs_attrs__" in vars(cls) else attrs.frozen(cls)
-        steps = dict(upcasters or {})
-        if version < 1 or set(steps) - set(range(1, version)):
-            raise ConfigurationError(
-                f"{type_name}: version {version} takes upcasters for the versions from 1 to {version - 1}, "
-                f"not for {sorted(steps)}"
-            )
-        old_names = tuple(_check_type_name(old) for old in formerly)
-        kind = EventType(_check_type_name(type_name), made, version, steps, old_names)
+        type_name = _check_type_name(type_name)
+        made = made_event_class(cls, _names_at(2))
+        kind = EventType(type_name, made, version, steps, old_names)
         setattr(made, _MARK, kind)
         EventTypes.everything.add(kind)
+        _names.cache_clear()
+        _classes.cache_clear()  # a base class stands for one more class now
         return made
 
-    if isinstance(name, type):
-        bare: type[Any] = name
+    if isinstance(name, type) or inspect.isroutine(name):
+        bare: Any = name
         return register(bare, bare.__name__)
+    if name is not None:
+        _check_type_name(name)
 
     def decorate(cls: type[T]) -> type[T]:
-        return register(cls, cls.__name__ if name is None else name)
+        return register(cls, getattr(cls, "__name__", "") if name is None else name)
 
     return decorate
+
+
+def _names_at(depth: int) -> Mapping[str, Any]:
+    """The names of the function or module that called so many calls above the caller."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = None if frame is None else frame.f_back
+    return {} if frame is None else frame.f_locals
 
 
 def event_type_of(cls: type[Any]) -> EventType:
@@ -249,11 +283,29 @@ def event_type_of(cls: type[Any]) -> EventType:
     Raises:
         UnknownEventTypeError: The class was not made by `@event`.
     """
-    kind = vars(cls).get(_MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    kind: EventType | None = vars(cls).get(_MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    shown = getattr(cls, "__qualname__", repr(cls))
     if kind is None:
-        shown = getattr(cls, "__qualname__", repr(cls))
         raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
-    return cast(EventType, kind)
+    if kind.cls is not cls:
+        raise UnknownEventTypeError(
+            f"{shown} was made anew by another decorator above @event, so it is not the class that reads "
+            "give; put @event on top",
+            cls,
+        )
+    return kind
+
+
+def _event_types_of(cls: type[Any]) -> list[EventType]:
+    """The types that a class stands for: its own, and those of the event classes that derive from it."""
+    found, pending = [event_type_of(cls)], cls.__subclasses__()
+    while pending:
+        below = pending.pop(0)
+        kind = vars(below).get(_MARK)
+        if kind is not None and kind.cls is below:
+            found.append(kind)
+        pending.extend(below.__subclasses__())
+    return found
 
 
 class EventTypes:
@@ -264,6 +316,7 @@ class EventTypes:
     Attributes:
         restricted: Whether there are no classes but those given.
         revision: Changes whenever a class is added, so that whoever remembers what he found can tell.
+        has_former: Whether a class among them was defined again, and another has taken its place.
     """
 
     everything: typing.ClassVar[EventTypes]
@@ -271,25 +324,31 @@ class EventTypes:
     def __init__(self, classes: Any = None) -> None:
         self.restricted = classes is not None
         self.revision = 0
+        self.has_former = False
         self._by_name: dict[str, EventType] = {}
         self._by_class: dict[type[Any], EventType] = {}
         self._ambiguous: dict[str, list[str]] = {}
         for cls in _flatten(classes):
-            self.add(event_type_of(cls))
+            for kind in _event_types_of(cls):
+                self.add(kind)
 
     def add(self, kind: EventType) -> None:
         """Register a type; a class that is defined again (a reloaded module) replaces its former self."""
         for name in kind.names:
             known = self._by_name.get(name)
-            if known is not None and known.cls is not kind.cls and not _same_definition(known.cls, kind.cls):
-                if self.restricted:
-                    raise ConfigurationError(
-                        f"two classes claim the event type {name!r}: {known.cls!r}, {kind.cls!r}"
-                    )
-                self._ambiguous.setdefault(name, [repr(known.cls)]).append(repr(kind.cls))
+            if known is not None and known.cls is not kind.cls:
+                self._note_clash(name, known.cls, kind.cls)
             self._by_name[name] = kind
         self._by_class = {}
         self.revision += 1
+
+    def _note_clash(self, name: str, former: type[Any], latter: type[Any]) -> None:
+        if _same_definition(former, latter):
+            self.has_former = True
+        elif self.restricted:
+            raise ConfigurationError(f"two classes claim the event type {name!r}: {former!r}, {latter!r}")
+        else:
+            self._ambiguous.setdefault(name, [repr(former)]).append(repr(latter))
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
         """A registry of its own with the classes that plugins bring added; the shared one is left as it
@@ -342,6 +401,7 @@ class EventTypes:
             self._by_class,
         )  # before the names are looked at: `add` leaves it behind
         kind = event_type_of(cls)
+        self._refuse_former(kind)
         if self.restricted and self._by_name.get(kind.name) is not kind:
             raise UnknownEventTypeError(
                 f"this client was created without the event type {kind.name!r} ({cls.__qualname__}); "
@@ -351,6 +411,33 @@ class EventTypes:
         if kind.cls is cls and kind.name not in self._ambiguous and self._by_name.get(kind.name) is kind:
             by_class[cls] = kind
         return kind
+
+    def _refuse_former(self, kind: EventType) -> None:
+        """Refuse a class that was defined again since, or of which this registry has a former definition."""
+        known = self._by_name.get(kind.name)
+        if known is None or known.cls is kind.cls or not _same_definition(known.cls, kind.cls):
+            return
+        raise UnknownEventTypeError(
+            f"{kind.cls.__qualname__} was defined again (a module was reloaded?): there are two classes of "
+            f"this name, and reads give instances of the one that this client knows for {kind.name!r}; "
+            "import the class anew where it is used, or make the client anew",
+            kind.cls,
+        )
+
+    def require_current(self, wanted: Any) -> None:
+        """That no class among these was defined again since: reads would give instances of its successor.
+
+        Args:
+            wanted: What names types, as for `names`.
+
+        Raises:
+            UnknownEventTypeError: Names the class.
+        """
+        if wanted is None or not EventTypes.everything.has_former:
+            return
+        for cls in _flatten(wanted):
+            if not isinstance(cls, str):
+                self._refuse_former(event_type_of(cls))
 
     def names(self, wanted: Any) -> tuple[str, ...] | None:
         """The stored names that a `types` argument stands for; None for any type.
@@ -382,17 +469,27 @@ def _names(wanted: Any) -> tuple[str, ...]:
     """Stored names out of whatever names types."""
     found: dict[str, None] = {}
     for item in _flatten(wanted):
-        names = (_check_type_name(item),) if isinstance(item, str) else event_type_of(item).names
-        found.update(dict.fromkeys(names))
+        if isinstance(item, str):
+            found[_check_type_name(item)] = None
+        else:
+            found.update(dict.fromkeys(name for kind in _event_types_of(item) for name in kind.names))
     return tuple(found)
 
 
 def named_classes(wanted: Any) -> tuple[type[Any], ...]:
-    """The event classes that a `types` argument names; none if it names any type by a text."""
+    """The event classes that a `types` argument stands for; none if it names any type by a text."""
+    try:
+        return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
+    except TypeError:  # not hashable, so not remembered
+        return _classes.__wrapped__(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _classes(wanted: Any) -> tuple[type[Any], ...]:
     named = list(_flatten(wanted))
-    return (
-        () if any(isinstance(one, str) for one in named) else tuple(event_type_of(one).cls for one in named)
-    )
+    if any(isinstance(item, str) for item in named):
+        return ()
+    return tuple(dict.fromkeys(kind.cls for item in named for kind in _event_types_of(item)))
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:
@@ -405,11 +502,20 @@ def _flatten(wanted: Any) -> Iterable[Any]:
     elif isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union:
         for part in typing.get_args(wanted):
             yield from _flatten(part)
+    elif typing.get_origin(wanted) is typing.Annotated:
+        yield from _flatten(typing.get_args(wanted)[0])
+    elif isinstance(typing.get_origin(wanted), type):
+        raise ConfigurationError(
+            f"{wanted!r} names a class with a type parameter, which the log does not know; "
+            "name the class alone"
+        )
     elif hasattr(wanted, "__value__"):  # a `type X = A | B` alias
         yield from _flatten(wanted.__value__)
     elif isinstance(wanted, Iterable) and not isinstance(wanted, (Mapping, bytes)):
         parts: Iterable[Any] = wanted  # pyright: ignore[reportUnknownVariableType]
         for part in parts:
+            if part is None:
+                raise ConfigurationError("None is no event type; leave the types out to mean any")
             yield from _flatten(part)
     else:
         raise ConfigurationError(

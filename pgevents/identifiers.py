@@ -130,7 +130,8 @@ def _is_made(kind: EventType, start: int, field: str, preset: Iterable[str]) -> 
             continue
         except Exception:
             return False
-        found: Any = data.get(field, _NOTHING) if isinstance(data, dict) else _NOTHING
+        result: Mapping[str, Any] = data if isinstance(data, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+        found: Any = result.get(field, _NOTHING)
         return found is not _NOTHING and str(found) != str(_Value(field))
     return False
 

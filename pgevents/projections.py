@@ -333,7 +333,7 @@ class ProjectionBase(_Projection[V, E]):
                 "that its events carry. If it is folded from all events of its types, return everything "
                 "(from pgevents import everything)"
             )
-        return (stream(types, data=identifiers),)
+        return (stream(types, data=cast("Mapping[str, Any]", identifiers)),)
 
 
 class MultiStreamProjectionBase(_Projection[V, E]):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import attrs
 
 from pgevents.codec.decoding import Decoder
+from pgevents.codec.equality import difference
 from pgevents.codec.serialization import VERSION_KEY, Serializer, dump_and_load, load_json
 from pgevents.errors import (
     ConcurrencyError,
@@ -185,7 +186,7 @@ class Saver:
             Operation(name, options.streams, types, attempt=options.attempt)
         ) as operation:
             if "pgevents_before_save" in hooks:
-                events = self.hooks.before_save(events)
+                events = self._replaced_by_hooks(events)
             encoded = self._encode(events)
             observed = operation if "pgevents_observe" in hooks else None
             if is_followed:
@@ -227,12 +228,7 @@ class Saver:
         new = _of_dict(cast("Mapping[str, Any]", given))
         kind = self.types.find(new.type)
         if kind is not None:
-            data = self.serializer.encode(new.data, new.type)
-            typed = self.serializer.check(data, kind.cls, new.type)
-            lost = sorted(set(data) - set(self.serializer.encode(typed, new.type)))
-            if lost:
-                raise EventEncodeError(f"{new.type}: {kind.cls.__qualname__} has no field {lost[0]!r}")
-            new = attrs.evolve(new, data=typed)
+            new = attrs.evolve(new, data=self.serializer.from_dict(new.data, kind.cls, new.type))
         return attrs.evolve(new, metadata={**metadata, **new.metadata}) if metadata else new
 
     def _encode(self, given: Sequence[Any], metadata: Mapping[str, Any] | None = None) -> Encoded:
@@ -242,7 +238,7 @@ class Saver:
         Most events are instances of classes of version 1 without metadata, in large batches: so this loop
         makes nothing for them but two tuples, and looks at each only once.
         """
-        rows, as_read = list[Row](), list[Part]()
+        rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
         known, dump, undo = self.types.known, self.serializer.dump, self.decoder.before_decode
         for one in given:
             kind = known(one.__class__)
@@ -252,6 +248,7 @@ class Saver:
                 as_read.append((kind.name, data, {}))
                 continue
             new = one if type(one) is NewEvent else self.new_event(one, metadata)
+            events.append(new)
             kind = self.types.find(new.type)
             cls = (
                 None if kind is None or undo is not None else kind.cls
@@ -260,7 +257,22 @@ class Saver:
             metadata_text, loaded = _dump_metadata(new, kind)
             rows.append((new.type, text, metadata_text))
             as_read.append((new.type, data, loaded))
-        return rows, as_read if undo is None else self._undone(undo, rows, as_read)
+        if undo is None:
+            return rows, as_read
+        undone = self._undone(undo, rows, as_read)
+        for new, (name, data, _) in zip(events, undone, strict=True):
+            if new.data.__class__ is data.__class__ is not dict:
+                self.serializer.require_equal(new.data, data, name)
+        return rows, undone
+
+    def _replaced_by_hooks(self, events: Sequence[NewEvent]) -> list[NewEvent]:
+        """The events as hooks replace them; an instance that becomes a dict is checked as if it were
+        saved."""
+        replaced = self.hooks.before_save(list(events))
+        for old, new in zip(events, replaced, strict=False):
+            if isinstance(new.data, dict) and not isinstance(old.data, dict):
+                self.serializer.dump(old.data, old.data.__class__, old.type)
+        return replaced
 
     def _undone(
         self,
@@ -344,7 +356,7 @@ class Saver:
         if len(saved) != len(events):
             return False
         return all(
-            self._current_name(old.type) == self._current_name(name) and _is_same(old.data, data)
+            self._current_name(old.type) == self._current_name(name) and difference(old.data, data) is None
             for old, (name, data, _) in zip(saved, events, strict=True)
         )
 
@@ -388,23 +400,6 @@ def _check_sequence(given: object) -> None:
         raise ConfigurationError(f"events are a list, not {kind}; for one event use the singular method")
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two values are of the same kind and equal, down to the last part: 1 is not True."""
-    cls: Any = one.__class__
-    if cls is not other.__class__:
-        return False
-    if attrs.has(cls):
-        return all(
-            _is_same(getattr(one, field.name, None), getattr(other, field.name, None))
-            for field in attrs.fields(cls)
-        )
-    if issubclass(cls, dict):
-        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
-    if issubclass(cls, (list, tuple)):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return bool(one == other)
-
-
 def _dump_metadata(new: NewEvent, kind: EventType | None) -> tuple[str, dict[str, Any]]:
     """Metadata as JSON text, with the version of the data's shape if it is not 1; and as a read gives
     them."""
@@ -416,7 +411,7 @@ def _dump_metadata(new: NewEvent, kind: EventType | None) -> tuple[str, dict[str
             f"{new.type}: metadata is a JSON object, and keys that begin with $ are reserved: "
             f"{list(metadata)}"
         )
-    text, as_read = dump_and_load(metadata, new.type)
+    text, as_read = dump_and_load(metadata, f"{new.type}, metadata")
     if kind is not None and kind.version > 1:
         text = dump_and_load({**metadata, VERSION_KEY: kind.version}, new.type)[0]
     return text, as_read
@@ -441,4 +436,5 @@ def _of_dict(given: Mapping[str, Any]) -> NewEvent:
         raise EventEncodeError(
             f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}"
         )
-    return NewEvent(name, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))
+    text = str.__str__(name)  # of an Enum that is a str
+    return NewEvent(text, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))

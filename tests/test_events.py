@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import typing
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import attrs
 import pytest
 from attrs import frozen
 
-from pgevents import ConfigurationError, EventClient, EventEncodeError, UnknownEventTypeError, event
+from pgevents import (
+    ConfigurationError,
+    EventClient,
+    EventEncodeError,
+    PgEventsError,
+    UnknownEventTypeError,
+    event,
+)
 from pgevents.events import EventTypes, event_type_of
 
 from .conftest import shop_client
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
+
+T = TypeVar("T")
 
 
 def test_event_makes_a_frozen_class_with_a_name() -> None:
@@ -169,8 +181,7 @@ def test_names_that_cannot_be_stored_are_refused(name: str) -> None:
 
 
 def test_a_class_with_the_mark_of_another_is_checked_each_time(client: EventClient) -> None:
-    """A class made of another's attributes has its mark, but not its fields: what a read could not give back
-    is refused."""
+    """A class made of another's attributes, as a decorator above @event makes it, is not what reads give."""
 
     @event("MARKED")
     class Marked:
@@ -180,7 +191,7 @@ def test_a_class_with_the_mark_of_another_is_checked_each_time(client: EventClie
     other: Any = attrs.define(type("Other", (), {**mark, "__annotations__": {"else_id": int}}))
     any_type = shop_client(client.db, None)
     for _ in range(3):
-        with pytest.raises(EventEncodeError, match="MARKED"):
+        with pytest.raises(UnknownEventTypeError, match="Other was made anew .* put @event on top"):
             any_type.save_event(other(3))
 
 
@@ -229,3 +240,257 @@ def test_a_class_that_comes_while_another_is_looked_up_is_not_overlooked(
     monkeypatch.setattr(types, "_by_name", Slow(types._by_name))
     types.of(Mine("c1"))
     assert types.known(Mine) is None
+
+
+def test_events_stand_in_sets_and_are_keys_of_dicts(client: EventClient) -> None:
+    """What two reads give for one event is equal, and found again in a set, whatever its data hold."""
+    client.save_events([CartCreated("c1", "u1"), {"type": "LISTED", "data": {"list": [1]}}])
+    first, second = client.get_event_stream(), client.get_event_stream()
+    assert set(first) == set(second)
+    assert len(set(first) | set(second)) == 2
+    assert {one: one.id for one in first}[second[1]] == 2
+    assert first[1] != attrs.evolve(first[1], data={"list": [2]})
+
+
+@event("TILL_EVENT")
+class TillEvent:
+    till: str
+
+
+@event("TILL_OPENED", formerly="TILL_UNLOCKED")
+class TillOpened(TillEvent):
+    pass
+
+
+class Undecorated(TillOpened):
+    pass
+
+
+@event("TILL_COUNTED")
+class TillCounted(Undecorated):
+    count: int = 0
+
+
+def test_a_base_class_stands_for_the_event_classes_that_derive_from_it(client: EventClient) -> None:
+    """Reads and clients by a decorated base class find the events of its subclasses, at any depth."""
+    till = shop_client(client.db, TillEvent)
+    events = [TillEvent("t1"), TillOpened("t1"), TillCounted("t1", 3)]
+    till.save_events(events)
+    till.save_event({"type": "TILL_CLOSED", "data": {"till": "t1"}})
+    assert [one.data for one in till.get_event_stream(TillEvent, till="t1")] == events
+    assert [one.data for one in till.get_event_stream(TillOpened, till="t1")] == events[1:]
+    assert [one.id for one in till.get_event_stream(TillCounted)] == [3]
+    assert EventTypes.everything.names(TillOpened) == ("TILL_OPENED", "TILL_UNLOCKED", "TILL_COUNTED")
+    with pytest.raises(UnknownEventTypeError, match="Undecorated is not an event class"):
+        till.get_event_stream(Undecorated)
+
+
+def test_a_class_that_derives_later_is_found_by_its_base_from_then_on() -> None:
+    """What a base class stands for is not remembered beyond the next decorated class."""
+    before = EventTypes.everything.names(TillCounted)
+
+    @event("TILL_RECOUNTED")
+    class TillRecounted(TillCounted):
+        pass
+
+    assert EventTypes.everything.names(TillCounted) == (*(before or ()), "TILL_RECOUNTED")
+
+
+def test_a_type_parameter_is_not_known_to_the_log(client: EventClient) -> None:
+    """A generic class is named alone; None among types is no type."""
+
+    @event("CHANGED_TO")
+    class ChangedTo(Generic[T]):
+        to: T
+
+    for wanted in (ChangedTo[int], [ChangedTo[int]]):
+        with pytest.raises(ConfigurationError, match="name the class alone"):
+            client.get_event_stream(wanted)
+    with pytest.raises(ConfigurationError, match="None is no event type"):
+        client.get_event_stream([None])  # type: ignore[list-item]
+    assert len(client.get_event_stream(ChangedTo)) == 0
+
+
+class Kind(str, enum.Enum):
+    LETTER = "LETTER_SENT"
+
+
+def test_a_name_from_an_enum_is_its_text(client: EventClient) -> None:
+    """A type named by a member of a str Enum is stored, found and returned as plain text."""
+    saved: Any = client.save_event({"type": Kind.LETTER, "data": {}})
+    (read,) = client.get_event_stream(Kind.LETTER)
+    assert saved == read
+    assert type(saved.type) is str
+
+
+def dataclass_event() -> type[Any]:
+    @event("POINT_SEEN")
+    @dataclasses.dataclass
+    class PointSeen:
+        x: int
+        tags: list[str] = dataclasses.field(default_factory=list)
+
+        def __post_init__(self) -> None:
+            if self.x < 0:
+                raise ValueError("x is not negative")
+
+    return PointSeen
+
+
+def test_a_dataclass_is_an_event_as_it_is(client: EventClient) -> None:
+    """@event above @dataclass registers the class and changes nothing in it."""
+    cls = dataclass_event()
+    points = shop_client(client.db, cls)
+    saved = points.save_event(cls(1, ["a"]))
+    assert points.get_event_stream(cls)[0] == saved
+    with pytest.raises(ValueError, match="not negative"):
+        cls(-1)
+
+
+class ADict(typing.TypedDict):
+    x: int
+
+
+class ATuple(NamedTuple):
+    x: int
+
+
+class AnEnum(enum.Enum):
+    X = 1
+
+
+class OfItsOwn(type):
+    pass
+
+
+class MadeOtherwise(metaclass=OfItsOwn):
+    x: int
+
+
+@dataclasses.dataclass
+class ADataclass:
+    x: int
+
+
+class BelowADataclass(ADataclass):
+    y: int
+
+
+class OfDataclasses:
+    x: int
+    _: dataclasses.KW_ONLY
+    y: int = 0
+
+
+class FieldOfDataclasses:
+    x: list[int] = dataclasses.field(default_factory=list)
+
+
+class PostInit:
+    x: int
+
+    def __post_init__(self) -> None:
+        pass
+
+
+class NamedSelf:
+    self: int
+
+
+class Mangled:
+    __x: int
+
+
+class RequiredAfterDefault:
+    x: int = 0
+    y: int
+
+
+def a_function() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("unfit", "message"),
+    [
+        (ADict, "ADict cannot be an event class: it is a TypedDict"),
+        (ATuple, "it is a tuple"),
+        (AnEnum, "it is an Enum"),
+        (MadeOtherwise, "it is made by OfItsOwn"),
+        (a_function, "stands above a class, not above <function a_function"),
+        (
+            BelowADataclass,
+            "derives from a dataclass, whose fields attrs does not see; put @dataclass",
+        ),
+        (OfDataclasses, "KW_ONLY and InitVar belong to dataclasses"),
+        (
+            FieldOfDataclasses,
+            r"FieldOfDataclasses\.x is given by dataclasses\.field; put @dataclass",
+        ),
+        (PostInit, "attrs does not call __post_init__"),
+        (NamedSelf, "a field cannot be named self"),
+        (Mangled, "a field cannot be named '_Mangled__x'"),
+        (RequiredAfterDefault, "attrs refuses it"),
+    ],
+)
+def test_what_cannot_be_an_event_class_is_refused_by_the_decorator(unfit: Any, message: str) -> None:
+    """The error stands where the mistake is, and says what to write instead."""
+    for decorate in (event, event("UNFIT")):
+        with pytest.raises(ConfigurationError, match=message):
+            decorate(unfit)
+    with pytest.raises(PgEventsError):
+        EventTypes.everything.names(unfit)
+
+
+def test_a_class_that_was_defined_again_is_refused_by_its_former_self(client: EventClient) -> None:
+    """After a module was reloaded, the older class would match nothing that a read gives: it is refused where
+    a client knows the new one, and the new one where it knows the older."""
+
+    def define() -> type[Any]:
+        @event("DEFINED_AGAIN")
+        class DefinedAgain:
+            n: int
+
+        return DefinedAgain
+
+    older, newer = define(), define()
+    everything, narrow = shop_client(client.db, None), shop_client(client.db, older)
+    everything.save_event(newer(1))
+    with pytest.raises(UnknownEventTypeError, match="DefinedAgain was defined again"):
+        everything.save_event(older(1))
+    with pytest.raises(UnknownEventTypeError, match="was defined again .* make the client anew"):
+        narrow.save_event(newer(1))
+    narrow.save_event(older(1))
+    assert narrow.get_event_stream(older)[0].data == older(1)
+    everything.types.require_current([newer, "DEFINED_AGAIN"])
+    with pytest.raises(UnknownEventTypeError, match="was defined again"):
+        everything.types.require_current(older | newer)
+
+
+def test_annotations_as_text_may_name_classes_of_the_same_function(client: EventClient) -> None:
+    """`from __future__ import annotations` makes text of all annotations, as in this module."""
+
+    @frozen
+    class Line:
+        count: int
+
+    @event("LINED_UP")
+    class LinedUp:
+        line: Line
+
+    lined = shop_client(client.db, LinedUp)
+    saved = lined.save_event(LinedUp(Line(3)))
+    assert lined.get_event_stream(LinedUp)[0] == saved
+
+
+def test_an_annotation_that_names_nothing_is_refused_in_words(client: EventClient) -> None:
+    """A name that is imported for type checkers only cannot be looked up: the save says so."""
+
+    @event("NOWHERE_FOUND")
+    class NowhereFound:
+        price: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+    nowhere = shop_client(client.db, NowhereFound)
+    with pytest.raises(EventEncodeError, match="name 'Nowhere' is not defined, so an annotation of"):
+        nowhere.save_event(NowhereFound(1))
+    assert len(nowhere.get_event_stream()) == 0

@@ -204,13 +204,72 @@ def test_a_field_of_another_kind_is_named_down_to_its_place(client: EventClient,
     assert caught.value.field == "lines.1.quantity"
 
 
+def keep(data: dict[str, Any]) -> dict[str, Any]:
+    """An upcaster that changes nothing."""
+    return data
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"version": 0}, {"version": 2, "upcasters": {2: dict}}, {"formerly": [""]}]
+    ("arguments", "message"),
+    [
+        ({"version": 0}, "version is a whole number from 1"),
+        ({"version": "2"}, "version is a whole number from 1 to 2147483647, not '2'"),
+        ({"version": True}, "not True"),
+        ({"version": 2.0}, "not 2.0"),
+        ({"version": 2**31}, "not 2147483648"),
+        ({"version": 2, "upcasters": {2: keep}}, "upcasters for the versions from 1 to 1, not for 2"),
+        ({"version": 2, "upcasters": {"1": keep}}, "not for '1'"),
+        ({"version": 2, "upcasters": {1: None}}, "the upcaster from version 1 is a function, not None"),
+        ({"version": 2, "upcasters": [keep]}, "a dict from each older version to a function"),
+        ({"version": 4, "upcasters": {1: keep, 3: keep}}, "none for version 2; where nothing changes"),
+        ({"version": 10**8, "upcasters": {1: keep}}, "none for version 2"),
+        ({"formerly": [""]}, "non-empty string"),
+        ({"formerly": [3]}, "non-empty string, not 3"),
+    ],
 )
-def test_versions_that_cannot_work_are_refused_at_once(arguments: dict[str, Any]) -> None:
-    """A version below 1, or an upcaster from the present version on, is a mistake in the program."""
-    with pytest.raises(ConfigurationError):
+def test_versions_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    """A version, an upcaster or a name that cannot be meant is a mistake in the program."""
+    with pytest.raises(ConfigurationError, match=message):
 
         @event("NEVER", **arguments)
         class Never:
             n: int
+
+
+def test_a_large_version_costs_nothing(client: EventClient, make_client: Make) -> None:
+    """Versions are compared, not counted through."""
+    old = ordered_v1()
+    make_client(event_types=old).save_event(old("o1", "Ada"))
+
+    @event("ORDERED", version=10**8)
+    class Ordered:
+        order_id: str
+        name: str
+
+    assert make_client(event_types=Ordered).get_event_stream()[0].data == Ordered("o1", "Ada")
+
+
+@pytest.mark.parametrize("returned", [None, [], "x"])
+def test_an_upcaster_that_returns_no_dict_is_named(
+    client: EventClient, make_client: Make, returned: Any
+) -> None:
+    """An upcaster that changes its argument and returns nothing is an easy slip."""
+    old = ordered_v1()
+    make_client(event_types=old).save_event(old("o1", "Ada"))
+
+    @event("ORDERED", version=2, upcasters={1: lambda data: returned})
+    class Ordered:
+        order_id: str
+
+    with pytest.raises(EventDecodeError, match="event 1 .* upcaster from version 1 returned .*, not a dict"):
+        make_client(event_types=Ordered).get_event_stream()
+
+
+def test_one_former_name_may_be_a_text() -> None:
+    """A text is one name, not a sequence of letters."""
+
+    @event("CART_OPENED_NOW", formerly="BASKET_OPENED_THEN")
+    class CartOpenedNow:
+        cart_id: str
+
+    assert stream(CartOpenedNow).types == ("CART_OPENED_NOW", "BASKET_OPENED_THEN")

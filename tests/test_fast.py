@@ -137,44 +137,13 @@ def test_whatever_stands_in_a_field_is_stored_the_same_or_refused_the_same(
     assert repr(quick) == repr(known)
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
-@pytest.mark.parametrize(
-    ("cls", "name"), [(cls, one.name) for cls in (Plain, Flat, Timed) for one in attrs.fields(cls)]
-)
-def test_a_batch_is_written_as_its_events_are(cls: type[Any], name: str, value: Any) -> None:
-    """An event among others is the same JSON as by itself, or refused with the same error."""
-    events = [cls(**{name: value}), cls()]
-    alone = outcome(lambda: [dumped(event, cls)[0] for event in events])
-
-    def together() -> Any:
-        lines = Serializer().dump_batch(["T", "T"], events).split("\n")
-        return [json.dumps(json.loads(line), sort_keys=True) for line in lines]
-
-    assert repr(outcome(together)) == repr(slow(lambda: outcome(together))) == repr(alone)
-
-
 def test_an_instance_that_lost_a_field_is_refused() -> None:
     """Nobody but the class itself sees to it that a field has a value."""
     event = Mutable("a")
     del event.text
-    for batch in ([event], [Mutable("b"), event]):
-        for how in (lambda ask: ask(), slow):
-            with pytest.raises(EventEncodeError, match="T cannot be stored"):
-                how(lambda batch=batch: Serializer().dump_batch(["T"] * len(batch), batch))
-    with pytest.raises(EventEncodeError, match="T cannot be stored"):
-        Serializer().dump(event, Mutable, "T")
-
-
-def test_a_batch_does_take_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the test above would compare nothing."""
-    events = [Flat(), Timed(text="\u00fc"), Flat(text="\\u0000")]
-    alone = "\n".join([Serializer().dump(event, type(event), "T")[0] for event in events])
-    assert Serializer().dump_batch("TTT", events) == alone  # no NUL; but that takes a closer look
-    monkeypatch.setattr(Serializer, "dump", None)
-    together = Serializer().dump_batch("TT", events[:2]).split("\n")
-    assert list(map(json.loads, together)) == list(map(json.loads, alone.split("\n")[:2]))
-    with pytest.raises(TypeError):
-        Serializer().dump_batch("TTT", events)
+    for run in (lambda make: make(), slow):
+        with pytest.raises(EventEncodeError, match="T, field 'text' cannot be stored"):
+            run(lambda: Serializer().dump(event, Mutable, "T"))
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
@@ -244,17 +213,14 @@ def test_any_instance_is_stored_the_same(event: Any) -> None:
 
 def test_plain_classes_are_read_and_written_in_one_step() -> None:
     """These classes do take the short way, else the tests above would compare the long way with itself."""
-    assert all(make(cls)(cls()) is not None for make in (fast.preparer, fast.writer) for cls in (Flat, Timed))
+    assert all(fast.writer(cls)(cls()) is not None for cls in (Flat, Timed))
     assert all(fast.instance_decoder(cls) is not None for cls in (Flat, Plain, Day, Dated))
     dated = fast.instance_decoder(Dated)
     assert dated is not None and dated(DATES[0]).at == datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
     with pytest.raises(ValueError, match="at was not written"):
         dated('{"at": "2020-12-31T23:59:59.9999999Z"}')
     assert dump_and_load({"a": [1, None]}, "T") == ('{"a":[1,null]}', {"a": [1, None]})
-    assert (
-        slow(lambda: (fast.preparer(Flat)(Flat()), fast.instance_decoder(Flat), fast.dump_exactly({})))
-        == (None,) * 3
-    )
+    assert slow(lambda: (fast.writer(Flat)(Flat()), fast.instance_decoder(Flat))) == (None,) * 2
 
 
 def special() -> Iterator[type[Any]]:
@@ -363,7 +329,7 @@ def special() -> Iterator[type[Any]]:
 @pytest.mark.parametrize("cls", list(special()), ids=lambda cls: cls.__name__)
 def test_other_classes_go_the_long_way(cls: type[Any]) -> None:
     """What attrs or cattrs would do to a field, msgspec would not."""
-    assert fast.preparer(cls)(object.__new__(cls)) is None
+    assert fast.writer(cls)(object.__new__(cls)) is None
     assert fast.instance_decoder(cls) is None
 
 

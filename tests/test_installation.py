@@ -432,7 +432,7 @@ def test_a_database_without_an_encoding_is_refused(server_url: str, url: str) ->
     admin.cursor().execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
     try:
         client = a_client(database(make_dsn(**{**parse_dsn(url), "dbname": name})))
-        with pytest.raises(ConfigurationError, match="SQL_ASCII.*ENCODING 'UTF8'"):
+        with pytest.raises(ConfigurationError, match="SQL_ASCII"):
             client.create_tables()
         client.db.close()
     finally:

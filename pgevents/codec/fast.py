@@ -1,7 +1,7 @@
-"""What the extra `fast` brings: msgspec reads and writes JSON, and event classes of plain fields in one step.
+"""What the extra `fast` brings: msgspec reads JSON, and reads and writes classes of plain fields in one step.
 
-Everything here has a slower way in `serialization` that gives the same results; whatever msgspec refuses goes
-there.
+Everything here has a slower form in `serialization` that gives the same results; whatever msgspec refuses
+goes there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable
 from datetime import date, datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import attrs
@@ -23,45 +23,21 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = [
-    "dump_exactly",
-    "dump_lines",
-    "instance_decoder",
-    "is_present",
-    "load",
-    "preparer",
-    "writer",
-    "written",
-]
+__all__ = ["instance_decoder", "load", "writer"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
-"""Field types that msgspec and cattrs write alike. Not float: NaN would become null."""
+"""Field types that msgspec and cattrs write alike, and whose values a read gives back as they were. Not
+float: NaN would become null, and 1e16 a whole number."""
 READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 """Field types that they read by the same rules."""
 TIMES = (datetime, datetime | None)
-"""They read the like if it is written as we write it: of a seventh digit of a second msgspec makes something
-    else."""
+"""Read alike if written as `datetime.isoformat` writes: of a seventh digit of a second msgspec makes
+something else."""
 
 NUL = "\\u0000"
 """A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and
 drop an error."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
-
-
-def dump_exactly(value: object) -> tuple[str, Any] | None:
-    """JSON text, and what reading it gives; None for what msgspec does not take, or would change without a
-    word.
-
-    It writes more than JSON has: a Decimal as text, NaN as null, a tuple as a list.
-    """
-    if msgspec is None:
-        return None
-    try:
-        text: str = msgspec.json.encode(value).decode()
-        loaded = msgspec.json.decode(text)
-    except Exception:  # whatever it is, the slower way says what is wrong
-        return None
-    return None if loaded != value or NUL in text else (text, loaded)
 
 
 def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
@@ -73,7 +49,10 @@ def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
         kind in TIMES or _is_read_alike(kind, frozenset({cls})) for kind in fields.values()
     ):
         return None
-    decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
+    try:
+        decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
+    except Exception:  # it looks annotations up by itself, and finds none of classes in functions
+        return None
     times = [name for name, kind in fields.items() if kind in TIMES]
     return decode if not times else _time_decoder(decode, times)
 
@@ -83,51 +62,45 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
         instance = decode(text)
         for field in fields:
             time = getattr(instance, field)
-            if time is not None and f'"{field}": "{time.isoformat()}"' not in text:
+            if time is None:
+                continue
+            if time.tzinfo is None or f'"{field}": "{time.isoformat()}"' not in text:
                 raise ValueError(f"{field} was not written as a datetime is written here")
         return instance
 
     return decode_and_compare
 
 
-def is_present() -> bool:
-    """Whether msgspec is there."""
-    return msgspec is not None
+def writer(cls: type[Any]) -> Callable[[Any], str | None]:
+    """Makes JSON text of an instance, of which a read makes an equal one; None if class or instance do not
+    allow that.
 
-
-def written(text: str) -> Any:
-    """JSON text as a value that `dump_lines` writes as it stands."""
-    return msgspec.Raw(text)
-
-
-def dump_lines(values: list[Any]) -> str | None:
-    """JSON text of what `preparer` and `written` give, each on a line of its own.
-
-    None for text that PostgreSQL may not take (a NUL character, half of a surrogate pair): the slower way
-    says so.
-    """
-    try:
-        text: str = msgspec.json.Encoder().encode_lines(values)[:-1].decode()
-    except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
-        return None
-    return None if NUL in text else text
-
-
-def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
-    """Makes of an instance what `dump_lines` writes so that a read makes it again; None if class or instance
-    do not allow that.
-
-    The values have to be of exactly the types of their fields, and times in UTC, for a read would give
-    another time zone. Whether they are is compiled, as attrs does with its methods.
-
-    Args:
-        cls: The class.
-        as_row: Whether to make a dict of every instance, which by itself is written sooner. By the thousand,
-            and without times, instances as they are take less time.
+    That the two are equal needs no comparison here: the values are of exactly the types of their fields,
+    which JSON gives back as they are, and times are in UTC, so that a read gives the same zone. Whether they
+    are is compiled, as attrs does with its methods.
     """
     fields = _plain_fields(cls)
-    if msgspec is None or not fields or any(kind not in WRITTEN_ALIKE + TIMES for kind in fields.values()):
+    is_plain = fields and all(kind in WRITTEN_ALIKE + TIMES for kind in fields.values())
+    if msgspec is None or not is_plain or any(one.validator for one in attrs.fields(cls)):  # a read asks them
         return lambda instance: None
+    values_of = _compiled_values(cast("dict[str, Any]", fields))
+    encode: Callable[[Any], bytes] = msgspec.json.encode
+
+    def write(instance: Any) -> str | None:
+        try:
+            values = values_of(instance)
+            if values is None:
+                return None
+            text = encode(values).decode()
+        except Exception:  # nothing is lost: the slower form meets the same fault, and names type and field
+            return None
+        return None if NUL in text else text
+
+    return write
+
+
+def _compiled_values(fields: dict[str, Any]) -> Callable[[Any], dict[str, Any] | None]:
+    """A function that gives an instance's values if they are of exactly these types, and times in UTC."""
     times = {name for name, kind in fields.items() if kind in TIMES}
     names: dict[str, Any] = {
         f"kind_{name}": datetime if name in times else kind for name, kind in fields.items()
@@ -135,29 +108,9 @@ def preparer(cls: type[Any], *, as_row: bool = False) -> Callable[[Any], Any]:
     tests = [f"type(instance.{name}) is kind_{name}" for name in fields]
     tests += [f"instance.{name}.tzinfo is utc" for name in times]
     values = [f"{name!r}: instance.{name}{'.isoformat()' if name in times else ''}" for name in fields]
-    made = f"{{{', '.join(values)}}}" if times or as_row else "instance"
-    source = f"lambda instance: {made} if {' and '.join(tests)} else None"
-    compiled: Callable[[Any], Any] = eval(source, names | {"utc": timezone.utc})
+    source = f"lambda instance: {{{', '.join(values)}}} if {' and '.join(tests)} else None"
+    compiled: Callable[[Any], dict[str, Any] | None] = eval(source, names | {"utc": timezone.utc})
     return compiled
-
-
-def writer(cls: type[Any]) -> Callable[[Any], tuple[str, dict[str, Any]] | None]:
-    """Makes JSON text of an instance in one step, and tells the fields that it wrote; None if class or
-    instance do not allow."""
-    prepare = preparer(cls, as_row=True)
-    encode: Any = None if msgspec is None else msgspec.json.encode
-
-    def write(instance: Any) -> tuple[str, dict[str, Any]] | None:
-        try:
-            fields = prepare(instance)
-            if fields is None:
-                return None
-            text: str = encode(fields).decode()
-        except Exception:  # nothing is lost: the slower way meets the same fault, and names type and field
-            return None
-        return None if NUL in text else (text, fields)
-
-    return write
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:

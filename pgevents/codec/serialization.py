@@ -1,169 +1,39 @@
-"""Events and views to JSON and back: cattrs for the classes, upcasters for their past."""
+"""Events and views to JSON and back: cattrs for the classes, upcasters for their past.
+
+What is saved is what is read, or it is refused: a save makes of its JSON what a read will make of it, and
+compares the two, unless the classes of the values prove them equal (`fast.writer`).
+"""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
-from uuid import UUID
 
+import attrs
 import cattrs
-from cattrs.preconf.json import make_converter
 
 from pgevents.codec import fast
-from pgevents.errors import EventDecodeError, EventEncodeError
+from pgevents.codec.converter import make_event_converter
+from pgevents.codec.equality import Difference, difference
+from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
+from pgevents.codec.times import time_of
+from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError
 from pgevents.events import EventType
 
 __all__ = [
+    "VERSION_KEY",
     "Serializer",
     "dump_and_load",
     "dump_json",
     "load_json",
     "make_event_converter",
-    "parse_time",
     "time_of",
 ]
 
 T = TypeVar("T")
 V = TypeVar("V")
-Written = tuple[str, dict[str, Any]]
 VERSION_KEY = "$version"
 """Where the version of an event's data stands in its stored metadata, when it is not 1."""
-
-
-def make_event_converter() -> cattrs.Converter:
-    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone,
-        tuples.
-
-    Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused.
-    """
-    converter = make_converter(unstruct_collection_overrides={tuple: list})
-    for kind, to_text, from_text in (
-        (Decimal, str, _decimal),
-        (UUID, str, UUID),
-        (date, date.isoformat, date.fromisoformat),
-        (time, time.isoformat, time.fromisoformat),
-        (datetime, _datetime_text, _datetime),
-    ):
-        converter.register_unstructure_hook(kind, to_text)
-        converter.register_structure_hook(kind, _typed(kind, from_text))
-    converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
-    converter.register_structure_hook(timedelta, lambda value, _: timedelta(seconds=value))
-    for plain in (int, float, bool, str):
-        converter.register_structure_hook(plain, _strict(plain))
-    return converter
-
-
-def _typed(kind: type[Any], from_text: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        return value if isinstance(value, kind) and type(value) is kind else from_text(value)
-
-    return structure
-
-
-def _strict(kind: type[Any]) -> Callable[[Any, Any], Any]:
-    """Take the JSON type that was stored and no other: "3" is no quantity, and 3 no name."""
-    accepted = (int, float) if kind is float else (kind,)
-
-    def structure(value: Any, cls: Any) -> Any:
-        if type(value) not in accepted:
-            raise TypeError(f"expected {kind.__name__}, got {value!r}")
-        if cls is not kind and isinstance(cls, type) and issubclass(cls, kind):  # an IntEnum, a class of str
-            return cls(value)
-        return kind(value) if kind is float else value
-
-    return structure
-
-
-def _decimal(value: Any) -> Decimal:
-    if isinstance(value, float):
-        raise TypeError(f"expected a Decimal as text, got the float {value!r}")
-    return Decimal(value)
-
-
-def _datetime_text(value: datetime) -> str:
-    if value.tzinfo is None:
-        raise ValueError(
-            f"{value!r} has no time zone; use datetime.now(timezone.utc) or .replace(tzinfo=...)"
-        )
-    return value.isoformat()
-
-
-def _datetime(value: str) -> datetime:
-    return datetime.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
-
-
-def parse_time(text: str) -> datetime:
-    """A time as PostgreSQL writes it: fewer digits and a shorter offset than Python 3.10 takes."""
-    found = _TIME.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no time in PostgreSQL's ISO form")
-    whole, fraction, offset, rest = found.groups()
-    return datetime.fromisoformat(f"{whole}.{fraction or '':0<6}{offset}{rest or ':00'}")
-
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([+-]\d\d)((?::\d\d)*)")
-time_of: Callable[[str], datetime] = datetime.fromisoformat if sys.version_info >= (3, 11) else parse_time
-
-
-def load_json(text: str) -> Any:
-    """A JSON value from what PostgreSQL gives."""
-    try:
-        return fast.load(text)
-    except ValueError:  # a number beyond what msgspec takes, such as 1e400
-        return json.loads(text)
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def dump_json(value: object, what: str) -> str:
-    """JSON text that PostgreSQL's jsonb takes.
-
-    Raises:
-        EventEncodeError: NaN or infinity, a NUL character, a lone surrogate, or a value that JSON has no form
-            for.
-    """
-    try:
-        text = _encode(value)
-        text.encode()
-    except UnicodeEncodeError:
-        raise EventEncodeError(
-            f"{what}: a string holds half of a surrogate pair, which is not text"
-        ) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise EventEncodeError(f"{what} cannot be stored as JSON: {error}") from error
-    if "\\u0000" in text and _holds_nul(value):
-        raise EventEncodeError(f"{what}: PostgreSQL cannot hold a NUL character in a string; remove it")
-    return text
-
-
-def dump_and_load(value: object, what: str) -> tuple[str, Any]:
-    """JSON text that PostgreSQL's jsonb takes, and what reading it gives.
-
-    Raises:
-        EventEncodeError: As for `dump_json`.
-    """
-    quick = fast.dump_exactly(value)
-    if quick is not None:
-        return quick
-    text = dump_json(value, what)
-    return text, load_json(text)
-
-
-def _holds_nul(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[object, object]", value)
-        return any(_holds_nul(part) for pair in pairs.items() for part in pair)
-    if isinstance(value, (list, tuple)):
-        return any(_holds_nul(part) for part in cast("list[object]", value))
-    return False
 
 
 class _ByClass(dict[type[Any], T], Generic[T]):
@@ -183,8 +53,6 @@ class Serializer:
 
     Attributes:
         converter: The converter.
-        write: By class, what writes an instance in one step: JSON text, and the fields in it; or None: then
-            `dump` knows more.
         from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
@@ -203,10 +71,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._prepare: _ByClass[Callable[[Any], Any]] = _ByClass(
-            fast.preparer if is_ours else lambda cls: lambda data: None
-        )
-        self.write: _ByClass[Callable[[Any], Written | None]] = _ByClass(
+        self._write: _ByClass[Callable[[Any], str | None]] = _ByClass(
             fast.writer if is_ours else lambda cls: lambda data: None
         )
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(
@@ -220,51 +85,48 @@ class Serializer:
         structure = self._structure[cls]
         return lambda text: structure(load_json(text), cls)
 
+    # -- to JSON ------------------------------------------------------------
+
     def unstructure_hook(self, cls: type[Any]) -> Callable[[Any], Any]:
         """The converter's function that makes a JSON-ready value of an instance."""
         return self._unstructure[cls]
 
     def dump(self, data: object, cls: type[Any] | None, what: str) -> tuple[str, Any]:
-        """An event's data as JSON text, and as a read will give them: what cannot be read back is refused.
+        """An event's data as JSON text, and as a read will give them.
 
         Args:
             data: An instance or a dict.
-            cls: The class that a read makes of it; None for a dict.
+            cls: The class that a read makes of it; None if that is not known, or for a dict.
             what: What to call it in an error.
 
         Raises:
-            EventEncodeError: Not an object, a value without a JSON form, or one that does not fit its field.
+            EventEncodeError: Not an object, a value without a JSON form, one that does not fit its field, or
+                one that a read would give back as another.
         """
         if cls is data.__class__:
-            written = self.write[cls](data)
-            if written is not None:
-                return written[0], data
-        text, loaded = dump_and_load(self.encode(data, what), what)
-        return text, loaded if cls is None else self.check(loaded, cls, what)
+            text = self._write[cls](data)
+            if text is not None:
+                return text, data
+        elif cls is None and isinstance(data, dict):
+            return dump_and_load(cast("dict[str, Any]", data), what)
+        text = dump_json(self.encode(data, what), what)
+        plain = load_json(text)
+        if cls is None:
+            return text, plain
+        read = self.check(plain, cls, what)
+        if isinstance(data, dict):  # put in place of an instance, by a hook
+            self._refuse_lost_keys(plain, read, cls, what)
+        else:
+            self.require_equal(data, read, what)
+        return text, read
 
-    def dump_batch(self, names: Sequence[str], given: Sequence[Any]) -> str:
-        """The data of instances, of types with these names, as JSON text: each on a line.
+    def require_equal(self, given: Any, read: Any, what: str) -> None:
+        """That what a read would give is what was given.
 
         Raises:
-            EventEncodeError: As for `dump`.
+            EventEncodeError: Names the field at which they differ.
         """
-        lines: str | None = None
-        if fast.is_present():
-            prepare, values = self._prepare, list[Any]()
-            for name, data in zip(names, given, strict=True):
-                try:
-                    ready = prepare[data.__class__](data)
-                except AttributeError:  # a field was deleted: the slower way says so
-                    ready = None
-                values.append(
-                    fast.written(self.dump(data, data.__class__, name)[0]) if ready is None else ready
-                )
-            lines = fast.dump_lines(values)
-        if lines is None:
-            lines = "\n".join(
-                [self.dump(data, data.__class__, name)[0] for name, data in zip(names, given, strict=True)]
-            )
-        return lines
+        _refuse_difference(difference(given, read), given.__class__, what)
 
     def encode(self, data: object, what: str) -> dict[str, Any]:
         """An event's data, or a view, as a JSON-ready dict.
@@ -274,9 +136,12 @@ class Serializer:
         """
         try:
             plain = self._unstructure[data.__class__](data)
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            reason, cause = self._reason(what, error, str(error))
-            raise EventEncodeError(f"{what} cannot be stored: {reason}") from cause
+        except PgEventsError:
+            raise
+        except Exception as error:  # whatever a class, an annotation or a hook of the converter raises
+            place = self._place_of_fault(data, what)
+            reason, cause = self._reason(what, error, _told(error, data.__class__))
+            raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
             shown = type(data).__name__ if what in self.personal else repr(data)
             raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {shown}")
@@ -287,6 +152,58 @@ class Serializer:
                 raise EventEncodeError(f"{what}: JSON objects have text keys, not {shown}")
         return found
 
+    def _place_of_fault(self, data: Any, what: str) -> str:
+        """What to say of an instance that cannot be made JSON: at which field, if one by one they tell."""
+        for one in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
+            try:
+                self.converter.unstructure(getattr(data, one.name), unstructure_as=one.type)
+            except Exception:
+                return f"{what}, field {one.name!r}"
+        return what
+
+    # -- from JSON ------------------------------------------------------------
+
+    def from_dict(self, data: dict[str, Any], cls: type[V], what: str) -> V:
+        """An instance of `cls` from a dict that a caller gave in its place.
+
+        Args:
+            data: By field, values as JSON or as the field has them.
+            cls: The class.
+            what: What to call it in an error.
+
+        Raises:
+            EventEncodeError: A value that does not fit its field, or a key that is no field, at any depth.
+        """
+        plain = self.encode(data, what)
+        made = self.check(plain, cls, what)
+        self._refuse_lost_keys(plain, made, cls, what)
+        return made
+
+    def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
+        """That what is about to be stored can be read back, for the log keeps it for ever; the instance.
+
+        Raises:
+            EventEncodeError: Names the type and the field that does not fit.
+        """
+        try:
+            return cast(V, self._structure[cls](data, cls))
+        except Exception:  # once more, with a decoder that knows the field that it is at, and raises
+            try:
+                return self.converter.structure(data, cls)
+            except Exception as error:
+                field, reason = _first_fault(error, cls)
+                reason, cause = self._reason(event_type, error, reason)
+                at_field = f", field {field!r}" if field else ""
+                raise EventEncodeError(
+                    f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
+                ) from cause
+
+    def _refuse_lost_keys(self, plain: dict[str, Any], read: Any, cls: type[Any], what: str) -> None:
+        lost = _lost_key(plain, self.encode(read, what))
+        if lost is not None:
+            inside = f" (in {'.'.join(lost[:-1])})" if lost[1:] else ""
+            raise EventEncodeError(f"{what}: {cls.__qualname__} has no field {lost[-1]!r}{inside}")
+
     def decode(self, data: dict[str, Any], cls: type[V], *, event_id: int | None, event_type: str) -> V:
         """An instance of `cls` from stored data.
 
@@ -295,7 +212,7 @@ class Serializer:
         """
         try:
             return cast(V, self._structure[cls](data, cls))
-        except Exception:  # once more, with a decoder that knows the field that it is at, and raises
+        except Exception:  # likewise
             return self._decode_slowly(data, cls, event_id, event_type)
 
     def decode_text(self, text: str, cls: type[V], what: str) -> V:
@@ -309,31 +226,12 @@ class Serializer:
         except Exception:  # likewise
             return self._decode_slowly(load_json(text), cls, None, what)
 
-    def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
-        """That what is about to be stored can be read back, for the log keeps it for ever; the instance.
-
-        Raises:
-            EventEncodeError: Names the type and the field that does not fit.
-        """
-        try:
-            return cast(V, self._structure[cls](data, cls))
-        except Exception:  # likewise
-            try:
-                return self.converter.structure(data, cls)
-            except Exception as error:
-                field, reason = _first_fault(error)
-                reason, cause = self._reason(event_type, error, reason)
-                at_field = f", field {field!r}" if field else ""
-                raise EventEncodeError(
-                    f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
-                ) from cause
-
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
         """Once more, with a converter that keeps track of the field that it is at."""
         try:
             return self.converter.structure(data, cls)
         except Exception as error:
-            field, reason = _first_fault(error)
+            field, reason = _first_fault(error, cls)
             reason, cause = self._reason(event_type, error, reason)
             place = f"event {event_id}" if event_id is not None else "data"
             at_field = f", field {field!r}" if field else ""
@@ -351,37 +249,79 @@ class Serializer:
             return "a value that is not shown, because it is personal", None
         return reason, error
 
-    def decode_event(self, kind: EventType, data: dict[str, Any], version: int, event_id: int | None) -> Any:
+    def decode_event(self, kind: EventType, data: Any, version: object, event_id: int | None) -> Any:
         """Stored data of any version as an instance of the type's class, through its upcasters.
 
         Raises:
-            EventDecodeError: An upcaster is missing or fails, or the data does not fit the class.
+            EventDecodeError: No version, an upcaster fails, or the data does not fit the class.
         """
-        while version < kind.version:
-            step = kind.upcasters.get(version)
-            if step is not None:
-                try:
-                    data = step(data)
-                except Exception as error:
-                    raise EventDecodeError(
-                        f"event {event_id} of type {kind.name!r}: the upcaster from version {version} "
-                        f"failed: {error!r}",
-                        event_id=event_id,
-                        event_type=kind.name,
-                    ) from error
-            version += 1
+        event = f"event {event_id} of type {kind.name!r}"
+
+        def fault(reason: str) -> EventDecodeError:
+            return EventDecodeError(f"{event}: {reason}", event_id=event_id, event_type=kind.name)
+
+        if type(version) is not int or version < 1:
+            raise fault(f"{VERSION_KEY} in its metadata is a whole number from 1 on, not {version!r:.40}")
         if version > kind.version:
-            raise EventDecodeError(
-                f"event {event_id} of type {kind.name!r} has version {version}, "
-                f"this program knows {kind.version}: "
-                "it was written by a newer one",
-                event_id=event_id,
-                event_type=kind.name,
+            raise fault(
+                f"it has version {version}, this program knows {kind.version}: it was written by a newer one"
             )
+        for step in range(version, kind.version) if kind.upcasters else ():
+            try:
+                changed: Any = kind.upcasters[step](data)
+            except Exception as error:
+                reason, cause = self._reason(kind.name, error, repr(error))
+                raise fault(f"the upcaster from version {step} failed: {reason}") from cause
+            if not isinstance(changed, dict):
+                raise fault(f"the upcaster from version {step} returned {changed!r:.40}, not a dict")
+            data = cast("dict[str, Any]", changed)
         return self.decode(data, kind.cls, event_id=event_id, event_type=kind.name)
 
 
-def _first_fault(error: BaseException) -> tuple[str | None, str]:
+def _refuse_difference(found: Difference | None, cls: type[Any], what: str) -> None:
+    if found is None:
+        return
+    at_field = f", field {'.'.join(found.path)!r}" if found.path else ""
+    advice = (
+        "a converter, validator or __attrs_post_init__ changes it each time that it is made"
+        if type(found.given) is type(found.read) and not found.reason
+        else "give a value of the field's own type, or teach the converter the type"
+    )
+    raise EventEncodeError(
+        f"{what}{at_field}: {found}. What is read must be what was saved ({cls.__qualname__}): {advice}"
+    )
+
+
+def _lost_key(given: Any, read: Any) -> tuple[str, ...] | None:
+    """Where a key stands that JSON has before, and not after it was an instance."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        before, after = cast("dict[str, Any]", given), cast("dict[str, Any]", read)
+        for key, value in before.items():
+            found = (key,) if key not in after else _lost_key(value, after[key])
+            if found is not None:
+                return found if key not in after else (key, *found)
+    elif isinstance(given, (list, tuple)) and isinstance(read, (list, tuple)):
+        pairs = zip(cast("list[Any]", given), cast("list[Any]", read), strict=False)
+        for n, (value, other) in enumerate(pairs):
+            found = _lost_key(value, other)
+            if found is not None:
+                return (str(n), *found)
+    return None
+
+
+def _told(error: BaseException, cls: type[Any]) -> str:
+    """What an error means for who declared the class."""
+    if isinstance(error, NameError):
+        return (
+            f"{error}, so an annotation of {cls.__qualname__} cannot be resolved; import the name where the "
+            "class is declared (not only for type checkers), and declare classes outside of functions"
+        )
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error) or type(error).__name__
+
+
+def _first_fault(error: BaseException, cls: type[Any]) -> tuple[str | None, str]:
     """The path of the first field at fault in cattrs' tree of errors, and what is wrong with it."""
     path: list[str] = []
     while True:
@@ -397,4 +337,4 @@ def _first_fault(error: BaseException) -> tuple[str | None, str]:
                 path.append(str(name))
     if isinstance(error, KeyError):
         return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
-    return ".".join(path) or None, str(error) or type(error).__name__
+    return ".".join(path) or None, _told(error, cls)

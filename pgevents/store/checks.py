@@ -16,7 +16,6 @@ __all__ = [
     "find_installed",
     "not_guarded",
     "not_made",
-    "refuse_encoding",
     "sequence_fault",
     "troubles",
 ]
@@ -45,8 +44,7 @@ SELECT current_schema()::text, n.nspname::text, c.relkind::text, c.relpersistenc
     row_security_active(c.oid) AS hides_rows,
     EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid) AS has_children,
     EXISTS (SELECT FROM pg_subscription_rel AS r WHERE r.srrelid = c.oid) AS is_replicated,
-    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1 AS sequence_is_sound,
-    current_setting('server_encoding') AS encoding
+    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1 AS sequence_is_sound
 FROM (VALUES (1)) AS always
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(%(table)s)
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -75,7 +73,6 @@ class Installed:
         has_children: Whether tables inherit from it, or it is partitioned.
         is_replicated: Whether a subscription of logical replication writes to it.
         sequence_is_sound: Whether the sequence gives out every id once, in order; None if there is none.
-        encoding: The database's.
     """
 
     current_schema: str | None
@@ -91,7 +88,6 @@ class Installed:
     has_children: bool
     is_replicated: bool
     sequence_is_sound: bool | None
-    encoding: str
 
     @property
     def data_indexes(self) -> tuple[str, ...] | None:
@@ -234,17 +230,3 @@ def troubles(found: Installed, spec: TableSpec) -> list[str]:
             "else ids come twice or out of order; ALTER SEQUENCE it back"
         )
     return found_troubles
-
-
-def refuse_encoding(encoding: str) -> None:
-    """Refuse a database that takes bytes for text.
-
-    Raises:
-        ConfigurationError: Its encoding is SQL_ASCII.
-    """
-    if encoding == "SQL_ASCII":
-        raise ConfigurationError(
-            "this database has the encoding SQL_ASCII, which means none: what is text to one client is "
-            "bytes to "
-            "another. Make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import peewee
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import is_text
 from pgevents.store.blockers import described, table_blockers
-from pgevents.store.checks import Installed, find_installed, refuse_encoding
+from pgevents.store.checks import Installed, find_installed
 from pgevents.store.ordering import functions_mark, functions_sql, setting_sql
 from pgevents.store.ownership import (
     log_of_snapshots,
@@ -23,6 +23,7 @@ from pgevents.store.ownership import (
     refuse_stale_functions,
     snapshots_mark,
 )
+from pgevents.store.processing import bring_along, table_statements
 from pgevents.store.session import Session
 from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec
 
@@ -58,18 +59,20 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
     with session.atomic():
         _take_turn(session)
         found = find_installed(session.execute, events.pgevents_spec)
-        refuse_encoding(found.encoding)
         spec = _resolved(events.pgevents_spec, found)
         views = _resolved(projections.pgevents_spec, found)
         for table in (spec, views):
-            refuse_foreign(session.execute, table)
+            refuse_foreign(session.execute, table, table.tables())
         log_of_snapshots(session.execute, spec, views)
         found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
             refuse_stale_functions(session.execute, spec)
-        for table in (spec, views):
-            _make_schema_and_tables(session, table)
+        else:
+            bring_along(session, spec)
+        refuse_foreign(session.execute, spec, table_statements(spec))
+        _make(session, spec, {**spec.tables(), **table_statements(spec)})
+        _make(session, views, views.tables())
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
         _Table(session, views, projections, is_new).update(_mark(session, spec, views))
         if is_new:  # what this transaction remembers was of a table that it has dropped
@@ -84,6 +87,7 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
     spec, views = (model.pgevents_spec.in_schema(DEFAULT_SCHEMA) for model in (events, projections))
     parts = [
         *spec.statements(),
+        *table_statements(spec).values(),
         *views.statements(),
         functions_sql(spec),
         *spec.guards().values(),
@@ -115,11 +119,14 @@ def _resolved(spec: TableSpec, found: Installed) -> TableSpec:
     return spec.in_schema(found.current_schema or DEFAULT_SCHEMA)
 
 
-def _make_schema_and_tables(session: Session, spec: TableSpec) -> None:
-    # Asked first, for CREATE SCHEMA IF NOT EXISTS needs a privilege even where it does nothing.
+def _make(session: Session, spec: TableSpec, statements: Mapping[str, str]) -> None:
+    """Make the schema, and what does not exist yet.
+
+    Asked first: `IF NOT EXISTS` alone would take locks that stall writers, and need privileges to do nothing.
+    """
     if not _exists(session, "to_regnamespace", f'"{spec.schema}"'):
         session.execute("".join(spec.schema_statements()))
-    for name, statement in spec.tables().items():
+    for name, statement in statements.items():
         if not _exists(session, "to_regclass", name):
             session.execute(statement)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pgevents.errors import ConfigurationError
@@ -85,13 +86,20 @@ def log_of_snapshots(execute: Any, events: TableSpec, projections: TableSpec) ->
     return None
 
 
-def refuse_foreign(execute: Any, spec: TableSpec) -> None:
+def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> None:
     """Refuse a table of the same name that pgevents has not made, and does not touch.
+
+    Args:
+        execute: `Session.execute`.
+        spec: The table that they belong to.
+        tables: The DDL of each table, by its quoted name; other statements are left out.
 
     Raises:
         ConfigurationError: There is one: something else than a table, or one with other columns.
     """
-    for name, ddl in spec.tables().items():
+    for name, ddl in tables.items():
+        if not ddl.startswith("CREATE TABLE"):
+            continue
         rows = execute(RELATION_SQL, [name]).fetchall()
         reason = _foreign_because(rows, ddl) if rows else _sequence_is_taken(execute, spec, name)
         if reason is not None:

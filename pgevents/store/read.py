@@ -3,6 +3,7 @@ at."""
 
 from __future__ import annotations
 
+import logging
 import time
 from array import array
 from bisect import bisect_right
@@ -10,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import attrs
 
 from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
-from pgevents.errors import ConfigurationError, RetryableError
-from pgevents.events import Event
+from pgevents.errors import ConfigurationError, EventDecodeError, RetryableError
+from pgevents.events import Event, UndecodedData
 from pgevents.hooks.details import Operation
 from pgevents.store.ordering import Position, horizon_of, setting_sql, streams_json
 from pgevents.store.queries import COLUMNS, NO_EVENT, select_after_snapshot, select_events
@@ -28,7 +29,10 @@ __all__ = ["EventStream", "Reader"]
 
 D_co = TypeVar("D_co", covariant=True)
 AsOf = int | datetime
+OnUndecodable = Literal["raise", "skip", "raw"]
+"""What becomes of events that cannot be read."""
 
+logger = logging.getLogger("pgevents")
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
@@ -45,13 +49,27 @@ def _bound_first(row: Sequence[Any]) -> int:
 
 
 class EventStream(Sequence[Event[D_co]], Generic[D_co]):
-    """The events of a read, in order, and the position to validate a save against."""
+    """The events of a read, in order, and the position to validate a save against.
 
-    __slots__ = ("_events", "_position")
+    It equals another read of the same events, and a list of them.
 
-    def __init__(self, events: Sequence[Event[D_co]], position: Position | Callable[[], Position]) -> None:
+    Attributes:
+        undecodable: What is wrong with each event that could not be read, where the reader goes on
+            (`on_undecodable`). The position counts these events, too.
+    """
+
+    __slots__ = ("_events", "_position", "undecodable")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        events: Sequence[Event[D_co]],
+        position: Position | Callable[[], Position],
+        undecodable: Sequence[EventDecodeError] = (),
+    ) -> None:
         self._events = events
         self._position = position
+        self.undecodable = tuple(undecodable)
 
     @property
     def position(self) -> Position:
@@ -74,8 +92,13 @@ class EventStream(Sequence[Event[D_co]], Generic[D_co]):
     def __iter__(self) -> Iterator[Event[D_co]]:
         return iter(self._events)
 
+    def __eq__(self, other: object) -> bool:
+        given: Any = other
+        others = given if given.__class__ is not EventStream else list(given)
+        return list(self._events) == others if others.__class__ is list else NotImplemented
+
     def __reduce__(self) -> Any:
-        return EventStream, (self._events, self.position)
+        return EventStream, (self._events, self.position, self.undecodable)
 
     def __repr__(self) -> str:
         return f"<EventStream of {len(self)} events, last id {self.position.last_id}>"
@@ -110,22 +133,34 @@ class Reader:
         return select_events(self.spec.qualified(), streams, after, as_of, tail)
 
     def read(
-        self, streams: Sequence[Stream[Any]], *, after: int = 0, as_of: AsOf | None = None
+        self,
+        streams: Sequence[Stream[Any]],
+        *,
+        after: int = 0,
+        as_of: AsOf | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> EventStream[Any]:
         """An ordinary read: one statement, no locks, nothing awaited."""
         check_id(after, "after")
+        check_on_undecodable(on_undecodable)
         if as_of is not None:
             check_as_of(as_of)
         streams = self.check(streams)
         if self.observe is None:
-            return self._read(streams, after, as_of)
+            return self._read(streams, after, as_of, on_undecodable)
         merged = merge_streams(streams)
         with self._observed(merged) as operation:
-            found = self._read(merged, after, as_of)
+            found = self._read(merged, after, as_of, on_undecodable)
             operation.events = len(found)
         return found
 
-    def _read(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> EventStream[Any]:
+    def _read(
+        self,
+        streams: Sequence[Stream[Any]],
+        after: int,
+        as_of: AsOf | None,
+        on_undecodable: OnUndecodable,
+    ) -> EventStream[Any]:
         asked = one_value(streams, self.spec.data_indexes)
         if asked is None:
             streams = merge_streams(streams)
@@ -137,9 +172,9 @@ class Reader:
                 sql, (value, *types, after) if after else (value, *types)
             ).fetchone()
             if text is not None:
-                return self._stream(rows_of(text), streams, after)
+                return self._stream(rows_of(text), streams, after, on_undecodable)
         rows = self.session.execute(*self.select(merge_streams(streams), after, as_of)).fetchall()
-        return self._stream(rows, streams, after)
+        return self._stream(rows, streams, after, on_undecodable)
 
     def read_final(
         self,
@@ -148,6 +183,7 @@ class Reader:
         after: int = 0,
         wait: float | None = None,
         limit: int | None = None,
+        on_undecodable: OnUndecodable = "raise",
     ) -> EventStream[Any]:
         """Only what can no longer change, in one round trip; its position is exact with nothing left to
         count.
@@ -158,15 +194,22 @@ class Reader:
             wait: None to cut at the bound at once; else the seconds to wait until what was visible at the
                 start is final.
             limit: At most so many; the position then ends with the last of them.
+            on_undecodable: What becomes of events that cannot be read.
         """
         merged = merge_streams(self.check(streams))
+        check_on_undecodable(on_undecodable)
         with self._observed(merged) as operation:
-            found = self._read_final(merged, check_id(after, "after"), wait, limit)
+            found = self._read_final(merged, check_id(after, "after"), wait, limit, on_undecodable)
             operation.events = len(found)
         return found
 
     def _read_final(
-        self, merged: tuple[Stream[Any], ...], after: int, wait: float | None, limit: int | None
+        self,
+        merged: tuple[Stream[Any], ...],
+        after: int,
+        wait: float | None,
+        limit: int | None,
+        on_undecodable: OnUndecodable,
     ) -> EventStream[Any]:
         rows, bound = self._read_at_bound(merged, after, limit)
         newest = int(rows[-1][0]) if rows else 0
@@ -178,11 +221,11 @@ class Reader:
             bound = min(bound, rows[-1][0])
         while rows and int(rows[-1][0]) > bound:
             rows.pop()
-        events = self.decoder.events(rows)
+        events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
         last = events[-1].id if events else after
         is_inside, own = self._inside()
         position = Position(last, max(bound, after), 0, merged, in_transaction=is_inside, own=own)
-        return EventStream(events, position)
+        return EventStream(*_shown(events, on_undecodable, position))
 
     def _read_at_bound(
         self, merged: Sequence[Stream[Any]], after: int, limit: int | None
@@ -291,9 +334,16 @@ class Reader:
         sql = f"SELECT id FROM {self.spec.qualified()} WHERE id = ANY(%s)"
         return {row[0] for row in self.session.execute(sql, [list(ids)]).fetchall()}
 
-    def pages(self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None) -> Iterator[Event[Any]]:
+    def pages(
+        self,
+        streams: Sequence[Stream[Any]],
+        after: int,
+        as_of: AsOf | None,
+        on_undecodable: OnUndecodable = "raise",
+    ) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
         merged = merge_streams(self.check(streams))
+        check_on_undecodable(on_undecodable)
         check_as_of(as_of)
         last = check_id(after, "after")
         while True:
@@ -301,7 +351,8 @@ class Reader:
             with self._observed(merged) as operation:
                 rows = self.session.execute(sql, params).fetchall()
                 operation.events = len(rows)
-            yield from self.decoder.events(rows)
+            events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
+            yield from _shown(events, on_undecodable, None)[0]
             if len(rows) < PAGE:
                 return
             last = rows[-1][0]
@@ -367,11 +418,20 @@ class Reader:
         return self.session.execute(sql, params)
 
     def _stream(
-        self, rows: Iterable[Any], streams: Sequence[Stream[Any]], after: int, *, is_undisturbed: bool = False
+        self,
+        rows: Iterable[Any],
+        streams: Sequence[Stream[Any]],
+        after: int,
+        on_undecodable: OnUndecodable = "raise",
+        *,
+        is_undisturbed: bool = False,
     ) -> EventStream[Any]:
-        events = self.decoder.events(rows)
+        events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
         is_inside, own = (False, 0) if is_undisturbed else self._inside()
-        return EventStream(events, partial(_position_after, after, events, tuple(streams), is_inside, own))
+        position = partial(_position_after, after, events, tuple(streams), is_inside, own)
+        if on_undecodable == "raise":
+            return EventStream(events, position)
+        return EventStream(*_shown(events, on_undecodable, position))
 
     def _inside(self) -> tuple[bool, int]:
         """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
@@ -394,6 +454,28 @@ def _position_after(
     """The position of an ordinary read of these streams after an id, which found these events."""
     ids = array("q", [one.id for one in events])
     return Position(ids[-1] if ids else after, after, len(ids), merge_streams(streams), ids, is_inside, own)
+
+
+def _shown(
+    events: list[Event[Any]], on_undecodable: OnUndecodable, position: Any
+) -> tuple[list[Event[Any]], Any, list[EventDecodeError]]:
+    """The events that a reader sees, its position, and what is wrong with those that could not be read."""
+    faults = [event.data.error for event in events if event.data.__class__ is UndecodedData]
+    if on_undecodable != "skip" or not faults:
+        return events, position, faults
+    for fault in faults:
+        logger.warning("left out: %s", fault)
+    return [event for event in events if event.data.__class__ is not UndecodedData], position, faults
+
+
+def check_on_undecodable(value: object) -> None:
+    """That `on_undecodable` is one of the three that there are.
+
+    Raises:
+        ConfigurationError: Another text, or something else.
+    """
+    if value not in ("raise", "skip", "raw"):
+        raise ConfigurationError(f'on_undecodable is "raise", "skip" or "raw", not {value!r}')
 
 
 def check_id(value: object, what: str) -> int:

@@ -49,15 +49,6 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
 );
 """
 
-CHECKPOINTS_SQL = """\
-CREATE TABLE IF NOT EXISTS {checkpoints} (
-    name text PRIMARY KEY,
-    position bigint NOT NULL,
-    streams jsonb NOT NULL,
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-"""
-
 PROJECTIONS_SQL = """\
 CREATE TABLE IF NOT EXISTS {table} (
     type text NOT NULL,
@@ -145,11 +136,10 @@ class TableSpec:
         table = self.qualified()
         if self.kind == "projections":
             return {table: PROJECTIONS_SQL.format(table=table)}
-        maintenance, checkpoints = self.qualified("_maintenance"), self.qualified("_checkpoints")
+        maintenance = self.qualified("_maintenance")
         return {
             table: EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq")),
             maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
-            checkpoints: CHECKPOINTS_SQL.format(checkpoints=checkpoints),
         }
 
     def statements(self) -> list[str]:

@@ -33,14 +33,13 @@ class Bare(PgEvents):
         self.cursor = self.client.session.connection().cursor()
         self.types = sql_types(self.shop)
         self.streams = (stream(CartEvent, cart_id="any"),)
-        write: Any = self.client.serializer.write
-        self.write: dict[type[Any], Callable[[Any], tuple[str, Any]]] = {
-            cls: write[cls] for cls in self.shop.classes.values()
+        self.write: dict[type[Any], Callable[[Any], str | None]] = {
+            cls: fast.writer(cls) for cls in self.shop.classes.values()
         }
 
     def save(self, sample: Sample) -> None:
         data = sample.event
-        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data)[0],))
+        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data),))
         self._saved(sample.type, data)
 
     def save_validated(self, sample: Sample) -> None:
@@ -52,7 +51,7 @@ class Bare(PgEvents):
         ((_, (value,)),) = asked[0].match
         assert data.cart_id == value
         sql = APPEND_OWN % (sample.type, self.types, self.last.get(cart, 0))
-        self.cursor.execute(sql, (self.write[data.__class__](data)[0],))
+        self.cursor.execute(sql, (self.write[data.__class__](data),))
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:
@@ -62,7 +61,8 @@ class Bare(PgEvents):
 
     def save_batch(self, samples: Sequence[Sample]) -> list[Event[Any]]:  # type: ignore[override]
         names = ",".join([one.type for one in samples])
-        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", fast.dump_lines([one.event for one in samples])))
+        lines = "\n".join([self.write[one.event.__class__](one.event) or "" for one in samples])
+        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", lines))
         answer = answer_of(self.cursor.fetchone()[0])
         at = answer.created_at
         assert at is not None

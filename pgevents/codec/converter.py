@@ -1,0 +1,138 @@
+"""The cattrs converter of events and views: what they need beyond JSON, each from its own JSON type alone."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import typing
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+import cattrs
+from cattrs.preconf.json import make_converter
+
+from pgevents.codec.times import parse_date, parse_datetime, parse_time
+
+__all__ = ["make_event_converter"]
+
+Structure = Callable[[Any, Any], Any]
+"""Makes a value of JSON an instance of a type."""
+
+
+def make_event_converter() -> cattrs.Converter:
+    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone,
+        tuples.
+
+    Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused. What is stored
+    is taken as the JSON type that it is: "3" is no int, and a text is no list of its letters.
+    """
+    converter = make_converter(unstruct_collection_overrides={tuple: list})
+    for kind, to_text, from_text in (
+        (Decimal, str, Decimal),
+        (UUID, str, UUID),
+        (date, _date_text, parse_date),
+        (time, time.isoformat, parse_time),
+        (datetime, _datetime_text, parse_datetime),
+    ):
+        converter.register_unstructure_hook(kind, to_text)
+        converter.register_structure_hook(kind, _from_text(kind, from_text))
+    converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
+    converter.register_structure_hook(timedelta, _timedelta)
+    for plain in (int, float, bool, str):
+        converter.register_structure_hook(plain, _strict(plain))
+    _refuse_other_containers(converter)
+    return converter
+
+
+def _from_text(kind: type[Any], from_text: Callable[[Any], Any]) -> Structure:
+    takes_int = kind is Decimal
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is str or (takes_int and type(value) is int):
+            return from_text(value)
+        if type(value) is kind:
+            return value
+        raise TypeError(f"expected {kind.__name__} as text, got {value!r}")
+
+    return structure
+
+
+def _strict(kind: type[Any]) -> Structure:
+    accepted = (int, float) if kind is float else (kind,)
+
+    def structure(value: Any, cls: Any) -> Any:
+        if type(value) not in accepted:
+            raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        if cls is not kind and isinstance(cls, type) and issubclass(cls, kind):  # an IntEnum, a class of str
+            return cls(value)
+        return kind(value) if kind is float else value
+
+    return structure
+
+
+def _date_text(value: date) -> str:
+    if isinstance(value, datetime):
+        raise TypeError(f"expected a date, got the datetime {value!r}; give its .date()")
+    return value.isoformat()
+
+
+def _datetime_text(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise ValueError(
+            f"{value!r} has no time zone; use datetime.now(timezone.utc) or .replace(tzinfo=...)"
+        )
+    return value.isoformat()
+
+
+def _timedelta(value: Any, _: Any) -> timedelta:
+    if type(value) not in (int, float):
+        raise TypeError(f"expected seconds as a number, got {value!r}")
+    return timedelta(seconds=value)
+
+
+LISTS = (list, tuple, set, frozenset, deque, Sequence, Set)
+
+
+def _refuse_other_containers(converter: cattrs.Converter) -> None:
+    """Lists are made of lists and dicts of dicts: cattrs takes any iterable, also a text."""
+    inside = _Inside()
+
+    def is_container(kind: Any) -> bool:
+        return kind not in inside.kinds and _json_container(kind) is not None
+
+    def make_hook(kind: Any, converter: cattrs.Converter) -> Structure:
+        inside.kinds += (kind,)
+        try:
+            structure = converter.get_structure_hook(kind, cache_result=False)  # what cattrs has for it
+        finally:
+            inside.kinds = inside.kinds[:-1]
+        container: type[Any] = _json_container(kind) or list
+
+        def strict(value: Any, cls: Any) -> Any:
+            if type(value) is not container:
+                raise TypeError(f"expected {'a list' if container is list else 'an object'}, got {value!r}")
+            return structure(value, cls)
+
+        return strict
+
+    converter.register_structure_hook_factory(is_container, make_hook)
+
+
+class _Inside(threading.local):
+    """The types whose hooks are being made in this thread."""
+
+    kinds: tuple[Any, ...] = ()
+
+
+def _json_container(kind: Any) -> type[Any] | None:
+    """What a collection is in JSON; None for what is no collection."""
+    origin = cast("type[Any]", typing.get_origin(kind) or kind)
+    if not inspect.isclass(origin) or issubclass(origin, (str, bytes, bytearray)):
+        return None
+    if issubclass(origin, Mapping) or typing.is_typeddict(origin):
+        return dict
+    return list if issubclass(origin, LISTS) else None

@@ -1,0 +1,163 @@
+"""Classes that can be events: what `@event` makes of a class, and what it refuses."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import inspect
+import keyword
+import re
+import typing
+from collections.abc import Callable, Mapping
+from enum import Enum
+from itertools import count
+from typing import Any
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+
+__all__ = ["Upcaster", "checked_upcasters", "made_event_class"]
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+MAX_VERSION = 2**31 - 1
+"""Of an event's data; the database checks it, too."""
+
+
+def made_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
+    """A class with fields, made by attrs unless it has them already.
+
+    Args:
+        cls: What `@event` stands above.
+        scope: The names at that place, for annotations that are text.
+
+    Raises:
+        ConfigurationError: Something else than a class, one that makes its instances in a way of its own, or
+            one that attrs would make another class of than was meant.
+    """
+    _refuse_other_kinds(cls)
+    made: type[Any] = cls
+    if "__attrs_attrs__" not in vars(cls) and "__dataclass_fields__" not in vars(cls):
+        _refuse_what_attrs_does_not_know(cls)
+        try:
+            made = attrs.frozen(cls)
+        except Exception as error:
+            raise ConfigurationError(
+                f"{cls.__qualname__} cannot be an event class: attrs refuses it ({error})"
+            ) from error
+    _check_field_names(made)
+    _resolve_annotations(made, scope)
+    return made
+
+
+NO_EVENTS: Mapping[type[Any], str] = {
+    Enum: "an Enum",
+    tuple: "a tuple",
+    dict: "a dict",
+    list: "a list",
+    set: "a set",
+    frozenset: "a frozenset",
+    str: "a str",
+    bytes: "bytes",
+    int: "an int",
+    float: "a float",
+}
+
+
+def _refuse_other_kinds(cls: Any) -> None:
+    if not inspect.isclass(cls):
+        raise ConfigurationError(f"@event stands above a class, not above {cls!r}")
+    kind = next((name for base, name in NO_EVENTS.items() if issubclass(cls, base)), None)
+    if kind is None and type(cls) not in (type, abc.ABCMeta) and not attrs.has(cls):
+        kind = f"made by {type(cls).__qualname__}"
+    if typing.is_typeddict(cls):
+        kind = "a TypedDict"
+    if kind is not None:
+        raise ConfigurationError(
+            f"{cls.__qualname__} cannot be an event class: it is {kind}. An event class is a plain class "
+            "with annotated fields, an attrs class or a dataclass"
+        )
+
+
+def _refuse_what_attrs_does_not_know(cls: type[Any]) -> None:
+    """What belongs to dataclasses: attrs would take it for a value, or pass it over."""
+    name = cls.__qualname__
+    instead = "put @dataclass below @event, or use attrs"
+    if any("__dataclass_fields__" in vars(base) for base in cls.__mro__[1:]):
+        raise ConfigurationError(
+            f"{name} derives from a dataclass, whose fields attrs does not see; {instead}"
+        )
+    if hasattr(cls, "__post_init__"):
+        raise ConfigurationError(
+            f"{name}: attrs does not call __post_init__; {instead}, which calls __attrs_post_init__"
+        )
+    for field, annotation in inspect.get_annotations(cls).items():
+        if field == "self":
+            raise ConfigurationError(
+                f"{name}: a field cannot be named self, that is the name of the instance"
+            )
+        if isinstance(vars(cls).get(field), dataclasses.Field):
+            raise ConfigurationError(f"{name}.{field} is given by dataclasses.field; {instead}.field")
+        text = annotation if isinstance(annotation, str) else ""
+        is_marker = annotation is dataclasses.KW_ONLY or isinstance(annotation, dataclasses.InitVar)
+        if is_marker or re.match(r"(dataclasses\.)?(KW_ONLY$|InitVar\b)", text):
+            raise ConfigurationError(f"{name}.{field}: KW_ONLY and InitVar belong to dataclasses; {instead}")
+
+
+def _check_field_names(cls: type[Any]) -> None:
+    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    for name in [one.name for one in fields]:
+        is_mangled = name.startswith("__") or re.match(rf"_{cls.__name__.lstrip('_')}__", name)
+        if is_mangled or name == "self" or not name.isidentifier() or keyword.iskeyword(name):
+            raise ConfigurationError(
+                f"{cls.__qualname__}: a field cannot be named {name!r}; names are Python identifiers, not "
+                "self, and do not begin with two underscores"
+            )
+
+
+def _resolve_annotations(cls: type[Any], scope: Mapping[str, Any]) -> None:
+    """Annotations that are text are looked up here, where classes of the same function have names.
+
+    What is defined further below is looked up by the first save or read, which says what it does not find.
+    """
+    if not attrs.has(cls) or not any(isinstance(one.type, str) for one in attrs.fields(cls)):
+        return
+    try:
+        attrs.resolve_types(cls, localns=dict(scope) if "<locals>" in cls.__qualname__ else None)
+    except Exception:  # not only NameError: an annotation is any expression
+        return
+
+
+def checked_upcasters(version: object, upcasters: object) -> dict[int, Upcaster]:
+    """The upcasters of a type whose data are of this version.
+
+    Raises:
+        ConfigurationError: Not a version, or not a function for every version before it.
+    """
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise ConfigurationError(f"version is a whole number from 1 to {MAX_VERSION}, not {version!r}")
+    if upcasters is None:
+        return {}
+    given: Any = upcasters
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            "upcasters are a dict from each older version to a function, {1: to_version_2}, "
+            f"not {upcasters!r}"
+        )
+    steps: dict[Any, Any] = {**given}
+    for step, function in steps.items():
+        if type(step) is not int or not 1 <= step < version:
+            raise ConfigurationError(
+                f"version {version} takes upcasters for the versions from 1 to {version - 1}, "
+                f"not for {step!r}"
+            )
+        if not callable(function):
+            raise ConfigurationError(f"the upcaster from version {step} is a function, not {function!r}")
+    if steps and len(steps) != version - 1:
+        missing = next(step for step in count(1) if step not in steps)
+        raise ConfigurationError(
+            f"version {version} has an upcaster for {sorted(steps)}, none for version {missing}; "
+            "where nothing changes give a function that returns its data"
+        )
+    return steps
