@@ -57,19 +57,26 @@ class Identifiers:
     def _check(self, classes: tuple[type[Any], ...], fields: tuple[str, ...]) -> None:
         names = {cls: _stored_names(self._serializer, cls) for cls in classes}
         for field in fields:
-            holders = [cls for cls, known in names.items() if known is None or field in known]
-            if not holders:
+            if not any(known is None or field in known for known in names.values()):
                 raise ConfigurationError(_no_such_field(field, names))
-            for cls in holders:
-                kind = event_type_of(cls)
-                if kind.version > 1 and _is_made_by_upcasters(kind, field):
-                    raise ConfigurationError(
-                        f"{field!r} does not find all events of {cls.__qualname__}: its upcasters make "
-                        "that field, "
-                        "and streams search what is stored. Identify events by a field that all versions "
-                        "store "
-                        "under one name; older events get it when they are imported anew"
-                    )
+        able = [cls for cls, known in names.items() if known is None or known.issuperset(fields)]
+        if not able:
+            raise ConfigurationError(
+                f"no event of {_listed(classes)} has all of the fields {', '.join(fields)}, so nothing "
+                "would be "
+                "found: several identifiers must all match"
+            )
+        for cls in able:
+            kind = event_type_of(cls)
+            made = [field for field in fields if kind.version > 1 and _is_made_by_upcasters(kind, field)]
+            if made:
+                raise ConfigurationError(
+                    f"{made[0]!r} does not find all events of {cls.__qualname__}: its upcasters make that "
+                    "field, "
+                    "and streams search what is stored. Identify events by a field that all versions store "
+                    "under "
+                    "one name; older events get it when they are imported anew"
+                )
         if len(self._checked) > MANY:
             self.forget()
         self._checked.add((classes, fields))
@@ -88,13 +95,16 @@ def _stored_names(serializer: Serializer, cls: type[Any]) -> set[str] | None:
     return names
 
 
+def _listed(classes: Iterable[type[Any]]) -> str:
+    return ", ".join(cls.__qualname__ for cls in classes)
+
+
 def _no_such_field(field: str, names: Mapping[type[Any], set[str] | None]) -> str:
     known = sorted({name for some in names.values() for name in some or ()})
     near = difflib.get_close_matches(field, known, 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(cls.__qualname__ for cls in names)
     return (
-        f"no event of {listed} has a field {field!r}, so nothing would be found: {hint}"
+        f"no event of {_listed(names)} has a field {field!r}, so nothing would be found: {hint}"
         f"They have {', '.join(known) or 'no fields'}. A field that only stored events have is asked for "
         "with the "
         'types as texts: stream("CART_CREATED", ...)'
@@ -117,22 +127,21 @@ def _is_made_by_upcasters(kind: EventType, field: str) -> bool:
 def _is_made(kind: EventType, start: int, field: str, preset: Iterable[str]) -> bool:
     names = dict.fromkeys(preset)
     for _ in range(PROBES):
-        data: Any = {name: _Value(name) for name in names}
+        data: dict[str, Any] = {name: _Value(name) for name in names}
         try:
             for version in range(start, kind.version):
                 step = kind.upcasters.get(version)
                 data = data if step is None else step(data)
+            found = data.get(field)
         except KeyError as error:
             missing = error.args[0] if error.args else None
             if not isinstance(missing, str) or missing in names:
                 return False
             names[missing] = None  # it reads this field
-            continue
         except Exception:
             return False
-        result: Mapping[str, Any] = data if isinstance(data, dict) else {}  # pyright: ignore[reportUnknownVariableType]
-        found: Any = result.get(field, _NOTHING)
-        return found is not _NOTHING and str(found) != str(_Value(field))
+        else:
+            return found is not None and str(found) != str(_Value(field))
     return False
 
 
@@ -142,9 +151,6 @@ def _texts_in(kind: EventType, start: int) -> frozenset[str]:
     return frozenset(
         text for code in codes if code is not None for text in code.co_consts if isinstance(text, str)
     )
-
-
-_NOTHING = object()
 
 
 class _Value:

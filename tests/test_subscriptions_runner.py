@@ -12,6 +12,7 @@ import pytest
 from peewee import BigIntegerField, Model, TextField
 
 from pgevents import ConfigurationError, Event, EventClient, stream
+from pgevents.errors import WaitError
 from pgevents.subscriptions import (
     Runner,
     Subscription,
@@ -439,3 +440,68 @@ def test_a_handler_that_ends_the_transaction_is_found_out(client: EventClient) -
     with running(client, write):
         until(lambda: state(client) == "stopped")
     assert "ended the transaction" in overview(client)[0].problems[0]
+
+
+def test_one_can_wait_until_an_event_is_dealt_with(client: EventClient, log_table: Any) -> None:
+    """Handled, not followed, parked, paused and too late are told apart."""
+
+    @subscription("writer", CartCreated, key="cart_id", on_error=park())
+    def write(event: Event[CartCreated]) -> None:
+        if event.data.cart_id == "bad":
+            raise ValueError("bad")
+        note(client, event)
+
+    with pytest.raises(ConfigurationError, match="there is no subscription 'writer'"):
+        client.wait("writer", 0)
+    with running(client, write):
+        for n in range(5):
+            saved = client.save_event(CartCreated(f"c{n}", "u1"))
+            assert client.wait("writer", saved) == "handled" and log_table()[-1][0] == saved.id
+        other = client.save_event(ItemAddedToCart("c1", "p1", 1, 1))
+        assert client.wait("writer", other) == "not followed"
+        assert client.wait("writer", other.id) == "handled"
+        bad = client.save_event(CartCreated("bad", "u1"))
+        with pytest.raises(WaitError, match="is parked") as caught:
+            client.wait("writer", bad)
+        assert caught.value.reason == "parked"
+        assert client.wait("writer", bad, parked_counts=True) == "handled"
+        with client.db.atomic(), pytest.raises(ConfigurationError, match="after the commit"):
+            client.wait("writer", saved)
+    late = client.save_event(CartCreated("late", "u1"))
+    with pytest.raises(WaitError, match="has not dealt with event"):
+        client.wait("writer", late, timeout=0.1)
+    pause(client, "writer")
+    with pytest.raises(WaitError, match="is paused"):
+        client.wait("writer", late)
+
+
+def test_an_event_that_is_not_final_is_waited_for_by_name(client: EventClient, make_client: Make) -> None:
+    """The message names the backend that holds it back."""
+    Subscription(client, "writer").process(lambda event: None)
+    slow = make_client()
+    with slow.db.atomic():
+        slow.save_event(CartCreated("slow", "u1"))
+        saved = client.save_event(CartCreated("c1", "u1"))
+        with pytest.raises(WaitError, match="in the middle of a save"):
+            client.wait("writer", saved, timeout=0.1)
+
+
+def test_what_a_handler_saves_outside_is_saved_once(client: EventClient) -> None:
+    """Its saves have keys of their own, so an event that comes again saves nothing again."""
+    crashes = 2
+
+    @subscription("gifts", CartCreated, effects="outside", on_error=retry(5, delay=0.01))
+    def give(event: Event[CartCreated]) -> None:
+        nonlocal crashes
+        client.save_event(ItemAddedToCart(event.data.cart_id, "gift", 1, 0))
+        client.save_event(ItemAddedToCart(event.data.cart_id, "card", 1, 0))
+        crashes -= 1
+        if crashes >= 0:
+            raise ConnectionError("after the saves")
+
+    saved = client.save_event(CartCreated("c1", "u1"))
+    with running(client, give):
+        assert client.wait("gifts", saved) == "handled"
+    items = client.get_event_stream(ItemAddedToCart)
+    assert [item.data.product_id for item in items] == ["gift", "card"]
+    assert all(item.metadata["causation_id"] == saved.id for item in items)

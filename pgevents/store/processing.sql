@@ -281,6 +281,9 @@ FROM {{parked}} AS p
 WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR p.state <> 'discarded')
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
 
+-- [parked_of]
+SELECT name, key, event_id, state FROM {{parked}} WHERE name = %(name)s AND event_id = ANY (%(ids)s);
+
 -- [retry]
 UPDATE {{parked}} AS p SET state = 'retrying', due_at = clock_timestamp(), attempts = 0
 WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)

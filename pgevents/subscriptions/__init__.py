@@ -3,16 +3,20 @@
 Effects in the same database happen exactly once.
 """
 
-from pgevents.subscriptions.control import discard, pause, rename, replay, reset, resize, resume
+from pgevents.deliveries import Delivery, current_delivery
+from pgevents.subscriptions.control import Lease, discard, pause, rename, replay, reset, resize, resume
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
+from pgevents.subscriptions.draining import drain
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
 from pgevents.subscriptions.runner import Runner
 from pgevents.subscriptions.subscription import Subscription, subscription
 
 __all__ = [
+    "Delivery",
     "ErrorPolicy",
     "LaneReport",
+    "Lease",
     "ParkedEvent",
     "Runner",
     "Subscription",
@@ -20,7 +24,9 @@ __all__ = [
     "Work",
     "check",
     "checkpoint",
+    "current_delivery",
     "discard",
+    "drain",
     "follow",
     "overview",
     "park",

@@ -13,9 +13,9 @@ from typing import Any
 
 import attrs
 
+from pgevents.deliveries import delivering
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.deliveries import delivering
 from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Item, Lane, claim, read
 from pgevents.subscriptions.transient import let_go
 from pgevents.subscriptions.worker import NEVER, Outcome

@@ -20,7 +20,6 @@ from pgevents.subscriptions.board import LOOK_AGAIN, Board, Task
 from pgevents.subscriptions.change import StandsByError, settle
 from pgevents.subscriptions.control import all_rows
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.deliveries import take_part
 from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
 from pgevents.subscriptions.subscription import work_of
@@ -114,7 +113,6 @@ class Runner:
         client.check_installed()
         if not self._other_databases:
             check_models(client, self.works)
-        take_part(client)
         tasks = [self._task(work, workers) for work in self.works]
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         board = Board(tasks)

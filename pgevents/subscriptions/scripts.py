@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
+from pgevents.deliveries import delivering
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.deliveries import delivering, take_part
 from pgevents.subscriptions.lanes import Item, Lane, all_lanes, claim, ensure, move, read
 from pgevents.subscriptions.transient import check_ours, is_transient, let_go
 
@@ -98,7 +98,6 @@ def _begin(work: Work) -> None:
             f"subscription {work.name!r} has effects outside: a Runner handles its events"
         )
     work.client.check_installed()
-    take_part(work.client)
     settle(work)
     states = {row.state: row.error for row in control.all_rows(work.client, work.name)}
     for state in ("paused", "stopped"):
@@ -148,7 +147,7 @@ def _one_batch(work: Work, handler: Callable[[Event[Any]], object], limit: int, 
                         raise
                     raise _HandlerError(error) from error
             done += 1
-            if delivery.has_saved:
+            if delivery.saves > 0:
                 break
         to = found.to if done == len(found.items) else found.items[done - 1].id
         move(work, found.lanes, to, found.items[:done])

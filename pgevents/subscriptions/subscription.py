@@ -309,7 +309,8 @@ def work_of(client: EventClient | None, given: Any) -> Work:
 
 
 def _question(found: Subscription[Any]) -> Question:
-    return Question.of([stream()] if found.streams is None else list(found.streams), key_names(found.key))
+    streams = [stream()] if found.streams is None else list(found.streams)
+    return Question.of(found.client.identifiers.check(streams), key_names(found.key))
 
 
 def _takes_client(function: Handler, name: str) -> bool:
@@ -328,9 +329,9 @@ def _takes_client(function: Handler, name: str) -> bool:
 
 def _check(made: Subscription[Any]) -> None:
     name: Any = made.name
-    if not isinstance(name, str) or not name or len(name.encode()) > 200 or "\0" in name:
+    if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
         raise ConfigurationError(
-            f"a subscription's name has from 1 to 200 bytes and no NUL character, not {name!r}"
+            f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
         )
     if isinstance(made.streams, (Stream, str)):
         raise ConfigurationError(f"subscription {name!r}: streams are a list of stream(...)")

@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
+from pgevents.deliveries import delivering
 from pgevents.errors import UnsupportedTransactionError
 from pgevents.events import Event
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.deliveries import delivering
 from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move, read
 from pgevents.subscriptions.transient import check_ours, is_deadlock, is_transient, let_go
 
@@ -250,7 +250,7 @@ def _give(work: Work, events: Sequence[Event[Any]]) -> bool:
     with delivering(work.name, events[0] if len(events) == 1 else None) as delivery:
         work.handle(events)
     check_ours(work.client)
-    return delivery.has_saved
+    return delivery.saves > 0
 
 
 def _roll_back(work: Work) -> bool:
