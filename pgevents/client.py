@@ -11,7 +11,7 @@ import peewee
 
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
-from pgevents.deciding import Decision
+from pgevents.deciding import Decider, Projection
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
@@ -33,8 +33,6 @@ from pgevents.waiting import Awaited, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
-
-    from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 
 __all__ = ["EventClient", "create_event_client"]
 
@@ -93,7 +91,8 @@ class EventClient:
             self.check_installed,
             types,
         )
-        self.hot: dict[tuple[Stream[Any], ...], float] = {}
+        self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
+        self.hot = self.decider.hot
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
@@ -526,28 +525,23 @@ class EventClient:
 
     # -- projections ------------------------------------------------------------
 
-    def save_projection(
-        self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]
-    ) -> SaveResult[V]:
+    def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
         return projection.save_projection()
 
-    def get_projection(
-        self, projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]], id: Any
-    ) -> SavedProjection[V] | None:
+    def get_projection(self, projection: type[Projection[V]], id: Any) -> SavedProjection[V] | None:
         """The snapshot of a projection, if one of its present version is saved.
 
         Args:
             projection: The projection's class.
             id: Its id.
         """
-        return self.snapshots.get(
-            projection.projection_type, id_text(id), projection.version, projection.view_class()
-        )
+        cls: Any = projection
+        return self.snapshots.get(cls.projection_type, id_text(id), cls.version, cls.view_class())
 
     def query_projections(
         self,
-        projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]],
+        projection: type[Projection[V]],
         /,
         *,
         where: peewee.Expression | None = None,
@@ -574,7 +568,8 @@ class EventClient:
             ```
         """
         wanted = {**(data or {}), **match}
-        kind, version, view_class = projection.projection_type, projection.version, projection.view_class()
+        cls: Any = projection
+        kind, version, view_class = cls.projection_type, cls.version, cls.view_class()
         return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
 
     def save_snapshot(
@@ -600,7 +595,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
+        projections: Projection[V],
         decider: Callable[[V], T | None],
         *,
         retries: int = ...,
@@ -611,8 +606,8 @@ class EventClient:
     def decide(
         self,
         projections: tuple[
-            ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
-            ProjectionBase[W, Any] | MultiStreamProjectionBase[W, Any],
+            Projection[V],
+            Projection[W],
         ],
         decider: Callable[[V, W], T | None],
         *,
@@ -623,7 +618,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: Sequence[ProjectionBase[Any, Any] | MultiStreamProjectionBase[Any, Any]],
+        projections: Sequence[Projection[Any]],
         decider: Callable[..., Any],
         *,
         retries: int = ...,
@@ -648,11 +643,14 @@ class EventClient:
 
         Args:
             projections: A projection, or several that the decision rests on.
-            decider: Called with the view (or views, in order); returns an event, a sequence of events, or
-                None for nothing. It may be called several times, so it should do nothing but decide.
+            decider: Called with the view (or views, in order); returns an event, a list of events, or None
+                for nothing, or yields events. It may be called several times, so it should do nothing but
+                decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
-            idempotency_key: As for `save_events`.
+            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
+                the decider is not asked. A command that decided nothing has left no trace, so its
+                repetition is decided anew.
 
         Returns:
             The saved events.
@@ -661,14 +659,14 @@ class EventClient:
             ConcurrencyError: The last try met a conflict, too.
             RetryableError: The last try met a deadlock or a lock timeout.
             StagedEventsError: A projection has staged events, or an `as_of`.
+            ConfigurationError: Something else than projections, or an async decider.
 
         Example:
             ```python
             client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
             ```
         """
-        several: Any = projections if isinstance(projections, (list, tuple)) else (projections,)  # pyright: ignore[reportUnknownVariableType]
-        return Decision(self, several, decider, retries, metadata, idempotency_key).run()
+        return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
 
 
 def check_final(final: object) -> bool:
