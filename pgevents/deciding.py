@@ -15,12 +15,12 @@ from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
 from pgevents.saving import SaveOptions, Saver
-from pgevents.snapshots import SaveResult
+from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream
 
-__all__ = ["Decider", "Projection"]
+__all__ = ["Decider", "PlainProjection", "Projection"]
 
 V_co = TypeVar("V_co", covariant=True)
 
@@ -70,8 +70,38 @@ class Projection(Protocol[V_co]):
         """Read, with some streams locked before if any are given."""
         ...
 
+    def snapshot_key(self) -> SnapshotKey:
+        """Where its snapshot stands."""
+        ...
+
     def save_projection(self) -> SaveResult[V_co]:
         """Save a snapshot."""
+        ...
+
+
+class PlainProjection(Projection[V_co], Protocol[V_co]):
+    """A projection without a class of its own; it can do what every projection can."""
+
+    @property
+    def projection_events(self) -> list[Event[Any]]:
+        """The events folded on top of the snapshot."""
+        ...
+
+    @property
+    def saved_projection(self) -> SavedProjection[V_co] | None:
+        """The snapshot that the view starts from, or None."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """The view as a JSON-ready dict."""
+        ...
+
+    def apply(self, *events: Any) -> Any:
+        """Stage events."""
+        ...
+
+    def delete_projection(self) -> bool:
+        """Remove the snapshot; whether there was one."""
         ...
 
 

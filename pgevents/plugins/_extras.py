@@ -1,4 +1,4 @@
-"""Packages that only one plugin needs: asked for when it is used, not when it is imported."""
+"""Packages that only one plugin needs: imported when the plugin is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgevents import ConfigurationError
 
 
 def require(module: str, extra: str) -> Any:
-    """A module of an optional dependency.
+    """Import a module of an optional dependency.
 
     Raises:
         ConfigurationError: It is not installed; the message says how to install it.

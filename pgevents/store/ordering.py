@@ -51,6 +51,8 @@ FUNCTIONS = (
     "append_plain",
     "repeated",
     "insert_guard",
+    "redactions",
+    "hold_redactions",
     "guard",
 )
 READ_LIMIT = 1_000
@@ -180,6 +182,7 @@ def functions_sql(spec: TableSpec) -> str:
         loop = rf"(?s) *\{{\{{#{mark}\}}\}}\n(.*?) *\{{\{{/{mark}\}}\}}\n"
         text = re.sub(loop, lambda block, some=some: _each(block[1], some, key), text)  # type: ignore[misc]
     text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
+    text = text.replace("{{redaction_key}}", key(TABLE, "'redaction'"))
     text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
     seed_of_field = _case(spec, "WHEN _field = '{field}' THEN " + seed("{number}"))
     text = re.sub(

@@ -56,6 +56,8 @@ CREATE TABLE IF NOT EXISTS {table} (
     data jsonb NOT NULL,
     latest_event_id bigint NOT NULL,
     version int NOT NULL DEFAULT 1,
+    shape text,
+    exact text CHECK (exact::jsonb = data),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (type, id)
