@@ -15,9 +15,13 @@ def test_the_page_of_guarantees_names_tests_that_exist() -> None:
     sections = re.split(r"(?m)^## (?=\d)", page)[1:]
     assert [section[0] for section in sections] == list("12345678")
     known = set(
-        re.findall(r"(?m)^def (test_\w+)", "".join(path.read_text() for path in HERE.glob("test_*.py")))
+        re.findall(
+            r"(?m)^def (test_\w+)", "".join(path.read_text() for path in HERE.parent.rglob("test_*.py"))
+        )
     )
     for section in sections:
-        named = set(re.findall(r"\btest_\w+\b", section)) - {path.stem for path in HERE.glob("test_*.py")}
+        named = set(re.findall(r"\btest_\w+\b", section)) - {
+            path.stem for path in HERE.parent.rglob("test_*.py")
+        }
         assert named, section.splitlines()[0]
         assert named <= known, named - known
