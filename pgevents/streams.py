@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, InvalidValueError
 from pgevents.events import is_text, named_classes, type_names
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
     "one_value",
     "shape_of",
     "stream",
-    "stream_from_texts",
     "types_argument",
     "where_params",
     "where_sql",
@@ -164,32 +163,6 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     return described
 
 
-def stream_from_texts(types: Iterable[str], match: Iterable[str]) -> Stream[Any]:
-    """The stream that a person describes on a command line.
-
-    Args:
-        types: Names of types; none for any type.
-        match: `FIELD=VALUE` texts; a field that is given again means any of its values.
-
-    Raises:
-        ConfigurationError: A text without `=`, or what `stream` refuses.
-
-    Example:
-        ```python
-        from pgevents.streams import stream_from_texts
-
-        stream_from_texts(["CART_CREATED"], ["cart_id=c1", "cart_id=c2"])
-        ```
-    """
-    values: dict[str, list[str]] = {}
-    for text in match:
-        field, sign, value = text.partition("=")
-        if not sign:
-            raise ConfigurationError(f"{text}: write FIELD=VALUE, as in cart_id=c1")
-        values.setdefault(field, []).append(value)
-    return stream(list(types) or None, data=values or everything)
-
-
 def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, Any]:
     """The identifiers that are given by `data=` and by keywords together."""
     if data is everything:
@@ -244,9 +217,9 @@ def identifier_text(field: str, value: object) -> str:
         value = value.value
     if isinstance(value, str):
         if not is_text(value):
-            raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
+            raise InvalidValueError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
-            raise ConfigurationError(
+            raise InvalidValueError(
                 f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}"
             )
         return value
@@ -255,7 +228,7 @@ def identifier_text(field: str, value: object) -> str:
     if isinstance(value, (int, UUID)):
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
-    raise ConfigurationError(
+    raise InvalidValueError(
         f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )

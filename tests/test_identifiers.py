@@ -14,7 +14,6 @@ from pgevents import (
     ConfigurationError,
     EventClient,
     MultiStreamProjectionBase,
-    PgEventsError,
     ProjectionBase,
     event,
     everything,
@@ -22,7 +21,6 @@ from pgevents import (
     pipeline,
     stream,
 )
-from pgevents.streams import stream_from_texts
 from pgevents.subscriptions import Subscription, follow
 from pgevents.testing import given
 
@@ -363,12 +361,3 @@ def test_equal_questions_are_equal(client: EventClient) -> None:
         ItemAddedToCart("c1", "p1", 1, 5), seen, [stream(ItemAddedToCart, product_id="p1", cart_id="c1")]
     )
     assert len(client.get_event_streams([one, other]).position.streams) == 1
-
-
-def test_a_stream_is_read_from_a_command_line(client: EventClient) -> None:
-    """FIELD=VALUE texts; a field given again means any of its values."""
-    assert stream_from_texts(["A"], ["x=1", "x=2", "y=a=b"]) == stream("A", x=["1", "2"], y="a=b")
-    assert stream_from_texts([], []) == stream()
-    for text in ("x", "=1", "1x=2"):
-        with pytest.raises(PgEventsError):
-            stream_from_texts([], [text])

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from pgevents import ConfigurationError
+from pgevents.distribution import install_hint
 
 
 def require(module: str, extra: str) -> Any:
@@ -17,4 +18,4 @@ def require(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigurationError(f'{module} is not installed: pip install "pgevents[{extra}]"') from error
+        raise ConfigurationError(f"{module} is not installed: {install_hint(extra)}") from error

@@ -1,4 +1,4 @@
-"""Spans and metrics by OpenTelemetry (`pip install "pgevents[otel]"`).
+"""Spans and metrics by OpenTelemetry (`pip install "pgevents-store[otel]"`).
 
 Spans follow the conventions for database clients; those of saves also follow the ones for messaging, with the
 events table as the destination. No data of events is recorded: only types, counts and names of identifiers.

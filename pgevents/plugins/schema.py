@@ -1,5 +1,5 @@
 """JSON Schema for events: what does not fit is refused before it is written (`pip install
-"pgevents[schema]"`)."""
+"pgevents-store[schema]"`)."""
 
 from __future__ import annotations
 
