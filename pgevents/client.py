@@ -27,6 +27,7 @@ from pgevents.snapshots import Noted, SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
+from pgevents.store.grants import grant
 from pgevents.store.ordering import Horizon, Position, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
@@ -125,16 +126,24 @@ class EventClient:
 
     # -- tables ------------------------------------------------------------
 
-    def create_tables(self) -> None:
+    def create_tables(self, *, grant_writer: str | None = None, grant_reader: str | None = None) -> None:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
         then while nobody is in the middle of a save. A table that names no schema is made in the first one of
         the connection's search path.
 
+        The role that calls it owns the tables and can do everything with them. Other roles can do what they
+        are granted, here or at a later call.
+
+        Args:
+            grant_writer: A role that may save, decide, snapshot and follow the log. The append functions
+                insert for it, so that it can neither change nor forge events.
+            grant_reader: A role that may read.
+
         Raises:
-            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; or the
-                database's encoding is SQL_ASCII. Nothing was changed.
+            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; the
+                database's encoding is SQL_ASCII; or there is no such role. Nothing was changed.
             RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
                 another `create_tables()` within a minute; the message names it. Nothing was changed, and
                 trying again is safe.
@@ -143,6 +152,9 @@ class EventClient:
         with self.session.atomic():
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
+            for role, may_write in ((grant_writer, True), (grant_reader, False)):
+                if role is not None:
+                    grant(self.session, self.events, self.projections, role, may_write=may_write)
         self._is_checked = False
 
     def create_tables_sql(self) -> str:

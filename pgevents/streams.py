@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -21,16 +20,16 @@ __all__ = [
     "Everything",
     "Stream",
     "TypesOfEach",
+    "array_text",
     "check_field_name",
     "everything",
     "id_text",
     "identifier_text",
     "merge_streams",
-    "name_argument",
     "one_value",
     "shape_of",
     "stream",
-    "types_argument",
+    "union_of_types",
     "where_params",
     "where_sql",
 ]
@@ -264,7 +263,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     asked = one_value(streams)
     if asked is not None:
         field, value, several = asked
-        return (Stream(_union(several), ((field, (value,)),)),)
+        return (Stream(union_of_types(several), ((field, (value,)),)),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -322,40 +321,16 @@ def one_value(
 
 
 @lru_cache(maxsize=1024)
-def _union(several: TypesOfEach) -> tuple[str, ...] | None:
+def union_of_types(several: TypesOfEach) -> tuple[str, ...] | None:
     """The types of several streams together, sorted."""
     known = [types for types in several if types is not None]
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
-
-
-def types_argument(several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
-    """The types of several streams as an argument in SQL, and the parameters that it needs.
-
-    An array is given as PostgreSQL writes it, which it reads faster than an `ARRAY[...]` of constants.
-    """
-    types = _union(several)
-    if types is None:
-        return "NULL", ()
-    array = array_text(types)
-    return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
 
 
 def array_text(names: Sequence[str]) -> str:
     """An array of names as PostgreSQL writes it."""
     quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
     return "{" + ",".join([quoted[name] for name in names]) + "}"
-
-
-def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
-    """The same of one type's name.
-
-    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program
-    are few.
-    """
-    return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
-
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None]
