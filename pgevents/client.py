@@ -184,7 +184,7 @@ class EventClient:
                 client.db.execute_sql("UPDATE my_app.events SET data = data - 'email' WHERE id = 5")
             ```
         """
-        return installation.maintenance(self.session, reason)
+        return installation.maintenance(self.session, self.events.pgevents_spec, reason)
 
     def horizon(self) -> Horizon:
         """Up to where the log can no longer change, and who holds that back."""
