@@ -31,7 +31,7 @@ def asked_of(snapshots: Snapshots, types: EventTypes, named: Any) -> Asked:
         return Asked(named)
     if isinstance(named, type) and hasattr(cls, "declared_for"):
         declared: Declaration = cls.declared_for(snapshots, types)
-        shape = None if is_dict_class(declared.view_class) else declared.shape
+        shape = None if is_dict_class(declared.view_class) else snapshots.stored_shape(declared.shape)
         return Asked(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
     raise ConfigurationError(f"a projection is named by its class or its projection_type, not {cls!r}")
 
