@@ -10,7 +10,7 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError, InvalidValueError
+from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text, named_classes, type_names
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
+    if data is not None and not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"data= takes identifiers by field name, a dict, not {shown(data)}")
     match: Match = ()
     for field, value in (_identifiers(data, identifier) if data is not None else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
@@ -166,8 +168,6 @@ def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, An
     """The identifiers that are given by `data=` and by keywords together."""
     if data is everything:
         return identifier
-    if not isinstance(data, Mapping):
-        raise ConfigurationError(f"data= takes identifiers by field name, as in data={{'data': {data!r}}}")
     named = cast("Mapping[str, Any]", data)
     if not named and not identifier:
         raise ConfigurationError(
@@ -186,7 +186,7 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
         "types are the first argument, without a keyword" if "type" in name else f"{name}= is no option here"
     )
     raise ConfigurationError(
-        f"{meant}; if a field of the data is called {name!r}, write data={{{name!r}: {identifier[name]!r}}}"
+        f"{meant}; if a field of the data is called {name!r}, write data={{{name!r}: {shown(identifier[name])}}}"
     )
 
 
@@ -198,7 +198,8 @@ def check_field_name(field: object) -> str:
     """
     if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
         raise ConfigurationError(
-            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
+            f"{shown(field)}"
         )
     return str.__str__(field)  # itself; of an Enum that is a str, the text
 
@@ -228,7 +229,7 @@ def identifier_text(field: str, value: object) -> str:
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise InvalidValueError(
-        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
+        f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )
 
@@ -240,7 +241,13 @@ def id_text(id: object) -> str:
     Raises:
         ConfigurationError: None, or text that PostgreSQL cannot hold.
     """
-    return identifier_text("id", id if id is None or isinstance(id, (str, int, UUID, Enum)) else str(id))
+    if id is None or isinstance(id, (str, int, UUID, Enum)):
+        return identifier_text("id", id)
+    try:
+        text = str(id)
+    except Exception as error:
+        raise ConfigurationError(f"{shown(id)} has no text that could be an id: {error}") from error
+    return identifier_text("id", text)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
@@ -258,7 +265,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """
     if not isinstance(streams, (list, tuple)):
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not {shown(streams)}")
         streams = tuple(streams)
     asked = one_value(streams)
     if asked is not None:
@@ -267,7 +274,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not of {one!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not of {shown(one)}")
         if one.is_empty:
             continue
         match = tuple(sorted((field, tuple(sorted(values))) for field, values in one.match))
