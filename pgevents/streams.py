@@ -186,7 +186,8 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
         "types are the first argument, without a keyword" if "type" in name else f"{name}= is no option here"
     )
     raise ConfigurationError(
-        f"{meant}; if a field of the data is called {name!r}, write data={{{name!r}: {shown(identifier[name])}}}"
+        f"{meant}; if a field of the data is called {name!r}, write "
+        f"data={{{name!r}: {shown(identifier[name])}}}"
     )
 
 
