@@ -12,7 +12,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decision
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
@@ -658,7 +658,7 @@ def create_event_client(
         (projections, ProjectionsModel, "create_projections_table"),
     ):
         if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
+            raise ConfigurationError(f"{shown(given)} is not a model made by {factory}()")
     taken = {events.pgevents_spec.qualified(suffix) for suffix in ("", "_maintenance", "_checkpoints")}
     if projections.pgevents_spec.qualified() in taken:
         raise ConfigurationError(
@@ -670,7 +670,7 @@ def create_event_client(
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
     client = EventClient(database, events, projections, types)
     if not isinstance(plugins, Iterable) or (isinstance(plugins, str) and plugins != "auto"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {plugins!r}')
+        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {shown(plugins)}')
     for plugin in ["auto"] if plugins == "auto" else plugins:
         if plugin == "auto":
             client.plugins.load_installed()

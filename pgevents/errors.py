@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,20 @@ __all__ = [
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
 ]
+
+
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 100
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, however large, deep or unwilling it is."""
+    try:
+        return _Shown().repr(value)
+    except Exception:  # of a __repr__ that is not ours, or an int of too many digits
+        return f"<{type(value).__qualname__}>"
 
 
 class PgEventsError(Exception):

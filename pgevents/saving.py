@@ -17,6 +17,7 @@ from pgevents.errors import (
     EventEncodeError,
     IdempotencyError,
     UnknownEventTypeError,
+    shown,
 )
 from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
 from pgevents.hooks.calls import HookCalls
@@ -75,7 +76,8 @@ def _check_key(instance: object, attribute: object, key: Any) -> None:
     is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
     if key is not None and not is_key:
         raise ConfigurationError(
-            f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
+            "an idempotency key is a text of 1 to 500 characters without control characters, "
+            f"not {shown(key)}"
         )
 
 
@@ -84,17 +86,17 @@ def _check_created_at(instance: object, attribute: object, when: Any) -> None:
         return
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise ConfigurationError(
-            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}"
+            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {shown(when)}"
         )
     if not EARLIEST < when < LATEST:  # in another time zone it could not be read
         raise ConfigurationError(
-            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}"
+            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
         )
 
 
 def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
+        raise EventEncodeError(f"metadata is a JSON object (a dict), not {shown(metadata)}")
 
 
 @attrs.frozen
@@ -434,7 +436,7 @@ def _of_dict(given: Mapping[str, Any]) -> NewEvent:
         )
     if not isinstance(data, dict) or not isinstance(metadata, dict):
         raise EventEncodeError(
-            f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}"
+            f"{name}: data and metadata are JSON objects (dicts), not {shown(data)} and {shown(metadata)}"
         )
     text = str.__str__(name)  # of an Enum that is a str
     return NewEvent(text, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))

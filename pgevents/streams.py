@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def identifier_text(field: str, value: object) -> str:
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise ConfigurationError(
-        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
+        f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )
 
@@ -182,7 +182,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """
     if not isinstance(streams, (list, tuple)):
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not {shown(streams)}")
         streams = tuple(streams)
     asked = one_value(streams)
     if asked is not None:
@@ -191,7 +191,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not of {one!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not of {shown(one)}")
         if one.is_empty:
             continue
         match = tuple((field, tuple(sorted(values))) for field, values in one.match)

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, cast
 
 from pgevents.codec import fast
-from pgevents.errors import EventEncodeError
+from pgevents.errors import EventEncodeError, shown
 
 __all__ = ["MAX_DEPTH", "dump_and_load", "dump_json", "json_copy", "load_json"]
 
@@ -156,7 +156,7 @@ def _copy(value: Any, what: str, path: tuple[object, ...]) -> Any:
     if kind is dict:
         for key in value:
             if type(key) is not str:
-                raise EventEncodeError(_misfit(what, path, f"JSON objects have text keys, not {key!r}"))
+                raise EventEncodeError(_misfit(what, path, f"JSON objects have text keys, not {shown(key)}"))
         return {key: _copy(one, what, (*path, key)) for key, one in value.items()}
     raise EventEncodeError(_misfit(what, path, _advice(value)))
 

@@ -17,7 +17,7 @@ from pgevents.codec.converter import make_event_converter
 from pgevents.codec.equality import Difference, difference
 from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
 from pgevents.codec.times import time_of
-from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError
+from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError, shown
 from pgevents.events import EventType
 
 __all__ = [
@@ -139,13 +139,13 @@ class Serializer:
             reason, cause = self._reason(what, error, _told(error, data.__class__))
             raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
-            shown = type(data).__name__ if what in self.personal else repr(data)
-            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {shown}")
+            name = type(data).__name__ if what in self.personal else shown(data)
+            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {name}")
         found = cast("dict[str, Any]", plain)
         for key in found:
             if type(key) is not str:
-                shown = type(key).__name__ if what in self.personal else repr(key)
-                raise EventEncodeError(f"{what}: JSON objects have text keys, not {shown}")
+                name = type(key).__name__ if what in self.personal else shown(key)
+                raise EventEncodeError(f"{what}: JSON objects have text keys, not {name}")
         return found
 
     def _place_of_fault(self, data: Any, what: str) -> str:
