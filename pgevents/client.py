@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import peewee
 
@@ -22,10 +22,12 @@ from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.ordering import Horizon, check_installed, horizon_of
+from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.streams import Stream, id_text, stream
+from pgevents.waiting import Awaited, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -164,6 +166,38 @@ class EventClient:
         if not self._is_checked:
             check_installed(self.session.execute, self.events.pgevents_spec)
             self._is_checked = True
+
+    # -- waiting ------------------------------------------------------------
+
+    def wait(
+        self, subscription: str, event: Awaited, *, timeout: float = 10.0, parked_counts: bool = False
+    ) -> Literal["handled", "not followed"]:
+        """Wait until a subscription has dealt with an event.
+
+        Args:
+            subscription: The subscription's name.
+            event: A saved event, a list of them, or an id: then everything up to it.
+            timeout: Seconds to wait at most.
+            parked_counts: Whether an event that was set aside counts as dealt with.
+
+        Returns:
+            "handled", or at once "not followed": the subscription is not about this event.
+
+        Raises:
+            WaitError: It is parked, or the subscription is paused or stopped (at once); or it took too long.
+                The
+                message names who holds the event back, if it is not final.
+            ConfigurationError: There is no such subscription; or called in a handler or in a transaction.
+
+        Example:
+            ```python
+            saved = client.save_event(CartCheckedOut("c1", now()))
+            client.wait("invoices", saved, timeout=2)
+            ```
+        """
+        self.check_installed()
+        statements = Statements(self.session, self.events.pgevents_spec)
+        return wait_for(statements, subscription, event, timeout, parked_counts)
 
     # -- saving ------------------------------------------------------------
 

@@ -23,6 +23,7 @@ __all__ = [
     "StagedEventsError",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
+    "WaitError",
 ]
 
 
@@ -87,10 +88,10 @@ class EventDecodeError(PgEventsError, ValueError):
 
 
 class RetryableError(PgEventsError):
-    """Nothing was written, and the same call may well succeed when it is made again.
+    """Nothing was written, and the same call may succeed when it is repeated.
 
     Deadlocks, lock and statement timeouts and serialization failures arrive as this class, with the
-    driver's error as the cause. Inside `db.atomic()` PostgreSQL has given up the whole transaction:
+    driver's error as the cause. Inside `db.atomic()` PostgreSQL has aborted the whole transaction:
     leave the block and run all of it again.
     """
 
@@ -99,7 +100,7 @@ class ConcurrencyError(RetryableError):
     """A validated save was refused: the streams hold events that the caller had not read.
 
     Attributes:
-        conflicting_ids: Ids of the events that were not known to the caller (at most 100).
+        conflicting_ids: Ids of the events that the caller had not read (at most 100).
         expected: The position or id that the caller gave.
         attempts: How many times it was tried.
         retry_after: Seconds after which a plugin asked for one more try, or None.
@@ -124,13 +125,13 @@ class ConcurrencyError(RetryableError):
 class ConnectionLostError(PgEventsError, ConnectionError):
     """The connection broke during the call; the next call connects anew.
 
-    Whether a save was committed is not known: look, or repeat it with its `idempotency_key`, which is always
-        safe.
+    Whether a save was committed is not known: read the log, or repeat the save with its `idempotency_key`,
+    which is always safe.
     """
 
 
 class DatabaseUnavailableError(PgEventsError, ConnectionError):
-    """There is no connection to be had: the server is down, refuses, or all connections of a pool are in use.
+    """No connection is available: the server is down or refuses, or all connections of a pool are in use.
 
     Nothing was written.
     """
@@ -163,19 +164,30 @@ class IdempotencyError(PgEventsError, ValueError):
         self.saved_ids = tuple(saved_ids)
 
 
+class WaitError(PgEventsError, TimeoutError):
+    """A subscription has not dealt with an event, and will not before somebody or something else acts.
+
+    Attributes:
+        reason: "timeout", "parked", "paused", "stopped" or "missing".
+    """
+
+    def __init__(self, message: str, *, reason: str = "timeout") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class UnsupportedTransactionError(PgEventsError, RuntimeError):
     """The connection's transaction cannot keep the promises (its isolation level, a standby, autocommit
     off)."""
 
 
 class AppendOnlyError(PgEventsError, TypeError):
-    """Events are appended through the client; the log is neither written nor changed in another way."""
+    """Events are appended through the client; nothing else writes or changes the log."""
 
 
 class StagedEventsError(PgEventsError, RuntimeError):
-    """A projection with staged (unsaved) or hand-fed events was asked for something only saved history
-    allows."""
+    """The projection holds staged (unsaved) or hand-fed events, and the call needs saved history only."""
 
 
 class PluginError(PgEventsError, ValueError):
-    """A plugin that cannot be registered; the message names what to mend."""
+    """A plugin that cannot be registered; the message says what to correct."""

@@ -11,6 +11,7 @@ import attrs
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.equality import difference
 from pgevents.codec.serialization import VERSION_KEY, Serializer, dump_and_load, load_json
+from pgevents.deliveries import Delivery, current_delivery
 from pgevents.errors import (
     ConcurrencyError,
     ConfigurationError,
@@ -131,6 +132,16 @@ class SaveOptions:
 PLAIN = SaveOptions()
 
 
+def _in_answer(delivery: Delivery, options: SaveOptions) -> SaveOptions:
+    """What a handler saves carries its cause; what the save itself says goes before."""
+    if options.attempt == 1:
+        delivery.saves += 1
+    metadata = {**delivery.metadata(), **(options.metadata or {})}
+    key = options.key or delivery.key()
+    is_command = options.key_names_command or options.key is None
+    return attrs.evolve(options, metadata=metadata, key=key, key_names_command=is_command)
+
+
 Part = tuple[str, Any, dict[str, Any]]
 """Type, data and metadata of an event as a read will give them."""
 Encoded = tuple[list[Row], list[Part]]
@@ -169,6 +180,9 @@ class Saver:
             _check_sequence(given)
         if not given:
             return []
+        delivery = current_delivery()
+        if delivery is not None:
+            options = _in_answer(delivery, options)
         if self.hooks.implemented:
             return self._save_with_hooks([self.new_event(one, options.metadata) for one in given], options)
         self.check_installed()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -469,6 +471,17 @@ def test_a_snapshot_of_events_in_the_clear_is_noted(
     assert encryption.forget(client, "u1").deleted_snapshots == 1
 
 
+def test_a_snapshot_that_is_saved_without_its_events_is_of_unknown_content(
+    client: EventClient, encryption: Encryption
+) -> None:
+    """`save_snapshot` takes a view that a program has folded by itself: nobody knows whose data it holds."""
+    saved = client.save_event(ANN)
+    client.save_snapshot(UserProjection, "all", User("all", ANN.email), saved.id)
+    assert encryption.forget(client, "u1").unknown_snapshots == 1
+    client.save_snapshot(UserProjection, "u1", User("u1", ANN.email), saved.id)
+    assert encryption.forget(client, "u1").deleted_snapshots == 1
+
+
 def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
     open_client: Callable[..., EventClient], encryption: Encryption
 ) -> None:
@@ -489,6 +502,29 @@ def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
     projection.load_existing_projection = load_then_delete  # type: ignore[method-assign]
     with pytest.raises(RetryableError, match="the snapshot that it starts from was deleted while USER u1"):
         projection.save_projection()
+
+
+@pytest.mark.parametrize("is_encrypted", [True, False])
+def test_forgetting_waits_for_a_snapshot_that_is_being_saved(
+    open_client: Callable[..., EventClient], encryption: Encryption, is_encrypted: bool
+) -> None:
+    """It is deleted as soon as it is committed, also one of events in the clear, whose subject had no key."""
+    plain = open_client()
+    if not is_encrypted:
+        plain.save_event(ANN)
+    client, other = open_client(encryption), open_client(Encryption(RULES))
+    if is_encrypted:
+        client.save_event(ANN)
+    reports: list[Forgotten] = []
+    forgetting = threading.Thread(target=lambda: reports.append(encryption.forget(other, "u1")))
+    with client.db.atomic():
+        UserProjection("u1", client).save_projection()
+        forgetting.start()
+        time.sleep(0.3)
+        assert not reports
+    forgetting.join(20)
+    assert reports[0].deleted_snapshots == 1
+    assert client.get_projection(UserProjection, "u1") is None
 
 
 @pytest.mark.parametrize("subject", [None, "", True, 1.5, "\ud800", "a\0b", "x" * 501, 2**70, ["u1"]])

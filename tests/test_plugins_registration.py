@@ -89,7 +89,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (plugin(pgevent_before_save=unmarked()), "did you mean pgevents_before_save?"),
     (
         plugin(before_save=takes_nothing),
-        "before_save is no hook of pgevents; did you mean pgevents_before_save?",
+        "before_save is not a hook of pgevents; did you mean pgevents_before_save?",
     ),
     (
         plugin(pgevents_after_save=unmarked()),
@@ -100,7 +100,7 @@ MISTAKES: list[tuple[Any, str]] = [
         "asks for 'event', pgevents_after_save offers client, events; did you mean 'events'?",
     ),
     (plugin(pgevents_after_save=takes_keyword), "takes 'events' by keyword only"),
-    (plugin(pgevents_after_save=takes_default), "'events' has a default, which would always be taken"),
+    (plugin(pgevents_after_save=takes_default), "'events' has a default, so pluggy never passes it"),
     (plugin(pgevents_after_save=takes_anything), r"takes \*\*arguments; name the arguments"),
     (plugin(pgevents_after_save=yields), r"calling it would run nothing; mark it @hookimpl\(wrapper=True\)"),
     (plugin(pgevents_after_save=waits), "is async; hooks are plain functions"),

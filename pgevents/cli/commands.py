@@ -16,6 +16,7 @@ from pgevents.errors import ConfigurationError
 from .frame import EXIT_CODES, Commands, fail, run
 from .health import doctor, stats
 from .log import append, init, stream_command, tail
+from .processing import COMMANDS
 from .transfer import export_command, import_command
 from .ui import ui
 from .views import query, show
@@ -41,6 +42,7 @@ for command in (
     stats,
     doctor,
     ui,
+    *COMMANDS,
 ):
     cli.add_command(command)
 

@@ -34,7 +34,7 @@ _running: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("pgevents_running
 
 class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        """What older versions of pluggy would do is call every property of a plugin."""
+        """Skip properties: older versions of pluggy call them to look for the mark."""
         is_property = isinstance(inspect.getattr_static(plugin, name, None), property)
         return None if is_property else super().parse_hookimpl_opts(plugin, name)
 
@@ -43,7 +43,7 @@ class HookCalls:
     """Calls the hooks of one client's plugins as `hookspecs` promises.
 
     Attributes:
-        client: The client, which hooks get as an argument; nothing here looks into it.
+        client: The client, which hooks get as an argument; it is only passed on.
         hook: pluggy's caller for all hooks; those that need more than it does are called by the methods here.
         implemented: The names of the hooks that any plugin implements; empty when there is nothing to call.
     """
@@ -60,7 +60,7 @@ class HookCalls:
 
     def before_save(self, events: list[NewEvent]) -> list[NewEvent]:
         """What plugins make of events that are about to be saved."""
-        return self._several(
+        return self._replace(
             "pgevents_before_save", in_order(self._impls("pgevents_before_save")), NewEvent, events
         )
 
@@ -73,17 +73,17 @@ class HookCalls:
             for mark in (1, 0, -1)
             for impl in _mirrored(mark, [i for i, m in zip(impls, marked, strict=True) if m == mark])
         ]
-        return self._several("pgevents_before_decode", mirrored, StoredEvent, events)
+        return self._replace("pgevents_before_decode", mirrored, StoredEvent, events)
 
-    def _several(self, hook: str, impls: Sequence[Impl], kind: type[T], events: list[T]) -> list[T]:
+    def _replace(self, hook: str, impls: Sequence[Impl], kind: type[T], events: list[T]) -> list[T]:
         def check(plugin: str, given: list[T], replaced: Any) -> list[T]:
-            several: list[Any] = list(replaced) if _is_sequence(replaced) else []
-            if len(several) != len(given) or not all(isinstance(one, kind) for one in several):
+            events: list[Any] = list(replaced) if _is_sequence(replaced) else []
+            if len(events) != len(given) or not all(isinstance(event, kind) for event in events):
                 raise PluginError(
                     f"{plugin}: {hook} returns as many {kind.__name__}s as it was given ({len(given)}), "
                     "or None"
                 )
-            return several
+            return events
 
         return self._chain(hook, impls, "events", events, check)
 
@@ -103,7 +103,7 @@ class HookCalls:
     def _chain(
         self, hook: str, impls: Sequence[Impl], key: str, value: T, check: Callable[[str, T, Any], T]
     ) -> T:
-        """Each plugin with what the one before it returned; wrappers around them all."""
+        """Call each plugin with what the one before it returned, and the wrappers around all of them."""
 
         def run() -> T:
             current = value
@@ -131,8 +131,7 @@ class HookCalls:
         _wrapped([impl for impl in impls if impl.wrapper], arguments, run)
 
     def tell(self, hook: str, **arguments: Any) -> Sequence[Any]:
-        """Call each plugin by itself: its error is logged, and neither reaches the caller nor keeps the next
-        from it."""
+        """Call each plugin. An error is logged and does not reach the caller; the next plugin is called."""
         arguments["client"] = self.client
         impls = in_order(self._impls(hook))
 
@@ -208,7 +207,7 @@ class HookCalls:
 
 
 def in_order(impls: Sequence[Impl]) -> Sequence[Impl]:
-    """As pluggy calls them: it keeps those to be called first at the end."""
+    """In the order of calls: pluggy keeps the first to be called at the end of its list."""
     return impls[::-1]
 
 
@@ -241,7 +240,7 @@ def _noted(hook: str, impl: Impl, arguments: Mapping[str, Any]) -> Any:
 
 
 def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Callable[[], T]) -> T:
-    """What pluggy does with wrappers, around something that is more than a list of calls."""
+    """Run wrappers as pluggy does, around any function."""
     if not wrappers:
         return inner()
     generator = call(wrappers[0], arguments)
@@ -264,7 +263,7 @@ def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Call
 def _logged(hook: str, plugin_name: str, call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
-    except Exception:  # whatever a plugin raises: the save that it is told of stands
+    except Exception:  # whatever a plugin raises, the save is done
         log.exception("%s of the plugin %s failed", hook, plugin_name)
         return None
 
@@ -277,8 +276,8 @@ def _entered(impl: Impl, arguments: Mapping[str, Any]) -> Any:
 
 
 def _left(plugin_name: str, manager: Any, outcome: tuple[Any, ...]) -> None:
-    """Leave an observer's context manager; a `@contextmanager` raises what it was given, which is no error of
-    its own."""
+    """Exit an observer's context manager. A `@contextmanager` raises the error it was given again, which is
+    not its own."""
     try:
         manager.__exit__(*outcome)
     except Exception as error:

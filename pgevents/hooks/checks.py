@@ -1,4 +1,4 @@
-"""What is wrong with a plugin, said when it is registered: at run time it would be silence."""
+"""Errors of a plugin, found when it is registered; at run time they would go unnoticed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ONE_BY_ONE = {
     "pgevents_configure_converter",
     "pgevents_observe",
 }
-"""Hooks that are called for each plugin by itself, so that a wrapper would have nothing to wrap."""
+"""Hooks that are called for each plugin separately, so that a wrapper has nothing to wrap."""
 
 
 def name_of(plugin: Any) -> str:
-    """A module's or class's own name."""
+    """The name of a module, or of an instance's class."""
     return plugin.__name__.rpartition(".")[2] if isinstance(plugin, ModuleType) else type(plugin).__name__
 
 
 def check_plugin(plugin: Any) -> None:
-    """That every function of a plugin that looks like a hook is one, and can be called as one.
+    """Check that each function of a plugin that looks like a hook is one, and can be called as one.
 
     Raises:
         PluginError: Says what to mend.
@@ -47,7 +47,7 @@ def check_plugin(plugin: Any) -> None:
         if hook not in SPECS:
             if options is None or not options.get("optionalhook"):
                 near = _nearest(hook, list(SPECS))
-                raise PluginError(f"{where}: {hook} is no hook of pgevents; did you mean {near}?")
+                raise PluginError(f"{where}: {hook} is not a hook of pgevents; did you mean {near}?")
         elif options is None:
             raise PluginError(
                 f"{where} is named like a hook and lacks its mark: put @pgevents.hookimpl above it"
@@ -82,14 +82,14 @@ def _candidates(plugin: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str
 def _check_kind(where: str, hook: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
     is_generator = inspect.isgeneratorfunction(function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise PluginError(f"{where} is async; hooks are plain functions, nobody would await it")
+        raise PluginError(f"{where} is async; hooks are plain functions and are not awaited")
     if options.get("hookwrapper"):
         raise PluginError(
             f"{where} is an old-style wrapper; write @hookimpl(wrapper=True), and return the result"
         )
     if options.get("wrapper"):
         if hook in ONE_BY_ONE:
-            raise PluginError(f"{where}: {hook} is called for each plugin by itself and takes no wrapper")
+            raise PluginError(f"{where}: {hook} is called for each plugin separately and takes no wrapper")
         if not is_generator:
             raise PluginError(
                 f"{where} is marked as a wrapper and does not yield: result = yield; return result"
@@ -119,7 +119,7 @@ def _check_arguments(where: str, hook: str, function: Callable[..., Any]) -> Non
             raise PluginError(f"{where} takes {argument.name!r} by keyword only; remove the * before it")
         if argument.default is not argument.empty:
             raise PluginError(
-                f"{where}: {argument.name!r} has a default, which would always be taken; remove it"
+                f"{where}: {argument.name!r} has a default, so pluggy never passes it; remove the default"
             )
 
 

@@ -1,4 +1,4 @@
-"""What hooks are told: one object for each thing that can happen, which can grow without breaking plugins."""
+"""What hooks receive: one object for each kind of call, which can gain fields without breaking plugins."""
 
 from __future__ import annotations
 

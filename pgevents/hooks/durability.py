@@ -1,4 +1,4 @@
-"""When a save is durable, which is when `pgevents_after_commit` is called, and only then."""
+"""When a save is durable: only then is `pgevents_after_commit` called."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class AfterCommit:
     """Reports the saves of one client when they are durable.
 
     Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for what was
-    rolled back with a savepoint. So the log itself is asked afterwards which events are in it, once for all
-    saves of a transaction.
+    rolled back with a savepoint. So a query afterwards finds which events are in the log, once for all saves
+    of a transaction.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AfterCommit:
                 Exception
             ):  # raised in a callback after the COMMIT, it would look as if the save had failed
                 log.exception(
-                    "whether events are durable could not be asked; pgevents_after_commit was not called"
+                    "could not query whether events are durable; pgevents_after_commit was not called"
                 )
                 ids.in_log = set()
         if all(event.id in ids.in_log for event in saved):
@@ -101,7 +101,7 @@ class _Ids:
 
     saved: list[int] = attrs.field(factory=list[int])
     in_log: set[int] | None = None
-    """Which of them are in the log, once that was asked."""
+    """Which of them are in the log, once that is known."""
 
 
 @attrs.define(eq=False)

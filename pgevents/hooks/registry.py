@@ -1,4 +1,4 @@
-"""The plugins of one client: registered with care, found by entry point, taken away again."""
+"""The plugins of one client: registered, loaded by entry point, removed."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Plugins(HookCalls):
 
         Args:
             client: What hooks get as their client.
-            types: Gives the event types that it knows at the moment.
-            on_change: Called with hooks when plugins that implement any of them come or go.
+            types: Returns the client's current event types.
+            on_change: Called with names of hooks when a plugin with any of them comes or goes.
         """
         super().__init__(client)
         self._types, self._on_change = types, on_change
@@ -83,7 +83,7 @@ class Plugins(HookCalls):
         return name
 
     def unregister(self, plugin: Any) -> None:
-        """Remove a plugin, by itself or by its name: it is not called any more, nor are its types known.
+        """Remove a plugin, given itself or its name. It is no longer called, and its event types are removed.
 
         Raises:
             PluginError: It is not registered.
@@ -96,7 +96,7 @@ class Plugins(HookCalls):
         self._note_changes(name)
 
     def load_installed(self) -> list[str]:
-        """Register what installed packages offer under the entry-point group `pgevents`; their names.
+        """Register what installed packages offer under the entry-point group `pgevents`; returns the names.
 
         An entry point names an instance, a module, or a class that can be made without arguments. Those that
         the environment variable `PGEVENTS_PLUGINS_OFF` names (`*` for all) are left out, and so is what is
@@ -107,7 +107,7 @@ class Plugins(HookCalls):
         """
         off = {name.strip() for name in os.environ.get(OFF_VARIABLE, "").split(",")}
         added: list[str] = []
-        for point in sorted(set(entry_points(group=PROJECT)), key=lambda one: (one.name, one.value)):
+        for point in sorted(set(entry_points(group=PROJECT)), key=lambda point: (point.name, point.value)):
             if "*" in off or point.name in off or self._manager.get_plugin(point.name) is not None:
                 continue
             try:
@@ -133,7 +133,9 @@ class Plugins(HookCalls):
         return len(self._manager.list_name_plugin())
 
     def __contains__(self, plugin: object) -> bool:
-        return any(plugin is one or plugin == name for name, one in self._manager.list_name_plugin())
+        return any(
+            plugin is registered or plugin == name for name, registered in self._manager.list_name_plugin()
+        )
 
     def __repr__(self) -> str:
         return f"<Plugins: {', '.join(self.list()) or 'none'}>"
@@ -147,7 +149,7 @@ class Plugins(HookCalls):
         return name
 
     def _note_changes(self, name: str) -> None:
-        """Which hooks have an implementation at all, and what that means for the client."""
+        """Update which hooks are implemented, and tell the client."""
         before = self.implemented
         self.implemented = frozenset(hook for hook in SPECS if getattr(self.hook, hook).get_hookimpls())
         plugin = self._manager.get_plugin(name)
@@ -159,7 +161,7 @@ class Plugins(HookCalls):
             self._on_change(self.implemented)
 
     def _call_own(self, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
-        """Call a hook of one plugin alone."""
+        """Call a hook of one plugin only."""
         impls = [impl for impl in in_order(self._impls(hook)) if impl.plugin is plugin]
         return [call(impl, arguments) for impl in impls]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 
 EventClient = Any
-"""`pgevents.EventClient`, which stands above the hooks: they hand it on and know nothing of it."""
+"""`pgevents.EventClient`. The hooks pass it on and do not use it, so they do not import it."""
 
 PROJECT = "pgevents"
 """pluggy's name for the project, and the entry-point group of installed plugins."""
@@ -49,7 +49,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def pgevents_registered(client: EventClient) -> None:
     """Called once for each plugin, at the end of its registration.
 
-    The place to refuse a client that the plugin cannot serve. Nothing needs to be connected yet.
+    Raise here to refuse a client that the plugin cannot serve. The client may not be connected yet.
 
     Args:
         client: The client that the plugin was registered with.
@@ -171,9 +171,8 @@ def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> No
     """Called when events are written and not yet committed: what is written here commits with them, or not at
         all.
 
-    In a transaction of the caller's it runs in a savepoint around save and hook; else one is opened. Not
-    called for
-    a save that an idempotency key recognised as a repeat: nothing was written then.
+    In a transaction of the caller's it runs in a savepoint around save and hook; else a transaction is
+    opened. Not called for a save that an idempotency key recognised as a repeat: nothing was written then.
 
     Args:
         client: The client that saved. Saving more events through it is allowed, and calls the hooks for
@@ -200,13 +199,12 @@ def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> 
     """Called when events are durable: after the commit of the outermost transaction, and only if they are in
         the log.
 
-    Never for what was rolled back (with its savepoint, or by an SQL error that somebody swallowed), nor for a
-    repeat
-    that an idempotency key recognised. A process that dies right after the commit does not call it: whatever
-    must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save within a transaction
-    of `db.manual_commit()` or one that Peewee does not know of is refused before anything is written, for its
-    end could not be seen. Peewee stops at the first of its after-commit callbacks that raises: one of your
-    own, registered before the save, must not.
+    Never called for what was rolled back (with its savepoint, or after an SQL error that was swallowed), nor
+    for a repeat that an idempotency key recognised. A process that dies right after the commit does not call
+    it: what must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save inside
+    `db.manual_commit()`, or in a transaction that Peewee did not begin, is refused before anything is
+    written, because the end of that transaction cannot be seen. Peewee stops at the first of its after-commit
+    callbacks that raises: one of your own, registered before the save, must not raise.
 
     An error is logged; it never undoes or hides the save, and the next plugin is still called.
 
@@ -236,11 +234,10 @@ def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> flo
         conflict: What was expected, what stands there, and which try it was.
 
     Returns:
-        Seconds after which `decide` shall read and decide once more, also when its `retries` are used up;
-        None to leave that to `decide`. Of several plugins' the longest wait counts. For a validated save of
-        its own nothing
-        is tried again: the same position can only be refused again. There, and inside `db.atomic()`, the
-        seconds reach the caller as the error's `retry_after`.
+        Seconds after which `decide` reads and decides again, also when its `retries` are used up; None to
+        leave that to `decide`. If several plugins ask for a wait, the longest counts. A validated save
+        outside `decide` is not tried again, because the same position can only be refused again. There, and
+        inside `db.atomic()`, the seconds reach the caller as the error's `retry_after`.
 
     Example:
         ```python
@@ -326,7 +323,7 @@ def pgevents_before_decode(
         ```python
         @hookimpl
         def pgevents_before_decode(self, client, events):
-            return [attrs.evolve(one, data=expand(one.data)) for one in events]
+            return [attrs.evolve(stored, data=expand(stored.data)) for stored in events]
         ```
     """
 
@@ -355,8 +352,7 @@ def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[E
 
 @hookspec
 def pgevents_observe(client: EventClient, operation: Operation) -> AbstractContextManager[object] | None:
-    """Called when an operation begins, to watch it: what the returned context manager measures is the
-        operation.
+    """Called when an operation begins. The returned context manager exits when the operation ends.
 
     Operations nest: a `decide` holds reads, folds and saves. The manager sees an exception that ends the
     operation, and cannot suppress it; its own errors are logged.

@@ -103,9 +103,9 @@ class Forgotten:
         deleted_snapshots: How many snapshots were deleted.
         events_in_clear: Ids of the subject's events that were saved without encryption and still hold
             personal fields as they are. Reads through the plugin show them redacted.
-        unknown_snapshots: How many snapshots were saved by programs without the plugin, or on top of such
-            a snapshot, and do not name the subject. They may hold its data; delete them, and they are folded
-            anew.
+        unknown_snapshots: How many snapshots were saved by programs without the plugin, or without their
+            events, or on top of such a snapshot, and do not name the subject. They may hold its data; delete
+            them, and they are folded anew.
         missing_tables: Projections tables with noted snapshots that are not found: they were dropped, renamed
             or moved.
     """
@@ -139,7 +139,8 @@ class SnapshotNotes:
         Raises:
             RetryableError: The snapshot that it starts from was deleted meanwhile.
         """
-        is_known = True
+        # A view that a program has folded by itself and saved without its events may hold anybody's data.
+        is_known = bool(snapshot.events) or snapshot.latest_event_id == 0
         if snapshot.base_saved_at is not None:
             where = [snapshot.base_saved_at, snapshot.type, snapshot.id]
             row = execute(client, BASE_SQL, where).fetchone()

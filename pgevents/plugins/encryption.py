@@ -113,7 +113,7 @@ class Encryption:
             What was deleted, and what was found that stays.
 
         Raises:
-            ConfigurationError: The subject is none.
+            ConfigurationError: Not a subject, or not a client.
             UnsupportedTransactionError: The transaction is not READ COMMITTED.
         """
         if not isinstance(client, EventClient):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -42,7 +42,7 @@ class OpenTelemetry:
         meter_provider: By default the global one.
 
     Raises:
-        ConfigurationError: `opentelemetry-api` is not installed, or a provider is none.
+        ConfigurationError: `opentelemetry-api` is not installed, or a provider is not a provider.
 
     Example:
         ```python
@@ -58,7 +58,9 @@ class OpenTelemetry:
             ("meter_provider", meter_provider, "get_meter"),
         ):
             if provider is not None and not callable(getattr(provider, makes, None)):
-                raise ConfigurationError(f"OpenTelemetry({name}=...) has no {makes}(): {provider!r} is none")
+                raise ConfigurationError(
+                    f"OpenTelemetry({name}=...) needs a {makes}() method; {provider!r} has none"
+                )
         self._trace = require("opentelemetry.trace", "otel")
         metrics = require("opentelemetry.metrics", "otel")
         self._tracer = self._trace.get_tracer(SCOPE, tracer_provider=tracer_provider)

@@ -69,7 +69,7 @@ class SchemaValidation:
         try:
             made.check_schema(schema)
         except self._jsonschema.SchemaError as error:
-            raise ConfigurationError(f"the schema of {given!r} is none: {error.message}") from error
+            raise ConfigurationError(f"the schema of {given!r} is not valid: {error.message}") from error
         registry = require("jsonschema_specifications", "schema").REGISTRY
         return made(schema, format_checker=made.FORMAT_CHECKER, registry=registry)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ import peewee
 from pgevents.errors import ConfigurationError
 from pgevents.events import is_text
 from pgevents.store.ordering import functions_sql, generation_of, setting_sql
+from pgevents.store.processing import bring_along, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
+from pgevents.store.tables import EventsModel, ProjectionsModel
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -28,8 +29,14 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
     with session.atomic():
         session.execute(TURN_SQL)
         is_new = not _stands(session, spec.qualified())  # functions may be left of a table that was dropped
-        for table in (spec, projections.pgevents_spec):
-            for statement in _missing(session, table):
+        bring_along(session, spec)
+        wanted = [
+            spec.create_statements(),
+            table_statements(spec),
+            projections.pgevents_spec.create_statements(),
+        ]
+        for statements in wanted:
+            for statement in _missing(session, statements):
                 session.execute(statement)
         for model in (events, projections):
             for index in _additional_indexes(model):
@@ -51,15 +58,16 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
     spec = events.pgevents_spec
     parts = [
         *spec.create_statements().values(),
+        *table_statements(spec).values(),
         *projections.pgevents_spec.create_statements().values(),
         functions_sql(spec),
     ]
     return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"
 
 
-def _missing(session: Session, table: TableSpec) -> Iterator[str]:
+def _missing(session: Session, statements: Mapping[str, str]) -> Iterator[str]:
     """The statements that are still needed: `IF NOT EXISTS` alone would take locks that stall writers."""
-    for name, statement in table.create_statements().items():
+    for name, statement in statements.items():
         if not _stands(session, name):
             yield statement
 

@@ -40,15 +40,6 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
 );
 """
 
-CHECKPOINTS_SQL = """\
-CREATE TABLE IF NOT EXISTS {checkpoints} (
-    name text PRIMARY KEY,
-    position bigint NOT NULL,
-    streams jsonb NOT NULL,
-    updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-"""
-
 PROJECTIONS_SQL = """\
 CREATE TABLE IF NOT EXISTS {table} (
     type text NOT NULL,
@@ -105,8 +96,6 @@ class TableSpec:
         maintenance = self.qualified("_maintenance")
         made[table] = EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq"))
         made[maintenance] = MAINTENANCE_SQL.format(maintenance=maintenance)
-        checkpoints = self.qualified("_checkpoints")
-        made[checkpoints] = CHECKPOINTS_SQL.format(checkpoints=checkpoints)
         made |= [
             self._index("type, id", "type"),
             self._index("idempotency_key", "idempotency_key", only="idempotency_key IS NOT NULL"),

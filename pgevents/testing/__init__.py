@@ -4,6 +4,7 @@
 pytest finds the fixtures by itself. No server starts before a test asks for one.
 """
 
+from pgevents.subscriptions import drain
 from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.fixtures import (
     EMPTY_SQL,
@@ -23,6 +24,7 @@ __all__ = [
     "History",
     "Outcome",
     "capture_events",
+    "drain",
     "given",
     "history",
     "pgevents_client",

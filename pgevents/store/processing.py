@@ -1,0 +1,180 @@
+"""The tables and statements of subscriptions; they stand in `processing.sql`, to be read and reviewed as
+SQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import attrs
+
+from pgevents.store.ordering import streams_json
+from pgevents.store.session import Session
+from pgevents.store.tables import TableSpec
+from pgevents.streams import Stream, check_field_name
+
+__all__ = ["Found", "Statements", "bring_along", "read_lanes", "table_statements", "where_sql"]
+
+TABLES = ("checkpoints", "parked", "runners", "seen")
+COLUMNS = """\
+e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
+nullif(e.updated_at, e.created_at)::text AS updated_at"""
+
+
+@cache
+def _sections() -> Mapping[str, str]:
+    text = (files("pgevents.store") / "processing.sql").read_text(encoding="utf-8")
+    parts = re.split(r"(?m)^-- \[([\w ]+)\]\n", text)
+    return dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
+
+
+@cache
+def _filled(spec: TableSpec, section: str) -> str:
+    names = {name: spec.qualified(f"_{name}") for name in TABLES}
+    names |= {
+        "events": spec.qualified(),
+        "sequence": spec.qualified("_id_seq"),
+        "old": spec.qualified("_checkpoints_old"),
+        "old_name": f'"{spec.name}_checkpoints_old"',
+        "old_key": f'"{spec.name}_checkpoints_pkey"',
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: names[mark[1]], _sections()[section])
+
+
+@attrs.frozen
+class Statements:
+    """The statements of one events table's subscriptions, run by their names."""
+
+    session: Session
+    spec: TableSpec
+
+    def run(self, name: str, /, *, before: str = "", **params: Any) -> Any:
+        """Run a statement; a cursor.
+
+        Args:
+            name: The statement's name in `processing.sql`.
+            before: SQL without parameters that is sent before it in the same message.
+            **params: Its parameters.
+        """
+        return self.session.execute(before + _filled(self.spec, name), params)
+
+    def rows(self, name: str, /, *, before: str = "", **params: Any) -> list[Any]:
+        """Run a statement; all its rows."""
+        return list(self.run(name, before=before, **params).fetchall())
+
+    def value(self, name: str, /, **params: Any) -> Any:
+        """Run a statement; the first column of its first row."""
+        return self.run(name, **params).fetchone()[0]
+
+
+def table_statements(spec: TableSpec) -> dict[str, str]:
+    """The DDL of the tables, by the quoted name of what each statement makes."""
+    made = {spec.qualified(f"_{name}"): _filled(spec, f"table {name}") + "\n" for name in TABLES}
+    due = spec.index_name("parked", "due")
+    made[spec.beside(due)] = (
+        f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
+        "WHERE state = 'retrying';\n"
+    )
+    return made
+
+
+def bring_along(session: Session, spec: TableSpec) -> None:
+    """Give checkpoints of the first form (a row a subscription) today's (a row a lane)."""
+    statements = Statements(session, spec)
+    if statements.value("is_old_form", checkpoints=spec.qualified("_checkpoints")):
+        for name in ("set_aside", "table checkpoints", "bring_along"):
+            session.execute(_filled(spec, name))
+
+
+@attrs.frozen
+class Found:
+    """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound."""
+
+    bound: int
+    rows: Sequence[Any]
+
+
+def read_lanes(
+    statements: Statements,
+    streams: Sequence[Stream[Any]],
+    key: Sequence[str],
+    places: Sequence[int | None],
+    limit: int,
+) -> Found:
+    """The next final events of some lanes, in order.
+
+    Args:
+        statements: Of the events table.
+        streams: Merged streams.
+        key: The field that the lanes go by, and the names that it had before; empty for one lane.
+        places: For each lane the id above which to read; None for a lane not to read.
+        limit: At most so many events.
+
+    Returns:
+        Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
+        at in a statement before.
+    """
+    spec = statements.spec
+    low = min(place for place in places if place is not None)
+    key_sql = ", ".join(f"e.data->>'{check_field_name(name)}'" for name in key) or "NULL"
+    hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)"
+    ours: tuple[str, tuple[Any, ...]] = ("", ())
+    if len(places) > 1:
+        count = len(places)
+        # Text, because psycopg2 knows no array of NULLs.
+        array = "{" + ",".join("NULL" if place is None else str(place) for place in places) + "}"
+        lane = f"mod(mod({hash_sql}, {count:d}) + {count:d}, {count:d})"
+        ours = f" AND e.id > (%s::bigint[])[1 + {lane}]", (array,)
+    branches: list[str] = []
+    params: list[Any] = [streams_json(streams) if streams else "[]"]
+    for stream in streams:
+        where, values = where_sql(stream)
+        branches.append(
+            f"(SELECT {COLUMNS}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
+            f"WHERE {where} AND e.id > %s AND e.id <= current_setting('pgevents.bound')::bigint{ours[0]} "
+            f"ORDER BY e.id LIMIT {limit:d})"
+        )
+        params += [*values, low, *ours[1]]
+    found = "\nUNION ALL\n".join(branches) or _NOTHING
+    if len(branches) > 1:
+        found = f"SELECT DISTINCT ON (id) * FROM (\n{found}\n) AS several ORDER BY id LIMIT {limit:d}"
+    sql = (
+        f"SELECT set_config('pgevents.bound', {spec.qualified('_final_bound')}(%s)::text, true);\n"
+        "SELECT current_setting('pgevents.bound')::bigint AS id, NULL AS type, NULL AS data, NULL AS "
+        "metadata, "
+        "NULL AS created_at, NULL AS updated_at, NULL AS key, NULL::bigint AS hash\n"
+        f"UNION ALL\n({found})"
+    )
+    rows = list(statements.session.execute(sql, params).fetchall())
+    head = next(row for row in rows if row[1] is None)
+    events = [row for row in rows if row[1] is not None]
+    events.sort(key=_id_of)
+    return Found(int(head[0]), events)
+
+
+_NOTHING = (
+    "SELECT NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::text, NULL::text, "
+    "NULL::bigint "
+    "WHERE false"
+)
+
+
+def _id_of(row: Any) -> int:
+    return int(row[0])
+
+
+def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
+    """The condition of a stream on events `e`, and its parameters."""
+    parts: list[str] = []
+    params: list[Any] = []
+    if stream.types is not None:
+        parts.append("e.type = ANY (%s)" if len(stream.types) != 1 else "e.type = %s")
+        params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
+    for field, values in stream.match:
+        is_one = len(values) == 1
+        parts.append(f"e.data->>'{check_field_name(field)}' = {'%s' if is_one else 'ANY (%s)'}")
+        params.append(values[0] if is_one else list(values))
+    return " AND ".join(parts) or "true", params

@@ -1,0 +1,344 @@
+-- Subscriptions of one events table: where they stand, what is parked, who works. Names in double braces are filled
+-- in by pgevents.store.processing; %(names)s are parameters. A line "-- [name]" begins a statement.
+--
+-- One row of {{checkpoints}} is one lane of one subscription. Whoever handles a lane's events holds the row's lock
+-- (effects in this database) or its lease (effects outside) and moves its place.
+
+-- [table checkpoints]
+CREATE TABLE IF NOT EXISTS {{checkpoints}} (
+    name text NOT NULL CHECK (name <> ''),
+    lane int NOT NULL CHECK (lane >= 0),
+    lanes int NOT NULL CHECK (lanes > lane),
+    question jsonb NOT NULL,                    -- the streams and the key that the place answers
+    key_hash bigint NOT NULL,                   -- of a fixed text: lanes are dealt out by the same hash function
+    position bigint NOT NULL,                   -- every event of the lane up to here is dealt with
+    layers jsonb NOT NULL DEFAULT '[]',         -- earlier divisions into lanes, and the places that they had reached
+    generation bigint NOT NULL DEFAULT 1,       -- raised by whoever takes the lane away: leases, pause, reset
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'paused', 'stopped')),
+    state_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    moved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_at timestamptz,                         -- waits until then
+    attempts int NOT NULL DEFAULT 0,            -- failures of the event failed_id, above the place
+    failed_id bigint,
+    interruptions int NOT NULL DEFAULT 0,       -- errors of the database at the place
+    careful int NOT NULL DEFAULT 0,             -- how many events are still given one by one
+    announced bigint,                           -- the event being handled, where workers may die of it; 0: none yet
+    leased_at timestamptz,
+    leased_until timestamptz,
+    error text,
+    PRIMARY KEY (name, lane)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- [table parked]
+CREATE TABLE IF NOT EXISTS {{parked}} (
+    name text NOT NULL,
+    key text NOT NULL,                          -- '' where the subscription has no key
+    event_id bigint NOT NULL,
+    hash bigint NOT NULL,                       -- of the key; its lane is this modulo the number of lanes
+    state text NOT NULL CHECK (state IN ('queued', 'retrying', 'parked', 'discarded')),
+    attempts int NOT NULL DEFAULT 0,
+    due_at timestamptz,
+    error text,
+    failed_at timestamptz,
+    parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    note text,                                  -- who discarded it, and why
+    PRIMARY KEY (name, key, event_id)
+);
+
+-- [table runners]
+CREATE TABLE IF NOT EXISTS {{runners}} (
+    id text PRIMARY KEY,
+    host text NOT NULL,
+    pid int NOT NULL,
+    workers int NOT NULL,
+    names text[] NOT NULL,
+    notes jsonb NOT NULL DEFAULT '{}',
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- [table seen]
+CREATE TABLE IF NOT EXISTS {{seen}} (
+    at timestamptz PRIMARY KEY DEFAULT clock_timestamp(),
+    last_id bigint NOT NULL
+);
+
+-- [is_old_form]
+SELECT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = to_regclass(%(checkpoints)s) AND attname = 'streams' AND NOT attisdropped
+);
+
+-- [set_aside]
+ALTER TABLE {{checkpoints}} RENAME TO {{old_name}};
+ALTER TABLE {{old}} DROP CONSTRAINT IF EXISTS {{old_key}};
+
+-- [bring_along]
+INSERT INTO {{checkpoints}} (name, lane, lanes, question, key_hash, position, moved_at)
+SELECT name, 0, 1, jsonb_build_object('streams', streams, 'key', '[]'::jsonb), hashtextextended('pgevents ' || getdatabaseencoding(), 0), position, updated_at
+FROM {{old}};
+DROP TABLE {{old}};
+
+-- [ensure]
+INSERT INTO {{checkpoints}} (name, lane, lanes, question, key_hash, position)
+SELECT %(name)s, lane, %(lanes)s, %(question)s, hashtextextended('pgevents ' || getdatabaseencoding(), 0), %(position)s
+FROM generate_series(0, %(lanes)s - 1) AS lane
+WHERE NOT EXISTS (SELECT FROM {{checkpoints}} WHERE name = %(name)s)
+ON CONFLICT DO NOTHING;
+
+-- [rows]
+SELECT lane, lanes, question::text, position, layers::text, generation, state, key_hash <> hashtextextended('pgevents ' || getdatabaseencoding(), 0),
+    careful, announced, attempts, interruptions, error, due_at, leased_until > clock_timestamp(),
+    extract(epoch FROM clock_timestamp() - moved_at)::float8, state_at
+FROM {{checkpoints}} WHERE name = %(name)s ORDER BY lane;
+
+-- [lock_rows]
+SELECT lane FROM {{checkpoints}} WHERE name = %(name)s ORDER BY lane FOR UPDATE;
+
+-- [gate]
+SELECT pg_advisory_xact_lock(hashtextextended(%(gate)s, 0));
+
+-- [claim]
+-- The lanes that nobody else has, in the order asked for. xmax is who locked the row last: if that transaction was
+-- aborted, its worker died or was cut off in the middle.
+WITH gate AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(gate)s, 0)) AS is_open,
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+)
+SELECT c.lane, c.lanes, c.question::text, c.position, c.layers::text, c.generation,
+    c.key_hash <> hashtextextended('pgevents ' || getdatabaseencoding(), 0), c.careful, c.announced, c.attempts, c.failed_id,
+    c.interruptions,
+    CASE WHEN c.xmax::text <> '0' AND (next - c.xmax::text::bigint & 4294967295) BETWEEN 1 AND 2147483647 THEN
+        pg_xact_status((next - (next - c.xmax::text::bigint & 4294967295))::text::xid8) = 'aborted' END,
+    clock_timestamp() > c.moved_at + interval '10 s',
+    EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state <> 'discarded')
+FROM {{checkpoints}} AS c, gate
+WHERE is_open AND c.name = %(name)s AND c.lane = ANY (%(lanes)s) AND c.state = 'active'
+    AND (c.due_at IS NULL OR c.due_at <= clock_timestamp())
+    AND (c.leased_until IS NULL OR c.leased_until <= clock_timestamp() OR c.leased_at > clock_timestamp())
+ORDER BY array_position(%(lanes)s, c.lane) LIMIT %(limit)s
+FOR UPDATE OF c SKIP LOCKED;
+
+-- [move]
+UPDATE {{checkpoints}} AS c
+SET position = m.position, moved_at = clock_timestamp(), interruptions = 0, due_at = NULL,
+    attempts = CASE WHEN c.failed_id > m.position THEN c.attempts ELSE 0 END,
+    failed_id = CASE WHEN c.failed_id > m.position THEN c.failed_id END,
+    error = CASE WHEN c.failed_id > m.position THEN c.error END,
+    announced = CASE WHEN c.careful > m.handled AND c.announced IS NOT NULL THEN 0 END,
+    careful = greatest(c.careful - m.handled, 0)
+FROM unnest(%(lanes)s::int[], %(positions)s::bigint[], %(handled)s::int[]) AS m (lane, position, handled)
+WHERE c.name = %(name)s AND c.lane = m.lane;
+
+-- [drop_layers]
+UPDATE {{checkpoints}} SET layers = '[]' WHERE name = %(name)s AND lane = %(lane)s;
+
+-- [note]
+UPDATE {{checkpoints}}
+SET attempts = %(attempts)s, failed_id = %(failed_id)s, interruptions = %(interruptions)s, careful = %(careful)s,
+    announced = %(announced)s, due_at = clock_timestamp() + %(delay)s * interval '1 s', error = %(error)s
+WHERE name = %(name)s AND lane = %(lane)s;
+
+-- [lease]
+UPDATE {{checkpoints}}
+SET generation = generation + 1, leased_at = clock_timestamp(),
+    leased_until = clock_timestamp() + %(lease)s * interval '1 s'
+WHERE name = %(name)s AND lane = %(lane)s RETURNING generation;
+
+-- [announce]
+-- Before an event is handled outside: only while the lane is still this worker's.
+UPDATE {{checkpoints}}
+SET announced = %(event_id)s, leased_at = clock_timestamp(),
+    leased_until = clock_timestamp() + %(lease)s * interval '1 s'
+WHERE name = %(name)s AND lane = %(lane)s AND generation = %(generation)s AND state = 'active'
+    AND leased_until > clock_timestamp() AND leased_at <= clock_timestamp();
+
+-- [handled_outside]
+UPDATE {{checkpoints}}
+SET position = greatest(position, %(position)s), moved_at = clock_timestamp(), attempts = 0, failed_id = NULL,
+    interruptions = 0, due_at = NULL, error = NULL, announced = NULL, careful = 0
+WHERE name = %(name)s AND lane = %(lane)s AND generation = %(generation)s;
+
+-- [hold]
+-- Whether the lane is still this worker's; locks the row for the rest of the transaction.
+SELECT lane FROM {{checkpoints}} WHERE name = %(name)s AND lane = %(lane)s AND generation = %(generation)s FOR UPDATE;
+
+-- [give_back]
+UPDATE {{checkpoints}} SET leased_at = NULL, leased_until = NULL
+WHERE name = %(name)s AND lane = %(lane)s AND generation = %(generation)s;
+
+-- [leases]
+SELECT lane, announced, leased_until FROM {{checkpoints}}
+WHERE name = %(name)s AND leased_until > clock_timestamp() AND leased_at <= clock_timestamp() ORDER BY lane;
+
+-- [set_state]
+UPDATE {{checkpoints}}
+SET state = %(state)s, state_at = clock_timestamp(), generation = generation + 1, error = coalesce(%(error)s, error),
+    due_at = NULL, announced = NULL, leased_at = NULL, leased_until = NULL,
+    attempts = CASE %(state)s WHEN 'active' THEN 0 ELSE attempts END,
+    failed_id = CASE %(state)s WHEN 'active' THEN NULL ELSE failed_id END,
+    interruptions = CASE %(state)s WHEN 'active' THEN 0 ELSE interruptions END
+WHERE name = %(name)s;
+
+-- [forget_error]
+UPDATE {{checkpoints}} SET error = NULL WHERE name = %(name)s;
+
+-- [reset]
+UPDATE {{checkpoints}}
+SET position = %(position)s, layers = '[]', question = %(question)s, generation = generation + 1,
+    state_at = clock_timestamp(),
+    key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0), moved_at = clock_timestamp(), due_at = NULL, attempts = 0,
+    failed_id = NULL, interruptions = 0, careful = 0, announced = NULL, leased_at = NULL, leased_until = NULL, error = NULL
+WHERE name = %(name)s;
+
+-- [discard_above]
+UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+WHERE name = %(name)s AND event_id > %(position)s AND state <> 'discarded';
+
+-- [ask_again]
+UPDATE {{checkpoints}} SET question = %(question)s, generation = generation + 1, state_at = clock_timestamp() WHERE name = %(name)s;
+
+-- [deal_out]
+INSERT INTO {{checkpoints}} (name, lane, lanes, question, key_hash, position, layers, generation, state, state_at)
+SELECT %(name)s, lane, %(lanes)s, %(question)s, %(key_hash)s, %(position)s, %(layers)s, %(generation)s, %(state)s,
+    clock_timestamp()
+FROM generate_series(0, %(lanes)s - 1) AS lane;
+
+-- [key_hash]
+SELECT min(key_hash), min(state), max(generation) FROM {{checkpoints}} WHERE name = %(name)s;
+
+-- [delete_rows]
+DELETE FROM {{checkpoints}} WHERE name = %(name)s;
+
+-- [same_hash]
+UPDATE {{checkpoints}} SET key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0) WHERE name = %(name)s;
+
+-- [rename]
+UPDATE {{checkpoints}} SET name = %(new)s, generation = generation + 1 WHERE name = %(name)s;
+
+-- [rename_parked]
+UPDATE {{parked}} SET name = %(new)s WHERE name = %(name)s;
+
+-- [blocked]
+-- Of these keys, those that are parked, and from which event on.
+SELECT key, min(event_id), array_agg(event_id ORDER BY event_id) FILTER (WHERE event_id = ANY (%(ids)s))
+FROM {{parked}} WHERE name = %(name)s AND key = ANY (%(keys)s) AND state <> 'discarded' GROUP BY key;
+
+-- [park]
+INSERT INTO {{parked}} AS p (name, key, event_id, hash, state, attempts, due_at, error, failed_at)
+VALUES (%(name)s, %(key)s, %(event_id)s, %(hash)s, %(state)s, %(attempts)s,
+    CASE %(state)s WHEN 'retrying' THEN clock_timestamp() + %(delay)s * interval '1 s' END, %(error)s, clock_timestamp())
+ON CONFLICT (name, key, event_id) DO UPDATE
+SET state = excluded.state, attempts = excluded.attempts, due_at = excluded.due_at, error = excluded.error,
+    failed_at = excluded.failed_at, note = NULL;
+
+-- [queue]
+INSERT INTO {{parked}} (name, key, event_id, hash, state)
+SELECT %(name)s, q.key, q.event_id, q.hash, 'queued'
+FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::bigint[]) AS q (key, event_id, hash)
+ON CONFLICT (name, key, event_id) DO UPDATE SET state = 'queued', attempts = 0, note = NULL
+WHERE {{parked}}.state = 'discarded';
+
+-- [due]
+-- The key whose retry is due for longest, in lanes that this worker has.
+SELECT p.key, p.event_id, p.attempts, p.hash
+FROM {{parked}} AS p
+WHERE p.name = %(name)s AND p.state = 'retrying' AND p.due_at <= clock_timestamp()
+    AND p.event_id <= (%(positions)s::bigint[])[1 + mod(mod(p.hash, %(lanes)s) + %(lanes)s, %(lanes)s)]
+    AND NOT EXISTS (
+        SELECT FROM {{parked}} AS q
+        WHERE q.name = p.name AND q.key = p.key AND q.event_id < p.event_id AND q.state <> 'discarded' AND p.key <> '')
+ORDER BY p.due_at LIMIT 1;
+
+-- [attempt]
+UPDATE {{parked}}
+SET attempts = %(attempts)s, state = %(state)s, error = coalesce(%(error)s, error), failed_at = clock_timestamp(),
+    due_at = CASE %(state)s WHEN 'retrying' THEN clock_timestamp() + %(delay)s * interval '1 s' END
+WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s;
+
+-- [key_queue]
+SELECT event_id, state, attempts FROM {{parked}}
+WHERE name = %(name)s AND key = %(key)s AND event_id >= %(event_id)s AND state <> 'discarded'
+ORDER BY event_id LIMIT %(limit)s;
+
+-- [release]
+DELETE FROM {{parked}} WHERE name = %(name)s AND key = %(key)s AND event_id = ANY (%(ids)s);
+
+-- [promote]
+-- The event that is now the first of its key is tried at once.
+UPDATE {{parked}} SET state = 'retrying', due_at = clock_timestamp()
+WHERE name = %(name)s AND key = %(key)s AND state = 'queued' AND event_id = (
+    SELECT min(event_id) FROM {{parked}} WHERE name = %(name)s AND key = %(key)s AND state <> 'discarded');
+
+-- [failing_keys]
+SELECT count(DISTINCT p.key)
+FROM {{parked}} AS p
+WHERE p.name = %(name)s AND p.state IN ('retrying', 'parked') AND p.parked_at > clock_timestamp() - interval '1 min'
+    AND p.parked_at > (SELECT max(state_at) FROM {{checkpoints}} WHERE name = %(name)s);
+
+-- [parked_rows]
+SELECT p.key, p.event_id, p.state, p.attempts, p.due_at, p.error, p.failed_at, p.parked_at, p.note
+FROM {{parked}} AS p
+WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR p.state <> 'discarded')
+ORDER BY p.key, p.event_id LIMIT %(limit)s;
+
+-- [parked_of]
+SELECT name, key, event_id, state FROM {{parked}} WHERE name = %(name)s AND event_id = ANY (%(ids)s);
+
+-- [retry]
+UPDATE {{parked}} AS p SET state = 'retrying', due_at = clock_timestamp(), attempts = 0
+WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
+    AND p.state IN ('parked', 'retrying');
+
+-- [discard]
+UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded';
+
+-- [hash_of]
+SELECT hashtextextended(%(key)s, 0);
+
+-- [arrivals]
+SELECT (last_value - (NOT is_called)::int)::bigint FROM {{sequence}};
+
+-- [types_since]
+SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
+
+-- [changes]
+SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+    EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
+FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
+
+-- [here]
+INSERT INTO {{runners}} (id, host, pid, workers, names, notes)
+VALUES (%(id)s, %(host)s, %(pid)s, %(workers)s, %(names)s, %(notes)s)
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), notes = excluded.notes;
+
+-- [gone]
+DELETE FROM {{runners}} WHERE id = %(id)s;
+
+-- [long_gone]
+DELETE FROM {{runners}} WHERE seen_at < clock_timestamp() - interval '1 day';
+
+-- [at_work]
+SELECT r.id, r.host, r.pid, r.workers, r.names, r.notes::text, r.seen_at,
+    extract(epoch FROM clock_timestamp() - r.seen_at)::float8
+FROM {{runners}} AS r ORDER BY r.seen_at DESC;
+
+-- [workers]
+SELECT n.name, sum(r.workers)::int
+FROM {{runners}} AS r, unnest(r.names) AS n (name)
+WHERE r.seen_at > clock_timestamp() - interval '30 s' AND n.name = ANY (%(names)s) GROUP BY n.name;
+
+-- [saw]
+INSERT INTO {{seen}} (last_id) SELECT %(last)s
+WHERE NOT EXISTS (SELECT FROM {{seen}} WHERE last_id = %(last)s OR (last_id < %(last)s AND at > clock_timestamp() - interval '2 s'))
+ON CONFLICT DO NOTHING;
+
+-- [forget_seen]
+DELETE FROM {{seen}} WHERE at < clock_timestamp() - interval '1 day'
+    OR last_id > %(last)s;
+
+-- [seen_since]
+SELECT extract(epoch FROM clock_timestamp() - min(at))::float8 FROM {{seen}} WHERE last_id >= %(event_id)s;
+
+-- [names]
+SELECT DISTINCT name FROM {{checkpoints}} ORDER BY name;

@@ -1,0 +1,43 @@
+"""What happens after a save: functions that are given every event, in order, none skipped.
+
+Effects in the same database happen exactly once.
+"""
+
+from pgevents.deliveries import Delivery, current_delivery
+from pgevents.subscriptions.control import Lease, discard, pause, rename, replay, reset, resize, resume
+from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
+from pgevents.subscriptions.draining import drain
+from pgevents.subscriptions.following import checkpoint, follow
+from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
+from pgevents.subscriptions.runner import Runner
+from pgevents.subscriptions.subscription import Subscription, subscription
+
+__all__ = [
+    "Delivery",
+    "ErrorPolicy",
+    "LaneReport",
+    "Lease",
+    "ParkedEvent",
+    "Runner",
+    "Subscription",
+    "SubscriptionReport",
+    "Work",
+    "check",
+    "checkpoint",
+    "current_delivery",
+    "discard",
+    "drain",
+    "follow",
+    "overview",
+    "park",
+    "parked",
+    "pause",
+    "rename",
+    "replay",
+    "reset",
+    "resize",
+    "resume",
+    "retry",
+    "stop",
+    "subscription",
+]

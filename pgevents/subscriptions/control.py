@@ -1,0 +1,316 @@
+"""What a person does to a subscription: pause, resume, reset, resize, rename; retry, discard what is parked.
+
+Each takes the subscription's gate for itself and locks all its lanes in order, so that it returns when
+batches in hand have ended, and raises the generation, so that who handles an event outside finds its lane
+taken away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.store.processing import Statements
+from pgevents.store.read import check_id
+from pgevents.subscriptions.definition import Question, gate_of
+from pgevents.subscriptions.lanes import Layer, layers_of, question_of
+
+__all__ = [
+    "Lease",
+    "Row",
+    "all_rows",
+    "discard",
+    "every_lane",
+    "pause",
+    "rename",
+    "replay",
+    "reset",
+    "resize",
+    "resume",
+    "statements_of",
+    "stop",
+]
+
+PATIENCE = "10s"
+"""For how long a command waits for batches in hand."""
+
+
+@attrs.frozen
+class Lease:
+    """An event that is still being handled outside, whose lane was taken away.
+
+    Attributes:
+        lane: The lane.
+        event_id: The event; None between two events.
+        until: When the lease ends, by the server's clock.
+    """
+
+    lane: int
+    event_id: int | None
+    until: datetime
+
+
+@attrs.frozen
+class Row:
+    """One lane as it stands in the table; see `processing.sql`."""
+
+    lane: int
+    lanes: int
+    question: Question
+    position: int
+    layers: tuple[Layer, ...]
+    generation: int
+    state: str
+    is_hashed_otherwise: bool
+    careful: int
+    announced: int | None
+    attempts: int
+    interruptions: int
+    error: str | None
+    due_at: datetime | None
+    is_leased: bool
+    seconds_since_moved: float
+    state_at: datetime
+
+
+def statements_of(client: EventClient) -> Statements:
+    """The SQL of a client's subscriptions."""
+    return Statements(client.session, client.events.pgevents_spec)
+
+
+def all_rows(client: EventClient, name: str) -> list[Row]:
+    """All lanes of a subscription, in order."""
+    make: Any = Row
+    return [
+        make(
+            *(*row[:2], question_of(row[2]), row[3], layers_of(row[4]), *row[5:14], bool(row[14]), *row[15:])
+        )
+        for row in statements_of(client).rows("rows", name=name)
+    ]
+
+
+@contextmanager
+def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, None]:
+    """A transaction that has all lanes of a subscription, and keeps workers out.
+
+    Raises:
+        ConfigurationError: There is no such subscription.
+        RetryableError: A batch did not end in time.
+    """
+    statements = statements_of(client)
+    with client.session.atomic():
+        patience = f"SELECT set_config('lock_timeout', '{PATIENCE}', true);\n"
+        statements.run("gate", before=patience, gate=gate_of(client, name))
+        statements.run("lock_rows", name=name)
+        rows = all_rows(client, name)
+        if not rows:
+            names = ", ".join(row[0] for row in statements.rows("names")) or "none"
+            raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+        yield rows
+
+
+def pause(client: EventClient, name: str) -> list[Lease]:
+    """Give no more events to a subscription, until `resume`; returns when batches in hand have ended.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+
+    Returns:
+        Events still being handled outside: their handlers run to their end, but their places do not move any
+        more.
+
+    Raises:
+        ConfigurationError: There is no such subscription.
+        RetryableError: A batch did not end within 10 seconds.
+
+    Example:
+        ```python
+        from pgevents.subscriptions import pause, resume
+
+        pause(client, "invoices")
+        resume(client, "invoices")
+        ```
+    """
+    return _set_state(client, name, "paused", None)
+
+
+def stop(client: EventClient, name: str, error: str) -> None:
+    """Stop a subscription at an error, until `resume`."""
+    _set_state(client, name, "stopped", error)
+
+
+def resume(client: EventClient, name: str) -> None:
+    """Give events again to a subscription that was paused, or that has stopped at an error.
+
+    Raises:
+        ConfigurationError: There is no such subscription.
+        RetryableError: Another command on it did not end within 10 seconds.
+    """
+    _set_state(client, name, "active", None)
+    statements_of(client).run("forget_error", name=name)
+
+
+def _set_state(client: EventClient, name: str, state: str, error: str | None) -> list[Lease]:
+    statements = statements_of(client)
+    with every_lane(client, name):
+        leases = [Lease(*row) for row in statements.rows("leases", name=name)]
+        statements.run("set_state", name=name, state=state, error=error)
+    return leases
+
+
+def reset(client: EventClient, name: str, position: int = 0, question: Question | None = None) -> list[Lease]:
+    """Start a subscription again above an id.
+
+    Events above it that were handled come again; events at or below it that were not never come. What is
+    parked above it is discarded, with a note, for it comes again.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+        position: The id.
+        question: What it asks from now on; None for what it asked before.
+
+    Returns:
+        Events still being handled outside.
+
+    Raises:
+        ConfigurationError: There is no such subscription, or the id was not issued yet.
+        RetryableError: A batch did not end within 10 seconds.
+    """
+    check_id(position, "position")
+    statements = statements_of(client)
+    with every_lane(client, name) as rows:
+        last = statements.value("arrivals")
+        if position > last:
+            raise ConfigurationError(f"position={position} is ahead of the log, which ends at {last}")
+        leases = [Lease(*row) for row in statements.rows("leases", name=name)]
+        asked = json.dumps((question or rows[0].question).as_json())
+        statements.run("reset", name=name, position=position, question=asked)
+        note = f"reset to {position} by {_role(client)}: it comes again"
+        statements.run("discard_above", name=name, position=position, note=note)
+    return leases
+
+
+def resize(client: EventClient, name: str, lanes: int) -> None:
+    """Change the number of lanes. No event is lost, doubled or given out of order.
+
+    The new lanes start at the least place of the old ones; those remember which events the old ones had
+    handled, until they have passed them.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+        lanes: How many.
+
+    Raises:
+        ConfigurationError: No such subscription, no key, or a number that cannot work.
+        RetryableError: A batch did not end within 10 seconds.
+    """
+    if type(lanes) is not int or not 1 <= lanes <= 1024:
+        raise ConfigurationError(f"lanes are a number from 1 to 1024, not {lanes!r}")
+    statements = statements_of(client)
+    with every_lane(client, name) as rows:
+        if not rows[0].question.key:
+            raise ConfigurationError(f"subscription {name!r} has no key, so it has one lane")
+        states = {row.state for row in rows}
+        state = next(one for one in ("stopped", "paused", "active") if one in states)
+        key_hash, _, generation = statements.rows("key_hash", name=name)[0]
+        kept: list[list[Any]] = [[count, list(places)] for count, places in _kept_layers(rows)]
+        kept.append([len(rows), [row.position for row in rows]])
+        question = json.dumps(rows[0].question.as_json())
+        statements.run("delete_rows", name=name)
+        statements.run(
+            "deal_out",
+            name=name,
+            lanes=lanes,
+            question=question,
+            key_hash=key_hash,
+            position=min(row.position for row in rows),
+            layers=json.dumps(kept),
+            generation=generation + 1,
+            state=state,
+        )
+
+
+def _kept_layers(rows: Sequence[Row]) -> list[Any]:
+    """Earlier divisions that any lane still needs. A lane that has dropped one has passed all its places."""
+    kept: list[Any] = []
+    for row in rows:
+        for layer in row.layers:
+            if layer not in kept:
+                kept.append(layer)
+    return kept
+
+
+def rename(client: EventClient, name: str, new: str) -> None:
+    """Give a subscription another name; programs that use the old one begin anew, so stop them first.
+
+    Raises:
+        ConfigurationError: No such subscription, or the new name is taken.
+        RetryableError: A batch did not end within 10 seconds.
+    """
+    if not new or len(new.encode()) > 200 or "\0" in new:
+        raise ConfigurationError(f"a subscription's name has from 1 to 200 bytes, not {new!r}")
+    statements = statements_of(client)
+    with every_lane(client, name):
+        if all_rows(client, new):
+            raise ConfigurationError(f"there is a subscription {new!r} already")
+        statements.run("rename", name=name, new=new)
+        statements.run("rename_parked", name=name, new=new)
+
+
+def replay(client: EventClient, name: str, key: str | None = None, event_id: int | None = None) -> int:
+    """Try again what is parked: the event of this id, the first event of this key, or of every key.
+
+    The workers do it, in order; with its last event a key is free.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+        key: Of this key only.
+        event_id: This event only.
+
+    Returns:
+        How many events are to be tried; those that queue behind them follow.
+    """
+    found = statements_of(client).run("retry", name=name, key=key, event_id=event_id)
+    return int(found.rowcount)
+
+
+def discard(client: EventClient, name: str, event_id: int, reason: str, key: str | None = None) -> None:
+    """Give up a parked event: it is never handled, and those behind it go on. Who and why is kept.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+        event_id: The event.
+        reason: Why.
+        key: Its key, if the id is not enough.
+
+    Raises:
+        ConfigurationError: No reason, or no such parked event.
+        RetryableError: A batch did not end within 10 seconds.
+    """
+    if not reason.strip():
+        raise ConfigurationError("discard needs a reason; it is kept with who did it")
+    statements = statements_of(client)
+    with every_lane(client, name):
+        rows = statements.rows("parked_rows", name=name, key=key, all=False, limit=1_000_000)
+        found = [row for row in rows if row[1] == event_id]
+        if not found:
+            raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
+        note = f"{_role(client)}: {reason}"
+        statements.run("discard", name=name, key=found[0][0], event_id=event_id, note=note)
+        statements.run("promote", name=name, key=found[0][0])
+
+
+def _role(client: EventClient) -> str:
+    return str(client.session.execute("SELECT session_user").fetchone()[0])

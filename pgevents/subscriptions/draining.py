@@ -1,0 +1,66 @@
+"""All that is due, handled in this thread: for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.subscriptions import outside, worker
+from pgevents.subscriptions.change import settle
+from pgevents.subscriptions.lanes import all_lanes
+from pgevents.subscriptions.subscription import declared, work_of
+
+__all__ = ["drain"]
+
+MOST_ROUNDS = 10_000
+
+
+def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> int:
+    """Give subscriptions all that is due, in this thread and in a fixed order, until nothing is left.
+
+    What handlers save is handled, too. Retries that are due later are left.
+
+    Args:
+        client: The client.
+        subscriptions: As for `Runner`; by default every function made by `@subscription`.
+
+    Returns:
+        How many events were handled or set aside.
+
+    Raises:
+        ConfigurationError: A handler saves without end, or a subscription that cannot work.
+
+    Example:
+        ```python
+        from pgevents.testing import drain
+
+        client.save_event(CartCheckedOut("c1", now()))
+        drain(client, [write_invoice])
+        ```
+    """
+    works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
+    client.check_installed()
+    for work in works:
+        settle(work)
+        work.setup()
+    paces = [worker.Pace() for _ in works]
+    total = 0
+    for _ in range(MOST_ROUNDS):
+        before = total
+        is_more = False
+        for work, pace in zip(works, paces, strict=True):
+            for lane in all_lanes(work):
+                outcome = (
+                    outside.step(work, [lane])
+                    if work.effects == "outside"
+                    else worker.step(work, [lane], 1, pace)
+                )
+                total += outcome.handled
+                is_more = is_more or outcome.is_more
+        if total == before and not is_more:
+            return total
+    raise ConfigurationError(
+        f"after {total} events there is still more to do: do handlers answer themselves?"
+    )

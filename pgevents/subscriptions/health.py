@@ -1,0 +1,274 @@
+"""What can be asked of subscriptions: how far behind, who works, what is parked, and whether all is well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import attrs
+
+from pgevents.client import EventClient
+from pgevents.store.processing import read_lanes
+from pgevents.subscriptions.control import Row, all_rows, statements_of
+from pgevents.subscriptions.lanes import is_passed
+
+__all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
+
+GONE_AFTER = 30.0
+MOST_COUNTED = 100_000
+
+
+@attrs.frozen
+class LaneReport:
+    """One lane.
+
+    Attributes:
+        lane: Its number.
+        position: Every event of the lane up to here is dealt with.
+        state: "active", "waiting" (for a retry, or for a lease to end), "paused" or "stopped".
+        error: The last error, if it stands.
+        attempts: Failures at this place.
+        interruptions: Errors of the database at this place.
+    """
+
+    lane: int
+    position: int
+    state: str
+    error: str | None
+    attempts: int
+    interruptions: int
+
+
+@attrs.frozen
+class ParkedEvent:
+    """An event that is set aside.
+
+    Attributes:
+        key: Its key; '' without one.
+        event_id: The event.
+        state: "retrying" (due at a time), "parked" (waits for a person), "queued" (behind one of these), or
+            "discarded".
+        attempts: How many times the handler failed.
+        due_at: When it is tried again.
+        error: The last error.
+        failed_at: When that was.
+        parked_at: When it was set aside.
+        note: Who discarded it, and why.
+    """
+
+    key: str
+    event_id: int
+    state: str
+    attempts: int
+    due_at: datetime | None
+    error: str | None
+    failed_at: datetime | None
+    parked_at: datetime
+    note: str | None
+
+
+@attrs.frozen
+class SubscriptionReport:
+    """One subscription.
+
+    Attributes:
+        name: Its name.
+        state: The gravest of its lanes'.
+        lag: How many of its events stand above their lanes' places (counted up to 100,000).
+        lag_seconds: For how long the oldest of them has been in the log, as far as anybody looked; 0 without
+            lag.
+        moved_seconds: For how long no place has moved.
+        position: The least place.
+        parked: How many events are set aside.
+        parked_keys: Of how many keys.
+        oldest_parked: When the first of them was set aside.
+        attempts: Failures that stand, of lanes and parked events.
+        workers: How many workers were seen for it in the last 30 seconds.
+        notes: What runners say about it.
+        lanes: Its lanes.
+        problems: What is wrong with it, in words; empty if nothing is.
+    """
+
+    name: str
+    state: str
+    lag: int
+    lag_seconds: float
+    moved_seconds: float
+    position: int
+    parked: int
+    parked_keys: int
+    oldest_parked: datetime | None
+    attempts: int
+    workers: int
+    notes: tuple[str, ...]
+    lanes: tuple[LaneReport, ...]
+    problems: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return attrs.asdict(self)
+
+
+def parked(
+    client: EventClient,
+    name: str,
+    *,
+    key: str | None = None,
+    limit: int = 1_000,
+    discarded: bool = False,
+) -> list[ParkedEvent]:
+    """What is set aside of a subscription, by key and id.
+
+    Args:
+        client: A client of the same events table.
+        name: The subscription.
+        key: Of this key only.
+        limit: At most so many.
+        discarded: Also what was discarded, with who and why.
+    """
+    rows = statements_of(client).rows("parked_rows", name=name, key=key, all=discarded, limit=limit)
+    return [ParkedEvent(*row) for row in rows]
+
+
+def overview(
+    client: EventClient, names: Sequence[str] | None = None, *, max_lag: float = 30.0
+) -> list[SubscriptionReport]:
+    """How subscriptions are doing.
+
+    Args:
+        client: A client of the same events table.
+        names: Those that there should be; by default those that there are.
+        max_lag: Seconds after which an event that is not dealt with is a problem.
+
+    Example:
+        ```python
+        from pgevents.subscriptions import overview
+
+        for report in overview(client):
+            print(report.name, report.lag, report.problems)
+        ```
+    """
+    client.check_installed()
+    statements = statements_of(client)
+    last = statements.value("arrivals")
+    statements.run("saw", last=last)
+    known = [row[0] for row in statements.rows("names")]
+    at_work = statements.rows("at_work")
+    return [
+        _report(client, name, at_work, max_lag) if name in known else _missing(name)
+        for name in (known if names is None else names)
+    ]
+
+
+def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: float = 30.0) -> list[str]:
+    """What is wrong, in words; empty if all is well. For probes.
+
+    It looks at lag, stopped and paused lanes, parked events, runners that are gone, and the horizon.
+
+    Args:
+        client: A client of the same events table.
+        names: The subscriptions that there should be; by default those that there are.
+        max_lag: Seconds after which an event that is not dealt with is a problem.
+    """
+    problems = [
+        f"{report.name}: {problem}"
+        for report in overview(client, names, max_lag=max_lag)
+        for problem in report.problems
+    ]
+    for holder in client.horizon().holders:
+        age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
+        if age is None or age > max_lag:
+            who = (
+                f"backend {holder.pid} {holder.application}".strip()
+                if holder.pid
+                else "a prepared transaction"
+            )
+            since = "since nobody knows when" if age is None else f"for {age:.0f} s"
+            problems.append(f"{who} holds the horizon at {holder.published} {since}")
+    return problems
+
+
+def _missing(name: str) -> SubscriptionReport:
+    return SubscriptionReport(
+        name, "missing", 0, 0.0, 0.0, 0, 0, 0, None, 0, 0, (), (), ("it was declared, but has never run",)
+    )
+
+
+def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: float) -> SubscriptionReport:
+    statements = statements_of(client)
+    rows = all_rows(client, name)
+    lag, oldest = _lag(client, rows)
+    seconds = float(statements.value("seen_since", event_id=oldest) or 0.0) if oldest else 0.0
+    aside = parked(client, name, limit=MOST_COUNTED)
+    lanes = tuple(
+        LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions)
+        for row in rows
+    )
+    state = next((one for one in ("stopped", "paused") if any(row.state == one for row in rows)), "active")
+    mine = [row for row in at_work if name in row[4]]
+    here = [row for row in mine if row[7] <= GONE_AFTER]
+    notes = tuple(
+        f"{row[1]} {row[2]}: {json.loads(row[5])[name]}" for row in here if name in json.loads(row[5])
+    )
+    moved = min(row.seconds_since_moved for row in rows if row.position == min(r.position for r in rows))
+    problems: list[str] = []
+    if state != "active":
+        error = next((row.error for row in rows if row.error), None)
+        problems.append(f"{state}{f': {error}' if error and state == 'stopped' else ''}")
+    if oldest and seconds > max_lag and (moved > max_lag or seconds > 10 * max_lag):
+        problems.append(
+            f"stuck: event {oldest} came {seconds:.0f} s ago, and its lane has not moved for {moved:.0f} s"
+        )
+    elif oldest and seconds > max_lag:
+        problems.append(f"behind: event {oldest} came {seconds:.0f} s ago; {lag} events are to be dealt with")
+    if aside:
+        problems.append(f"{len(aside)} events of {len({one.key for one in aside})} keys are parked")
+    if mine and not here:
+        problems.append(f"its runner on {mine[0][1]} was not seen for {mine[0][7]:.0f} s")
+    if not mine and lag:
+        problems.append(f"no runner, and {lag} events are to be dealt with")
+    return SubscriptionReport(
+        name,
+        state,
+        lag,
+        seconds,
+        moved,
+        min(row.position for row in rows),
+        len(aside),
+        len({one.key for one in aside}),
+        min((one.parked_at for one in aside), default=None),
+        sum(row.attempts for row in rows) + sum(one.attempts for one in aside),
+        sum(row[3] for row in here),
+        notes,
+        lanes,
+        tuple(problems),
+    )
+
+
+def _state(row: Row) -> str:
+    if row.state != "active":
+        return row.state
+    is_waiting = row.due_at is not None and row.due_at > datetime.now(timezone.utc)
+    return "waiting" if is_waiting or row.is_leased else "active"
+
+
+def _lag(client: EventClient, rows: Sequence[Row]) -> tuple[int, int]:
+    """How many events stand above the places of their lanes, and the first of them."""
+    question = rows[0].question
+    statements = statements_of(client)
+    count, first, places = 0, 0, [row.position for row in rows]
+    while count < MOST_COUNTED:
+        found = read_lanes(statements, question.streams, question.key, list(places), 10_000)
+        for row in found.rows:
+            event_id, hashed = int(row[0]), int(row[7])
+            if is_passed(rows[hashed % len(rows)].layers, event_id, hashed):
+                continue
+            count += 1
+            first = first or event_id
+        if len(found.rows) < 10_000:
+            break
+        last = int(found.rows[-1][0])
+        places = [max(place, last) for place in places]
+    return count, first

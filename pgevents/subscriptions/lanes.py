@@ -1,0 +1,297 @@
+"""Lanes: claiming them, reading their next events, moving their places."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import attrs
+
+from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
+from pgevents.events import Event
+from pgevents.store.processing import read_lanes
+from pgevents.subscriptions.definition import Question, Work
+
+__all__ = [
+    "Batch",
+    "Item",
+    "Lane",
+    "Layer",
+    "QuestionChangedError",
+    "all_lanes",
+    "claim",
+    "ensure",
+    "is_passed",
+    "layers_of",
+    "move",
+    "question_of",
+    "read",
+]
+
+WRITTEN_EVERY = 1_000
+"""A lane without events gets its place written when it is so many ids behind, or 10 seconds old."""
+
+
+class QuestionChangedError(PgEventsError):
+    """The stored streams or key are others than the program's, or keys are hashed in another way."""
+
+
+Layer = tuple[int, tuple[int, ...]]
+"""An earlier division: the number of lanes, and the place of each."""
+
+
+@attrs.frozen
+class Lane:
+    """A lane that this worker has: the row as it was when it was locked.
+
+    Attributes:
+        number: From 0 on.
+        lanes: How many there are.
+        question: What the place answers.
+        position: Every event of the lane up to here is dealt with.
+        layers: Earlier divisions, as long as the lane has not passed their places.
+        generation: Raised by whoever takes the lane away.
+        is_hashed_otherwise: Whether the server hashes keys in another way than the one that dealt out the
+            lanes.
+        careful: How many events are still given one by one.
+        announced: The event that was about to be handled; 0 for none yet; None unless workers died here.
+        attempts: Failures of the event `failed_id`.
+        failed_id: An event above the place whose handler failed.
+        interruptions: Errors of the database at this place.
+        was_cut_off: Whether the transaction that had the lane last was aborted: its worker may have died.
+        is_stale: Whether the place was not written for 10 seconds.
+        has_parked: Whether anything of the subscription is parked.
+    """
+
+    number: int
+    lanes: int
+    question: Question
+    position: int
+    layers: tuple[Layer, ...]
+    generation: int
+    is_hashed_otherwise: bool
+    careful: int
+    announced: int | None
+    attempts: int
+    failed_id: int | None
+    interruptions: int
+    was_cut_off: bool
+    is_stale: bool
+    has_parked: bool
+
+
+@attrs.frozen
+class Item:
+    """An event that is to be handled.
+
+    Attributes:
+        id: The event's id.
+        event: The event; None if it cannot be decoded.
+        error: Why not.
+        key: The text of its key; '' where there is none.
+        hash: The key's hash.
+        lane: The number of its lane.
+    """
+
+    id: int
+    event: Event[Any] | None
+    error: Exception | None
+    key: str
+    hash: int
+    lane: int
+
+
+@attrs.frozen
+class Batch:
+    """The next events of some lanes, in order.
+
+    Attributes:
+        items: The events.
+        to: With these, everything of the lanes is read up to this id.
+        bound: Everything of the streams is final up to this id.
+        is_full: Whether there may be more below the bound.
+    """
+
+    items: Sequence[Item]
+    to: int
+    bound: int
+    is_full: bool
+
+
+def ensure(work: Work, position: int = 0) -> None:
+    """Make the rows of a subscription that has none."""
+    work.statements.run(
+        "ensure",
+        name=work.name,
+        lanes=work.lanes,
+        question=json.dumps(work.question.as_json()),
+        position=position,
+    )
+
+
+def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False) -> list[Lane]:
+    """Lock lanes that nobody else has, in this order; to be called in a transaction.
+
+    Args:
+        work: The subscription.
+        numbers: The lanes.
+        limit: At most so many of them.
+        alone: Wait until no other worker is in a batch, and keep them out: after a deadlock.
+
+    Raises:
+        QuestionChangedError: See there.
+    """
+    statements = work.statements
+    # What is claimed stays claimed however long a handler thinks.
+    before = "SELECT set_config('idle_in_transaction_session_timeout', '0', true);\n"
+    if alone:
+        (own,) = work.client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
+        statements.run(
+            "gate", before=f"{before}SELECT set_config('lock_timeout', '5s', true);\n", gate=work.gate
+        )
+        work.client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
+    rows = statements.rows(
+        "claim", before=before, gate=work.gate, name=work.name, lanes=list(numbers), limit=limit
+    )
+    lanes = [_lane(row) for row in rows]
+    for lane in lanes:
+        if lane.question != work.question:
+            raise QuestionChangedError(f"subscription {work.name!r} asks for other events than its place")
+        if lane.is_hashed_otherwise:
+            raise QuestionChangedError(f"this server hashes the keys of {work.name!r} in another way")
+    return lanes
+
+
+def all_lanes(work: Work) -> list[int]:
+    """The numbers of the lanes that are stored."""
+    return [row[0] for row in work.statements.rows("rows", name=work.name)]
+
+
+def _lane(row: Sequence[Any]) -> Lane:
+    number, lanes, question, position, layers, *rest, was_cut_off, is_stale, has_parked = row
+    make: Any = Lane
+    made: Lane = make(
+        *(number, lanes, question_of(question), position, layers_of(layers)),
+        *(*rest, bool(was_cut_off), is_stale, has_parked),
+    )
+    return made
+
+
+@lru_cache(maxsize=256)
+def question_of(text: str) -> Question:
+    """A stored question."""
+    return Question.from_json(json.loads(text))
+
+
+@lru_cache(maxsize=256)
+def layers_of(text: str) -> tuple[Layer, ...]:
+    """Stored divisions."""
+    return tuple((count, tuple(places)) for count, places in json.loads(text))
+
+
+def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
+    """The next final events of these lanes.
+
+    Raises:
+        ConfigurationError: A lane stands ahead of the log, or the key is not a field of an event.
+    """
+    count = lanes[0].lanes
+    places: list[int | None] = [None] * count
+    layers: dict[int, tuple[Layer, ...]] = {}
+    for lane in lanes:
+        places[lane.number] = lane.position
+        layers[lane.number] = lane.layers
+    found = read_lanes(work.statements, work.question.streams, work.question.key, places, limit)
+    for lane in lanes:
+        if lane.position > found.bound:
+            _check_ahead(work, lane)
+    items: list[Item] = []
+    for row, (event, error) in zip(found.rows, _decoded(work, found.rows), strict=True):
+        event_id, key, hashed = int(row[0]), row[6], row[7]
+        number = hashed % count
+        if is_passed(layers[number], event_id, hashed):
+            continue
+        if work.question.key:
+            error = error or _key_error(work, key, event)
+        items.append(Item(event_id, event, error, key or "", hashed, number))
+    is_full = len(found.rows) == limit
+    return Batch(items, int(found.rows[-1][0]) if is_full else found.bound, found.bound, is_full)
+
+
+def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:
+    """Whether an event was handled under an earlier division into lanes."""
+    return any(event_id <= places[hashed % count] for count, places in layers)
+
+
+def _decoded(work: Work, rows: Sequence[Any]) -> Sequence[tuple[Event[Any] | None, Exception | None]]:
+    """Each event, or why it cannot be decoded: that is an error of the one event."""
+    decode = work.client.decoder.events
+    try:
+        return [(event, None) for event in decode([row[:6] for row in rows])]
+    except EventDecodeError:
+        found: list[tuple[Event[Any] | None, Exception | None]] = []
+        for row in rows:
+            try:
+                found.append((decode([row[:6]])[0], None))
+            except EventDecodeError as error:
+                found.append((None, error))
+        return found
+
+
+def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
+    """Why an event's stored key is not the one that its class has, if so."""
+    field = work.question.key[0]
+    if event is None:
+        return None
+    data: Any = event.data
+    value: object = cast(Any, data).get(field) if isinstance(data, dict) else getattr(data, field, None)
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        return ConfigurationError(
+            f"event {event.id}: the key {field!r} is a list or an object, not one value"
+        )
+    if key is None and value is not None:
+        return ConfigurationError(
+            f"event {event.id} is stored without the key {field!r}, which an upcaster makes: give the "
+            f"name under "
+            f"which it is stored, too: key=({field!r}, 'old_name')"
+        )
+    return None
+
+
+def _check_ahead(work: Work, lane: Lane) -> None:
+    last = work.statements.value("arrivals")
+    if lane.position > last:
+        raise ConfigurationError(
+            f"subscription {work.name!r} stands at {lane.position} in lane {lane.number}, ahead of the "
+            f"log, which "
+            f"ends at {last}: the database was set back, and ids will be given out anew. Reset it to an "
+            f"id that you "
+            "are sure of"
+        )
+
+
+def move(work: Work, lanes: Sequence[Lane], to: int, items: Sequence[Item]) -> None:
+    """Write the places of those lanes that had these events, and of those that are far behind."""
+    handled: dict[int, int] = {}
+    for item in items:
+        handled[item.lane] = handled.get(item.lane, 0) + 1
+    moved = [
+        lane
+        for lane in lanes
+        if to > lane.position
+        and (lane.number in handled or lane.is_stale or lane.layers or to - lane.position >= WRITTEN_EVERY)
+    ]
+    if not moved:
+        return
+    work.statements.run(
+        "move",
+        name=work.name,
+        lanes=[lane.number for lane in moved],
+        positions=[to] * len(moved),
+        handled=[handled.get(lane.number, 0) for lane in moved],
+    )
+    for lane in moved:
+        if lane.layers and to >= max(max(places) for _, places in lane.layers):
+            work.statements.run("drop_layers", name=work.name, lane=lane.number)

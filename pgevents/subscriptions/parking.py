@@ -1,0 +1,246 @@
+"""Events that are set aside: what failed, and what comes after it under the same key.
+
+All of it is done under the lane's lock, by whoever has the lane. A key is blocked as long as one of its
+events is parked: later ones queue behind it, in the transaction that moves the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from pgevents.errors import EventDecodeError
+from pgevents.events import Event
+from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lanes import Item, Lane
+
+__all__ = [
+    "Blocked",
+    "Due",
+    "Failure",
+    "blocked",
+    "due",
+    "error_text",
+    "events_of",
+    "fail",
+    "fail_again",
+    "queue",
+    "release",
+    "waiting_behind",
+]
+
+MANY_KEYS = 20
+"""When more keys than this fail within a minute, it is not the events: the subscription stops."""
+Failure = str
+"""Why the whole subscription is to stop; empty if it is not."""
+
+
+def error_text(error: BaseException) -> str:
+    """An error as it is shown."""
+    return f"{type(error).__name__}: {error}".replace("\0", "")[:2000]
+
+
+@attrs.frozen
+class Blocked:
+    """What is parked of the keys of a batch.
+
+    Attributes:
+        first: Each blocked key's first event.
+        parked: Those events of the batch that are parked already.
+        is_keyed: Whether events queue behind others.
+    """
+
+    first: Mapping[str, int]
+    parked: frozenset[int]
+    is_keyed: bool
+
+    def is_parked(self, item: Item) -> bool:
+        """Whether the event is not to be handled in its turn, for it is parked."""
+        return item.id in self.parked
+
+    def is_behind(self, item: Item) -> bool:
+        """Whether an earlier event of its key is parked."""
+        return self.is_keyed and item.key in self.first and item.id > self.first[item.key]
+
+
+NOTHING = Blocked({}, frozenset(), False)
+
+
+def blocked(work: Work, lanes: Sequence[Lane], items: Sequence[Item]) -> Blocked:
+    """What is parked of these events' keys."""
+    if not items or not any(lane.has_parked for lane in lanes):
+        return NOTHING
+    keys = list({item.key for item in items})
+    rows = work.statements.rows("blocked", name=work.name, keys=keys, ids=[item.id for item in items])
+    return Blocked(
+        {key: first for key, first, _ in rows},
+        frozenset(event_id for _, _, ids in rows for event_id in ids or ()),
+        bool(work.question.key),
+    )
+
+
+def queue(work: Work, items: Sequence[Item]) -> None:
+    """Put events behind the one that blocks their key."""
+    if items:
+        work.statements.run(
+            "queue",
+            name=work.name,
+            keys=[item.key for item in items],
+            ids=[item.id for item in items],
+            hashes=[item.hash for item in items],
+        )
+
+
+def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: bool = False) -> Failure:
+    """Note that the handler failed at an event of the log, in the transaction that has its lane.
+
+    Args:
+        work: The subscription.
+        lane: Its lane.
+        item: The event.
+        error: Why.
+        before: How many events of the lane come before it in this batch; they were rolled back with it.
+        suspect: Whether its worker died of it, rather than the handler raising.
+    """
+    attempts = 1 + (lane.attempts if lane.failed_id == item.id else 0)
+    is_last = attempts >= work.policy.attempts
+    careful = max(before + 1, lane.careful)
+    announced = 0 if suspect or lane.announced is not None else None
+    delay = work.policy.delay_after(attempts)
+    note: dict[str, Any] = {
+        "name": work.name,
+        "lane": lane.number,
+        "interruptions": 0,
+        "careful": careful,
+        "announced": announced,
+    }
+    if is_last and work.policy.then == "stop":
+        work.statements.run("note", **note, attempts=attempts, failed_id=item.id, delay=0, error=error)
+        return f"event {item.id}: {error}"
+    if work.question.key or is_last:
+        state = "parked" if is_last else "retrying"
+        _park(work, item, state, attempts, delay, error)
+        work.statements.run("note", **note, attempts=0, failed_id=None, delay=0, error=None)
+        return _too_many(work, error)
+    work.statements.run(
+        "note", **note, attempts=attempts, failed_id=item.id, delay=0 if before else delay, error=error
+    )
+    return ""
+
+
+def _park(work: Work, item: Item, state: str, attempts: int, delay: float, error: str) -> None:
+    work.statements.run(
+        "park",
+        name=work.name,
+        key=item.key,
+        event_id=item.id,
+        hash=item.hash,
+        state=state,
+        attempts=attempts,
+        delay=delay,
+        error=error,
+    )
+
+
+def _too_many(work: Work, error: str) -> Failure:
+    if not work.question.key or work.statements.value("failing_keys", name=work.name) <= MANY_KEYS:
+        return ""
+    return (
+        f"events of more than {MANY_KEYS} keys failed within a minute, so it is not the events; last: {error}"
+    )
+
+
+@attrs.frozen
+class Due:
+    """A parked event that is to be tried again, the first of its key.
+
+    Attributes:
+        key: Its key.
+        event_id: Its id.
+        attempts: How many times it has failed.
+        lane: Its lane.
+    """
+
+    key: str
+    event_id: int
+    attempts: int
+    lane: Lane
+
+
+def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
+    """The retry that is due for longest in these lanes."""
+    if not any(lane.has_parked for lane in lanes):
+        return None
+    count = lanes[0].lanes
+    positions = ["NULL"] * count
+    for lane in lanes:
+        positions[lane.number] = str(lane.position)
+    text = "{" + ",".join(positions) + "}"
+    rows = work.statements.rows("due", name=work.name, positions=text, lanes=count)
+    if not rows:
+        return None
+    key, event_id, attempts, hashed = rows[0]
+    return Due(key, event_id, attempts, next(lane for lane in lanes if lane.number == hashed % count))
+
+
+def waiting_behind(work: Work, tried: Due, limit: int) -> list[int]:
+    """The ids of the event that is tried and of those right behind it that wait for nothing else."""
+    if not work.question.key:
+        return [tried.event_id]
+    rows = work.statements.rows(
+        "key_queue", name=work.name, key=tried.key, event_id=tried.event_id, limit=limit
+    )
+    ids: list[int] = []
+    for event_id, state, _ in rows:
+        if ids and state != "queued":
+            break
+        ids.append(event_id)
+    return ids
+
+
+def events_of(work: Work, ids: Sequence[int]) -> dict[int, tuple[Event[Any] | None, Exception | None]]:
+    """Parked events, or why they cannot be decoded; those that are gone from the log are left out."""
+    read = work.client.reader.by_ids
+    try:
+        return {event.id: (event, None) for event in read(ids)}
+    except EventDecodeError:
+        found: dict[int, tuple[Event[Any] | None, Exception | None]] = {}
+        for event_id in ids:
+            try:
+                found |= {event.id: (event, None) for event in read([event_id])}
+            except EventDecodeError as error:
+                found[event_id] = (None, error)
+        return found
+
+
+def release(work: Work, key: str, ids: Sequence[int]) -> None:
+    """These events were handled; with the last one the key is free, in the same commit."""
+    work.statements.run("release", name=work.name, key=key, ids=list(ids))
+    if work.question.key:
+        work.statements.run("promote", name=work.name, key=key)
+
+
+def fail_again(work: Work, key: str, event_id: int, attempts: int, error: str | None) -> Failure:
+    """Note the outcome of a retry: `attempts` failures so far.
+
+    Args:
+        work: The subscription.
+        key: The event's key.
+        event_id: The event.
+        attempts: How many times it has failed, this time included.
+        error: Why; None while it is still being tried.
+    """
+    is_last = attempts >= work.policy.attempts and error is not None
+    work.statements.run(
+        "attempt",
+        name=work.name,
+        key=key,
+        event_id=event_id,
+        attempts=attempts,
+        state="parked" if is_last else "retrying",
+        delay=work.policy.delay_after(max(attempts, 1)),
+        error=error,
+    )
+    return f"event {event_id}: {error}" if is_last and work.policy.then == "stop" else ""

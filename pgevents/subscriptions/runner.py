@@ -1,0 +1,302 @@
+"""`Runner`: threads that give events to subscriptions, until they are told to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+from uuid import uuid4
+
+from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.store.processing import Statements
+from pgevents.subscriptions import outside, worker
+from pgevents.subscriptions.board import LOOK_AGAIN, Board, Task
+from pgevents.subscriptions.change import StandsByError, settle
+from pgevents.subscriptions.control import all_rows
+from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lanes import QuestionChangedError
+from pgevents.subscriptions.models import check_models
+from pgevents.subscriptions.subscription import work_of
+from pgevents.subscriptions.transient import is_transient, let_go
+
+__all__ = ["Runner"]
+
+log = logging.getLogger("pgevents")
+
+FIRST_POLL = 0.003
+CHANGES_EVERY = 0.25
+SEEN_EVERY = 5.0
+FAR = 10_000
+"""When the horizon is held back so far, types of late events are looked for at leisure."""
+
+
+class Runner:
+    """Gives subscriptions their events, in worker threads; any number of runners may share the work.
+
+    Every worker has a connection of its own, and the runner one more.
+
+    Example:
+        ```python
+        from pgevents.subscriptions import Runner
+
+        runner = Runner(client, [write_invoice, reserve, Totals])
+        runner.run(workers=4)
+        ```
+    """
+
+    def __init__(
+        self,
+        client: EventClient,
+        subscriptions: Iterable[Any],
+        *,
+        poll: float = 0.05,
+        other_databases: bool = False,
+    ) -> None:
+        """Nothing is asked of the database yet.
+
+        Args:
+            client: The client that reads, and that handlers save with.
+            subscriptions: Functions made by `@subscription`, `Subscription` classes or instances.
+            poll: Seconds between looks when nothing comes; shorter while events come.
+            other_databases: Allow handlers whose models are bound to another Peewee database of the same
+                server. What these write is in another transaction.
+
+        Raises:
+            ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
+        """
+        self.client = client
+        self.works = [work_of(client, one) for one in subscriptions]
+        names = [work.name for work in self.works]
+        if not names:
+            raise ConfigurationError("a runner needs at least one subscription")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(f"two subscriptions are named {twice[0]!r}")
+        if not 0 < poll <= 60:
+            raise ConfigurationError(f"poll is a number of seconds above 0, not {poll!r}")
+        self._poll = poll
+        self._other_databases = other_databases
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._id = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its subscriptions."""
+        return tuple(work.name for work in self.works)
+
+    def run(self, workers: int = 1) -> None:
+        """Work until `stop()` is called; connects anew when the server was gone.
+
+        Args:
+            workers: How many threads handle events.
+
+        Raises:
+            ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
+                the
+                log; a key that a class lacks; models of another database object; a transaction that is open.
+        """
+        if type(workers) is not int or workers < 1:
+            raise ConfigurationError(f"workers are a number from 1 on, not {workers!r}")
+        client = self.client
+        if client.db.in_transaction():
+            raise ConfigurationError(
+                "a runner has transactions of its own: call run() outside of db.atomic()"
+            )
+        client.check_installed()
+        if not self._other_databases:
+            check_models(client, self.works)
+        tasks = [self._task(work, workers) for work in self.works]
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        board = Board(tasks)
+        threads = [
+            threading.Thread(target=self._work, args=(board,), name=f"pgevents-worker-{n}", daemon=True)
+            for n in range(workers)
+        ]
+        poller = _Poller(client, board, self._poll, self._id, workers)
+        for thread in threads:
+            thread.start()
+        try:
+            self._ready.set()
+            poller.run(self._stop)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            board.end()
+            for thread in threads:
+                thread.join()
+            poller.leave()
+            self._ready.clear()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Let `run()` return, from any thread or signal handler: each worker after the event in hand."""
+        self._stop.set()
+
+    def wait_until_ready(self, timeout: float | None = None) -> bool:
+        """Wait until `run()`, in another thread, has begun; whether it has."""
+        return self._ready.wait(timeout)
+
+    def _task(self, work: Work, workers: int) -> Task:
+        task = Task(work, workers=workers)
+        try:
+            settle(work)
+        except StandsByError as error:
+            log.warning("%s", error)
+            task.standing_by = str(error)
+        rows = all_rows(self.client, work.name)
+        task.lanes = rows[0].lanes
+        work.setup()
+        return task
+
+    def _work(self, board: Board) -> None:
+        try:
+            while True:
+                taken = board.take()
+                if taken is None:
+                    return
+                task, lanes = taken
+                outcome: worker.Outcome | None = None
+                try:
+                    outcome = self._step(task, lanes)
+                except Exception as error:
+                    if not is_transient(error):
+                        log.exception("subscription %r cannot go on", task.work.name)
+                        if isinstance(error, ConfigurationError):
+                            task.standing_by = str(error)
+                    let_go(self.client)
+                finally:
+                    board.done(task, lanes, outcome)
+        except BaseException as error:
+            self._error = error
+            self._stop.set()
+        finally:
+            if not self.client.db.is_closed():
+                self.client.db.close()
+
+    def _step(self, task: Task, lanes: list[int]) -> worker.Outcome:
+        work = task.work
+        try:
+            if work.effects == "outside":
+                return outside.step(work, lanes, self._stop)
+            return worker.step(work, lanes, task.share, task.pace, self._stop)
+        except QuestionChangedError:
+            settle(work)
+            return worker.Outcome(is_more=True)
+
+
+class _Poller:
+    """Looks what came, for all subscriptions of a runner together, on a connection of its own."""
+
+    def __init__(self, client: EventClient, board: Board, poll: float, runner: str, workers: int) -> None:
+        self.client = client
+        self.board = board
+        self.poll = poll
+        self.statements = Statements(client.session, client.events.pgevents_spec)
+        self.names = [task.work.name for task in board.tasks]
+        self.identity: dict[str, Any] = {
+            "id": runner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "workers": workers,
+            "names": self.names,
+        }
+        self.last = -1
+        self.horizon = -1
+        self.pause = FIRST_POLL
+        self.next_changes = self.next_seen = self.next_look = self.next_late = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self._look()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("the database cannot be asked what came: %s", str(error).strip())
+                let_go(self.client)
+                self.board.look_again()
+                self.pause = max(self.poll, 0.2)
+            stop.wait(self.pause)
+
+    def leave(self) -> None:
+        """Say that this runner is gone, if the database can be told."""
+        try:
+            self.statements.run("gone", id=self.identity["id"])
+        except Exception as error:
+            log.debug("the runner could not be signed off: %s", error)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        last = self.statements.value("arrivals")
+        if last < self.last or self.last < 0:  # the first look, or the log was set back
+            self.horizon = self.last = last
+            self.board.look_again(wanted=last)
+        elif last > self.last or self.horizon < last:
+            self._arrivals(last, now)
+        else:
+            self.pause = min(self.poll, self.pause * 1.5)
+        if now >= self.next_changes:
+            self.next_changes = now + CHANGES_EVERY
+            self._changes()
+        if now >= self.next_look:
+            self.next_look = now + LOOK_AGAIN
+            self.board.look_again(wanted=last)
+        if now >= self.next_seen:
+            self.next_seen = now + SEEN_EVERY
+            self._seen(last)
+
+    def _arrivals(self, last: int, now: float) -> None:
+        """Wake those whose types came. Late events stand above the horizon of the look before."""
+        spec = self.client.events.pgevents_spec
+        (horizon,) = self.client.session.execute(f"SELECT {spec.qualified('_final_bound')}(NULL)").fetchone()
+        after = self.horizon
+        if last - self.horizon > FAR:
+            after = self.last
+            if now >= self.next_late:
+                self.next_late = now + CHANGES_EVERY
+                self.board.look_again(wanted=last)
+        newest: dict[str, int] = {}
+        if any(task.work.question.streams for task in self.board.tasks):
+            newest = dict(self.statements.rows("types_since", after=after))
+        is_new = last > self.last
+        self.board.arrived(newest, max(newest.values(), default=0))
+        self.last, self.horizon = last, horizon
+        self.pause = FIRST_POLL if is_new else min(self.poll, self.pause * 1.5)
+
+    def _changes(self) -> None:
+        """What others did: resumed, reset, resized; and what has become due."""
+        tasks = {task.work.name: task for task in self.board.tasks}
+        for name, changed_at, lanes, is_due, has_due in self.statements.rows("changes", names=self.names):
+            task = tasks[name]
+            if (changed_at, lanes) != (task.changed_at, task.lanes):
+                if task.changed_at:
+                    task.standing_by = ""
+                task.changed_at, task.lanes = changed_at, lanes
+                self.board.look_again([name], self.last)
+            if is_due or has_due:
+                self.board.look_again([name], self.last)
+
+    def _seen(self, last: int) -> None:
+        notes = {task.work.name: task.standing_by for task in self.board.tasks if task.standing_by}
+        notes |= {
+            task.work.name: "one batch at a time, after a deadlock"
+            for task in self.board.tasks
+            if task.pace.is_alone
+        }
+        self.statements.run("here", **self.identity, notes=json.dumps(notes))
+        self.statements.run("saw", last=last)
+        self.statements.run("forget_seen", last=last)
+        self.statements.run("long_gone")
+        counts = dict(self.statements.rows("workers", names=self.names))
+        for task in self.board.tasks:
+            task.workers = max(1, counts.get(task.work.name, 1))

@@ -1,0 +1,164 @@
+"""Waiting until a subscription has dealt with an event."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pgevents.deliveries import current_delivery
+from pgevents.errors import ConfigurationError, WaitError
+from pgevents.events import Event
+from pgevents.store.ordering import horizon_of
+from pgevents.store.processing import Statements, read_lanes, where_sql
+from pgevents.store.read import check_id
+from pgevents.streams import Stream
+
+__all__ = ["Awaited", "wait_for"]
+
+Awaited = Event[Any] | Sequence[Event[Any]] | int
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
+
+
+def wait_for(
+    statements: Statements, name: str, awaited: Awaited, timeout: float, parked_counts: bool
+) -> Literal["handled", "not followed"]:
+    """See `EventClient.wait`."""
+    if current_delivery() is not None or statements.session.db.in_transaction():
+        raise ConfigurationError(
+            "wait() in a handler or in a transaction could wait for itself: call it after the commit"
+        )
+    ids = _ids_of(awaited)
+    rows = statements.rows("rows", name=name)
+    if not rows:
+        names = ", ".join(row[0] for row in statements.rows("names")) or "none"
+        raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+    question: dict[str, Any] = json.loads(rows[0][2])
+    streams = [_stream(one) for one in question["streams"]]
+    is_bare = isinstance(awaited, int)
+    if is_bare and ids[0] > statements.value("arrivals"):
+        raise ConfigurationError(f"event {ids[0]} is ahead of the log")
+    keys = None if is_bare else _followed(statements, streams, question["key"], ids)
+    if keys is not None and not keys:
+        return "not followed"
+    end, pause = time.monotonic() + timeout, FIRST_PAUSE
+    while True:
+        if keys is None:
+            missing = _first_below(statements, streams, question["key"], rows, ids[0])
+        else:
+            missing = _first_missing(statements, name, keys, rows, parked_counts)
+        if missing is None:
+            return "handled"
+        states = {row[6]: row[12] for row in rows if row[6] != "active"}
+        for state, error in states.items():
+            why = f": {error}" if error else ""
+            raise WaitError(f"event {missing} waits: subscription {name!r} is {state}{why}", reason=state)
+        if time.monotonic() >= end:
+            raise WaitError(_why_not(statements, name, missing, timeout), reason="timeout")
+        time.sleep(min(pause, max(0.0, end - time.monotonic())))
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+        rows = statements.rows("rows", name=name)
+        if not rows:
+            raise WaitError(f"subscription {name!r} is gone", reason="missing")
+
+
+def _ids_of(awaited: Any) -> list[int]:
+    if isinstance(awaited, Event):
+        return [awaited.id]
+    if isinstance(awaited, int):
+        return [check_id(awaited, "the event")]
+    found: list[Any] = list(awaited)
+    if not found or not all(isinstance(one, Event) for one in found):
+        raise ConfigurationError("wait() takes an event, a list of events, or an id")
+    return [one.id for one in found]
+
+
+def _stream(stored: dict[str, Any]) -> Stream[Any]:
+    types = stored["types"]
+    match = tuple((field, tuple(values)) for field, values in stored["match"].items())
+    return Stream(None if types is None else tuple(types), match)
+
+
+def _followed(
+    statements: Statements, streams: Sequence[Stream[Any]], key: Sequence[str], ids: Sequence[int]
+) -> list[tuple[int, str, int]]:
+    """Those events that the subscription follows: id, key and the key's hash."""
+    fields = ", ".join(f"e.data->>'{name}'" for name in key)
+    text = f"coalesce({fields}, '')" if key else "''"
+    parts: list[str] = []
+    params: list[Any] = [list(ids)]
+    for one in streams:
+        sql, values = where_sql(one)
+        parts.append(sql)
+        params += values
+    sql = (
+        f"SELECT e.id, {text}, hashtextextended({text}, 0) FROM {statements.spec.qualified()} AS e "
+        f"WHERE e.id = ANY (%s) AND ({' OR '.join(parts) or 'false'}) ORDER BY e.id"
+    )
+    return [(row[0], row[1], row[2]) for row in statements.session.execute(sql, params).fetchall()]
+
+
+def _first_missing(
+    statements: Statements,
+    name: str,
+    keys: Sequence[tuple[int, str, int]],
+    rows: Sequence[Any],
+    parked_counts: bool,
+) -> int | None:
+    """The first of the events that is not dealt with."""
+    aside = {
+        (key, event_id): state
+        for _, key, event_id, state in statements.rows(
+            "parked_of", name=name, ids=[event_id for event_id, _, _ in keys]
+        )
+    }
+    for event_id, key, hashed in keys:
+        state = aside.get((key, event_id)) or aside.get(("", event_id))
+        if state is not None and state != "discarded":
+            if state == "retrying" and not parked_counts:
+                return event_id
+            if not parked_counts:
+                raise WaitError(f"event {event_id} is {state} in subscription {name!r}", reason="parked")
+            continue
+        row = rows[hashed % len(rows)]
+        layers: Sequence[Any] = json.loads(row[4])
+        is_passed = any(event_id <= places[hashed % count] for count, places in layers)
+        if row[3] < event_id and not is_passed:
+            return event_id
+    return None
+
+
+def _first_below(
+    statements: Statements,
+    streams: Sequence[Stream[Any]],
+    key: Sequence[str],
+    rows: Sequence[Any],
+    event_id: int,
+) -> int | None:
+    """The first event of the subscription up to an id that is not dealt with, or the id while it is not
+    final."""
+    places = [row[3] for row in rows]
+    while True:
+        found = read_lanes(statements, streams, key, list(places), 1_000)
+        for row in found.rows:
+            layers: Sequence[Any] = json.loads(rows[row[7] % len(rows)][4])
+            if row[0] > event_id:
+                break
+            if not any(row[0] <= reached[row[7] % count] for count, reached in layers):
+                return int(row[0])
+        if len(found.rows) < 1_000 or found.rows[-1][0] > event_id:
+            return None if found.bound >= event_id else event_id
+        places = [max(place, int(found.rows[-1][0])) for place in places]
+
+
+def _why_not(statements: Statements, name: str, event_id: int, timeout: float) -> str:
+    horizon = horizon_of(statements.session.execute, statements.spec)
+    if horizon.id < event_id and horizon.holders:
+        holder = horizon.holders[0]
+        return (
+            f"event {event_id} was not final within {timeout} s: backend {holder.pid} (since "
+            f"{holder.since}) is in "
+            "the middle of a save"
+        )
+    return f"subscription {name!r} has not dealt with event {event_id} within {timeout} s"
