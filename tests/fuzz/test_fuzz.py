@@ -17,12 +17,14 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import peewee
 import psycopg2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
 
 from pgevents import EventClient, stream
 from pgevents.cli import main
@@ -252,6 +254,7 @@ def import_a_file(rng: random.Random, client: EventClient, count: Count, url: st
         lines.append(line if is_line else rng.choice(("", "{}", "[1]", "\ufeff{", line[:-2])))
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
     before = client.db.execute_sql("SELECT coalesce(max(id), 0) FROM my_app.events").fetchone()[0]
+    url = f"postgresql:///?{urlencode(parse_dsn(url))}"
     arguments = ["pgevents", "import", str(path), "--skip", "--database", url, "--events", "my_app.events"]
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
@@ -260,7 +263,7 @@ def import_a_file(rng: random.Random, client: EventClient, count: Count, url: st
             main()
     said.seek(0)
     output = said.read()
-    assert ended.value.code in (0, 1, None), output
+    assert ended.value.code in (0, None) if not is_broken else ended.value.code in (0, 1, None), output
     assert "Traceback" not in output
     read = client.get_event_stream(after=before)
     count.stored += len(read)
