@@ -60,8 +60,6 @@ def tables() -> str:
 
     events = create_events_table(schema="my_app", data_indexes=["cart_id"])
     views = create_projections_table(schema="my_app", data_indexes=["user_id"])
-    statements = [
-        *events.pgevents_spec.create_statements().values(),
-        *views.pgevents_spec.create_statements().values(),
-    ]
+    specs = [events.pgevents_spec, views.pgevents_spec]
+    statements = [statement for spec in specs for statement in (*spec.statements(), *spec.guards().values())]
     return "```sql\n" + "\n".join(statements) + "```\n"

@@ -7,42 +7,54 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
+import attrs
 import peewee
 
+from pgevents import saved_views
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
-from pgevents.deciding import Decision
+from pgevents.deciding import Decider, PlainProjection, Projection
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
+from pgevents.querying import Question, ViewFields
+from pgevents.reducers import Pipeline
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
-from pgevents.snapshots import SavedProjection, SaveResult, Snapshots
+from pgevents.snapshots import Noted, SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
-from pgevents.store.ordering import Horizon, check_installed, horizon_of
+from pgevents.store.checks import check_installed
+from pgevents.store.ordering import Horizon, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
-from pgevents.streams import Stream, id_text, stream
+from pgevents.streams import Stream, stream
 from pgevents.waiting import Awaited, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
-
-__all__ = ["EventClient", "create_event_client"]
+__all__ = ["EventClient", "create_event_client", "use_maker"]
 
 T = TypeVar("T")
 D = TypeVar("D")
 V = TypeVar("V")
 W = TypeVar("W")
+Maker = Callable[..., Any]
 Types = str | Sequence[str | type[Any]] | None
 FINAL_WAIT = 10.0
 """Seconds that a final read waits for writers in flight before it names them and gives up."""
+
+_makers: dict[str, Maker] = {}
+
+
+def use_maker(name: str, maker: Maker) -> None:
+    """Take up what makes projections of some kind, from the module of projections, which stands above this
+    one."""
+    _makers[name] = maker
 
 
 class EventClient:
@@ -76,7 +88,7 @@ class EventClient:
         self.decoder = Decoder(types, self.serializer)
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder)
         self.appender = Appender(self.session, events.pgevents_spec)
-        self.snapshots = Snapshots(self.session, projections, self.serializer)
+        self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
         self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
         self.saver = Saver(
             self.session,
@@ -89,7 +101,8 @@ class EventClient:
             self.check_installed,
             types,
         )
-        self.hot: dict[tuple[Stream[Any], ...], float] = {}
+        self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
+        self.hot = self.decider.hot
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
@@ -112,9 +125,15 @@ class EventClient:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
-        then while nobody is in the middle of a save.
+        then while nobody is in the middle of a save. A table that names no schema is made in the first one of
+        the connection's search path.
 
         Raises:
+            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; or the
+                database's encoding is SQL_ASCII. Nothing was changed.
+            RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
+                another `create_tables()` within a minute; the message names it. Nothing was changed, and
+                trying again is safe.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
         with self.session.atomic():
@@ -124,7 +143,7 @@ class EventClient:
 
     def create_tables_sql(self) -> str:
         """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
-        plugins."""
+        plugins. Tables that name no schema are made in `public`."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
@@ -510,81 +529,279 @@ class EventClient:
 
     # -- projections ------------------------------------------------------------
 
-    def save_projection(
-        self, projection: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any]
-    ) -> SaveResult[V]:
+    def project(
+        self,
+        projection_type: str,
+        identifiers: Mapping[str, Any],
+        reducer: Callable[[V, Event[Any]], V] | Pipeline,
+        initial: V | Callable[[], V],
+        *,
+        types: Any = None,
+        version: int = 1,
+    ) -> PlainProjection[V]:
+        """A projection without a class of its own, for small programs.
+
+        Args:
+            projection_type: The name under which it is saved.
+            identifiers: The fields and values that its events carry. The value is its id; several are a
+            tuple.
+            reducer: `(view, event) -> view`, or a pipeline.
+            initial: The view before any event (a dict, an attrs class's or a dataclass's instance), or a
+            function
+                that makes it.
+            types: Which events; by default any that carry the identifiers.
+            version: Raise it when the reducer changes.
+
+        Example:
+            ```python
+            def add(todo, event):
+                return {**todo, "items": [*todo["items"], event.data["text"]]}
+
+            todo = client.project("TODO", {"list_id": "l1"}, add, {"items": []})
+            print(todo.view["items"])
+            ```
+        """
+        made: PlainProjection[V] = _makers["plain"](
+            self, projection_type, identifiers, reducer, initial, types, version
+        )
+        return made
+
+    def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
         return projection.save_projection()
 
-    def get_projection(
-        self, projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]], id: Any
-    ) -> SavedProjection[V] | None:
+    @overload
+    def get_projection(self, projection: str, id: Any) -> SavedProjection[dict[str, Any]] | None: ...
+    @overload
+    def get_projection(self, projection: type[Projection[V]], id: Any) -> SavedProjection[V] | None: ...
+    def get_projection(self, projection: Any, id: Any) -> SavedProjection[Any] | None:
         """The snapshot of a projection, if one of its present version is saved.
 
         Args:
-            projection: The projection's class.
+            projection: The projection's class; or its type's name: then the view is a dict, of any version.
             id: Its id.
         """
-        return self.snapshots.get(
-            projection.projection_type, id_text(id), projection.version, projection.view_class()
-        )
+        return saved_views.get(self.snapshots, self.types, projection, id)
 
+    def delete_projection(self, projection: type[Projection[Any]] | str, id: Any) -> bool:
+        """Remove a snapshot, of whatever version. The events stay, so the view can be folded anew.
+
+        Args:
+            projection: The projection's class, or its type's name.
+            id: Its id.
+
+        Returns:
+            Whether there was one.
+        """
+        return saved_views.delete(self.snapshots, self.types, projection, id)
+
+    @overload
     def query_projections(
         self,
-        projection: type[ProjectionBase[V, Any]] | type[MultiStreamProjectionBase[V, Any]],
+        projection: type[Projection[V]],
+        /,
+        *,
+        where: peewee.Expression | None = ...,
+        order_by: Any = ...,
+        limit: int | None = ...,
+        offset: int | None = ...,
+        version: int | None = ...,
+        data: Mapping[str, Any] | None = ...,
+        **match: Any,
+    ) -> list[SavedProjection[V]]: ...
+    @overload
+    def query_projections(
+        self,
+        projection: str,
+        /,
+        *,
+        where: peewee.Expression | None = ...,
+        order_by: Any = ...,
+        limit: int | None = ...,
+        offset: int | None = ...,
+        version: int | None = ...,
+        data: Mapping[str, Any] | None = ...,
+        **match: Any,
+    ) -> list[SavedProjection[dict[str, Any]]]: ...
+    @overload
+    def query_projections(
+        self,
+        projection: Sequence[type[Projection[Any]] | str],
+        /,
+        *,
+        where: peewee.Expression | None = ...,
+        order_by: Any = ...,
+        limit: int | None = ...,
+        offset: int | None = ...,
+        version: int | None = ...,
+        data: Mapping[str, Any] | None = ...,
+        **match: Any,
+    ) -> list[SavedProjection[Any]]: ...
+    def query_projections(
+        self,
+        projection: Any,
         /,
         *,
         where: peewee.Expression | None = None,
         order_by: Any = None,
         limit: int | None = None,
         offset: int | None = None,
+        version: int | None = None,
         data: Mapping[str, Any] | None = None,
         **match: Any,
-    ) -> list[SavedProjection[V]]:
-        """Saved projections of one class whose views have these values.
+    ) -> list[SavedProjection[Any]]:
+        """Saved projections whose views have these values.
 
         Args:
-            projection: The projection's class; its type and version are matched.
-            where: A Peewee expression on the projections model, for more.
-            order_by: A column or expression of the projections model, or a list of them; by default the id.
+            projection: The projection's class; its type and version are matched. Or its type's name: then
+            views
+                are dicts, of any version. Or a list of these.
+            where: A Peewee expression, made with `view_fields` or with the projections model, for more.
+            order_by: A field of the view or a column of the table, `"-total"` for the greatest first, a
+            Peewee
+                expression, or a list of these. The id comes last, so that pages are stable; views without the
+                field come at the end.
             limit: At most so many.
             offset: Leave out so many first.
+            version: With names alone: only this version.
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly.
+            Numbers,
+                Decimals, dates, times and booleans are compared as what they are.
+
+        Raises:
+            ConfigurationError: A field that the view does not have, or a value that its field cannot have; or
+                snapshots of this class that were saved before its view had this shape.
 
         Example:
             ```python
-            client.query_projections(CartProjection, user_id="u1", is_checked_out=False, limit=10)
+            cart = client.view_fields(CartProjection)
+            large = client.query_projections(
+                CartProjection, user_id="u1", where=cart.total >= 10_000, order_by=["-total", "id"], limit=10
+            )
             ```
         """
-        wanted = {**(data or {}), **match}
-        kind, version, view_class = projection.projection_type, projection.version, projection.view_class()
-        return self.snapshots.query(kind, version, view_class, wanted, where, order_by, limit, offset)
+        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
+        question = Question(
+            self.projections, kinds, {**(data or {}), **match}, where, order_by, limit, offset
+        )
+        return saved_views.query(self.snapshots, question)
+
+    def count_projections(
+        self,
+        projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str],
+        /,
+        *,
+        where: peewee.Expression | None = None,
+        version: int | None = None,
+        data: Mapping[str, Any] | None = None,
+        **match: Any,
+    ) -> int:
+        """How many saved projections have these values; arguments as for `query_projections`."""
+        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
+        return saved_views.count(
+            self.snapshots, Question(self.projections, kinds, {**(data or {}), **match}, where)
+        )
+
+    def view_fields(
+        self, projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str]
+    ) -> ViewFields:
+        """The fields of saved views as Peewee expressions, for `where=` and `order_by=`.
+
+        Args:
+            projection: As for `query_projections`.
+
+        Example:
+            ```python
+            cart = client.view_fields(CartProjection)
+            busy = client.query_projections(CartProjection, where=(cart.total > 100) &
+            cart.user_id.in_(["u1", "u2"]))
+            ```
+        """
+        return ViewFields(self.projections, saved_views.several_asked(self.snapshots, self.types, projection))
+
+    def get_projection_ids(
+        self,
+        projection: type[Projection[Any]] | str,
+        /,
+        *,
+        data: Mapping[str, Any] | None = None,
+        **match: Any,
+    ) -> list[Any]:
+        """The ids of all saved projections of a type, of whatever version, in order.
+
+        Args:
+            projection: The projection's class, or its type's name.
+            data: As for `query_projections`.
+            **match: As for `query_projections`.
+        """
+        asked = saved_views.asked_of(self.snapshots, self.types, projection)
+        question = Question(self.projections, [attrs.evolve(asked, version=None)], {**(data or {}), **match})
+        return saved_views.ids(self.snapshots, question)
+
+    def refresh_projections(
+        self,
+        projection: type[Projection[Any]],
+        /,
+        *,
+        ids: Iterable[Any] | None = None,
+        anew: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> dict[str, int]:
+        """Fold saved projections on to the present, and save them; those of an older version are folded anew.
+
+        Each is saved by itself, so this may be stopped and called again.
+
+        Args:
+            projection: The projection's class.
+            ids: Which; by default all that are saved, of whatever version. Ids of which none is saved are
+                created.
+            anew: Fold from the start, not from the snapshots, as after a redaction.
+            progress: Called after each with how many are done, and how many there are.
+
+        Returns:
+            How many were "created", "updated" and "skipped".
+
+        Example:
+            ```python
+            client.refresh_projections(CartProjection, progress=lambda done, of: print(done, "of", of))
+            ```
+        """
+        wanted = self.get_projection_ids(projection) if ids is None else list(ids)
+        done = {"created": 0, "updated": 0, "skipped": 0}
+        make: Any = projection
+        for number, id in enumerate(wanted, 1):
+            done[make(id, self, load_existing_projection=not anew).save_projection().status] += 1
+            if progress is not None:
+                progress(number, len(wanted))
+        return done
 
     def save_snapshot(
         self,
-        projection: type[Any],
-        id: str,
+        projection: Projection[V],
         view: V,
         latest_event_id: int,
         events: Sequence[Event[Any]] = (),
         base_saved_at: datetime | None = None,
-    ) -> SaveResult[V]:
+        *,
+        noted: Noted[Any] | None = None,
+        anew: bool = False,
+    ) -> SaveResult[V] | None:
         """Save a view that is folded from exactly the final events up to an id; `save_projection` does
         that."""
-        kind, version = projection.projection_type, projection.version
-        data = self.serializer.encode(view, projection.__name__)
-        snapshot = Snapshot(kind, id, data, view, latest_event_id, version, events, base_saved_at)
+        key = projection.snapshot_key()
+        data = self.serializer.encode(view, f"the view of {key.type} {key.id!r}")
+        snapshot = Snapshot(key.type, key.id, data, view, latest_event_id, key.version, events, base_saved_at)
         if self.plugins.implemented:
-            return self.snapshots.save_with_hooks(self.plugins, snapshot, projection.view_class())
-        return self.snapshots.save(snapshot, cast("type[V]", projection.view_class()))
+            return self.snapshots.save_with_hooks(self.plugins, snapshot, key, noted, anew=anew)
+        return self.snapshots.save(snapshot, key, noted, anew=anew)
 
     # -- deciding ------------------------------------------------------------
 
     @overload
     def decide(
         self,
-        projections: ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
+        projections: Projection[V],
         decider: Callable[[V], T | None],
         *,
         retries: int = ...,
@@ -595,8 +812,8 @@ class EventClient:
     def decide(
         self,
         projections: tuple[
-            ProjectionBase[V, Any] | MultiStreamProjectionBase[V, Any],
-            ProjectionBase[W, Any] | MultiStreamProjectionBase[W, Any],
+            Projection[V],
+            Projection[W],
         ],
         decider: Callable[[V, W], T | None],
         *,
@@ -607,7 +824,7 @@ class EventClient:
     @overload
     def decide(
         self,
-        projections: Sequence[ProjectionBase[Any, Any] | MultiStreamProjectionBase[Any, Any]],
+        projections: Sequence[Projection[Any]],
         decider: Callable[..., Any],
         *,
         retries: int = ...,
@@ -632,11 +849,14 @@ class EventClient:
 
         Args:
             projections: A projection, or several that the decision rests on.
-            decider: Called with the view (or views, in order); returns an event, a sequence of events, or
-                None for nothing. It may be called several times, so it should do nothing but decide.
+            decider: Called with the view (or views, in order); returns an event, a list of events, or None
+                for nothing, or yields events. It may be called several times, so it should do nothing but
+                decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
-            idempotency_key: As for `save_events`.
+            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
+                the decider is not asked. A command that decided nothing has left no trace, so its
+                repetition is decided anew.
 
         Returns:
             The saved events.
@@ -645,14 +865,14 @@ class EventClient:
             ConcurrencyError: The last try met a conflict, too.
             RetryableError: The last try met a deadlock or a lock timeout.
             StagedEventsError: A projection has staged events, or an `as_of`.
+            ConfigurationError: Something else than projections, or an async decider.
 
         Example:
             ```python
             client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
             ```
         """
-        several: Any = projections if isinstance(projections, (list, tuple)) else (projections,)  # pyright: ignore[reportUnknownVariableType]
-        return Decision(self, several, decider, retries, metadata, idempotency_key).run()
+        return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
 
 
 def create_event_client(

@@ -2,113 +2,303 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
+from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
-from pgevents.saving import SaveOptions
+from pgevents.saving import SaveOptions, Saver
+from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
+from pgevents.store.ordering import Position
+from pgevents.store.session import Session
 from pgevents.streams import Stream
 
-if TYPE_CHECKING:
-    from pgevents.client import EventClient
+__all__ = ["Decider", "PlainProjection", "Projection"]
 
-__all__ = ["Decision"]
+V_co = TypeVar("V_co", covariant=True)
 
 OPTIMISTIC_TRIES = 2
 HOT_SECONDS = 1.0
 """For how long after its optimistic tries were in vain a client locks the same streams at the first try."""
 HOT_LIMIT = 1_000
 """How many hot streams a client remembers."""
+PLUGIN_TRIES = 100
+"""How many more tries plugins may ask for once `retries` are used up."""
+
+ASYNC = "async, and nobody would await it: decide calls a plain function"
 
 
-@attrs.frozen
-class Decision:
-    """One call of `EventClient.decide`."""
+class Projection(Protocol[V_co]):
+    """What a client needs of a projection, so that it stands below the module of projections."""
 
-    client: EventClient
-    projections: Sequence[Any]
-    decider: Callable[..., Any]
-    retries: int
-    metadata: Mapping[str, Any] | None
-    key: str | None
+    @property
+    def view(self) -> V_co:
+        """The view."""
+        ...
 
-    def run(self) -> list[Event[Any]]:
+    @property
+    def position(self) -> Position:
+        """Where in the log it was read."""
+        ...
+
+    @property
+    def has_staged_events(self) -> bool:
+        """Whether it holds events that are not saved."""
+        ...
+
+    @classmethod
+    def view_class(cls) -> type[Any]:
+        """The view's class."""
+        ...
+
+    def get_streams(self) -> Sequence[Stream[Any]]:
+        """What it is folded from."""
+        ...
+
+    def refresh(self) -> Any:
+        """Forget what was read."""
+        ...
+
+    def load(self, lock: Sequence[Stream[Any]] = ..., *, is_undisturbed: bool = ...) -> Any:
+        """Read, with some streams locked before if any are given."""
+        ...
+
+    def snapshot_key(self) -> SnapshotKey:
+        """Where its snapshot stands."""
+        ...
+
+    def save_projection(self) -> SaveResult[V_co]:
+        """Save a snapshot."""
+        ...
+
+
+class PlainProjection(Projection[V_co], Protocol[V_co]):
+    """A projection without a class of its own; it can do what every projection can."""
+
+    @property
+    def projection_events(self) -> list[Event[Any]]:
+        """The events folded on top of the snapshot."""
+        ...
+
+    @property
+    def saved_projection(self) -> SavedProjection[V_co] | None:
+        """The snapshot that the view starts from, or None."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """The view as a JSON-ready dict."""
+        ...
+
+    def apply(self, *events: Any) -> Any:
+        """Stage events."""
+        ...
+
+    def delete_projection(self) -> bool:
+        """Remove the snapshot; whether there was one."""
+        ...
+
+
+@attrs.define
+class Decider:
+    """Decides for one client; see `EventClient.decide`.
+
+    Attributes:
+        session: The database.
+        saver: Saves what was decided, and finds what a key saved before.
+        hooks: The client's plugins.
+        check_installed: Raises if tables or functions are missing.
+        hot: Streams that are locked at the first try, and until when by `time.monotonic()`.
+    """
+
+    session: Session
+    saver: Saver
+    hooks: HookCalls
+    check_installed: Callable[[], None]
+    hot: dict[tuple[Stream[Any], ...], float] = attrs.field(init=False, factory=dict[Any, float])
+
+    def decide(
+        self,
+        projections: Any,
+        decider: Callable[..., Any],
+        retries: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> list[Event[Any]]:
         """Try until it holds; the last conflict is raised."""
-        if not self.projections:
-            raise ConfigurationError("decide needs at least one projection to decide on")
-        if self.retries < 0:
-            raise ConfigurationError(f"retries is 0 or more, not {self.retries}")
-        for projection in self.projections:
-            if projection.has_staged_events or projection.as_of is not None:
-                raise StagedEventsError(
-                    f"decide needs the saved present; {projection!r} has staged events or an as_of"
-                )
-        kinds = ", ".join(dict.fromkeys(projection.projection_type for projection in self.projections))
-        with self.client.plugins.observed(Operation("decide", projection=kinds)) as operation:
-            saved = self._run(operation)
+        chosen = _projections_of(projections)
+        _check_decider(decider)
+        if type(retries) is not int or retries < 0:
+            raise ConfigurationError(f"retries is a whole number, 0 or more, not {retries!r}")
+        options = SaveOptions(metadata, key, key_names_command=True)
+        if key is not None:
+            self.check_installed()
+            earlier = self.saver.reader.by_key(key)
+            if earlier:
+                return earlier
+        types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
+        decision = _Decision(self, chosen, decider, options)
+        with self.hooks.observed(Operation("decide", projection=types)) as operation:
+            saved = self._run(decision, retries, operation)
             operation.events = len(saved)
         return saved
 
-    def _run(self, operation: Operation) -> list[Event[Any]]:
-        client = self.client
-        if client.session.in_transaction():
-            return self._try_locked(1, is_ours=False)
-        attempt, last = 0, self.retries + 1
-        optimistic = (
-            0 if client.hot and client.hot.get(self._streams(), 0.0) > time.monotonic() else OPTIMISTIC_TRIES
-        )
+    def _run(self, decision: _Decision, retries: int, operation: Operation) -> list[Event[Any]]:
+        # nothing is tried again: a deadlock has ended the whole transaction
+        if self.session.in_transaction():
+            return decision.try_locked(1, is_ours=False)
+        streams = decision.streams
+        optimistic = 0 if self.hot.get(streams, 0.0) > time.monotonic() else OPTIMISTIC_TRIES
+        attempt, last, asked = 0, retries + 1, 0
         while True:
             attempt += 1
             operation.attempt = attempt
             try:
                 if attempt <= optimistic:
-                    return self._try(attempt)
-                with client.session.atomic():
-                    return self._try_locked(attempt, is_ours=True)
+                    return decision.try_optimistic(attempt)
+                with self.session.atomic():
+                    return decision.try_locked(attempt, is_ours=True)
             except RetryableError as error:
                 if attempt == optimistic:
-                    if len(client.hot) >= HOT_LIMIT:
-                        client.hot.clear()
-                    client.hot[self._streams()] = time.monotonic() + HOT_SECONDS
+                    self._note_hot(streams)
                 delay = error.retry_after if isinstance(error, ConcurrencyError) else None
                 if attempt >= last:
                     if delay is None:
                         raise
-                    last += 1
-                time.sleep(random.uniform(0, 0.005 * attempt) if delay is None else delay)
+                    if asked >= PLUGIN_TRIES:
+                        raise self._given_up(error, attempt) from error
+                    last, asked = last + 1, asked + 1
+                time.sleep(random.uniform(0, 0.005 * min(attempt, 20)) if delay is None else delay)
 
-    def _streams(self) -> tuple[Stream[Any], ...]:
-        return tuple([one for projection in self.projections for one in projection.get_streams()])
+    def _note_hot(self, streams: tuple[Stream[Any], ...]) -> None:
+        if len(self.hot) >= HOT_LIMIT:
+            self.hot.clear()
+        self.hot[streams] = time.monotonic() + HOT_SECONDS
 
-    def _try(self, attempt: int) -> list[Event[Any]]:
-        decided = self.decider(*[projection.refresh().view for projection in self.projections])
-        positions = [projection.position for projection in self.projections]
-        return self._save(decided, attempt, positions)
+    def _given_up(self, error: RetryableError, attempts: int) -> ConcurrencyError:
+        conflict = cast(ConcurrencyError, error)
+        names = self.hooks.plugins_of("pgevents_validation_conflict")
+        return ConcurrencyError(
+            f"{conflict}; given up after {attempts} tries, of which pgevents_validation_conflict of "
+            f"{names} asked "
+            f"for {PLUGIN_TRIES}: does the decider save to the streams that it decides on?",
+            conflicting_ids=conflict.conflicting_ids,
+            expected=conflict.expected,
+            attempts=attempts,
+            retry_after=conflict.retry_after,
+        )
 
-    def _try_locked(self, attempt: int, *, is_ours: bool) -> list[Event[Any]]:
+
+@attrs.frozen
+class _Decision:
+    """One call of `decide`."""
+
+    owner: Decider
+    projections: Sequence[Projection[Any]]
+    decider: Callable[..., Any]
+    options: SaveOptions
+
+    @property
+    def streams(self) -> tuple[Stream[Any], ...]:
+        return tuple([stream for projection in self.projections for stream in projection.get_streams()])
+
+    def try_optimistic(self, attempt: int) -> list[Event[Any]]:
+        """Read without locks: what comes in between is a conflict."""
+        for projection in self.projections:
+            projection.refresh()
+        return self._save(attempt)
+
+    def try_locked(self, attempt: int, *, is_ours: bool) -> list[Event[Any]]:
         """Nothing can come between, for the locks stand until the commit; what is checked all the same is
         that they are still the right ones, should the data indexes be changed meanwhile."""
-        client = self.client
-        client.check_installed()
+        self.owner.check_installed()
         first, *others = self.projections
-        first.refresh().load(lock=self._streams(), is_undisturbed=is_ours)
+        first.refresh()
+        first.load(lock=self.streams, is_undisturbed=is_ours)
         for projection in others:
-            projection.refresh().load(is_undisturbed=is_ours)
-        decided = self.decider(*[projection.view for projection in self.projections])
-        return self._save(decided, attempt, [projection.position for projection in self.projections])
+            projection.refresh()
+            projection.load(is_undisturbed=is_ours)
+        return self._save(attempt)
 
-    def _save(self, decided: Any, attempt: int, positions: Any) -> list[Event[Any]]:
-        if decided is None:
+    def _save(self, attempt: int) -> list[Event[Any]]:
+        decided = _events_of(self.decider(*[projection.view for projection in self.projections]))
+        if not decided:
             return []
-        several = cast("Sequence[Any]", decided if isinstance(decided, (list, tuple)) else [decided])
-        options = SaveOptions(self.metadata, self.key, None, positions, positions, attempt)
-        saved = self.client.saver.save(several, options)
+        positions = [projection.position for projection in self.projections]
+        options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
+        saved = self.owner.saver.save(decided, options)
         for projection in self.projections:
             projection.refresh()
         return saved
+
+
+def _projections_of(given: Any) -> Sequence[Projection[Any]]:
+    """The projections that a decision rests on.
+
+    Raises:
+        ConfigurationError: None, or something else in their place.
+        StagedEventsError: One with staged events, or an `as_of`.
+    """
+    is_several = isinstance(given, (list, tuple))
+    projections: tuple[Any, ...] = tuple(cast("Sequence[Any]", given)) if is_several else (given,)
+    if not projections:
+        raise ConfigurationError("decide needs at least one projection to decide on")
+    for projection in projections:
+        if isinstance(projection, type):
+            name = projection.__name__
+            raise ConfigurationError(f"{name} is a class; decide on an instance of it: {name}(id, client)")
+        if not hasattr(projection, "get_streams"):
+            hint = (
+                "first the projection, then the decider" if callable(projection) else "in the decider's order"
+            )
+            raise ConfigurationError(
+                f"decide takes a projection, or a list or tuple of them, and a decider, not "
+                f"{projection!r} ({hint})"
+            )
+        if projection.has_staged_events or projection.as_of is not None:
+            raise StagedEventsError(
+                f"decide needs the saved present; {projection!r} has staged events or an as_of"
+            )
+    return projections
+
+
+def _check_decider(decider: object) -> None:
+    if not callable(decider):
+        raise ConfigurationError(
+            f"a decider is a function from the view (or views) to what is to be saved, not {decider!r}"
+        )
+    if inspect.iscoroutinefunction(decider) or inspect.isasyncgenfunction(decider):
+        raise ConfigurationError(f"the decider {decider!r} is {ASYNC}")
+
+
+def _events_of(decided: Any) -> Sequence[Any]:
+    """What a decider returned, or yields, as a sequence of events.
+
+    Raises:
+        ConfigurationError: A coroutine, a set, or something else that is not an event, several or None.
+    """
+    if decided is None:
+        return ()
+    if isinstance(decided, (Awaitable, AsyncIterator)):
+        close: Any = getattr(cast(object, decided), "close", None)
+        if close is not None:
+            close()  # else Python warns that it was never awaited
+        raise ConfigurationError(
+            "the decider is async, and nobody would await it: decide calls a plain function"
+        )
+    if isinstance(decided, (set, frozenset)):
+        raise ConfigurationError("the decider returned a set, which has no order: return a list")
+    if isinstance(decided, (list, tuple, Iterator)):
+        events = list(cast("Sequence[Any]", decided))
+        if any(event is None for event in events):
+            raise ConfigurationError(
+                "the decider returned a list with None in it: leave out what is not to be saved"
+            )
+        return events
+    return [decided]

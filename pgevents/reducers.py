@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import groupby, islice
 from typing import Any, TypeVar, cast
@@ -11,6 +11,7 @@ import attrs
 
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
+from pgevents.views import changed, field_types, nearest, value_of
 
 __all__ = ["Pipeline", "derive", "pipeline"]
 
@@ -43,6 +44,9 @@ class Pipeline:
     Attributes:
         stages: What every event passes, in order.
         derived: What is computed once, from the finished view.
+
+    Raises:
+        ConfigurationError: A field that is both folded and derived: from a snapshot it would count twice.
     """
 
     stages: tuple[_Fields | _Whole, ...] = ()
@@ -52,6 +56,42 @@ class Pipeline:
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_merged", _merge(self.stages))
+        both = sorted(self.folded_fields & self.derived_fields)
+        if both:
+            raise ConfigurationError(
+                f"{both[0]!r} is both folded and derived: the derivation would replace what was folded, "
+                f"and a "
+                "snapshot would fold on from it; fold into a field of its own, and derive another from it"
+            )
+
+    @property
+    def folded_fields(self) -> frozenset[str]:
+        """The fields that have reducers of their own."""
+        stages = [stage for stage in self.stages if isinstance(stage, _Fields)]
+        return frozenset(name for stage in stages for name, _ in stage.reducers)
+
+    @property
+    def derived_fields(self) -> frozenset[str]:
+        """The fields that are derived."""
+        return frozenset(name for name, _ in self.derived)
+
+    @property
+    def folds_the_whole_view(self) -> bool:
+        """Whether a reducer gets and gives the whole view."""
+        return any(isinstance(stage, _Whole) for stage in self.stages)
+
+    @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """All functions in order, each with the field that it is for; "" for the whole view."""
+        found: list[tuple[str, Callable[..., Any]]] = []
+        for stage in self.stages:
+            found += stage.reducers if isinstance(stage, _Fields) else [("", stage.reducer)]
+        return found + [(f"derived {name}", function) for name, function in self.derived]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it leaves every view as it is."""
+        return not self.stages and not self.derived
 
     def __or__(self, other: Pipeline | Reducer) -> Pipeline:
         if isinstance(other, Pipeline):
@@ -63,13 +103,16 @@ class Pipeline:
 
         Args:
             events: In the order of the log.
-            view: An attrs instance to start from; it is not changed.
+            view: The view to start from (of an attrs class or a dataclass, or a dict); reducers that return
+                new values leave it as it is. One that was folded before goes through `reopened` first.
 
         Returns:
             The view after all events, derived fields included.
 
         Raises:
-            ConfigurationError: The view has no such field, or is no attrs class.
+            ConfigurationError: The view has no such field, or is neither attrs class, dataclass nor dict; or
+            a
+                reducer of the whole view changes a field that is derived.
 
         Example:
             ```python
@@ -83,38 +126,56 @@ class Pipeline:
             view = pipeline(n=lambda n, event: n + 1).fold(client.get_event_stream(), Count())
             ```
         """
-        if view.__class__ not in self._fitting:
-            self._check(view)
+        if isinstance(view, dict):
+            self._check_names(cast("dict[str, Any]", view), "the initial view, a dict,")
+        elif view.__class__ not in self._fitting:
+            self._check_names(field_types(type(view)) or {}, type(view).__qualname__)
             self._fitting.add(view.__class__)
         stages = self._merged
+        before = {name: value_of(view, name) for name, _ in self.derived} if self.folds_the_whole_view else {}
+        folded = cast(Any, view)
         if len(stages) == 1 and isinstance(stages[0], _Fields):
             folded = _fold_fields(stages[0].reducers, events, view)
         elif stages:
-            folded = view
             for event in events:
                 for stage in stages:
                     if isinstance(stage, _Whole):
                         folded = stage.reducer(folded, event)
                     else:
                         folded = _fold_fields(stage.reducers, (event,), folded)
-        else:
-            folded = view
+        if before:
+            _check_derived(before, folded)
         for name, derivation in self.derived:
-            folded = attrs.evolve(cast(Any, folded), **{name: derivation(folded)})
+            folded = changed(folded, {name: derivation(folded)})
         return cast(V, folded)
 
-    def _check(self, view: object) -> None:
-        if not attrs.has(type(view)):
-            raise ConfigurationError(
-                f"a pipeline folds into an attrs class, not into {type(view).__qualname__}"
-            )
-        fields = {field.name for field in attrs.fields(cast(Any, type(view)))}
-        named = [name for stage in self.stages if isinstance(stage, _Fields) for name, _ in stage.reducers]
-        for name in [*named, *(name for name, _ in self.derived)]:
+    def reopened(self, view: V, initial: V) -> V:
+        """A finished view, ready to be folded on: its derived fields are as before any event.
+
+        Args:
+            view: A view that this pipeline has folded.
+            initial: The view before any event.
+        """
+        if not self.derived:
+            return view
+        return changed(view, {name: value_of(initial, name) for name, _ in self.derived})
+
+    def _check_names(self, fields: Collection[str], what: str) -> None:
+        for name in [*sorted(self.folded_fields), *(name for name, _ in self.derived)]:
             if name not in fields:
                 raise ConfigurationError(
-                    f"{type(view).__qualname__} has no field {name!r} to fold into; it has {sorted(fields)}"
+                    f"{what} has no field {name!r} to fold into; {nearest(name, list(fields))}"
                 )
+
+
+def _check_derived(values: Mapping[str, Any], folded: Any) -> None:
+    for name, before in values.items():
+        after = value_of(folded, name)
+        if before is not after and before != after:
+            raise ConfigurationError(
+                f"{name!r} is derived, and a reducer of the whole view has changed it from {before!r} to "
+                f"{after!r}: the derivation would replace that, and a snapshot would not know it"
+            )
 
 
 def _merge(stages: Iterable[_Fields | _Whole]) -> tuple[_Fields | _Whole, ...]:
@@ -140,12 +201,12 @@ def _in_order(reducers: Sequence[Reducer]) -> Reducer:
 
 def _fold_fields(reducers: Sequence[tuple[str, Reducer]], events: Iterable[Event[Any]], view: Any) -> Any:
     """One pass in chunks: within a chunk each field is folded by itself, in C but for its reducer."""
-    state = {name: getattr(view, name) for name, _ in reducers}
+    state = {name: value_of(view, name) for name, _ in reducers}
     rest = iter(events)
     while chunk := list(islice(rest, CHUNK)):
         for name, reducer in reducers:
             state[name] = reduce(reducer, chunk, state[name])
-    return attrs.evolve(view, **state)
+    return changed(view, state)
 
 
 def pipeline(*whole: Reducer, **fields: Reducer | Sequence[Reducer]) -> Pipeline:

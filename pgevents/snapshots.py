@@ -1,40 +1,61 @@
-"""Snapshots in the projections table: saved if newer, read back as views, queried by their fields."""
+"""Snapshots in the projections table: proven, saved if newer, read back as views."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from enum import Enum
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import attrs
-import peewee
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
+from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
+from pgevents.events import EventTypes
 from pgevents.hooks.details import Operation, Snapshot
 from pgevents.hooks.registry import Plugins
+from pgevents.ids import id_of
+from pgevents.projection_classes import fold_alike
 from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
-from pgevents.streams import check_field_name, identifier_text
+from pgevents.views import first_difference, is_dict_class, jsonb_text
 
-__all__ = ["SaveResult", "SavedProjection", "Snapshots"]
+__all__ = ["Noted", "SaveResult", "SavedProjection", "SnapshotKey", "Snapshots"]
 
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
-COLUMNS = "type, id, data::text AS data, latest_event_id, version, created_at, updated_at"
+COLUMNS = "type, id, coalesce(exact, data::text) AS data, latest_event_id, version, created_at, updated_at"
 
-# A newer version replaces any older one; of the same version only the later fold wins.
+# A newer version replaces any older one; of the same version and shape only the later fold wins, or, of one
+# that was folded anew from the start, other data. Nothing is written if the log was changed under maintenance
+# since the fold began, or if the snapshot that it began with was removed: what was erased must not come back.
 SAVE_SQL = """\
-INSERT INTO {table} AS stands (type, id, data, latest_event_id, version)
-VALUES (%s, %s, %s, %s, %s)
-ON CONFLICT (type, id) DO UPDATE SET data = excluded.data, latest_event_id = excluded.latest_event_id,
-    version = excluded.version, updated_at = clock_timestamp()
-WHERE excluded.version > stands.version
-    OR excluded.version = stands.version AND excluded.latest_event_id > stands.latest_event_id
+WITH base AS (SELECT FROM {table} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s FOR UPDATE)
+INSERT INTO {table} AS stands (type, id, data, exact, latest_event_id, version, shape)
+SELECT %(type)s, %(id)s, %(data)s::jsonb, %(exact)s, %(latest)s, %(version)s, %(shape)s
+WHERE {hold_redactions}() = coalesce(%(noted)s, {redactions}()) AND (NOT %(has_base)s OR EXISTS (SELECT FROM
+base))
+ON CONFLICT (type, id) DO UPDATE SET data = excluded.data, exact = excluded.exact,
+    latest_event_id = excluded.latest_event_id, version = excluded.version, shape = excluded.shape,
+    updated_at = clock_timestamp()
+WHERE excluded.version > stands.version OR excluded.version = stands.version AND (
+    excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
+    OR %(anew)s AND excluded.latest_event_id = stands.latest_event_id AND excluded.data <> stands.data
+)
 RETURNING {columns}, xmax = 0
 """
+STANDS_SQL = """\
+SELECT {columns}, shape FROM {table}
+WHERE type = %s AND id = %s AND {redactions}() = coalesce(%s, {redactions}())
+"""
+# Both as the same statement sees them: a snapshot that is read here was not removed by a redaction before.
+NOTE_SQL = """\
+SELECT {redactions}(), s.* FROM (VALUES (1)) AS always
+LEFT JOIN (SELECT {columns} FROM {table} WHERE type = %s AND id = %s AND version = %s AND shape = %s) AS s ON
+true
+"""
+GET_SQL = "SELECT {columns} FROM {table} WHERE type = %s AND id = %s AND (%s::int IS NULL OR version = %s)"
+DELETE_SQL = "DELETE FROM {table} WHERE type = %s AND id = %s"
 
 
 @attrs.frozen
@@ -43,7 +64,8 @@ class SavedProjection(Generic[V_co]):
 
     Attributes:
         type: The projection's type.
-        id: The projection's id, as text.
+        id: The projection's id: as its class says by its third type argument or an annotation, a tuple if it
+            was one, else as text.
         data: The view.
         latest_event_id: Id of the last event that is folded into it.
         version: The version of the projection that folded it.
@@ -52,7 +74,7 @@ class SavedProjection(Generic[V_co]):
     """
 
     type: str
-    id: str
+    id: Any
     data: V_co
     latest_event_id: int
     version: int
@@ -75,137 +97,238 @@ class SaveResult(Generic[V_co]):
 
 
 @attrs.frozen
+class SnapshotKey:
+    """Where a projection's snapshot stands, and what it is read back as.
+
+    Attributes:
+        type: The projection's type.
+        id: Its id, as text.
+        version: Its version.
+        shape: The shape of its view; None: of none, so nothing is found.
+        view_class: The view's class.
+        id_class: The id's type, or Any.
+    """
+
+    type: str
+    id: str
+    version: int
+    shape: str | None
+    view_class: Any
+    id_class: Any = Any
+
+
+@attrs.frozen
+class Noted(Generic[V_co]):
+    """What stood when a fold began.
+
+    Attributes:
+        redactions: How often the log had been changed under maintenance.
+        row: The snapshot to fold on from, as it is stored; None if there is none.
+        saved: The same as a saved projection.
+    """
+
+    redactions: str
+    row: tuple[Any, ...] | None
+    saved: SavedProjection[V_co] | None
+
+
+@attrs.frozen
 class Snapshots:
-    """Reads and writes one projections table."""
+    """Reads and writes one projections table.
+
+    Attributes:
+        session: Runs SQL.
+        model: The projections table's model.
+        serializer: Makes JSON of views, and the reverse.
+        events: The events table that the views are folded from.
+        uniform: Kinds of which it is known that all their snapshots have the present shape.
+    """
 
     session: Session
     model: type[ProjectionsModel]
     serializer: Serializer
+    events: TableSpec
+    uniform: list[Any] = attrs.field(factory=list[Any])
+    _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
 
-    @property
-    def _spec(self) -> TableSpec:
-        return self.model.pgevents_spec
+    def sql(self, template: str) -> str:
+        """A statement with the names of tables and functions filled in."""
+        return template.format(
+            table=self.model.pgevents_spec.qualified(),
+            columns=COLUMNS,
+            redactions=self.events.qualified("_redactions"),
+            hold_redactions=self.events.qualified("_hold_redactions"),
+        )
 
-    def decode(self, row: Sequence[Any], view_class: type[V]) -> SavedProjection[V]:
+    def claim(self, cls: Any, types: EventTypes) -> bool:
+        """Note which class's snapshots a type and version are.
+
+        A class of the same name that is defined again takes over, and so does one that folds alike.
+
+        Returns:
+            Whether it is seen for the first time since the client's types changed, and is to be looked at.
+
+        Raises:
+            ConfigurationError: Another class has them: each would fold on from the other's snapshots.
+        """
+        key = (cls.projection_type, cls.version)
+        claimed = self._claims.get(key)
+        if claimed is not None and claimed == (cls, types, types.revision):
+            return False
+        if claimed is not None and claimed[0] is not cls and not fold_alike(claimed[0], cls):
+            raise ConfigurationError(
+                f"two classes are saved as {cls.projection_type!r}, version {cls.version}: {claimed[0]!r} "
+                f"and "
+                f"{cls!r}; each would fold on from the other's snapshots. Give one another "
+                f"projection_type, or "
+                "raise the version"
+            )
+        self._claims[key] = (cls, types, types.revision)
+        return True
+
+    # -- reading ------------------------------------------------------------
+
+    def decode(self, row: Sequence[Any], view_class: Any, id_class: Any = Any) -> SavedProjection[Any]:
         """A row of `COLUMNS` as a saved projection."""
         kind, id_text, data, latest, version, created_at, updated_at = row[:7]
-        view = self.serializer.decode_text(data, view_class, kind)
-        return SavedProjection(kind, id_text, view, latest, version, created_at, updated_at)
+        view = self.view_of(data, view_class, kind)
+        return SavedProjection(kind, id_of(id_text, id_class), view, latest, version, created_at, updated_at)
 
-    def save(self, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
-        """Save a snapshot unless an equal or newer one stands."""
-        sql = SAVE_SQL.format(table=self._spec.qualified(), columns=COLUMNS)
-        data = dump_json(snapshot.data, f"the view of {snapshot.type} {snapshot.id!r}")
-        self.serializer.check(load_json(data), view_class, snapshot.type)  # else every later view would break
-        values = [snapshot.type, snapshot.id, data, snapshot.latest_event_id, snapshot.version]
-        row = self.session.execute(sql, values).fetchone()
+    def view_of(self, text: str, view_class: Any, kind: str) -> Any:
+        """A view from stored JSON text."""
+        if is_dict_class(view_class):
+            return load_json(text)
+        return self.serializer.decode_text(text, view_class, kind)
+
+    def note(self, key: SnapshotKey) -> Noted[Any]:
+        """What a fold begins with: the snapshot, and the count of redactions to check when it is saved."""
+        values = [key.type, key.id, key.version, key.shape]
+        redactions, *row = self.session.execute(self.sql(NOTE_SQL), values).fetchone()
+        if row[0] is None:
+            return Noted(redactions, None, None)
+        return Noted(redactions, tuple(row), self.decode(row, key.view_class, key.id_class))
+
+    def get(
+        self, kind: str, id_text: str, version: int | None, view_class: Any, id_class: Any = Any
+    ) -> SavedProjection[Any] | None:
+        """The snapshot of this version (None: of any), or None."""
+        row = self.session.execute(self.sql(GET_SQL), [kind, id_text, version, version]).fetchone()
+        return None if row is None else self.decode(row, view_class, id_class)
+
+    # -- writing ------------------------------------------------------------
+
+    def delete(self, kind: str, id_text: str) -> bool:
+        """Remove a snapshot, of whatever version; whether there was one."""
+        return bool(self.session.execute(self.sql(DELETE_SQL), [kind, id_text]).rowcount)
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        key: SnapshotKey,
+        noted: Noted[Any] | None = None,
+        *,
+        anew: bool = False,
+        is_changed: bool = False,
+    ) -> SaveResult[Any] | None:
+        """Save a snapshot unless an equal or newer one stands.
+
+        Args:
+            snapshot: The view and its data.
+            key: Where it is saved.
+            noted: What stood when the fold began; None: do not look.
+            anew: Whether it was folded from the start, so that it may replace other data of the same event.
+            is_changed: Whether a plugin has put other data in place of the view's: they are the view from
+            now on.
+
+        Returns:
+            What came of it; None if what was noted stands no more: then it is to be folded anew.
+
+        Raises:
+            EventEncodeError: The view would come back other than it is.
+            RetryableError: The log is being changed under maintenance.
+        """
+        data, exact = self._proven(snapshot, key, is_changed)
+        redactions = None if noted is None else noted.redactions
+        values = {
+            "type": key.type,
+            "id": key.id,
+            "data": data,
+            "exact": exact,
+            "latest": snapshot.latest_event_id,
+            "version": key.version,
+            "shape": key.shape,
+            "noted": redactions,
+            "has_base": noted is not None and noted.row is not None,
+            "anew": anew,
+        }
+        row = self.session.execute(self.sql(SAVE_SQL), values).fetchone()
         if row is not None:
-            return SaveResult("created" if row[7] else "updated", self.decode(row, view_class))
-        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s"
-        row = self.session.execute(sql, values[:2]).fetchone()
-        if row[4] == snapshot.version:
-            return SaveResult("skipped", self.decode(row, view_class))
-        newer: Any = load_json(row[2])  # another version's view, of a shape that this program need not know
-        return SaveResult("skipped", SavedProjection(row[0], row[1], newer, *row[3:7]))
+            return SaveResult(
+                "created" if row[7] else "updated", self.decode(row, key.view_class, key.id_class)
+            )
+        row = self.session.execute(self.sql(STANDS_SQL), [key.type, key.id, redactions]).fetchone()
+        if row is None:
+            return None
+        is_ours = row[4] == key.version and row[7] == key.shape
+        view_class = key.view_class if is_ours else dict  # another version's view, which may be unknown here
+        return SaveResult("skipped", self.decode(row, view_class, key.id_class))
 
-    def save_with_hooks(self, plugins: Plugins, snapshot: Snapshot, view_class: type[V]) -> SaveResult[V]:
+    def save_with_hooks(
+        self,
+        plugins: Plugins,
+        snapshot: Snapshot,
+        key: SnapshotKey,
+        noted: Noted[Any] | None = None,
+        *,
+        anew: bool = False,
+    ) -> SaveResult[Any] | None:
         """The same in one transaction with the hooks before and after it."""
         with (
             plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation,
             self.session.atomic(),
         ):
+            data = snapshot.data
             snapshot = plugins.before_snapshot(snapshot)
-            result = self.save(snapshot, view_class)
-            operation.status = result.status
-            plugins.hook.pgevents_after_snapshot(
-                client=plugins.client, snapshot=snapshot, status=result.status
-            )
+            is_changed = snapshot.data is not data
+            result = self.save(snapshot, key, noted, anew=anew, is_changed=is_changed)
+            if result is not None:
+                operation.status = result.status
+                plugins.hook.pgevents_after_snapshot(
+                    client=plugins.client, snapshot=snapshot, status=result.status
+                )
             self.session.check_alive()
         return result
 
-    def get(self, kind: str, id_text: str, version: int, view_class: type[V]) -> SavedProjection[V] | None:
-        """The snapshot of this version, or None."""
-        sql = f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND id = %s AND version = %s"
-        row = self.session.execute(sql, [kind, id_text, version]).fetchone()
-        return None if row is None else self.decode(row, view_class)
+    def _proven(self, snapshot: Snapshot, key: SnapshotKey, is_changed: bool) -> tuple[str, str | None]:
+        """The data as JSON text, and the same to be kept as it is written if jsonb would give back another
+        view.
 
-    def query(
-        self,
-        kind: str,
-        version: int,
-        view_class: type[V],
-        match: Mapping[str, Any],
-        where: peewee.Expression | None,
-        order_by: Any,
-        limit: int | None,
-        offset: int | None,
-    ) -> list[SavedProjection[V]]:
-        """Snapshots of one type whose views have these values."""
-        texts = {check_field_name(field): _candidates(field, value) for field, value in match.items()}
-        if where is None and order_by is None:  # what Peewee would build, without building it anew each time
-            ends = {" LIMIT %s": limit, " OFFSET %s": offset}
-            sql = (
-                f"SELECT {COLUMNS} FROM {self._spec.qualified()} WHERE type = %s AND version = %s"
-                + "".join([f" AND data->>'{field}' = ANY(%s)" for field in texts])
-                + " ORDER BY id"
-                + "".join([end for end, count in ends.items() if count is not None])
+        The proof is made on the texts that will be read. What comes back from neither as it is would make
+        every
+        later view another than the fold from the start.
+        """
+        what = f"the view of {snapshot.type} {snapshot.id!r}"
+        text = dump_json(snapshot.data, what)
+        plain = load_json(text)
+        of_jsonb = self._read_back(jsonb_text(plain), plain, key)
+        as_written = self._read_back(text, plain, key) if is_changed else snapshot.view
+        if first_difference(as_written, of_jsonb) is None:
+            return text, None
+        found = first_difference(as_written, self._read_back(text, plain, key))
+        if found is not None:
+            path, view, read = found
+            raise EventEncodeError(
+                f"{what}, {path or 'as a whole'}: {view!r} would come back from a snapshot as {read!r}, "
+                f"and later "
+                "views would be others than folded from the start; give the field a type that says what it "
+                "is "
+                "(an attrs class, datetime, tuple[...]), or keep in it what JSON has"
             )
-            params = [
-                kind,
-                version,
-                *texts.values(),
-                *[count for count in ends.values() if count is not None],
-            ]
-        else:
-            sql, params = self._built(kind, version, texts, where, order_by, limit, offset)
-        return [self.decode(row, view_class) for row in self.session.execute(sql, params).fetchall()]
+        return text, text
 
-    def _built(
-        self,
-        kind: str,
-        version: int,
-        texts: Mapping[str, list[str]],
-        where: peewee.Expression | None,
-        order_by: Any,
-        limit: int | None,
-        offset: int | None,
-    ) -> tuple[str, list[Any]]:
-        """The statement of a query with expressions of Peewee's in it."""
-        model: Any = self.model
-        fields = [
-            getattr(model, name)
-            for name in ("type", "id", "latest_event_id", "version", "created_at", "updated_at")
-        ]
-        query = model.select(*fields[:2], peewee.Cast(model.data, "text"), *fields[2:])
-        query = query.where((model.type == kind) & (model.version == version))
-        for field, several in texts.items():
-            column = peewee.SQL(f"\"t1\".data->>'{field}'")
-            query = query.where(
-                peewee.Expression(column, "=", peewee.fn.ANY(peewee.Value(several, unpack=False)))
-            )
-        if where is not None:
-            query = query.where(where)
-        query = query.order_by(*(order_by if isinstance(order_by, (list, tuple)) else [order_by or model.id]))
-        if limit is not None:
-            query = query.limit(limit)
-        if offset is not None:
-            query = query.offset(offset)
-        sql, params = query.sql()
-        return sql, params
-
-
-def _candidates(field: str, value: Any) -> list[str]:
-    """The texts that `data->>'field'` may have: any of a list; of an array field the array itself,
-    exactly."""
-    if not isinstance(value, (list, tuple)):
-        return [identifier_text(field, value)]
-    several = cast("Sequence[Any]", value)
-    texts = [identifier_text(field, one) for one in several if not isinstance(one, (list, tuple, dict))]
-    return [
-        *texts,
-        json.dumps(
-            list(several),
-            ensure_ascii=False,
-            default=lambda one: one.value if isinstance(one, Enum) else identifier_text(field, one),
-        ),
-    ]
+    def _read_back(self, text: str, plain: Any, key: SnapshotKey) -> Any:
+        try:
+            return self.view_of(text, key.view_class, key.type)
+        except EventDecodeError as error:
+            self.serializer.check(plain, key.view_class, key.type)
+            raise EventEncodeError(str(error)) from error

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -370,8 +372,74 @@ def test_stats_counts_and_doctor_advises(log: Command, database: str) -> None:
     connection.close()
     code, out, _ = log("doctor")
     assert code == 1
-    assert "the log is not guarded: pgevents_change is missing or disabled" in out
-    assert "has no index on cart_id" in out
+    assert "is not guarded: pgevents_change is missing or disabled" in out
+    assert "has no index on (data->>'cart_id'), id" in out
+
+
+def test_doctor_sees_through_names_and_defaults(log: Command, database: str) -> None:
+    """A wrong index under a right name, a read-only default, a trigger that changes events, who waits."""
+
+    with psycopg2.connect(database) as connection:
+        cursor = connection.cursor()
+        cursor.execute('DROP INDEX my_app."events$data$cart_id$idx"')
+        cursor.execute("""CREATE INDEX "events$data$cart_id$idx" ON my_app.events ((data->>'user_id'), id)""")
+        cursor.execute(
+            "CREATE FUNCTION my_app.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        )
+        for name, when in (("norm", "BEFORE"), ("notify", "AFTER")):
+            cursor.execute(
+                f"CREATE TRIGGER {name} {when} INSERT ON my_app.events FOR EACH ROW EXECUTE FUNCTION "
+                "my_app.f()"
+            )
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_read_only = on")
+    connection.close()
+    code, out, _ = log("doctor")
+    assert code == 1
+    assert 'the index "my_app"."events$data$cart_id$idx" is not the one that pgevents makes' in out
+    assert 'DROP INDEX CONCURRENTLY "my_app"."events$data$cart_id$idx"' in out
+    assert "transactions are READ ONLY by default" in out
+    assert "has a row trigger of others before INSERT, norm" in out
+    assert "each save runs triggers of others: notify" in out
+    with psycopg2.connect(database) as holder, psycopg2.connect(database) as waiter:
+        for one in (holder, waiter):
+            one.cursor().execute("SET TRANSACTION READ WRITE")
+        holder.cursor().execute("LOCK TABLE my_app.events IN EXCLUSIVE MODE")
+        thread = threading.Thread(
+            target=waiter.cursor().execute, args=["LOCK TABLE my_app.events IN EXCLUSIVE MODE"]
+        )
+        thread.start()
+        end = time.monotonic() + 10
+        expected = f"backend {waiter.info.backend_pid}"
+        while expected not in out and time.monotonic() < end:
+            out = " ".join(log("doctor")[1].split())
+        assert f"SELECT pg_terminate_backend({holder.info.backend_pid})" in out
+        holder.rollback()
+        thread.join()
+        waiter.rollback()
+
+
+def test_init_again_keeps_the_indexed_fields(log: Command) -> None:
+    """Fields that running programs rely on go only if that is said."""
+    assert log("init")[0] == 0
+    assert log("append", "A", '{"cart_id": "c1"}')[0] == 0
+    code, _, error = log("init", "--index", "product_id")
+    assert code == 2
+    assert "--drop-index cart_id" in error
+    assert log("init", "--index", "cart_id", "--index", "product_id")[0] == 0
+    assert log("init", "--drop-index", "cart_id", "--index", "product_id")[0] == 0
+    assert "indexed are product_id" in log("init", "--drop-index", "cart_id")[2]
+    assert log("init", "--drop-index", "product_id")[0] == 0
+
+
+def test_the_readmes_commands_work_without_a_schema(cli: Command) -> None:
+    """`pgevents init` and any other command, on tables that name no schema; and a program that names none."""
+    assert cli("init", "--index", "cart_id")[0] == 0
+    assert cli("append", "CART_CREATED", '{"cart_id": "c9"}')[0] == 0
+    for arguments in (("stats",), ("stream", "cart_id=c9"), ("tail",), ("export", "-")):
+        code, out, error = cli(*arguments)
+        assert code == 0, error
+        assert out
+    assert "of this version of pgevents" in cli("doctor")[1]
 
 
 def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:

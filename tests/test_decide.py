@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from pgevents import ConcurrencyError, ConfigurationError, EventClient, ProjectionBase, StagedEventsError
+from pgevents import (
+    ConcurrencyError,
+    ConfigurationError,
+    EventClient,
+    PgEventsError,
+    ProjectionBase,
+    StagedEventsError,
+    hookimpl,
+)
 
 from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
 
@@ -129,6 +138,180 @@ def test_a_decision_can_be_repeated_by_its_key(client: EventClient) -> None:
     assert client.decide(CartProjection("c1", client), create, idempotency_key="k") == first
     assert len(client.get_event_stream()) == 1
     assert first[0].metadata == {"by": "test"}
+
+
+def check_out_once(cart: CartView) -> CartCheckedOut:
+    if cart.is_checked_out:
+        raise CartClosed(cart.id)
+    return CartCheckedOut(cart.id, _now())
+
+
+@pytest.mark.parametrize(
+    "decider",
+    [
+        check_out_once,
+        lambda cart: None if cart.is_checked_out else CartCheckedOut(cart.id, _now()),
+        lambda cart: CartCheckedOut(cart.id, _now()),
+        lambda cart: [CartCheckedOut(cart.id, _now())] * (1 + cart.is_checked_out),
+    ],
+    ids=["refuses when done", "decides nothing when done", "decides by the clock", "decides more"],
+)
+def test_a_command_that_is_repeated_gives_its_first_result(
+    client: EventClient, make_client: Make, decider: Callable[[CartView], Any]
+) -> None:
+    """The key names the command: the decider is not asked again, whatever it would say now, in another
+    process or in a transaction, and when others have saved since."""
+    first = client.decide(CartProjection("c1", client), decider, idempotency_key="k")
+    client.save_event(ItemAddedToCart("c1", "p", 1, 5))
+    other = make_client()
+    asked: list[CartView] = []
+
+    def note(cart: CartView) -> Any:
+        asked.append(cart)
+        return decider(cart)
+
+    assert other.decide(CartProjection("c1", other), note, idempotency_key="k") == first
+    with other.db.atomic():
+        assert other.decide(CartProjection("c1", other), note, idempotency_key="k") == first
+    assert not asked and len(client.get_event_stream()) == 2
+
+
+def test_two_that_decide_one_command_at_once_get_the_same(client: EventClient, make_client: Make) -> None:
+    """The one who comes second, after it had looked for the key, is given what the first one saved."""
+    other = make_client()
+
+    def decider(cart: CartView) -> ItemAddedToCart:
+        if not cart.items:
+            other.decide(
+                CartProjection("c1", other),
+                lambda cart: [ItemAddedToCart("c1", "theirs", 1, 5)] * 2,
+                idempotency_key="k",
+            )
+        return ItemAddedToCart("c1", "ours", 1, 5)
+
+    saved = client.decide(CartProjection("c1", client), decider, idempotency_key="k")
+    assert [event.data.product_id for event in saved] == ["theirs", "theirs"]
+    assert len(client.get_event_stream()) == 2
+
+
+def test_a_command_that_decided_nothing_is_decided_anew(client: EventClient) -> None:
+    """An empty decision leaves nothing that a repetition could give."""
+    cart = CartProjection("c1", client)
+    assert client.decide(cart, lambda view: None, idempotency_key="k") == []
+    assert len(client.decide(cart, add_item, idempotency_key="k")) == 1
+
+
+# -- what is taken for a decision ------------------------------------------------------------
+
+
+def yields(cart: CartView) -> Any:
+    yield ItemAddedToCart(cart.id, "p1", 1, 5)
+    if cart.items:
+        raise CartClosed(cart.id)
+    yield ItemAddedToCart(cart.id, "p2", 1, 5)
+
+
+def test_a_decider_may_yield_events(client: EventClient) -> None:
+    """They are saved together; what it raises on the way saves nothing."""
+    saved = client.decide(CartProjection("c1", client), yields)
+    assert [event.data.product_id for event in saved] == ["p1", "p2"]
+    with pytest.raises(CartClosed):
+        client.decide(CartProjection("c1", client), yields)
+    assert len(client.decide(CartProjection("c2", client), lambda cart: (e for e in yields(cart)))) == 2
+    assert len(client.get_event_stream()) == 4
+
+
+async def add_later(cart: CartView) -> ItemAddedToCart:
+    return add_item(cart)
+
+
+async def yield_later(cart: CartView) -> Any:
+    yield add_item(cart)
+
+
+@pytest.mark.parametrize(
+    ("decider", "words"),
+    [
+        (add_later, "async"),
+        (yield_later, "async"),
+        (lambda cart: add_later(cart), "async"),
+        (lambda cart: yield_later(cart), "async"),
+        (lambda cart: {add_item(cart)}, "a set, which has no order"),
+        (lambda cart: [add_item(cart), None], "a list with None in it"),
+        (lambda cart: False, "bool"),
+        (lambda cart: ItemAddedToCart, "ItemAddedToCart is a class; an event is an instance"),
+        (lambda cart: "ITEM_ADDED", "str"),
+        (CartCreated("c1", "u1"), "a decider is a function"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_decision_is_refused(client: EventClient, decider: Any, words: str) -> None:
+    """Async functions, sets, classes, truth values: the error says what is meant, and nothing is saved."""
+    with pytest.raises(PgEventsError, match=words):
+        client.decide(CartProjection("c1", client), decider)
+    assert len(client.get_event_stream()) == 0
+
+
+def test_what_is_no_projection_is_refused(client: EventClient) -> None:
+    """A class, a dict, an id, or both arguments exchanged."""
+    cart: Any = CartProjection("c1", client)
+    for given, words in (
+        (CartProjection, r"CartProjection is a class.*CartProjection\(id, client\)"),
+        ([CartProjection], "is a class"),
+        ({"cart": cart}, "a list or tuple of them"),
+        ("c1", "takes a projection"),
+        (add_item, "first the projection"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            client.decide(cast(Any, given), add_item)
+    with pytest.raises(ConfigurationError, match="first the projection"):
+        client.decide(cast(Any, add_item), cart)
+    for retries in ("5", True, 1.5, None):
+        with pytest.raises(ConfigurationError, match="whole number"):
+            client.decide(cart, add_item, retries=cast(Any, retries))
+
+
+# -- transactions and plugins ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_hot", [False, True])
+def test_a_transaction_begun_without_peewee_is_joined(
+    client: EventClient, make_client: Make, is_hot: bool
+) -> None:
+    """A raw BEGIN: the decision is part of it, and the caller's ROLLBACK
+    takes
+    back
+    all."""
+    client.db.execute_sql("CREATE TABLE app (i int)")
+    if is_hot:
+        client.hot[tuple(CartProjection("c1", client).get_streams())] = time.monotonic() + 60
+    client.db.execute_sql("BEGIN")
+    client.db.execute_sql("INSERT INTO app VALUES (1)")
+    assert client.decide(CartProjection("c1", client), add_item)[0].id == 1
+    client.db.execute_sql("ROLLBACK")
+    assert client.db.execute_sql("SELECT count(*) FROM app").fetchone() == (0,)
+    assert len(make_client().get_event_stream()) == 0
+
+
+def test_a_plugin_that_asks_for_tries_without_end_is_named(client: EventClient, make_client: Make) -> None:
+    """A decider that saves to its own stream conflicts with itself for ever; after so many tries the error
+    names the plugin."""
+
+    class Forever:
+        @hookimpl
+        def pgevents_validation_conflict(self) -> float:
+            return 0.0
+
+    own = make_client(plugins=[Forever()])
+
+    def decider(cart: CartView) -> ItemAddedToCart:
+        own.save_event(CartCreated(cart.id, "by the decider"))
+        return add_item(cart)
+
+    words = "pgevents_validation_conflict of Forever asked for 100"
+    with pytest.raises(ConcurrencyError, match=words) as caught:
+        own.decide(CartProjection("c1", own), decider, retries=2)
+    assert caught.value.attempts == 103
 
 
 def test_only_the_saved_present_can_be_decided_on(client: EventClient) -> None:

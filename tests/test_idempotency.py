@@ -6,10 +6,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
-from pgevents import ConcurrencyError, ConfigurationError, EventClient, IdempotencyError, stream
+from pgevents import (
+    ConcurrencyError,
+    ConfigurationError,
+    EventClient,
+    IdempotencyError,
+    event,
+    stream,
+)
 
+from .conftest import database, shop_client
 from .shop import CartCreated, ItemAddedToCart
 
 Make = Callable[..., EventClient]
@@ -161,3 +170,46 @@ def test_long_keys_of_any_script_work(client: EventClient) -> None:
     key = "\U0001f40e" * 500
     first = client.save_events(BATCH, idempotency_key=key)
     assert client.save_events(BATCH, idempotency_key=key) == first
+
+
+def tagged(version: int) -> type[Any]:
+    """The event class of a version of a program."""
+    fields: dict[str, Any] = {"cart_id": attrs.field(type=str), "tags": attrs.field(type=frozenset[str])}
+    if version > 1:
+        fields["by"] = attrs.field(type=str)
+    upcasters = {1: lambda data: {**data, "by": "nobody"}} if version > 1 else None
+    made = attrs.make_class("Tagged", fields, frozen=True)
+    return event("TEST_TAGGED", version=version, upcasters=upcasters)(made)
+
+
+def test_a_repeat_is_compared_by_what_a_read_gives(client: EventClient, url: str) -> None:
+    """A set has no order, and the next version of a class reads what the former one saved: the same save. A
+    tag more or another value is not."""
+    old, new = tagged(1), tagged(2)
+    first_program, next_program = shop_client(database(url), old), shop_client(database(url), new)
+    stored = '{"cart_id": "c1", "tags": ["b", "a", "c"]}'
+    first_program.check_installed()
+    first_program.appender.append([("TEST_TAGGED", stored, "{}")], None, "k")
+    tags = frozenset("abc")
+    assert first_program.save_event(old("c1", tags), idempotency_key="k").id == 1
+    assert next_program.save_event(new("c1", tags, "nobody"), idempotency_key="k").data.by == "nobody"
+    for other in (new("c1", tags, "me"), new("c1", tags | {"d"}, "nobody"), new("c2", tags, "nobody")):
+        with pytest.raises(IdempotencyError, match="what it saved stands"):
+            next_program.save_event(other, idempotency_key="k")
+    assert len(client.get_event_stream()) == 1
+    for own in (first_program, next_program):
+        own.db.close()
+
+
+def test_values_of_another_kind_are_other_content(client: EventClient) -> None:
+    """1 is not true, and neither is equal to a text."""
+    any_type = shop_client(client.db, None)
+
+    def given(value: Any) -> dict[str, Any]:
+        return {"type": "COUNTED", "data": {"cart_id": "c1", "values": [value]}}
+
+    first = any_type.save_event(given(1), idempotency_key="k")
+    assert any_type.save_event(given(1), idempotency_key="k") == first
+    for value in (True, "1", 2, [1], None):
+        with pytest.raises(IdempotencyError):
+            any_type.save_event(given(value), idempotency_key="k")

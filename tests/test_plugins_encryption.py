@@ -39,6 +39,7 @@ from pgevents import (
 )
 from pgevents.plugins._keys import KeyTable
 from pgevents.plugins.encryption import Encryption, Forgotten, Personal, SubjectForgottenError
+from pgevents.snapshots import Snapshots
 
 from .conftest import database, shop_client
 
@@ -321,7 +322,10 @@ def test_a_snapshot_folded_before_the_forgetting_is_not_saved_after_it(
 
 
 def test_a_snapshot_that_starts_from_a_forgotten_one_is_not_saved(
-    client: EventClient, open_client: Callable[..., EventClient], encryption: Encryption
+    client: EventClient,
+    open_client: Callable[..., EventClient],
+    encryption: Encryption,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The snapshot before held the data; it was deleted after this one had started from it."""
     other = open_client(Encryption(RULES))
@@ -329,14 +333,14 @@ def test_a_snapshot_that_starts_from_a_forgotten_one_is_not_saved(
     UserProjection("u1", client).save_projection()
     client.save_event({"type": "USER_MOVED", "data": {"user_id": "u1", "address": {"city": "Bath"}}})
     projection = UserProjection("u1", client)
-    load = projection.load_existing_projection
+    note = Snapshots.note
 
-    def load_then_forget() -> Any:
-        found = load()
+    def note_then_forget(self: Snapshots, key: Any) -> Any:
+        found = note(self, key)
         encryption.forget(other, "u1")
         return found
 
-    projection.load_existing_projection = load_then_forget  # type: ignore[method-assign]
+    monkeypatch.setattr(Snapshots, "note", note_then_forget)
     with pytest.raises(RetryableError, match="was forgotten while"):
         projection.save_projection()
     assert "ann@" not in stored(client)
@@ -476,14 +480,14 @@ def test_a_snapshot_that_is_saved_without_its_events_is_of_unknown_content(
 ) -> None:
     """`save_snapshot` takes a view that a program has folded by itself: nobody knows whose data it holds."""
     saved = client.save_event(ANN)
-    client.save_snapshot(UserProjection, "all", User("all", ANN.email), saved.id)
+    client.save_snapshot(UserProjection("all", client), User("all", ANN.email), saved.id)
     assert encryption.forget(client, "u1").unknown_snapshots == 1
-    client.save_snapshot(UserProjection, "u1", User("u1", ANN.email), saved.id)
+    client.save_snapshot(UserProjection("u1", client), User("u1", ANN.email), saved.id)
     assert encryption.forget(client, "u1").deleted_snapshots == 1
 
 
 def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
-    open_client: Callable[..., EventClient], encryption: Encryption
+    open_client: Callable[..., EventClient], encryption: Encryption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nobody knows whose data the base held."""
     bare = open_client()
@@ -492,14 +496,14 @@ def test_a_snapshot_whose_base_was_deleted_meanwhile_is_not_saved(
     client, other = open_client(encryption), open_client(Encryption(RULES))
     client.save_event({"type": "USER_MOVED", "data": {"user_id": "u1", "address": {"city": "Bath"}}})
     projection = UserProjection("u1", client)
-    load = projection.load_existing_projection
+    note = Snapshots.note
 
-    def load_then_delete() -> Any:
-        found = load()
+    def note_then_delete(self: Snapshots, key: Any) -> Any:
+        found = note(self, key)
         other.db.execute_sql("DELETE FROM my_app.views")
         return found
 
-    projection.load_existing_projection = load_then_delete  # type: ignore[method-assign]
+    monkeypatch.setattr(Snapshots, "note", note_then_delete)
     with pytest.raises(RetryableError, match="the snapshot that it starts from was deleted while USER u1"):
         projection.save_projection()
 

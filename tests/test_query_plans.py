@@ -45,11 +45,13 @@ def fill(client: EventClient) -> None:
                 for n in range(start, start + 10_000)
             ]
         )
-    client.db.execute_sql(
-        """INSERT INTO my_app.views (type, id, data, latest_event_id, version)
-        SELECT 'SHOPPING_CART', 'c' || n, jsonb_build_object('id', 'c' || n, 'user_id', 'u' || n), 15000, 1
-        FROM generate_series(0, 999) AS n"""
-    )
+    for cls in (CartProjection, Streams):
+        client.db.execute_sql(
+            """INSERT INTO my_app.views (type, id, data, latest_event_id, version, shape)
+            SELECT %s, 'c' || n, jsonb_build_object('id', 'c' || n, 'user_id', 'u' || n), 15000, 1, %s
+            FROM generate_series(0, 999) AS n""",
+            [cls.projection_type, cls.declared_for(client.snapshots, client.types).shape],
+        )
 
 
 @pytest.fixture(scope="module", params=ANALYSED)
@@ -122,7 +124,7 @@ def asked(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str
 
 
 class Streams(MultiStreamProjectionBase[CartView, CartEvent]):
-    projection_type = "SHOPPING_CART"
+    projection_type = "STREAMS"
 
     def initial_view(self) -> CartView:
         return CartView(self.id)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from pgevents import ConfigurationError, Event, derive, pipeline
+from pgevents.views import value_of
 
 from .shop import CartCreated, CartItem, CartProjection, CartView, ItemAddedToCart, ItemRemovedFromCart
 
@@ -90,14 +93,15 @@ def test_the_view_given_is_not_changed() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    """A field that the view does not have, a view that is no attrs class, or no function, is refused by
-    name."""
+    """A field that the view does not have, a view without fields, or no function, is refused by name."""
     with pytest.raises(ConfigurationError, match="View has no field 'm'"):
         pipeline(m=count).fold([], View())
     with pytest.raises(ConfigurationError, match="View has no field 'm'"):
         derive(m=len).fold([], View())  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="attrs class"):
-        pipeline(n=count).fold([], {"n": 0})
+        pipeline(n=count).fold([], 5)
+    with pytest.raises(ConfigurationError, match="no field 'n'"):
+        pipeline(n=count).fold([], {"m": 0})
     with pytest.raises(ConfigurationError, match="n: a function is needed"):
         pipeline(n=3)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="a function is needed"):
@@ -108,6 +112,76 @@ def test_a_reducers_own_error_comes_through() -> None:
     """What a reducer raises is not dressed up."""
     with pytest.raises(ZeroDivisionError):
         pipeline(n=lambda n, event: 1 // 0).fold(events(1), View())
+
+
+@dataclass(frozen=True)
+class Plain:
+    n: int = 0
+    twice: int = 0
+
+
+@pytest.mark.parametrize("view", [Plain(), {"n": 0, "twice": 0}])
+def test_a_view_may_be_a_dataclass_or_a_dict(view: Any) -> None:
+    """Fields, the whole view and derivations work alike, and the given view stays as it was."""
+
+    def add_ten(state: Any, event: Event[Any]) -> Any:
+        return {**state, "n": state["n"] + 10} if isinstance(state, dict) else replace(state, n=state.n + 10)
+
+    before = copy(view)
+    folded = (pipeline(n=count) | pipeline(add_ten) | derive(twice=lambda v: 2 * value_of(v, "n"))).fold(
+        events(1, 2), view
+    )
+    assert folded == ({"n": 22, "twice": 44} if isinstance(view, dict) else Plain(22, 44))
+    assert view == before
+
+
+def test_a_converter_sees_only_what_was_folded() -> None:
+    """A converter that is not idempotent changes the fields that have a reducer, once, and no other."""
+
+    @frozen
+    class Converted:
+        n: int = field(default=0, converter=lambda n: n + 100)
+        m: int = field(default=0, converter=lambda m: m + 1000)
+        _hidden: int = 0
+        late: int = field(default=5, init=False)
+
+    folded = pipeline(n=count, _hidden=count, late=count).fold(events(1), Converted())
+    assert (folded.n, folded.m, folded._hidden, folded.late) == (201, 1000, 1, 6)
+
+
+def test_a_field_is_folded_or_derived_and_not_both() -> None:
+    """Composed in either order, or changed by a reducer of the whole view: refused by name."""
+    for make in (
+        lambda: pipeline(n=count) | derive(n=lambda view: 1),
+        lambda: derive(n=len) | pipeline(n=count),
+    ):
+        with pytest.raises(ConfigurationError, match="'n' is both folded and derived"):
+            make()
+
+    def both(view: View, event: Event[Any]) -> View:
+        return evolve(view, n=view.n + 1, twice=view.twice + 2)
+
+    with pytest.raises(ConfigurationError, match="'twice' is derived, and a reducer of the whole view"):
+        (pipeline(both) | derive(twice=lambda view: view.n * 2)).fold(events(1), View())
+
+    def in_place(view: dict[str, int], event: Event[Any]) -> dict[str, int]:
+        view["twice"] += 2
+        return view
+
+    with pytest.raises(ConfigurationError, match="'twice' is derived"):
+        (pipeline(in_place) | derive(twice=lambda view: 7)).fold(events(1), {"twice": 0})
+
+
+def test_a_finished_view_is_reopened_before_it_is_folded_on() -> None:
+    """A reducer of the whole view that reads a derived field finds the same as from the start."""
+
+    def remember(view: View, event: Event[Any]) -> View:
+        return evolve(view, n=view.n + 1, text=view.text + str(view.twice))
+
+    reducers = pipeline(remember) | derive(twice=lambda view: view.n * 2)
+    whole = reducers.fold(events(1, 2, 3), View())
+    part = reducers.fold(events(1, 2), View())
+    assert reducers.fold(events(3), reducers.reopened(part, View())) == whole == View(3, "000", 6)
 
 
 def test_the_cart_of_the_readme() -> None:

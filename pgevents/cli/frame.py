@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import attrs
 import click
 import peewee
 from attrs import frozen
@@ -16,6 +16,7 @@ from attrs import frozen
 from pgevents.client import EventClient, create_event_client
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
+from pgevents.store.checks import find_installed
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import TableSpec, create_events_table, create_projections_table
 from pgevents.streams import Stream, stream
@@ -50,7 +51,6 @@ WHERE c.relkind IN ('r', 'p') AND 5 = (
     WHERE a.attrelid = c.oid AND a.attname IN ('type', 'id', 'data', 'latest_event_id', 'version'))
 ORDER BY 1, 2
 """
-SOURCE_SQL = "SELECT p.prosrc FROM pg_proc AS p WHERE p.oid = to_regproc(%s)"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -147,7 +147,7 @@ class Store:
         return function
 
     def new(self, indexes: Sequence[str], view_indexes: Sequence[str]) -> EventClient:
-        """A client for tables that may not be there yet."""
+        """A client for tables that need not exist."""
         events = create_events_table(*_split(self.events or "events"), data_indexes=indexes)
         schema, name = _split(self.projections or "projections")
         if self.projections is None:
@@ -156,26 +156,37 @@ class Store:
             self.url or "postgresql://", events, create_projections_table(schema, name, view_indexes)
         )
 
+    def named(self) -> Store:
+        """The same store with the names of its tables, if no events table was named and there is only one."""
+        session = Session(self._database())
+        found = session.execute(EVENTS_SQL, None).fetchall()
+        if self.events is not None or not found:
+            return self
+        schema, name = _the_only(found, None, "events")
+        near = [place for place in session.execute(PROJECTIONS_SQL, None).fetchall() if place[0] == schema]
+        views = self.projections or (f"{schema}.{near[0][1]}" if len(near) == 1 else None)
+        return attrs.evolve(self, events=f"{schema}.{name}", projections=views)
+
     def open(self) -> EventClient:
         """A client for the tables that are there."""
-        if self.url is None:
-            raise click.UsageError("which database? Give --database URL, or set PGEVENTS_DATABASE_URL")
-        try:
-            db = open_database(self.url)
-        except ConfigurationError as error:
-            raise click.UsageError(str(error)) from error
+        db = self._database()
         session = Session(db)
         schema, name = _the_only(session.execute(EVENTS_SQL, None).fetchall(), self.events, "events")
-        spec = TableSpec("events", name, schema, ())
-        source = session.execute(SOURCE_SQL, [spec.qualified("_stream_keys")]).fetchone()
-        # The data indexes, in their order, as the functions know them.
-        fields: list[str] = re.findall(r"\? '(\w+)' THEN '\1'", source[0]) if source else []
+        fields = find_installed(session.execute, TableSpec("events", name, schema, ())).data_indexes or ()
         found = session.execute(PROJECTIONS_SQL, None).fetchall()
         near = [place for place in found if place[0] == schema]
         view_schema, views = _the_only(near or found, self.projections, "projections")
         return _client(
             db, create_events_table(schema, name, fields), create_projections_table(view_schema, views)
         )
+
+    def _database(self) -> peewee.PostgresqlDatabase:
+        if self.url is None:
+            raise click.UsageError("which database? Give --database URL, or set PGEVENTS_DATABASE_URL")
+        try:
+            return open_database(self.url)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error)) from error
 
 
 def _client(db: Any, events: Any, projections: Any) -> EventClient:

@@ -12,7 +12,10 @@ import click
 from attrs import asdict, frozen
 
 from pgevents.client import EventClient
-from pgevents.errors import PgEventsError
+from pgevents.store.blockers import described, waiting_backends
+from pgevents.store.checks import find_installed, not_guarded, not_made, sequence_fault, troubles
+from pgevents.store.ordering import horizon_of
+from pgevents.store.ownership import index_fault
 from pgevents.store.tables import TableSpec
 
 from .frame import EXIT_CODES, Store
@@ -29,7 +32,8 @@ SIZE_SQL = "SELECT pg_total_relation_size(to_regclass(%s)), pg_total_relation_si
 
 SERVER_SQL = """\
 SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
-    current_setting('default_transaction_isolation'), current_setting('fsync'), current_setting('autovacuum'),
+    current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only'),
+    current_setting('fsync'), current_setting('autovacuum'),
     current_setting('max_locks_per_transaction')::int
         * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int),
     (SELECT count(*) FROM pg_locks),
@@ -46,11 +50,6 @@ TABLE_SQL = """\
 SELECT n_live_tup, n_dead_tup, last_analyze, last_autoanalyze
 FROM pg_stat_user_tables WHERE relid = to_regclass(%s)
 """
-GUARDS_SQL = """\
-SELECT tgname FROM pg_trigger
-WHERE tgrelid = to_regclass(%s) AND starts_with(tgname, 'pgevents_') AND tgenabled IN ('O', 'A')
-"""
-
 FEW_LOCKS = 5_000
 BIG = 100_000
 LONG = 10.0
@@ -132,7 +131,7 @@ def doctor(**options: Any) -> None:
     """Look for what is wrong with tables, indexes and server, and say what to do about it."""
     store = Store(**options)
     client = store.open()
-    findings = [*_installed(client), *_server(client), *_horizon(client)]
+    findings = [*_installed(client), *_server(client), *_horizon(client), *_waiting(client)]
     for model in (client.events, client.projections):
         findings += [*_indexes(client, model.pgevents_spec), *_upkeep(client, model.pgevents_spec)]
     marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
@@ -149,24 +148,30 @@ def doctor(**options: Any) -> None:
 
 
 def _installed(client: EventClient) -> Iterator[Finding]:
-    spec = client.events.pgevents_spec
-    try:
-        client.check_installed()
+    spec, execute = client.events.pgevents_spec, client.session.execute
+    found = find_installed(execute, spec)
+    reason = not_made(found, spec)
+    if reason is None:
         yield Finding("ok", f"{spec.qualified()} and its functions are of this version of pgevents")
-    except PgEventsError as error:
-        yield Finding("fault", str(error), "pgevents init brings functions up to date")
-    guards = {name for (name,) in client.session.execute(GUARDS_SQL, [spec.qualified()]).fetchall()}
-    missing = {"pgevents_insert", "pgevents_change", "pgevents_touch"} - guards
-    if missing:
-        yield Finding("fault", f"the log is not guarded: {', '.join(sorted(missing))} is missing or disabled",
-                      f"ALTER TABLE {spec.qualified()} ENABLE TRIGGER ALL, or pgevents init")  # fmt: skip
     else:
+        yield Finding("fault", reason, "pgevents init brings tables and functions up to date")
+    reason = not_guarded(found, spec)
+    if reason is None:
         yield Finding("ok", "the log is guarded against changes")
+    else:
+        yield Finding("fault", reason, "pgevents init restores it")
+    for fault in (*troubles(found, spec), sequence_fault(execute, spec)):
+        if fault is not None:
+            yield Finding("fault", fault)
+    if found.other_triggers:
+        triggers = ", ".join(found.other_triggers)
+        yield Finding("note", f"each save runs triggers of others: {triggers}",
+                      "they must not write to the log, and should be quick")  # fmt: skip
 
 
 def _server(client: EventClient) -> Iterator[Finding]:
     row = client.session.execute(SERVER_SQL, None).fetchone()
-    version, number, is_standby, isolation, fsync, autovacuum, lock_room, locks, prepared = row
+    version, number, is_standby, isolation, read_only, fsync, autovacuum, lock_room, locks, prepared = row
     if number < 140_000:
         yield Finding("fault", f"PostgreSQL {version}", "pgevents needs 14 or later")
     else:
@@ -178,6 +183,10 @@ def _server(client: EventClient) -> Iterator[Finding]:
     if isolation != "read committed":
         yield Finding("fault", f"transactions are {isolation} by default, and saves need read committed",
                       "ALTER DATABASE ... SET default_transaction_isolation = 'read committed'")  # fmt: skip
+    if read_only == "on":
+        yield Finding("fault", "transactions are READ ONLY by default, so nothing can be saved",
+                      "ALTER DATABASE ... or ALTER ROLE ... SET default_transaction_read_only = "
+                      "off")  # fmt: skip
     if fsync == "off":
         yield Finding(
             "fault", "fsync is off: a power cut can destroy the database", "set fsync = on, except for tests"
@@ -200,7 +209,7 @@ def _server(client: EventClient) -> Iterator[Finding]:
 
 
 def _horizon(client: EventClient) -> Iterator[Finding]:
-    horizon = client.horizon()
+    horizon = horizon_of(client.session.execute, client.events.pgevents_spec)
     held = False
     for holder in horizon.holders:
         age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
@@ -220,14 +229,32 @@ def _horizon(client: EventClient) -> Iterator[Finding]:
         yield Finding("ok", f"the horizon is free: final up to id {horizon.id:,} of {horizon.last_issued:,}")
 
 
+def _waiting(client: EventClient) -> Iterator[Finding]:
+    waiting = waiting_backends(client.session.execute)
+    for one in waiting:
+        since = "" if one.seconds is None else f" for {one.seconds:,.0f} s"
+        advice = " or ".join(f"SELECT pg_terminate_backend({held.pid})" for held in one.blockers if held.pid)
+        yield Finding(
+            "note", f"backend {one.pid} {one.application} waits{since} for {described(one.blockers)}", advice
+        )
+    if not waiting:
+        yield Finding("ok", "nobody waits for a lock")
+
+
 def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
     rows = {row[0]: row for row in client.session.execute(INDEXES_SQL, [spec.qualified()]).fetchall()}
     live = (client.session.execute(TABLE_SQL, [spec.qualified()]).fetchone() or (0,))[0]
     faults = 0
-    for field in spec.data_indexes:
-        if spec.index_name("data", field).strip('"') not in rows:
+    for index in spec.indexes():
+        fault = index_fault(client.session.execute, spec, index)
+        if index.name not in rows:
             faults += 1
-            yield Finding("fault", f"{spec.qualified()} has no index on {field}", "pgevents init makes it")
+            what = ", ".join(index.columns)
+            yield Finding("fault", f"{spec.qualified()} has no index on {what}", "pgevents init makes it")
+        elif fault is not None:
+            faults += 1
+            yield Finding("fault", *fault.split(": ", 1))
+            del rows[index.name]
     for name, is_valid, scans, size, definition in rows.values():
         if not is_valid:
             faults += 1

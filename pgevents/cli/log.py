@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from pgevents.client import EventClient
+from pgevents.store.checks import find_installed
 from pgevents.subscriptions import follow
 
 from .frame import EXIT_CODES, Store, parse_json, show_event, stream_of
@@ -35,23 +37,55 @@ TYPES = click.option(
     "--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views."
 )
 @click.option(
+    "--drop-index",
+    "dropped",
+    multiple=True,
+    metavar="FIELD",
+    help="Go without this field that is indexed now.",
+)
+@click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
 )
 @Store.options
-def init(indexes: tuple[str, ...], view_indexes: tuple[str, ...], sql: bool, **options: Any) -> None:
-    """Make the tables and their functions, or bring them up to date."""
+def init(
+    indexes: tuple[str, ...],
+    view_indexes: tuple[str, ...],
+    dropped: tuple[str, ...],
+    sql: bool,
+    **options: Any,
+) -> None:
+    """Make the tables and their functions, or bring them up to date.
+
+    Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index says otherwise.
+    """
     store = Store(**options)
-    if not sql and store.url is None:
-        raise click.UsageError("which database? Give --database URL, or set PGEVENTS_DATABASE_URL")
-    client = store.new(indexes, view_indexes)
     if sql:
-        click.echo(client.create_tables_sql(), nl=False)
+        click.echo(store.new(indexes, view_indexes).create_tables_sql(), nl=False)
         return
+    store = store.named()
+    client = store.new(_indexes(store.new((), ()), indexes, dropped), view_indexes)
     client.create_tables()
     tables = [
         model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
     ]
     click.echo(f"{tables[0]} and {tables[1]} are ready.")
+
+
+def _indexes(client: EventClient, named: tuple[str, ...], dropped: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields to index: those named, or those that are indexed already, of which none gets lost by
+    omission."""
+    installed = find_installed(client.session.execute, client.events.pgevents_spec).data_indexes or ()
+    for field in dropped:
+        if field not in installed or field in named:
+            raise click.UsageError(f"--drop-index {field}: indexed are {', '.join(installed) or 'no fields'}")
+    kept = tuple(field for field in installed if field not in dropped)
+    lost = [field for field in kept if named and field not in named]
+    if lost:
+        raise click.UsageError(
+            f"{lost[0]} is indexed, and running programs may rely on it: name all fields in their order "
+            f"(indexed are {', '.join(installed)}), or give --drop-index {lost[0]}"
+        )
+    return named or kept
 
 
 @click.command(epilog=EXIT_CODES)

@@ -2,80 +2,224 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
+import attrs
 import peewee
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import is_text
-from pgevents.store.ordering import functions_sql, generation_of, setting_sql
+from pgevents.store.blockers import described, table_blockers
+from pgevents.store.checks import Installed, find_installed
+from pgevents.store.ordering import functions_mark, functions_sql, setting_sql
+from pgevents.store.ownership import (
+    log_of_snapshots,
+    refuse_foreign,
+    refuse_foreign_index,
+    refuse_stale_functions,
+    snapshots_mark,
+)
 from pgevents.store.processing import bring_along, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec
 
 __all__ = ["install", "install_sql", "maintenance"]
 
 # One installer at a time, whatever it installs: CREATE ... IF NOT EXISTS alone fails when two run at once.
-TURN_SQL = "SELECT pg_advisory_xact_lock(hashtextextended('pgevents.create_tables', 0))"
+TURN_SQL = "SELECT pg_try_advisory_xact_lock(hashtextextended('pgevents.create_tables', 0))"
+TURN_HOLDER_SQL = """\
+SELECT l.pid FROM pg_locks AS l, hashtextextended('pgevents.create_tables', 0) AS turn(key)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+    AND l.classid::bigint = turn.key >> 32 & 4294967295 AND l.objid::bigint = turn.key & 4294967295
+"""
 SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
-COMMENT_SQL = "SELECT obj_description(to_regproc(%s), 'pg_proc')"
+TURN_WAIT = 60.0
+"""Seconds to wait for another installer, who may be building a large index. Nobody waits for this one yet."""
+LOCK_WAIT = 10.0
+"""Seconds to wait for transactions that have written to a table."""
+LOCK_TURN = "100ms"
+"""How long at a time: behind a lock that is waited for, all who save queue up."""
+DEFAULT_SCHEMA = "public"
 
 
 def install(session: Session, events: type[EventsModel], projections: type[ProjectionsModel]) -> None:
-    """Create or update everything that a client needs, in one transaction."""
-    spec = events.pgevents_spec
+    """Create or update everything that a client needs, in one transaction.
+
+    Raises:
+        ConfigurationError: A table of that name is not pgevents' own, an index is broken, or there is no
+            schema to make them in. Nothing was changed.
+        RetryableError: Another installer, or a transaction that has written to the tables, did not end in
+            time. Nothing was changed.
+    """
     with session.atomic():
-        session.execute(TURN_SQL)
-        is_new = not _stands(session, spec.qualified())  # functions may be left of a table that was dropped
-        bring_along(session, spec)
-        wanted = [
-            spec.create_statements(),
-            table_statements(spec),
-            projections.pgevents_spec.create_statements(),
-        ]
-        for statements in wanted:
-            for statement in _missing(session, statements):
-                session.execute(statement)
-        for model in (events, projections):
-            for index in _additional_indexes(model):
-                name = getattr(index, "_name", None)
-                if name is None or not _stands(session, model.pgevents_spec.beside(f'"{name}"')):
-                    cast(Any, session.db).execute(index)
-        comment = session.execute(COMMENT_SQL, [spec.qualified("_append")]).fetchone()[0]
-        if is_new or comment != f"pgevents {generation_of(spec)}":
-            # Waits for writers in flight and keeps new ones out. One that called the old function and has not
-            # inserted yet is turned away by the new guard.
-            session.execute(f"LOCK TABLE {spec.qualified()} IN SHARE ROW EXCLUSIVE MODE")
-            session.execute(functions_sql(spec))
+        _take_turn(session)
+        found = find_installed(session.execute, events.pgevents_spec)
+        spec = _resolved(events.pgevents_spec, found)
+        views = _resolved(projections.pgevents_spec, found)
+        for table in (spec, views):
+            refuse_foreign(session.execute, table, table.tables())
+        log_of_snapshots(session.execute, spec, views)
+        found = find_installed(session.execute, spec)
+        is_new = found.schema is None  # functions may be left of a table that was dropped
+        if is_new:
+            refuse_stale_functions(session.execute, spec)
+        else:
+            bring_along(session, spec)
+        refuse_foreign(session.execute, spec, table_statements(spec))
+        _make(session, spec, {**spec.tables(), **table_statements(spec)})
+        _make(session, views, views.tables())
+        _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
+        _Table(session, views, projections, is_new).update(_mark(session, spec, views))
         if is_new:  # what this transaction remembers was of a table that it has dropped
             session.execute(f"SELECT set_config({setting_sql(spec)}, '', true)")
 
 
 def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:
-    """The same as SQL text; additional indexes made with Peewee are not part of it."""
-    spec = events.pgevents_spec
+    """The same as SQL text; additional indexes made with Peewee are not part of it.
+
+    Tables that name no schema are made in `public`, as there is no connection to ask for its own.
+    """
+    spec, views = (model.pgevents_spec.in_schema(DEFAULT_SCHEMA) for model in (events, projections))
     parts = [
-        *spec.create_statements().values(),
+        *spec.statements(),
         *table_statements(spec).values(),
-        *projections.pgevents_spec.create_statements().values(),
+        *views.statements(),
         functions_sql(spec),
+        *spec.guards().values(),
+        _mark_sql(spec, views),
     ]
     return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"
 
 
-def _missing(session: Session, statements: Mapping[str, str]) -> Iterator[str]:
-    """The statements that are still needed: `IF NOT EXISTS` alone would take locks that stall writers."""
+def _take_turn(session: Session) -> None:
+    """Wait until no other transaction installs anything."""
+    deadline = time.monotonic() + TURN_WAIT
+    while not session.execute(TURN_SQL).fetchone()[0]:
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(pid) for (pid,) in session.execute(TURN_HOLDER_SQL).fetchall())
+            raise RetryableError(
+                f"another create_tables() has been at work for {TURN_WAIT:.0f} s (backend {pids}); "
+                "nothing was changed, and trying again is safe"
+            )
+        time.sleep(random.uniform(0.02, 0.1))
+
+
+def _resolved(spec: TableSpec, found: Installed) -> TableSpec:
+    """The table with its schema: without one, that in which the connection makes new tables."""
+    if spec.schema is None and found.current_schema is None:
+        raise ConfigurationError(
+            "the connection's search_path names no schema that exists, so there is no place for "
+            f"{spec.qualified()}; name one: schema='my_app'"
+        )
+    return spec.in_schema(found.current_schema or DEFAULT_SCHEMA)
+
+
+def _make(session: Session, spec: TableSpec, statements: Mapping[str, str]) -> None:
+    """Make the schema, and what does not exist yet.
+
+    Asked first: `IF NOT EXISTS` alone would take locks that stall writers, and need privileges to do nothing.
+    """
+    if not _exists(session, "to_regnamespace", f'"{spec.schema}"'):
+        session.execute("".join(spec.schema_statements()))
     for name, statement in statements.items():
-        if not _stands(session, name):
-            yield statement
+        if not _exists(session, "to_regclass", name):
+            session.execute(statement)
 
 
-def _stands(session: Session, name: str) -> bool:
-    kind = "to_regnamespace" if name.startswith("schema ") else "to_regclass"
-    (found,) = session.execute(f"SELECT {kind}(%s) IS NOT NULL", [name.removeprefix("schema ")]).fetchone()
+def _exists(session: Session, to_reg: str, name: str) -> bool:
+    (found,) = session.execute(f"SELECT {to_reg}(%s) IS NOT NULL", [name]).fetchone()
     return bool(found)
+
+
+def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> list[str]:
+    """What brings functions and triggers up to date; nothing if they are."""
+    statements: list[str] = []
+    if is_new or found.mark != functions_mark(spec):
+        statements.append(functions_sql(spec))
+    if is_new or set(found.guards) != set(GUARDS):
+        statements += spec.guards().values()
+    return statements
+
+
+def _mark_sql(spec: TableSpec, views: TableSpec) -> str:
+    """What notes in a projections table whose snapshots it holds."""
+    return f"COMMENT ON COLUMN {views.qualified()}.latest_event_id IS '{snapshots_mark(spec, views)}';\n"
+
+
+def _mark(session: Session, spec: TableSpec, views: TableSpec) -> list[str]:
+    """The same, if it is not noted yet."""
+    return [] if log_of_snapshots(session.execute, spec, views) is not None else [_mark_sql(spec, views)]
+
+
+@attrs.frozen
+class _Table:
+    """A table that is brought up to date."""
+
+    session: Session
+    spec: TableSpec
+    model: type[EventsModel] | type[ProjectionsModel]
+    is_new: bool
+
+    def update(self, statements: Sequence[str]) -> None:
+        """Make the indexes that are missing, and run these statements; without anything to do, no lock is
+        taken.
+
+        The lock waits for writers in flight and keeps new ones out. One that called the old function and has
+        not inserted yet is turned away by the new guard.
+        """
+        indexes = [*self._missing_indexes(), *self._missing_additional_indexes()]
+        if not indexes and not statements:
+            return
+        self._lock()
+        for make in indexes:
+            make()
+        for statement in statements:
+            self.session.execute(statement)
+
+    def _missing_indexes(self) -> Iterator[Callable[[], object]]:
+        for index in self.spec.indexes():
+            name = self.spec.beside(f'"{index.name}"')
+            if _exists(self.session, "to_regclass", name):
+                refuse_foreign_index(self.session.execute, self.spec, index)
+            else:
+                statement = index.create_sql(self.spec.qualified())
+                yield lambda statement=statement: self.session.execute(statement)  # type: ignore[misc]
+
+    def _missing_additional_indexes(self) -> Iterator[Callable[[], object]]:
+        for index in _additional_indexes(self.model):
+            name = getattr(index, "_name", None)
+            if name is None or not _exists(self.session, "to_regclass", self.spec.beside(f'"{name}"')):
+                yield lambda index=index: cast(Any, self.session.db).execute(index)  # type: ignore[misc]
+
+    def _lock(self) -> None:
+        """Lock the table against writers, in short turns, for all who save queue behind one who waits."""
+        session, table = self.session, self.spec.qualified()
+        deadline = time.monotonic() + LOCK_WAIT
+        (before,) = session.execute("SELECT current_setting('lock_timeout')").fetchone()
+        session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TURN])
+        while not self._try_lock(table):
+            if time.monotonic() > deadline:
+                blockers = described(table_blockers(session.execute, table))
+                raise RetryableError(
+                    f"create_tables() waited {LOCK_WAIT:.0f} s for transactions that have written to "
+                    f"{table}: "
+                    f"{blockers}; nothing was changed, and trying again is safe"
+                )
+            time.sleep(random.uniform(0.2, 0.4))
+        session.execute("SELECT set_config('lock_timeout', %s, true)", [before])
+
+    def _try_lock(self, table: str) -> bool:
+        try:
+            with self.session.atomic():
+                self.session.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+        except RetryableError:
+            return False
+        return True
 
 
 def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> Iterator[Any]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import attrs
 
-from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
@@ -25,7 +24,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "Position",
-    "check_installed",
+    "functions_mark",
     "functions_sql",
     "horizon_of",
     "setting_sql",
@@ -52,6 +51,8 @@ FUNCTIONS = (
     "append_plain",
     "repeated",
     "insert_guard",
+    "redactions",
+    "hold_redactions",
     "guard",
 )
 READ_LIMIT = 1_000
@@ -138,18 +139,22 @@ def setting_sql(spec: TableSpec) -> str:
     """The name, as SQL, of the setting in which the functions remember what a transaction has done to this
     table.
 
-    By the table's full name; without a schema that may be one of several tables, so then it is by the table's
-    oid.
+    It is made of the table's full name. The functions of a table are made with its schema named; where a
+    client names none, the database says which it is.
     """
     if spec.schema is not None:
         return f"'pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}'"
-    table = spec.qualified().replace("'", "''")
-    return f"'pgevents.t' || '{table}'::regclass::oid::bigint::text"
+    return (
+        "(SELECT 'pgevents.t' || left(encode(sha256(convert_to("
+        """'"' || n.nspname || '"."' || c.relname || '"', 'UTF8')), 'hex'), 16) """
+        "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+        f"WHERE c.oid = '{spec.qualified()}'::regclass)"
+    )
 
 
 @cache
 def functions_sql(spec: TableSpec) -> str:
-    """The functions and triggers of an events table, as SQL to run or to review."""
+    """The functions of an events table, as SQL to run or to review."""
     table_literal = spec.qualified().replace("'", "''")
     marks = {name: spec.qualified(f"_{name}") for name in FUNCTIONS}
     marks |= {
@@ -177,6 +182,7 @@ def functions_sql(spec: TableSpec) -> str:
         loop = rf"(?s) *\{{\{{#{mark}\}}\}}\n(.*?) *\{{\{{/{mark}\}}\}}\n"
         text = re.sub(loop, lambda block, some=some: _each(block[1], some, key), text)  # type: ignore[misc]
     text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
+    text = text.replace("{{redaction_key}}", key(TABLE, "'redaction'"))
     text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
     seed_of_field = _case(spec, "WHEN _field = '{field}' THEN " + seed("{number}"))
     text = re.sub(
@@ -185,7 +191,8 @@ def functions_sql(spec: TableSpec) -> str:
     text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
-    return f"{text}\n{_triggers_sql(spec, generation)}"
+    mark = f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
+    return f"{text}\nCOMMENT ON FUNCTION {spec.qualified('_append')} IS '{mark}';\n"
 
 
 def _with_parts(text: str) -> str:
@@ -225,25 +232,10 @@ def _case(spec: TableSpec, when: str) -> str:
     return f"CASE {' '.join(whens)} END" if whens else "NULL"
 
 
-def _triggers_sql(spec: TableSpec, generation: str) -> str:
-    table, guard = spec.qualified(), spec.qualified("_guard")
-    return f"""\
-CREATE OR REPLACE TRIGGER pgevents_insert BEFORE INSERT ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION {spec.qualified("_insert_guard")}();
-CREATE OR REPLACE TRIGGER pgevents_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
-CREATE OR REPLACE TRIGGER pgevents_updated AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
-CREATE OR REPLACE TRIGGER pgevents_deleted AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION {guard}();
-CREATE OR REPLACE TRIGGER pgevents_touch BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {guard}();
-COMMENT ON FUNCTION {spec.qualified("_append")} IS 'pgevents {generation}';
-"""
-
-
-def generation_of(spec: TableSpec) -> str:
-    """The digest that tells whether the installed functions are these."""
-    found = re.search(r"IS 'pgevents (\w+)'", functions_sql(spec))
+def functions_mark(spec: TableSpec) -> str:
+    """The comment of the append function: a digest that tells whether the installed functions are these, the
+    table that they name, and the data indexes that they were made for."""
+    found = re.search(r" IS '(pgevents [^']*)';$", functions_sql(spec).rstrip())
     assert found is not None
     return found[1]
 
@@ -251,59 +243,6 @@ def generation_of(spec: TableSpec) -> str:
 def streams_json(streams: Sequence[Stream[Any]]) -> str:
     """Streams in the form that the database functions take."""
     return json.dumps([one.as_json() for one in streams])
-
-
-INSTALLED_SQL = """\
-SELECT to_regclass(%(table)s) IS NOT NULL,
-    obj_description(to_regproc(%(append)s), 'pg_proc'),
-    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1
-FROM (VALUES (1)) AS one LEFT JOIN pg_sequence AS s ON s.seqrelid = to_regclass(%(sequence)s)
-"""
-
-SEQUENCE_SQL = (
-    "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
-)
-
-
-def check_installed(execute: Any, spec: TableSpec) -> None:
-    """What a client checks before its first save or final read.
-
-    Raises:
-        NotInstalledError: Table or functions are missing, or the functions are others than this client's.
-        ConfigurationError: The sequence could give out ids twice or out of order.
-    """
-    names = {
-        "table": spec.qualified(),
-        "append": spec.qualified("_append"),
-        "sequence": spec.qualified("_id_seq"),
-    }
-    has_table, comment, sequence_is_sound = execute(INSTALLED_SQL, names).fetchone()
-    if not has_table or comment is None:
-        what = "append function" if has_table else "table"
-        raise NotInstalledError(
-            f"the {what} of {spec.qualified()} does not exist yet: run client.create_tables()"
-        )
-    if comment != f"pgevents {generation_of(spec)}":
-        raise NotInstalledError(
-            f"the functions of {spec.qualified()} were made by another version of pgevents or for other "
-            "data_indexes "
-            f"than {list(spec.data_indexes)}: run client.create_tables()"
-        )
-    if not sequence_is_sound:
-        raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} must be MINVALUE 1, INCREMENT 1, "
-            "CACHE 1 and NO CYCLE, "
-            "else ids come twice or out of order; ALTER SEQUENCE it back"
-        )
-    last, greatest = execute(
-        SEQUENCE_SQL.format(sequence=spec.qualified("_id_seq"), table=spec.qualified()), None
-    ).fetchone()
-    if greatest is not None and greatest > last:
-        raise ConfigurationError(
-            f"the sequence {spec.qualified('_id_seq')} stands at {last}, behind the last event {greatest} "
-            "(a RESTART, or a restore without its sequence); "
-            f"""set it: SELECT setval('{spec.qualified("_id_seq")}', {greatest})"""
-        )
 
 
 HORIZON_SQL = """\

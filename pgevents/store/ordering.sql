@@ -269,19 +269,19 @@ BEGIN
 END
 $pgevents$;
 
--- [fetch_view] A snapshot of this version, in four fields (its latest event's id, its data, when it was made and updated; empty
--- if there is none), and after them the events that follow it, both as of the same moment.
+-- [fetch_view] A snapshot of this version and shape, in four fields (its latest event's id, its data, when it was made and
+-- updated; empty if there is none), and after them the events that follow it, both as of the same moment.
 CREATE OR REPLACE FUNCTION {{fetch_view}}(
-    _projections regclass, _type text, _id text, _version int, _field text, _value text, _types text[]
+    _projections regclass, _type text, _id text, _version int, _shape text, _field text, _value text, _types text[]
 ) RETURNS text
 LANGUAGE plpgsql STABLE AS $pgevents$
 DECLARE
     _latest bigint;
     _snapshot text;
 BEGIN
-    EXECUTE 'SELECT latest_event_id, concat_ws(E''\x1f'', latest_event_id, data, created_at, updated_at) FROM '
-        || _projections || ' WHERE type = $1 AND id = $2 AND version = $3'
-    INTO _latest, _snapshot USING _type, _id, _version;
+    EXECUTE 'SELECT latest_event_id, concat_ws(E''\x1f'', latest_event_id, coalesce(exact, data::text), created_at, updated_at) FROM '
+        || _projections || ' WHERE type = $1 AND id = $2 AND version = $3 AND shape = $4'
+    INTO _latest, _snapshot USING _type, _id, _version, _shape;
     RETURN coalesce(_snapshot, repeat(E'\x1f', 3)) || E'\x1f' || {{fetch}}(_field, _value, _types, coalesce(_latest, 0));
 END
 $pgevents$;
@@ -373,6 +373,11 @@ BEGIN
     IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form THEN
         RAISE array_subscript_error USING MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, '
             || 'from 1, and of one length; metadata may be left out';
+    END IF;
+    IF starts_with(_state, 'open:') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table saves an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
     END IF;
     IF _state <> '' THEN  -- not the first save of this transaction
         _published := split_part(_state, '|', 1);
@@ -768,13 +773,42 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION {{insert_guard}}() RETURNS trigger
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 BEGIN
-    IF current_setting({{setting}}, true) = 'open:{{generation}}|' THEN
+    IF current_setting({{setting}}, true) = 'open:{{generation}}|'
+        AND set_config({{setting}}, 'open:used|', true) <> ''  -- for one statement: triggers may insert, too
+    THEN
         RETURN NULL;
+    ELSIF current_setting({{setting}}, true) = 'open:used|' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
     ELSIF starts_with(current_setting({{setting}}, true), 'open:') THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'PGE03',
-        MESSAGE = 'the events table takes events through its append function only, which keeps their order';
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order',
+        HINT = 'To restore a dump of data alone into tables that exist, make it with pg_dump --disable-triggers.';
+END
+$pgevents$;
+
+-- [redactions] How often the log was changed under maintenance, and when last, as far as the calling statement sees. Whoever
+-- folds a snapshot notes it before reading. With its owner's rights, for the trail itself is not everybody's to read.
+CREATE OR REPLACE FUNCTION {{redactions}}() RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $pgevents$
+BEGIN
+    RETURN (SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.max(at)) FROM {{maintenance}});
+END
+$pgevents$;
+
+-- [hold_redactions] The same as of now, while nobody else changes the log until this transaction ends: what was noted before
+-- and is still so was folded from events that stand. Maintenance holds the same key exclusively to its commit.
+CREATE OR REPLACE FUNCTION {{hold_redactions}}() RETURNS text
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared({{redaction_key}}) THEN
+        RAISE lock_not_available USING
+            MESSAGE = 'the log is being changed under maintenance; a snapshot can be saved again once that has ended';
+    END IF;
+    RETURN {{redactions}}();
 END
 $pgevents$;
 
@@ -795,7 +829,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',
             HINT = 'Save a correcting event, or use client.maintenance(reason).';
-    ELSIF TG_WHEN = 'AFTER' THEN
+    END IF;
+    PERFORM pg_advisory_xact_lock({{redaction_key}});  -- before anything is changed; see hold_redactions
+    IF TG_WHEN = 'AFTER' THEN
         SELECT count(*), (array_agg(id ORDER BY id))[1:{{trail_limit}}] INTO _events, _ids FROM changed;
     ELSIF TG_OP <> 'TRUNCATE' THEN
         RETURN NULL;  -- the trigger after the statement knows which events it changed

@@ -58,7 +58,7 @@ def select_events(
 def select_after_snapshot(
     table: str,
     projections: str,
-    key: tuple[str, str, int],
+    key: tuple[str, str, int, str | None],
     streams: Sequence[Stream[Any]],
     as_of: int | datetime | None,
 ) -> tuple[str, list[Any]]:
@@ -68,13 +68,13 @@ def select_after_snapshot(
     Args:
         table: The events table's quoted name.
         projections: That of the snapshot's table.
-        key: The snapshot's type, id and version.
+        key: The snapshot's type, id, version and shape.
         streams: Merged streams.
         as_of: Up to where, if not up to now.
     """
     snapshot = (
-        f"SELECT latest_event_id, data, created_at, updated_at FROM {projections} "
-        "WHERE type = %s AND id = %s AND version = %s"
+        "SELECT latest_event_id, coalesce(exact, data::text) AS data, created_at, updated_at "
+        f"FROM {projections} WHERE type = %s AND id = %s AND version = %s AND shape = %s"
     )
     params: list[Any] = [*key]
     if isinstance(as_of, int):
@@ -86,7 +86,7 @@ def select_after_snapshot(
     select, more = select_events(table, streams, after, as_of, "ORDER BY id")
     sql = (
         f"WITH snapshot AS ({snapshot})\n"
-        "SELECT latest_event_id, NULL, data::text, NULL, created_at::text, updated_at::text FROM snapshot\n"
+        "SELECT latest_event_id, NULL, data, NULL, created_at::text, updated_at::text FROM snapshot\n"
         f"UNION ALL\n({select})"
     )
     return sql, params + more

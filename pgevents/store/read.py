@@ -38,7 +38,7 @@ FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);
 _UNOBSERVED = nullcontext(Operation("read"))
 FETCH_SQL = "SELECT {function}('{field}', %s, {types}, 0)"
 FETCH_AFTER_SQL = "SELECT {function}('{field}', %s, {types}, %s)"
-FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, '{field}', %s, {types})"
+FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, %s, '{field}', %s, {types})"
 OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
@@ -357,7 +357,7 @@ class Reader:
     def read_after_snapshot(
         self,
         projections: TableSpec,
-        key: tuple[str, str, int],
+        key: tuple[str, str, int, str | None],
         streams: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]] = (),
@@ -368,7 +368,7 @@ class Reader:
 
         Args:
             projections: The table of the snapshot.
-            key: The snapshot's type, id and version.
+            key: The snapshot's type, id, version and shape.
             streams: What to read.
             as_of: Up to where, if not up to now.
             lock: Streams to lock in a statement before, sent in the same message.
@@ -389,7 +389,7 @@ class Reader:
     def _load(
         self,
         projections: str,
-        key: tuple[str, str, int],
+        key: tuple[str, str, int, str | None],
         merged: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -12,7 +13,15 @@ import peewee
 from pgevents.errors import AppendOnlyError, ConfigurationError
 from pgevents.streams import check_field_name
 
-__all__ = ["EventsModel", "ProjectionsModel", "TableSpec", "create_events_table", "create_projections_table"]
+__all__ = [
+    "EventsModel",
+    "Index",
+    "ProjectionsModel",
+    "TableSpec",
+    "columns_of",
+    "create_events_table",
+    "create_projections_table",
+]
 
 AdditionalIndexes = Sequence[Any] | Callable[[type[peewee.Model]], Sequence[Any]]
 
@@ -47,11 +56,50 @@ CREATE TABLE IF NOT EXISTS {table} (
     data jsonb NOT NULL,
     latest_event_id bigint NOT NULL,
     version int NOT NULL DEFAULT 1,
+    shape text,
+    exact text CHECK (exact::jsonb = data),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (type, id)
 );
 """
+
+
+GUARDS = {
+    "pgevents_insert": "BEFORE INSERT ON {table} FOR EACH STATEMENT",
+    "pgevents_change": "BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} FOR EACH STATEMENT",
+    "pgevents_updated": "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
+    "pgevents_deleted": "AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
+    "pgevents_touch": "BEFORE UPDATE ON {table} FOR EACH ROW",
+}
+FULL_TYPE_NAMES = {"timestamptz": "timestamp with time zone", "int": "integer"}
+
+
+@attrs.frozen
+class Index:
+    """An index of a table, as it is created and as PostgreSQL describes it.
+
+    Attributes:
+        name: Its name, without quotes.
+        columns: Columns and expressions, as SQL.
+        only: The condition of a unique, partial index; "" for an ordinary one.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    only: str = ""
+
+    def create_sql(self, table: str) -> str:
+        """The statement that creates it on a table."""
+        create = "CREATE UNIQUE INDEX" if self.only else "CREATE INDEX"
+        where = f" WHERE {self.only}" if self.only else ""
+        return f'{create} IF NOT EXISTS "{self.name}" ON {table} ({", ".join(self.columns)}){where};\n'
+
+    @property
+    def described(self) -> tuple[list[str], str, bool]:
+        """Columns, condition and uniqueness in the words of `pg_get_indexdef` and `pg_get_expr`."""
+        columns = [re.sub(r"^\(data->>'(.*)'\)$", r"((data ->> '\1'::text))", one) for one in self.columns]
+        return columns, f"({self.only})" if self.only else "", bool(self.only)
 
 
 @attrs.frozen
@@ -66,12 +114,15 @@ class TableSpec:
 
     def qualified(self, suffix: str = "") -> str:
         """The quoted name of the table, or of what belongs to it by a suffix."""
-        own = f'"{self.name}{suffix}"'
-        return own if self.schema is None else f'"{self.schema}".{own}'
+        return self.beside(f'"{self.name}{suffix}"')
 
     def beside(self, name: str) -> str:
         """A quoted name, qualified by the table's schema."""
         return name if self.schema is None else f'"{self.schema}".{name}'
+
+    def in_schema(self, schema: str) -> TableSpec:
+        """The same table with its schema named: the given one, unless it names one itself."""
+        return self if self.schema is not None else attrs.evolve(self, schema=schema)
 
     def index_name(self, *parts: str) -> str:
         """A quoted index name that no other table of the schema can have: `$` stands in no table's or field's
@@ -82,33 +133,79 @@ class TableSpec:
             name = name.encode()[:52].decode(errors="ignore") + "_" + digest
         return f'"{name}"'
 
-    def create_statements(self) -> dict[str, str]:
-        """The DDL of schema, table and indexes, by the quoted name of what each statement makes."""
+    def tables(self) -> dict[str, str]:
+        """The DDL of the table and of those that it needs beside itself, by their quoted names."""
         table = self.qualified()
-        made: dict[str, str] = {}
-        if self.schema is not None:
-            made[f'schema "{self.schema}"'] = f'CREATE SCHEMA IF NOT EXISTS "{self.schema}";\n'
         if self.kind == "projections":
-            made[table] = PROJECTIONS_SQL.format(table=table)
-            return made | dict(
-                self._index(f"type, (data->>'{field}'), id", "data", field) for field in self.data_indexes
-            )
+            return {table: PROJECTIONS_SQL.format(table=table)}
         maintenance = self.qualified("_maintenance")
-        made[table] = EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq"))
-        made[maintenance] = MAINTENANCE_SQL.format(maintenance=maintenance)
-        made |= [
-            self._index("type, id", "type"),
-            self._index("idempotency_key", "idempotency_key", only="idempotency_key IS NOT NULL"),
-        ]
-        return made | dict(
-            self._index(f"(data->>'{field}'), id", "data", field) for field in self.data_indexes
-        )
+        return {
+            table: EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq")),
+            maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
+        }
 
-    def _index(self, columns: str, *parts: str, only: str = "") -> tuple[str, str]:
-        name = self.index_name(*parts)
-        create = "CREATE UNIQUE INDEX" if only else "CREATE INDEX"
-        where = f" WHERE {only}" if only else ""
-        return self.beside(name), f"{create} IF NOT EXISTS {name} ON {self.qualified()} ({columns}){where};\n"
+    def statements(self) -> list[str]:
+        """The DDL of the schema, the tables and their indexes, without the additional ones."""
+        return [
+            *self.schema_statements(),
+            *self.tables().values(),
+            *[index.create_sql(self.qualified()) for index in self.indexes()],
+        ]
+
+    def schema_statements(self) -> list[str]:
+        """The DDL of the schema, if one is named."""
+        return [] if self.schema is None else [f'CREATE SCHEMA IF NOT EXISTS "{self.schema}";\n']
+
+    def indexes(self) -> list[Index]:
+        """The table's indexes, without the additional ones."""
+        if self.kind == "projections":
+            return [
+                self._index(("data", field), "type", f"(data->>'{field}')", "id")
+                for field in self.data_indexes
+            ]
+        return [
+            self._index(("type",), "type", "id"),
+            self._index(("idempotency_key",), "idempotency_key", only="idempotency_key IS NOT NULL"),
+            *[self._index(("data", field), f"(data->>'{field}')", "id") for field in self.data_indexes],
+        ]
+
+    def _index(self, parts: tuple[str, ...], *columns: str, only: str = "") -> Index:
+        return Index(self.index_name(*parts).strip('"'), columns, only)
+
+    def guards(self) -> dict[str, str]:
+        """The DDL of the triggers that keep the log append-only, by their names.
+
+        They fire `ALWAYS`: also in a session whose `session_replication_role` is `replica`, and in the first
+        copy of a subscription of logical replication, which would fill the table past its sequence.
+        """
+        if self.kind == "projections":
+            return {}
+        table, insert_guard, guard = map(self.qualified, ("", "_insert_guard", "_guard"))
+        return {
+            name: f"CREATE OR REPLACE TRIGGER {name} {when.format(table=table)} "
+            f"EXECUTE FUNCTION {insert_guard if name == 'pgevents_insert' else guard}();\n"
+            f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};\n"
+            for name, when in GUARDS.items()
+        }
+
+
+def columns_of(ddl: str) -> dict[str, tuple[str, bool, bool]]:
+    """The columns that a `CREATE TABLE` of this module makes.
+
+    Returns:
+        By name, the type as `format_type` names it, whether it is NOT NULL, and whether it is GENERATED
+        ALWAYS.
+    """
+    keys = re.findall(r"^    PRIMARY KEY \((.*)\)", ddl, re.M)
+    keyed = [name for names in keys for name in str(names).split(", ")]
+    return {
+        name: (
+            str(FULL_TYPE_NAMES.get(kind, kind)),
+            "NOT NULL" in rest or "PRIMARY KEY" in rest or name in keyed,
+            "GENERATED ALWAYS AS IDENTITY" in rest,
+        )
+        for name, kind, rest in re.findall(r"^    ([a-z_]+) ([a-z]+(?:\[\])?)(.*)$", ddl, re.M)
+    }
 
 
 class _TimestampField(peewee.DateTimeField):

@@ -6,6 +6,7 @@ pytest finds the fixtures by itself. No server starts before a test asks for one
 
 from pgevents.subscriptions import drain
 from pgevents.testing.capturing import CapturedEvents, capture_events
+from pgevents.testing.checking import check_projection
 from pgevents.testing.fixtures import (
     EMPTY_SQL,
     pgevents_client,
@@ -24,6 +25,7 @@ __all__ = [
     "History",
     "Outcome",
     "capture_events",
+    "check_projection",
     "drain",
     "given",
     "history",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import attrs
 
+from pgevents.codec.previews import preview
 from pgevents.errors import ConfigurationError
-from pgevents.events import Event, EventTypes, event_type_of
+from pgevents.events import Event
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
-    from pgevents.codec.serialization import Serializer
 
-__all__ = ["History", "class_of", "envelope", "history", "numbered", "plain_serializer", "shown"]
+__all__ = ["History", "class_of", "history", "numbered", "shown"]
 
 
 @attrs.frozen
@@ -40,7 +40,7 @@ class History(Sequence[Event[Any]]):
             *events: Instances of event classes or dicts, as `client.save_event` takes them.
             metadata: For each of them.
         """
-        made = [envelope(given, self.now, metadata) for given in events]
+        made = [preview(given, self.now, metadata) for given in events]
         return attrs.evolve(self, events=numbered([*self.events, *made]))
 
     def at(self, now: datetime | str) -> History:
@@ -119,39 +119,6 @@ def _time(value: datetime | str) -> datetime:
             f"{value!r} has no time zone; write 2024-03-01T10:00Z, or give a datetime with tzinfo"
         )
     return value
-
-
-def envelope(given: Any, now: datetime, metadata: Mapping[str, Any] | None = None) -> Event[Any]:
-    """An event as a read would bring it: its data has been JSON in between, so what cannot be stored fails
-    here."""
-    if class_of(given) is Event:
-        saved: Event[Any] = given
-        return saved
-    known = {**(metadata or {})}
-    if isinstance(given, Mapping):
-        form = cast("Mapping[str, Any]", given)
-        name, data = form["type"], form.get("data", {})
-        known |= form.get("metadata", {})
-        kind = EventTypes.everything.find(name)
-    else:
-        kind = event_type_of(class_of(given))
-        name, data = kind.name, given
-    plain = plain_serializer().encode(data, name)
-    if kind is not None:
-        plain = plain_serializer().decode(plain, kind.cls, event_id=None, event_type=name)
-    return Event(0, name, plain, known, now, now)
-
-
-def plain_serializer() -> Serializer:
-    global _serializer_made
-    if _serializer_made is None:
-        from pgevents.codec.serialization import Serializer
-
-        _serializer_made = Serializer()
-    return _serializer_made
-
-
-_serializer_made: Serializer | None = None
 
 
 def numbered(events: Iterable[Event[Any]]) -> tuple[Event[Any], ...]:

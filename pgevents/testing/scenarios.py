@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import pprint
 import re
@@ -14,20 +15,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.events import Event, event_type_of
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
     History,
     class_of,
-    envelope,
     numbered,
-    plain_serializer,
     shown,
 )
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient
+    from pgevents.codec.serialization import Serializer
     from pgevents.streams import Stream
 
 __all__ = ["Given", "Outcome", "given"]
@@ -59,13 +60,14 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     events: list[Event[Any]] = []
     views: list[Any] = []
     one: Any
+    serializer = _serializer_of(client, past)
     for one in past:
         if isinstance(one, (ProjectionBase, MultiStreamProjectionBase)):
             views.append(one)
         elif isinstance(one, (History, list, tuple)):
-            events += (envelope(each, now) for each in cast("Sequence[Any]", one))
+            events += (preview(each, now, serializer=serializer) for each in cast("Sequence[Any]", one))
         elif _is_event(one):
-            events.append(envelope(one, now))
+            events.append(preview(one, now, serializer=serializer))
         elif attrs.has(class_of(one)):
             views.append(one)
         else:
@@ -76,7 +78,14 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
         if any(not _is_projection(view) for view in views):
             raise ConfigurationError("a decision in a store rests on projections, not on ready views")
         events = History(now, tuple(events)).save(client)
-    return Given(tuple(events) if client is not None else numbered(events), tuple(views), client)
+    found = tuple(events) if client is not None else numbered(events)
+    return Given(found, tuple(views), client, serializer)
+
+
+def _serializer_of(client: EventClient | None, past: Sequence[Any]) -> Serializer:
+    """That of the client, or of the first projection that has one: its converters are those of the events."""
+    clients = [client, *(one.client for one in past if _is_projection(one))]
+    return next((one.serializer for one in clients if one is not None), plain_serializer())
 
 
 def _is_event(value: object) -> bool:
@@ -96,11 +105,13 @@ class Given:
         events: What has happened.
         sources: The projections and views, in the order given.
         client: The store's client, or None.
+        serializer: Makes JSON of the events, and the reverse, as the client's converters say.
     """
 
     events: tuple[Event[Any], ...]
     sources: tuple[Any, ...] = ()
     client: EventClient | None = None
+    serializer: Serializer = attrs.field(factory=plain_serializer, eq=False, repr=False)
 
     @property
     def views(self) -> tuple[Any, ...]:
@@ -122,10 +133,10 @@ class Given:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
         wanted: Sequence[Stream[Any]] = projection.get_streams()
         limit: Any = projection.as_of
-        own = [one for one in self.events if any(_matches(one, stream) for stream in wanted)]
+        own = [one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)]
         if limit is not None:
             own = [one for one in own if limit >= (one.id if isinstance(limit, int) else one.created_at)]
-        return class_of(projection).from_history(projection.id, own, projection.client)
+        return class_of(projection).from_history(projection.id, copy.deepcopy(own), projection.client)
 
     def when(self, decide: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
         """Decide.
@@ -147,7 +158,7 @@ class Given:
         client = self.client
         if client is None:
             first = self.views if self.sources else (list(self.events),)
-            return _as_events(decide(*first, *args, **kwargs))
+            return _as_events(decide(*first, *args, **kwargs), self.serializer)
         with capture_events(client, uncommitted=client.db.in_transaction()) as saved:
             if self.sources:
 
@@ -164,19 +175,19 @@ def _is_projection(source: object) -> bool:
     return hasattr(source, "get_streams")
 
 
-def _as_events(decided: Any) -> list[Event[Any]]:
+def _as_events(decided: Any, serializer: Serializer) -> list[Event[Any]]:
     if decided is None:
         return []
     several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
-    return [envelope(one, now) for one in several]
+    return [preview(one, now, serializer=serializer) for one in several]
 
 
-def _matches(event: Event[Any], stream: Stream[Any]) -> bool:
+def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> bool:
     """Whether a stream finds an event, by the rules of its SQL."""
     if stream.types is not None and event.type not in stream.types:
         return False
-    data: Any = plain_serializer().encode(event.data, event.type) if stream.match else {}
+    data: Any = serializer.encode(event.data, event.type) if stream.match else {}
     return all(_json_text(data.get(field)) in values for field, values in stream.match)
 
 
@@ -219,7 +230,7 @@ class Outcome:
     def view(self) -> Any:
         """The view when the events that were decided are folded, too."""
         __tracebackhide__ = True
-        assert self.events is not None
+        _ = self.events  # what was raised instead is raised here, also under python -O
         if self.before.client is not None:
             return self.before.view
         return attrs.evolve(self.before, events=numbered([*self.before.events, *self.decided])).view
@@ -270,7 +281,7 @@ class Outcome:
                 f"events were to be decided, but this was raised: {self.error!r}"
             ) from self.error
         wanted = [
-            one if isinstance(one, type) else shown(envelope(one, datetime.now(timezone.utc)))
+            one if isinstance(one, type) else shown(preview(one, serializer=self.before.serializer))
             for one in expected
         ]
         found = [shown(one) for one in self.decided]

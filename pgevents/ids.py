@@ -1,0 +1,111 @@
+"""Ids of projections: as text in the projections table, and back."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Sequence
+from datetime import date, datetime
+from enum import Enum
+from typing import Any, cast
+from uuid import UUID
+
+from pgevents.errors import ConfigurationError
+from pgevents.streams import identifier_text
+
+__all__ = ["id_of", "id_text"]
+
+
+def id_text(id: object) -> str:
+    """A projection's id as text: as it stands in the events, if it can identify events; a tuple as a JSON
+    array.
+
+    Raises:
+        ConfigurationError: None, a value that has no text of its own, or text that PostgreSQL cannot hold.
+    """
+    if isinstance(id, str) and not isinstance(id, Enum):
+        if _parts(id) is not None:
+            raise ConfigurationError(f"the id {id!r} is the text of a tuple; give the tuple itself")
+        return identifier_text("id", id)
+    if id is None or isinstance(id, (int, UUID, Enum)):
+        return identifier_text("id", id)
+    if isinstance(id, tuple):
+        parts = cast("tuple[object, ...]", id)
+        if not parts:
+            raise ConfigurationError("an empty tuple identifies no projection")
+        return _dump([_part(part) for part in parts])
+    if type(id).__str__ is object.__str__ or isinstance(id, datetime):
+        raise ConfigurationError(
+            f"{id!r} cannot identify a projection, as it has no text of its own; give a str, int, bool, "
+            f"UUID, Enum "
+            "or a tuple of these"
+        )
+    return identifier_text("id", str(id))
+
+
+def id_of(text: str, kind: Any = Any) -> Any:
+    """The id that has this text.
+
+    Args:
+        text: What `id_text` gave.
+        kind: The id's type, if a class says so: int, UUID, an Enum, `tuple[UUID, str]`, a NamedTuple.
+        Without one,
+            text stays text, and the parts of a tuple are what JSON makes of them.
+
+    Raises:
+        ConfigurationError: The text is none of that type.
+    """
+    parts = _parts(text)
+    try:
+        return _typed(text if parts is None else parts, kind)
+    except (LookupError, TypeError, ValueError) as error:
+        shown = getattr(kind, "__name__", kind)
+        raise ConfigurationError(f"the id {text!r} of a saved projection is no {shown}: {error}") from error
+
+
+def _part(value: object) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if type(value) in (int, bool):
+        return value
+    return identifier_text("id", str(value) if isinstance(value, date) else value)
+
+
+def _dump(parts: Sequence[Any]) -> str:
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _parts(text: str) -> list[Any] | None:
+    """The parts of a tuple's text; None of any other text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    is_tuple = found and all(type(part) in (str, int, bool) for part in found) and _dump(found) == text
+    return found if is_tuple else None
+
+
+def _typed(value: Any, wanted: Any) -> Any:
+    kind: Any = wanted
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        return tuple(_typed(part, one) for part, one in zip(value, kinds, strict=True))
+    if hasattr(kind, "_fields"):  # a NamedTuple
+        hints = typing.get_type_hints(kind)
+        named = zip(kind._fields, value, strict=True)
+        return kind(*[_typed(part, hints.get(name, Any)) for name, part in named])
+    if value.__class__ is list:
+        return tuple(value)
+    if kind is bool:
+        return value if isinstance(value, bool) else {"true": True, "false": False}[value]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        texts = {identifier_text("id", one): one for one in kind}
+        return texts[identifier_text("id", value)]
+    if kind is int:
+        return int(value)
+    if kind in (UUID, date):
+        return UUID(value) if kind is UUID else date.fromisoformat(value)
+    return value

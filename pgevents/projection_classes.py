@@ -1,0 +1,206 @@
+"""What a projection's class declares: view, events and id, from its type arguments; and the shape of its
+snapshots."""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+from pgevents.events import EventTypes, event_type_of
+from pgevents.reducers import Pipeline
+from pgevents.views import digest, is_dict_class, shape_text
+
+__all__ = ["Declaration", "check_event_classes", "declaration_of", "fold_alike"]
+
+
+@attrs.frozen
+class Declaration:
+    """What a class of projections declares.
+
+    Attributes:
+        view_class: The view's class; a dict of any fields is `dict`, `dict[str, Any]` or `Any`.
+        events: The events' class or union; None for any.
+        id_class: The id's type; Any if the class does not say.
+        shape: A digest of the view's fields and types, and of which of them are folded and derived.
+        folds_in_as_json: Whether the class has no reducers, and an `as_json` of its own that folds.
+    """
+
+    view_class: Any
+    events: Any
+    id_class: Any
+    shape: str
+    folds_in_as_json: bool
+
+    def shape_of(self, initial: Any) -> str:
+        """The shape of one projection: a dict's fields are those of its initial view."""
+        if not isinstance(initial, dict):
+            return self.shape
+        return digest(f"{self.shape} {sorted(cast('dict[str, Any]', initial))}")
+
+
+@lru_cache(maxsize=1024)
+def declaration_of(cls: Any, root: Any) -> Declaration:
+    """What a class declares.
+
+    Args:
+        cls: The class.
+        root: The base of all projections, generic in view, events and id.
+
+    Raises:
+        ConfigurationError: It does not say what its view is.
+    """
+    view_class, events, id_class = _type_arguments(cls, root)
+    if isinstance(view_class, TypeVar):
+        raise ConfigurationError(
+            f"{cls.__name__} must name its view and events: class {cls.__name__}(ProjectionBase[View, Event])"
+        )
+    if isinstance(events, TypeVar) or is_dict_class(events):
+        events = None
+    if isinstance(id_class, TypeVar) or id_class is Any:
+        id_class = _annotated_id(cls)
+    reducers: Pipeline = cls.reducers
+    folds_in_as_json = reducers.is_empty and cls.as_json is not root.as_json
+    text = shape_text(view_class)
+    if folds_in_as_json:
+        text += " folded in as_json"
+    else:
+        whole = " whole" if reducers.folds_the_whole_view else ""
+        text += f" folds {sorted(reducers.folded_fields)}{whole} derives {sorted(reducers.derived_fields)}"
+    return Declaration(view_class, events, id_class, digest(text), folds_in_as_json)
+
+
+def _type_arguments(cls: Any, root: Any) -> tuple[Any, ...]:
+    """What the type parameters of the root are in a class; a parameter that nobody has given is itself."""
+    if cls is root:
+        return tuple(cls.__parameters__)
+    bases: Any = _own(cls, "__orig_bases__", cls.__bases__)
+    for base in sorted(bases, key=lambda one: not typing.get_args(one)):  # what is written here counts first
+        origin: Any = typing.get_origin(base) or base
+        if isinstance(origin, type) and issubclass(origin, root):
+            known = dict(zip(_parameters(origin), typing.get_args(base), strict=False))
+            return tuple(_given(one, known, cls) for one in _type_arguments(origin, root))
+    raise ConfigurationError(f"{cls.__name__} is no projection")
+
+
+def _parameters(origin: Any) -> tuple[Any, ...]:
+    return tuple(getattr(origin, "__parameters__", ()))
+
+
+def _given(argument: Any, known: dict[Any, Any], cls: Any) -> Any:
+    if isinstance(argument, TypeVar):
+        argument = known.get(argument, argument)
+    elif known and _parameters(argument):
+        argument = argument[tuple(known.get(one, one) for one in _parameters(argument))]
+    if isinstance(argument, typing.ForwardRef):
+        argument = argument.__forward_arg__
+    return _evaluated(argument, cls) if isinstance(argument, str) else argument
+
+
+def _evaluated(text: str, cls: Any) -> Any:
+    """A type that is written as text, as the module sees it in which the class is written."""
+    names = dict(vars(sys.modules.get(cls.__module__, typing)))
+    for member in _members(cls).values():
+        if isinstance(member, types.FunctionType):
+            names |= member.__globals__
+    try:
+        return eval(text, names)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{cls.__name__} names {text!r} as a type, which cannot be found: {error}; "
+            "define it before the class, at the top of a module"
+        ) from error
+
+
+def _annotated_id(cls: Any) -> Any:
+    for base in cls.__mro__:
+        written: Any = _own(base, "__annotations__", {}).get("id", Any)
+        if written is not Any:
+            return _evaluated(written, base) if isinstance(written, str) else written
+    return Any
+
+
+def _own(cls: Any, name: str, default: Any) -> Any:
+    """An attribute of a class itself, not of its bases."""
+    return _members(cls).get(name, default)
+
+
+def _members(cls: Any) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", cls.__dict__)
+
+
+def check_event_classes(name: str, wanted: Any, known: EventTypes) -> None:
+    """That events are decoded into the classes that a projection was written for.
+
+    Args:
+        name: Of the projection's class.
+        wanted: What the projection names as its events: classes, unions, names.
+        known: The types of its client.
+
+    Raises:
+        ConfigurationError: A class was defined again since (its module was reloaded), so that the reducers
+        would
+            recognise no event.
+    """
+    for cls in _classes(wanted):
+        kind = event_type_of(cls)
+        decoded = known.find(kind.name)
+        if decoded is not None and decoded.cls is not kind.cls:
+            raise ConfigurationError(
+                f"{name} is written for {kind.cls!r}, and the events of type {kind.name!r} are now decoded "
+                f"into "
+                f"another class, {decoded.cls!r}: it was defined again, as by a reload. Reload the module of "
+                f"{name}, too, or restart"
+            )
+
+
+def _classes(wanted: Any) -> list[Any]:
+    if wanted is None or wanted is Any or isinstance(wanted, (str, TypeVar)):
+        return []
+    if hasattr(wanted, "__value__"):  # type X = ...
+        return _classes(wanted.__value__)
+    if isinstance(wanted, type):
+        return [wanted] if not is_dict_class(wanted) else []
+    parts = cast("typing.Iterable[Any]", typing.get_args(wanted) or wanted)
+    is_collection = bool(typing.get_args(wanted)) or isinstance(wanted, (list, tuple, set, frozenset))
+    return [cls for part in parts for cls in _classes(part)] if is_collection else []
+
+
+FOLDING = (
+    "reducers",
+    "initial_view",
+    "as_json",
+    "get_streams",
+    "get_event_identifiers",
+    "get_stream_options",
+    "event_types",
+)
+"""What a class folds by."""
+
+
+def fold_alike(one: Any, other: Any) -> bool:
+    """Whether two classes fold the same: one of them defined again, or two that share or repeat all that
+    they fold
+    by."""
+    if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+        return True
+    return all(_is_alike(getattr(one, name, None), getattr(other, name, None)) for name in FOLDING)
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
+        parts = [(f.__code__, f.__defaults__, f.__kwdefaults__) for f in (one, other)]
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        return parts[0] == parts[1] and cells[0] == cells[1]
+    if isinstance(one, Pipeline) and isinstance(other, Pipeline):
+        functions = one.functions, other.functions
+        return [name for name, _ in functions[0]] == [name for name, _ in functions[1]] and all(
+            _is_alike(first, second) for (_, first), (_, second) in zip(*functions, strict=True)
+        )
+    return bool(one == other)

@@ -1,0 +1,123 @@
+"""Saved projections by class or by name: got, queried, counted and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pgevents.errors import ConfigurationError
+from pgevents.events import EventTypes
+from pgevents.ids import id_of, id_text
+from pgevents.projection_classes import Declaration
+from pgevents.querying import Asked, Question
+from pgevents.snapshots import SavedProjection, SnapshotKey, Snapshots
+from pgevents.views import is_dict_class
+
+__all__ = ["asked_of", "count", "delete", "get", "ids", "query", "several_asked"]
+
+OTHER_SHAPE_SQL = """\
+SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s)
+"""
+
+
+def asked_of(snapshots: Snapshots, types: EventTypes, named: Any) -> Asked:
+    """What is asked for by a projection's class or by its type's name.
+
+    Raises:
+        ConfigurationError: Neither.
+    """
+    cls: Any = named
+    if isinstance(named, str) and named:
+        return Asked(named)
+    if isinstance(named, type) and hasattr(cls, "declared_for"):
+        declared: Declaration = cls.declared_for(snapshots, types)
+        shape = None if is_dict_class(declared.view_class) else declared.shape
+        return Asked(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
+    raise ConfigurationError(f"a projection is named by its class or its projection_type, not {cls!r}")
+
+
+def several_asked(
+    snapshots: Snapshots, types: EventTypes, projections: Any, version: int | None = None
+) -> list[Asked]:
+    """The same of one or a list.
+
+    Raises:
+        ConfigurationError: An empty list, or a version of what is not a name.
+    """
+    several = cast("Sequence[Any]", projections if isinstance(projections, (list, tuple)) else [projections])
+    if not several:
+        raise ConfigurationError("no projection is named")
+    kinds = [asked_of(snapshots, types, one) for one in several]
+    if version is None:
+        return kinds
+    if type(version) is not int or any(kind.version is not None for kind in kinds):
+        raise ConfigurationError(
+            f"version={version!r}: a class has its own version; to read another one, as dicts, name the "
+            f"type: "
+            f"query_projections({kinds[0].type!r}, version=1)"
+        )
+    return [Asked(kind.type, version) for kind in kinds]
+
+
+def get(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) -> SavedProjection[Any] | None:
+    """The snapshot of one projection."""
+    asked = asked_of(snapshots, types, projection)
+    if asked.shape is None:
+        return snapshots.get(asked.type, id_text(id), asked.version, asked.view_class, asked.id_class)
+    version = cast(int, asked.version)
+    key = SnapshotKey(asked.type, id_text(id), version, asked.shape, asked.view_class, asked.id_class)
+    return snapshots.note(key).saved
+
+
+def delete(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) -> bool:
+    """Remove the snapshot of one projection; whether there was one."""
+    return snapshots.delete(asked_of(snapshots, types, projection).type, id_text(id))
+
+
+def query(snapshots: Snapshots, question: Question) -> list[SavedProjection[Any]]:
+    """The snapshots that a question is about."""
+    _check_shapes(snapshots, question)
+    rows = snapshots.session.execute(*question.rows()).fetchall()
+    found: list[SavedProjection[Any]] = []
+    for row in rows:
+        kind = next(one for one in question.kinds if one.type == row[0] and one.version in (None, row[4]))
+        if kind.shape not in (None, row[7]):
+            raise _other_shape(kind)
+        found.append(snapshots.decode(row, kind.view_class, kind.id_class))
+    return found
+
+
+def count(snapshots: Snapshots, question: Question) -> int:
+    """How many they are."""
+    _check_shapes(snapshots, question)
+    (found,) = snapshots.session.execute(*question.count()).fetchone()
+    return int(found)
+
+
+def ids(snapshots: Snapshots, question: Question) -> list[Any]:
+    """Their ids."""
+    (kind,) = question.kinds
+    return [id_of(text, kind.id_class) for _, text in snapshots.session.execute(*question.ids()).fetchall()]
+
+
+def _check_shapes(snapshots: Snapshots, question: Question) -> None:
+    """Whether snapshots of another shape stand, which a question would pass over; looked at once for each
+    class."""
+    for kind in question.kinds:
+        if kind.shape is None or kind in snapshots.uniform:
+            continue
+        sql = snapshots.sql(OTHER_SHAPE_SQL)
+        (others,) = snapshots.session.execute(sql, [kind.type, kind.version, kind.shape]).fetchone()
+        if others:
+            raise _other_shape(kind)
+        snapshots.uniform.append(kind)
+
+
+def _other_shape(kind: Asked) -> ConfigurationError:
+    return ConfigurationError(
+        f"snapshots of {kind.type!r}, version {kind.version}, were saved before the view had its present "
+        f"fields, "
+        "so a query would give old values or miss them: fold them anew with "
+        "client.refresh_projections(...), or "
+        "raise the version"
+    )

@@ -1,0 +1,193 @@
+"""Telling pgevents' own tables and indexes from an application's that have the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pgevents.errors import ConfigurationError
+from pgevents.store.tables import Index, TableSpec, columns_of
+
+__all__ = [
+    "index_fault",
+    "log_of_snapshots",
+    "refuse_foreign",
+    "refuse_foreign_index",
+    "refuse_stale_functions",
+    "snapshots_mark",
+]
+
+RELATION_SQL = """\
+SELECT c.relkind::text, a.attname::text,
+    format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity = 'a',
+    a.atthasdef OR a.attidentity <> ''
+FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.oid = to_regclass(%s)
+ORDER BY a.attnum
+"""
+MARK_SQL = """\
+SELECT (
+    SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute AS a
+    WHERE a.attrelid = to_regclass(%s) AND a.attname = 'latest_event_id')
+"""
+INDEX_SQL = """\
+SELECT i.relkind::text, x.indrelid = to_regclass(%s), x.indisvalid AND x.indisready, m.amname,
+    ARRAY(SELECT pg_get_indexdef(i.oid, n, false) FROM generate_series(1, x.indnatts) AS n),
+    coalesce(pg_get_expr(x.indpred, x.indrelid), ''), x.indisunique
+FROM pg_class AS i
+LEFT JOIN pg_index AS x ON x.indexrelid = i.oid
+LEFT JOIN pg_am AS m ON m.oid = i.relam
+WHERE i.oid = to_regclass(%s)
+"""
+STALE_SQL = """\
+SELECT n.nspname::text, p.proname::text FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE right(p.proname, 7) = '_append' AND starts_with(obj_description(p.oid, 'pg_proc'), 'pgevents ')
+    AND strpos(obj_description(p.oid, 'pg_proc'), %s) > 0
+"""
+KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+}
+SNAPSHOTS = "pgevents snapshots of "
+
+
+def snapshots_mark(events: TableSpec, projections: TableSpec) -> str:
+    """The comment of the column `latest_event_id`: which log the snapshots are folded from.
+
+    A log in the same schema is noted without it, so that the schema may be renamed.
+    """
+    return SNAPSHOTS + (f'"{events.name}"' if events.schema == projections.schema else events.qualified())
+
+
+def log_of_snapshots(execute: Any, events: TableSpec, projections: TableSpec) -> str | None:
+    """The mark of a projections table, if it says that its snapshots are folded from this log.
+
+    None if it has none, or names a log that is gone.
+
+    Raises:
+        ConfigurationError: They are folded from another log, whose ids mean other events.
+    """
+    mark = execute(MARK_SQL, [projections.qualified()]).fetchone()[0] or ""
+    if mark == snapshots_mark(events, projections):
+        return str(mark)
+    other = mark.removeprefix(SNAPSHOTS)
+    if other == mark:
+        return None
+    other = other if '"."' in other else projections.beside(other)
+    if execute("SELECT to_regclass(%s)", [other]).fetchone()[0] is not None:
+        raise ConfigurationError(
+            f"{projections.qualified()} holds the snapshots of another log, {other}: an id in them means "
+            "another "
+            f"event than in {events.qualified()}. Give each log a projections table of its own"
+        )
+    return None
+
+
+def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> None:
+    """Refuse a table of the same name that pgevents has not made, and does not touch.
+
+    Args:
+        execute: `Session.execute`.
+        spec: The table that they belong to.
+        tables: The DDL of each table, by its quoted name; other statements are left out.
+
+    Raises:
+        ConfigurationError: There is one: something else than a table, or one with other columns.
+    """
+    for name, ddl in tables.items():
+        if not ddl.startswith("CREATE TABLE"):
+            continue
+        rows = execute(RELATION_SQL, [name]).fetchall()
+        reason = _foreign_because(rows, ddl) if rows else _sequence_is_taken(execute, spec, name)
+        if reason is not None:
+            factory = f"create_{spec.kind}_table"
+            raise ConfigurationError(
+                f"{name} is not a table that pgevents made: {reason}. It was left as it is. Give your "
+                "tables another "
+                f"name or schema: {factory}(schema='my_app', name='my_{spec.kind}')"
+            )
+
+
+def refuse_stale_functions(execute: Any, spec: TableSpec) -> None:
+    """Refuse to make a log whose name the functions of a renamed one still use: they would write into it.
+
+    Raises:
+        ConfigurationError: There are such functions.
+    """
+    own = spec.qualified("_append")
+    for stale in execute(STALE_SQL, [f"{spec.qualified()}:"]).fetchall():
+        schema, name = stale
+        if f'"{schema}"."{name}"' != own:
+            raise ConfigurationError(
+                f'the functions of "{schema}"."{name.removesuffix("_append")}" still use its former name '
+                f"{spec.qualified()}, and would write into a log that is made there: call create_tables() "
+                "for the "
+                "renamed log first"
+            )
+
+
+def _sequence_is_taken(execute: Any, spec: TableSpec, name: str) -> str | None:
+    """Why a table that does not exist yet cannot be made: its sequence's name is taken."""
+    sequence = spec.qualified("_id_seq")
+    if spec.kind == "events" and name == spec.qualified() and execute(RELATION_SQL, [sequence]).fetchall():
+        return f"there is no such table, but its sequence's name {sequence} is taken"
+    return None
+
+
+def _foreign_because(rows: list[Any], ddl: str) -> str | None:
+    relkind = rows[0][0]
+    if relkind not in ("r", "p"):
+        return f"it is {KINDS.get(relkind, 'something else')}"
+    found = {row[1]: row[2:5] for row in rows if row[1] is not None}
+    wanted = columns_of(ddl)
+    for column, (kind, is_required, is_identity) in wanted.items():
+        if column not in found:
+            return f"it has no column {column!r}"
+        if found[column][0] != kind:
+            return f"its column {column!r} is {found[column][0]}, not {kind}"
+        if is_required and not found[column][1]:
+            return f"its column {column!r} may be null"
+        if is_identity and not found[column][2]:
+            return f"its column {column!r} is not GENERATED ALWAYS AS IDENTITY"
+    for _, column, _, is_required, _, has_default in rows:
+        if column not in wanted and is_required and not has_default:
+            return f"it needs a value for the column {column!r}, which an event or snapshot does not have"
+    return None
+
+
+def refuse_foreign_index(execute: Any, spec: TableSpec, index: Index) -> None:
+    """Refuse an index of the right name that is another one, or not complete.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    reason = index_fault(execute, spec, index)
+    if reason is not None:
+        raise ConfigurationError(f"{reason}; then call create_tables() again")
+
+
+def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
+    """What is wrong with an index that exists, and what to do; None if it is the right one and complete."""
+    name = spec.beside(f'"{index.name}"')
+    row = execute(INDEX_SQL, [spec.qualified(), name]).fetchone()
+    if row is None:
+        return None
+    relkind, is_of_table, is_valid, method, columns, only, is_unique = row
+    if relkind not in ("i", "I") or not is_of_table:
+        return f"{name} is not an index of {spec.qualified()}: rename it"
+    if method != "btree" or (columns, only, is_unique) != index.described:
+        return (
+            f"the index {name} is not the one that pgevents makes "
+            f"({index.create_sql(spec.qualified()).strip()}): "
+            f"DROP INDEX CONCURRENTLY {name}"
+        )
+    if not is_valid:
+        return (
+            f"the index {name} is not complete: its CREATE INDEX CONCURRENTLY has failed, or is still at "
+            "work. "
+            f"REINDEX INDEX CONCURRENTLY {name}"
+        )
+    return None

@@ -1,0 +1,250 @@
+"""What a view is made of: an attrs class, a dataclass, a TypedDict or a dict; its fields, and when two are
+the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, time
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+
+__all__ = [
+    "as_jsonb",
+    "changed",
+    "digest",
+    "field_types",
+    "first_difference",
+    "is_dict_class",
+    "jsonb_text",
+    "nearest",
+    "shape_text",
+    "value_of",
+    "values_of",
+]
+
+V = TypeVar("V")
+Changer = Callable[[Any, Mapping[str, Any]], Any]
+
+
+def is_dict_class(cls: Any) -> bool:
+    """Whether views of this class are dicts of any fields: `dict`, `dict[str, Any]` or `Any`."""
+    return cls is Any or cls is dict or typing.get_origin(cls) in (dict, Mapping)
+
+
+def field_types(cls: Any) -> dict[str, Any] | None:
+    """The fields of a view's class and their types; None if any field may stand in it.
+
+    Raises:
+        ConfigurationError: The class is none that a view can have.
+    """
+    if is_dict_class(cls):
+        return None
+    return _field_types(typing.get_origin(cls) or cls)
+
+
+@lru_cache(maxsize=1024)
+def _field_types(cls: Any) -> dict[str, Any]:
+    kind: Any = cls
+    if not isinstance(kind, type) or not _has_fields(cls):
+        shown = getattr(kind, "__qualname__", repr(kind))
+        raise ConfigurationError(f"a view is an attrs class, a dataclass or a dict, not {shown}")
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception:  # annotations that cannot be resolved stay as they are written
+        hints = {}
+    if attrs.has(kind):
+        return {one.name: hints.get(one.name, one.type) for one in attrs.fields(kind)}
+    if dataclasses.is_dataclass(kind):
+        return {one.name: hints.get(one.name, one.type) for one in dataclasses.fields(kind)}
+    return hints
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """What to say of a name that is none of these."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(names)) or 'none'}"
+
+
+def value_of(view: Any, name: str) -> Any:
+    """A field's value."""
+    return cast("Mapping[str, Any]", view)[name] if isinstance(view, dict) else getattr(view, name)
+
+
+def values_of(view: Any) -> Mapping[str, Any]:
+    """All fields and their values."""
+    if isinstance(view, dict):
+        return cast("Mapping[str, Any]", view)
+    return {name: getattr(view, name) for name in field_types(_class_of(view)) or {}}
+
+
+def changed(view: V, changes: Mapping[str, Any]) -> V:
+    """A copy of a view with some fields changed. What is not changed stays as it is: no converter sees it
+    again."""
+    if isinstance(view, dict):
+        return cast(V, {**view, **changes})
+    return cast(V, _changer(_class_of(view))(view, changes))
+
+
+@lru_cache(maxsize=1024)
+def _changer(cls: type[Any]) -> Changer:
+    if not attrs.has(cls):
+        return lambda view, changes: dataclasses.replace(view, **changes)
+    fields: tuple[Any, ...] = attrs.fields(cast(Any, cls))
+    aliases = {one.name: one.alias for one in fields if one.init}
+    converted = [one.name for one in fields if one.init and one.converter is not None]
+    if (
+        not converted
+        and all(name == alias for name, alias in aliases.items())
+        and len(aliases) == len(fields)
+    ):
+        return lambda view, changes: attrs.evolve(view, **changes)
+
+    def change(view: Any, changes: Mapping[str, Any]) -> Any:
+        made = attrs.evolve(view, **{aliases[name]: new for name, new in changes.items() if name in aliases})
+        kept = {name: getattr(view, name) for name in converted if name not in changes}
+        late = {name: new for name, new in changes.items() if name not in aliases}
+        for name, new in {**kept, **late}.items():
+            object.__setattr__(made, name, new)
+        return made
+
+    return change
+
+
+# -- the shape ------------------------------------------------------------
+
+
+def shape_text(cls: Any) -> str:
+    """The names and types of a view's fields as one text, alike in every Python; classes in it by their own
+    fields."""
+    return _canonical(cls, ())
+
+
+def _canonical(kind: Any, outer: tuple[Any, ...]) -> str:
+    if kind is None or kind is types.NoneType:
+        return "None"
+    if isinstance(kind, (str, typing.ForwardRef)):
+        return kind if isinstance(kind, str) else kind.__forward_arg__
+    if hasattr(kind, "__supertype__"):  # a NewType
+        return _canonical(kind.__supertype__, outer)
+    if hasattr(kind, "__value__"):  # type X = ...
+        return _canonical(kind.__value__, outer)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _canonical(arguments[0], outer)
+    if origin is typing.Literal:
+        return f"Literal[{','.join(map(repr, arguments))}]"
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(sorted(_canonical(one, outer) for one in arguments))
+    if origin is not None:
+        inner = ",".join("..." if one is ... else _canonical(one, outer) for one in arguments)
+        return f"{_canonical(origin, outer)}[{inner}]"
+    if isinstance(kind, type) and kind not in outer and _has_fields(kind):
+        inner = ",".join(
+            f"{name}:{_canonical(one, (*outer, kind))}" for name, one in _field_types(kind).items()
+        )
+        return f"{{{inner}}}"
+    return str(getattr(kind, "__name__", kind))
+
+
+def _has_fields(kind: Any) -> bool:
+    return attrs.has(kind) or dataclasses.is_dataclass(kind) or typing.is_typeddict(kind)
+
+
+def digest(text: str) -> str:
+    """A short text that stands for a long one."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# -- the same ------------------------------------------------------------
+
+
+Difference = tuple[str, Any, Any]
+"""Where two values differ, as a path, and what stands there in each."""
+
+
+def first_difference(one: Any, other: Any, path: str = "") -> Difference | None:
+    """Where two values differ in value, kind or the order of a dict's keys; None if nowhere.
+
+    A time zone counts by its offset: a stored time knows no more of it.
+    """
+    here, start = (path, one, other), f"{path}." if path else ""
+    kind = _class_of(one)
+    if kind is not _class_of(other):
+        return here
+    if issubclass(kind, dict):
+        keys = zip(one, other, strict=False)
+        if len(one) != len(other) or any(first_difference(*pair) is not None for pair in keys):
+            return path, list(one), list(other)
+        return _first((f"{start}{key}", one[key], other[key]) for key in one)
+    if issubclass(kind, (list, tuple)):
+        if len(one) != len(other):
+            return here
+        return _first((f"{path}[{n}]", *pair) for n, pair in enumerate(zip(one, other, strict=True)))
+    if issubclass(kind, (set, frozenset)):
+        first, second = ({(_class_of(item), item) for item in some} for some in (one, other))
+        return None if first == second else here
+    if _has_fields(kind):
+        names = _field_types(kind)
+        return _first((start + name, getattr(one, name), getattr(other, name)) for name in names)
+    return None if _is_same(one, other) else here
+
+
+def _class_of(value: Any) -> Any:
+    return value.__class__
+
+
+def _first(parts: typing.Iterable[Difference]) -> Difference | None:
+    for path, one, other in parts:
+        found = first_difference(one, other, path)
+        if found is not None:
+            return found
+    return None
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Enum):
+        return one is other
+    if isinstance(one, float):
+        return repr(one) == repr(other)
+    if isinstance(one, Decimal):
+        return bool(one.as_tuple() == other.as_tuple())
+    if isinstance(one, (datetime, time)):
+        return bool(one == other) and one.utcoffset() == other.utcoffset()
+    return bool(one == other)
+
+
+def as_jsonb(value: Any) -> Any:
+    """What a JSON value is once PostgreSQL's jsonb has had it: keys in its own order, numbers without
+    exponents."""
+    if isinstance(value, dict):
+        pairs = sorted(cast("dict[str, Any]", value).items(), key=lambda pair: _key_order(pair[0]))
+        return {key: as_jsonb(part) for key, part in pairs}
+    if isinstance(value, (list, tuple)):
+        return [as_jsonb(part) for part in cast("list[Any]", value)]
+    if type(value) is float:
+        text = format(Decimal(repr(value)), "f")
+        text = text.removeprefix("-") if value == 0 else text
+        return float(text) if "." in text else int(text)
+    return value
+
+
+def jsonb_text(value: Any) -> str:
+    """A JSON value as text, as PostgreSQL gives it back from jsonb; floats may be written otherwise."""
+    return json.dumps(as_jsonb(value), ensure_ascii=False)
+
+
+def _key_order(key: str) -> tuple[int, bytes]:
+    encoded = key.encode()
+    return len(encoded), encoded
