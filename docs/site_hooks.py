@@ -1,39 +1,41 @@
-"""Pages that show what the program says of itself, and diagrams without the internet.
+"""Pages that show what the program says of itself, and diagrams that are drawn already.
 
 - `<!-- commands -->` becomes the help of every command of `pgevents`.
 - `<!-- tables -->` becomes the SQL of tables and indexes.
-- The theme loads mermaid.min.js from unpkg.com on pages with a diagram. For a site that draws without the
-  internet: `PGEVENTS_MERMAID=path/to/mermaid.min.js mkdocs build`.
+- A mermaid block becomes its drawing (see `draw_diagrams.py`), which needs neither a script nor a network.
 """
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
+log = logging.getLogger("mkdocs.hooks.diagrams")
+_spec = importlib.util.spec_from_file_location("draw_diagrams", Path(__file__).with_name("draw_diagrams.py"))
+assert _spec is not None and _spec.loader is not None
+diagrams = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(diagrams)
 
 
-def on_config(config: Any) -> Any:
-    if os.environ.get("PGEVENTS_MERMAID"):
-        config["extra_javascript"].append("mermaid.min.js")
-    return config
-
-
-def on_files(files: Any, config: Any) -> Any:
-    script = os.environ.get("PGEVENTS_MERMAID")
-    if script:
-        files.append(File.generated(config, "mermaid.min.js", abs_src_path=str(Path(script).resolve())))
-    return files
-
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     for mark, make in (("<!-- commands -->", commands), ("<!-- tables -->", tables)):
         if mark in markdown:
             markdown = markdown.replace(mark, make())
-    return markdown
+    return diagrams.BLOCK.sub(lambda block: drawn(block, markdown, page.file.src_uri), markdown)
+
+
+def drawn(block: re.Match[str], markdown: str, page: str) -> str:
+    """The image of a diagram, with the heading above it for those who cannot see it."""
+    file = diagrams.file_of(block.group(1))
+    if not file.exists():
+        log.warning("%s: a diagram is not drawn: run docs/draw_diagrams.py", page)
+        return block.group()
+    heading = re.findall("^#+ (.*)$", markdown[: block.start()], re.MULTILINE)[-1]
+    return f"![Diagram: {heading}]({'../' * page.count('/')}diagrams/{file.name}){{ .diagram }}"
 
 
 def commands() -> str:

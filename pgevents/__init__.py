@@ -1,6 +1,7 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
     ConcurrencyError,
@@ -11,6 +12,7 @@ from pgevents.errors import (
     EventDecodeError,
     EventEncodeError,
     IdempotencyError,
+    InvalidValueError,
     NotInstalledError,
     PgEventsError,
     PluginError,
@@ -28,6 +30,7 @@ from pgevents.projections import (
     create_multi_stream_projection_base_class,
     create_projection_base_class,
 )
+from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
@@ -52,6 +55,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "IdempotencyError",
+    "InvalidValueError",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -71,6 +75,7 @@ __all__ = [
     "UndecodedData",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
+    "ViewFields",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
@@ -82,3 +87,5 @@ __all__ = [
     "pipeline",
     "stream",
 ]
+
+warn_about_namesake()

@@ -168,7 +168,7 @@ class EventClient:
                 client.db.execute_sql("UPDATE my_app.events SET data = data - 'email' WHERE id = 5")
             ```
         """
-        return installation.maintenance(self.session, reason)
+        return installation.maintenance(self.session, self.events.pgevents_spec, reason)
 
     def horizon(self) -> Horizon:
         """Up to where the log can no longer change, and who holds that back."""
@@ -767,9 +767,11 @@ class EventClient:
             client.refresh_projections(CartProjection, progress=lambda done, of: print(done, "of", of))
             ```
         """
+        make: Any = projection
+        if not isinstance(projection, type):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"what is to be folded is named by its class, not {make!r}")
         wanted = self.get_projection_ids(projection) if ids is None else list(ids)
         done = {"created": 0, "updated": 0, "skipped": 0}
-        make: Any = projection
         for number, id in enumerate(wanted, 1):
             done[make(id, self, load_existing_projection=not anew).save_projection().status] += 1
             if progress is not None:

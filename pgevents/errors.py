@@ -16,6 +16,7 @@ __all__ = [
     "EventDecodeError",
     "EventEncodeError",
     "IdempotencyError",
+    "InvalidValueError",
     "NotInstalledError",
     "PgEventsError",
     "PluginError",
@@ -47,6 +48,11 @@ class PgEventsError(Exception):
 
 class ConfigurationError(PgEventsError, ValueError):
     """A name, an argument or a server setting that pgevents cannot work with."""
+
+
+class InvalidValueError(ConfigurationError):
+    """A value that comes from outside as a rule, such as an identifier, an idempotency key, a time or an id,
+    and that cannot be one."""
 
 
 class NotInstalledError(PgEventsError, LookupError):

@@ -73,7 +73,7 @@ class ViewFields:
         return self[name]
 
     def __getitem__(self, name: str) -> Any:
-        return _expression(self._model, check_field_name(name), self.type_of(name))
+        return _expression(self._model, name, self.type_of(name))
 
     def type_of(self, name: str) -> Any:
         """The type of a field; Any if it is not known, or not the same in all views.
@@ -81,10 +81,11 @@ class ViewFields:
         Raises:
             ConfigurationError: A view does not have it.
         """
+        check_field_name(name)  # it becomes SQL
         found: list[Any] = []
         for kind in self._kinds:
             fields = field_types(kind.view_class)
-            if fields is not None and check_field_name(name) not in fields:
+            if fields is not None and name not in fields:
                 raise ConfigurationError(
                     f"the view of {kind.type} has no field {name!r}; {nearest(name, list(fields))}"
                 )
@@ -265,7 +266,7 @@ def _matches(model: Any, name: str, value: Any, kind: Any) -> Any:
         several = [one.isoformat() if type(one) is date else one for one in several]
         value = several if isinstance(value, (list, tuple)) else several[0]
     if cast_to is None and isinstance(value, (float, Decimal)):  # of any type: a number of JSON
-        return peewee.Expression(model.data[name], "=", peewee.SQL("%s::jsonb", [json.dumps(float(value))]))
+        return peewee.Expression(model.data[name], "=", peewee.SQL("%s::jsonb", [_number_text(name, value)]))
     return _equal(_text(model, name), _candidates(name, value), "text")
 
 
@@ -283,7 +284,14 @@ def _compared_value(name: str, value: Any, kind: str | None) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ConfigurationError(f"{name} is a number; give an int, a float or a Decimal, not {value!r}")
-    return Decimal(str(value)) if isinstance(value, float) else value
+    return Decimal(_number_text(name, value)) if isinstance(value, (float, Decimal)) else value
+
+
+def _number_text(name: str, value: float | Decimal) -> str:
+    number = Decimal(str(value))
+    if not number.is_finite():
+        raise ConfigurationError(f"{name} is a number, which {value!r} is not")
+    return format(number, "f")
 
 
 def _candidates(field: str, value: Any) -> list[str]:

@@ -17,6 +17,7 @@ from pgevents.errors import (
     ConfigurationError,
     EventEncodeError,
     IdempotencyError,
+    InvalidValueError,
     UnknownEventTypeError,
     shown,
 )
@@ -76,7 +77,7 @@ def position_of(latest: Latest, streams: Streams) -> Position:
 def _check_key(instance: object, attribute: object, key: Any) -> None:
     is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
     if key is not None and not is_key:
-        raise ConfigurationError(
+        raise InvalidValueError(
             "an idempotency key is a text of 1 to 500 characters without control characters, "
             f"not {shown(key)}"
         )
@@ -86,11 +87,11 @@ def _check_created_at(instance: object, attribute: object, when: Any) -> None:
     if when is None:
         return
     if not isinstance(when, datetime) or when.tzinfo is None:
-        raise ConfigurationError(
+        raise InvalidValueError(
             f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {shown(when)}"
         )
     if not EARLIEST < when < LATEST:  # in another time zone it could not be read
-        raise ConfigurationError(
+        raise InvalidValueError(
             f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
         )
 

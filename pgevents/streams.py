@@ -11,7 +11,7 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError, shown
+from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
@@ -140,9 +140,9 @@ def identifier_text(field: str, value: object) -> str:
         value = value.value
     if isinstance(value, str):
         if not is_text(value):
-            raise ConfigurationError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
+            raise InvalidValueError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
         if "\0" in value:
-            raise ConfigurationError(
+            raise InvalidValueError(
                 f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}"
             )
         return value
@@ -151,7 +151,7 @@ def identifier_text(field: str, value: object) -> str:
     if isinstance(value, (int, UUID)):
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
-    raise ConfigurationError(
+    raise InvalidValueError(
         f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )

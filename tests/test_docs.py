@@ -262,7 +262,7 @@ def test_examples_of_docstrings_are_python_and_import_what_exists(module: Path) 
 
 def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
     """`mypy --strict` takes its files as they stand."""
-    pytest.importorskip("mypy", reason="needs pgevents[test]")
+    pytest.importorskip("mypy", reason="needs pgevents-store[test]")
     written = {**files(DOCS / "tutorial" / "script.md"), **files(DOCS / "howto" / "combine-streams.md")}
     for name, code in written.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -276,7 +276,7 @@ def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Every link leads somewhere, every page is in the navigation, every name of the reference exists."""
-    pytest.importorskip("material", reason="needs pgevents[docs]")
+    pytest.importorskip("material", reason="needs pgevents-store[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "PGEVENTS_MERMAID"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

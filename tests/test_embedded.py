@@ -378,11 +378,12 @@ def test_root_runs_the_server_as_the_owner_of_the_data(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with embedded_database(folder) as db:
         run(db, "CREATE TABLE t AS SELECT 1 AS x")
-    for path in (folder, *folder.rglob("*")):
+    data = folder / "pgdata"
+    for path in (data, *data.rglob("*")):
         os.chown(path, 12345, 12345)
     with embedded_database(folder) as db:
         run(db, "INSERT INTO t VALUES (2)")
-    assert {path.stat().st_uid for path in folder.rglob("*")} == {12345}
+    assert {path.stat().st_uid for path in data.rglob("*")} == {12345}
 
 
 @needs_root
@@ -394,6 +395,60 @@ def test_root_is_told_to_give_away_data_of_its_own(tmp_path: Path) -> None:
         embedded_database(tmp_path),
     ):
         pass
+
+
+def refuses(folder: Path, why: str) -> None:
+    with pytest.raises(EmbeddedServerError, match=why), embedded_database(folder):
+        pass
+
+
+@pytest.mark.parametrize("name", ["lock", "server.log"])
+@pytest.mark.parametrize("kind", ["link", "second name"])
+def test_no_file_is_written_through_a_link(tmp_path: Path, name: str, kind: str) -> None:
+    """Who could write in the folder would have us overwrite a file elsewhere."""
+    folder, precious = tmp_path / "data", tmp_path / "precious"
+    precious.write_text("keep this")
+    folder.mkdir()
+    if kind == "link":
+        (folder / name).symlink_to(precious)
+    else:
+        os.link(precious, folder / name)
+    refuses(folder, f"{name} .*remove it")
+    assert precious.read_text() == "keep this"
+
+
+def test_lock_and_log_are_nobody_elses(tmp_path: Path) -> None:
+    """Neither the lock, by which others could keep the server from starting, nor the log can be opened."""
+    (tmp_path / "lock").touch(0o666)
+    (tmp_path / "lock").chmod(0o666)
+    with embedded_database(tmp_path):
+        modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("lock", "server.log")]
+    assert modes == [0o600, 0o600]
+
+
+def test_a_folder_in_which_all_may_write_is_refused(tmp_path: Path) -> None:
+    """Anybody could have put data there, and does so by the time that it is checked."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(0o777)
+    refuses(folder, "other users may write")
+    assert not any(folder.iterdir())
+
+
+@needs_root
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    """As is a link that another user made, and data in place of which there is a link."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    refuses(folder, "belongs to user 12345")
+    os.chown(folder, 0, 0)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    refuses(link, "a link that user 12345 made")
+    (folder / "pgdata").symlink_to(tmp_path)
+    refuses(folder, "not a folder")
 
 
 @needs_root
@@ -421,7 +476,7 @@ from pgevents.embedded import embedded_database
 with embedded_database(): pass
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.endswith('the embedded server is an extra: pip install "pgevents[embedded]"\n')
+    assert done.stderr.endswith('the embedded server is an extra: pip install "pgevents-store[embedded]"\n')
 
 
 def test_on_windows_an_error_says_so() -> None:

@@ -7,6 +7,7 @@ import contextvars
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -14,9 +15,18 @@ import psycopg2
 import pytest
 from flask import Flask, copy_current_request_context, request
 from psycopg2.extensions import parse_dsn
+from werkzeug.exceptions import NotFound
 
 import pgevents.flask
-from pgevents import ConcurrencyError, ConfigurationError, RetryableError, create_events_table, stream
+from pgevents import (
+    ConcurrencyError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    RetryableError,
+    create_events_table,
+    hookimpl,
+    stream,
+)
 from pgevents.flask import PgEvents, UnavailableError, current_events, get_or_404, request_id
 
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
@@ -72,7 +82,7 @@ def pool_of(app: Flask) -> Any:
 
 def taken_and_idle(app: Flask) -> tuple[int, int]:
     pool = pool_of(app)
-    return len(pool._in_use), len(pool._connections)
+    return len(pool.lent), len(pool.idle)
 
 
 def test_the_example_of_the_module_runs(url: str) -> None:
@@ -232,6 +242,7 @@ def test_a_used_up_pool_is_503_after_a_short_wait(make_app: Callable[..., Flask]
     held.wait(10)
     answer = app.test_client().get("/pid")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "busy" in answer.text
     done.set()
     holder.join()
     assert app.test_client().get("/pid").status_code == 200
@@ -246,9 +257,10 @@ def test_no_server_is_503_and_says_nothing_of_it() -> None:
     answer = app.test_client().get("/")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert "127.0.0.1" not in answer.text
-    with app.app_context(), pytest.raises(UnavailableError, match="refused") as caught:
+    assert "cannot be reached" in answer.text and "busy" not in answer.text
+    with app.app_context(), pytest.raises(DatabaseUnavailableError, match="refused") as caught:
         current_events.get_latest_event()
-    assert "secret" not in str(caught.value)
+    assert "secret" not in str(caught.value) and not isinstance(caught.value, UnavailableError)
 
 
 def test_a_restart_of_the_server_between_requests_goes_unnoticed(
@@ -299,7 +311,108 @@ def test_a_forked_worker_has_connections_of_its_own(make_app: Callable[..., Flas
     assert app.test_client().get("/pid").json["pid"] == before  # type: ignore[index]
 
 
+SPOIL = {
+    "setting": "SET application_name = 'spoiled'",
+    "read only": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+    "isolation": "SET default_transaction_isolation = 'serializable'",
+    "schema": "SET search_path = pg_temp",
+    "temporary table": "CREATE TEMPORARY TABLE spoiled (x int)",
+    "lock": "SELECT pg_advisory_lock(4711)",
+    "role": "SET ROLE pg_monitor",
+    "session": "SET SESSION AUTHORIZATION pg_monitor",
+    "statement": "PREPARE spoiled AS SELECT 1",
+    "cursor": "DECLARE spoiled CURSOR WITH HOLD FOR SELECT 1",
+    "listener": "LISTEN spoiled",
+    "encoding": "SET client_encoding = 'LATIN1'",
+}
+STATE = """
+SELECT current_setting('application_name'), current_setting('transaction_read_only'), current_user,
+    current_setting('transaction_isolation'), current_setting('search_path'), session_user,
+    to_regclass('pg_temp.spoiled'), (SELECT count(*) FROM pg_prepared_statements WHERE name = 'spoiled'),
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711),
+    (SELECT count(*) FROM pg_cursors WHERE name = 'spoiled'), (SELECT count(*) FROM pg_listening_channels()),
+    current_setting('client_encoding')
+"""
+
+
+@pytest.mark.parametrize("what", [*SPOIL, "driver"])
+def test_what_a_request_does_to_its_session_does_not_pass_to_the_next(
+    make_app: Callable[..., Flask], what: str
+) -> None:
+    """Settings, temporary tables, locks, roles: the connection goes back as it was made."""
+    app = make_app()
+
+    def state() -> Any:
+        with app.app_context():
+            return current_events.db.execute_sql(STATE).fetchone()
+
+    before = state()
+    with app.app_context():
+        if what == "driver":
+            current_events.db.connection().set_session(readonly=True)
+        else:
+            current_events.db.execute_sql(SPOIL[what])
+        if what not in ("role", "session"):
+            assert current_events.db.execute_sql(STATE).fetchone() != before
+    assert taken_and_idle(app) == ((0, 0) if what == "driver" else (0, 1))
+    assert state() == before
+    assert app.test_client().post("/carts/c1").status_code == 200
+
+
 # -- errors ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "code"),
+    [
+        ("/carts/%00", {}, 422),
+        ("/carts/c1", {"headers": {"Idempotency-Key": "k" * 501}}, 400),
+        ("/decide/%00", {}, 400),
+        ("/after/-1", {}, 400),
+        ("/after/99999999999999999999", {}, 400),
+    ],
+)
+def test_bad_values_of_a_request_are_not_errors_of_the_server(
+    make_app: Callable[..., Flask], path: str, options: dict[str, Any], code: int
+) -> None:
+    """A text that PostgreSQL cannot hold, a key that is too long, an id that is none: 400 or 422."""
+    app = make_app()
+
+    @app.post("/decide/<cart_id>")
+    def decide(cart_id: str) -> str:
+        current_events.decide(
+            CartProjection(cart_id, current_events), lambda cart: CartCreated(cart.id, "u1")
+        )
+        return "done"
+
+    @app.post("/after/<after>")
+    def after(after: str) -> str:
+        return str(len(current_events.get_event_stream(CartCreated, after=int(after), cart_id="c1")))
+
+    answer = app.test_client().post(path, **options)
+    assert answer.status_code == code
+    assert "Nothing was changed" in answer.text and "NUL" not in answer.text
+
+
+def test_plugins_of_installed_packages_are_found(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`plugins="auto"` is as for a client; another text is refused."""
+
+    class Found:
+        @hookimpl
+        def pgevents_before_save(self, events: Any) -> None:
+            seen.extend(events)
+
+    seen: list[Any] = []
+    point = EntryPoint("found", "somewhere:Found", "pgevents")
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Found)
+    monkeypatch.setattr("pgevents.hooks.registry.entry_points", lambda group: [point])
+    app = make_app(plugins="auto")
+    app.test_client().post("/carts/c1")
+    assert [event.type for event in seen] == ["CART_CREATED"]
+    with pytest.raises(ConfigurationError, match='"auto"'):
+        PgEvents(plugins="automatic")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -399,6 +512,8 @@ def test_unknown_ids_are_404(make_app: Callable[..., Flask]) -> None:
     }
     assert browser.get("/carts/c2").status_code == browser.get("/carts/%00").status_code == 404
     assert "No such cart." in browser.get("/carts/c2").text
+    with app.app_context(), pytest.raises(NotFound, match="There is no SHOPPING_CART 'c2'"):
+        get_or_404(CartProjection, "c2")
     with app.app_context():
         CartProjection("c1", current_events).save_projection()
     assert browser.get("/carts/c1").status_code == 200
@@ -531,6 +646,7 @@ def test_the_commands_make_fill_and_show_the_store(make_app: Callable[..., Flask
     assert [
         line.split()[0] for line in run("events", "cart_id=c1", "--type", "CART_CREATED").splitlines()
     ] == ["1"]
+    assert len(run("events", "cart_id=c1", "cart_id=c2").splitlines()) == 3
     assert run("projections").startswith("SHOPPING_CART c1  version 1, up to event 3")
     assert '"total": 10' in run("projections", "SHOPPING_CART", "c1")
     assert run("projections", "ORDER") == "No projections.\n"

@@ -31,6 +31,7 @@ __all__ = ["open_browser"]
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "flask_shop"
 WORKERS = 4
+JSON = "application/json"
 CUSTOMERS = 8
 
 
@@ -75,19 +76,26 @@ def test_from_the_shelf_to_the_order(app: Flask) -> None:
     browser = app.test_client()
     assert "the last tin" in browser.get("/").text
     for tea_id in ("puerh", "assam"):
-        answer = browser.post("/cart/add", data={"tea_id": tea_id}, follow_redirects=True)
+        answer = send(browser, "/cart/add", {"tea_id": tea_id}, follow_redirects=True)
         assert "A tin was put into your cart." in answer.text
-    browser.post("/cart/remove", data={"tea_id": "assam"})
+    send(browser, "/cart/remove", {"tea_id": "assam"})
     page = browser.get("/cart").text
     assert "Buy for £42.00" in page and "Assam" not in page
     for _ in ("a click", "another one"):
-        order = browser.post("/cart/checkout", data=form_of(page), follow_redirects=True)
+        order = send(browser, "/cart/checkout", form_of(page), follow_redirects=True)
         assert "Thank you" in order.text and "1 tin is on the way" in order.text
     assert "nothing in it yet" in browser.get("/cart").text
     with app.app_context():
         assert [row.type for row in current_events.projections.select()] == ["CART", "SHELF"]
         latest = current_events.get_latest_event("CART_CHECKED_OUT")
         assert latest is not None and set(latest.metadata) == {"request_id", "user"}
+
+
+def send(browser: FlaskClient, path: str, data: dict[str, str], **options: Any) -> Any:
+    """Post a form as the shop's page has it, with its token."""
+    with browser.session_transaction() as session:
+        token = session.setdefault("form_token", "token")
+    return browser.post(path, data={**data, "form_token": token}, **options)
 
 
 def form_of(page: str) -> dict[str, str]:
@@ -100,25 +108,25 @@ def test_the_last_tin_is_gone_for_the_second_customer_and_back_when_the_first_pu
 ) -> None:
     """A friendly page, with the code that belongs to it."""
     first, second = app.test_client(), app.test_client()
-    first.post("/cart/add", data={"tea_id": "puerh"})
-    refused = second.post("/cart/add", data={"tea_id": "puerh"})
+    send(first, "/cart/add", {"tea_id": "puerh"})
+    refused = send(second, "/cart/add", {"tea_id": "puerh"})
     assert refused.status_code == 409
     assert "Somebody else has just taken the last tin of Pu-erh 2009." in refused.text
-    first.post("/cart/remove", data={"tea_id": "puerh"})
-    assert second.post("/cart/add", data={"tea_id": "puerh"}).status_code == 303
+    send(first, "/cart/remove", {"tea_id": "puerh"})
+    assert send(second, "/cart/add", {"tea_id": "puerh"}).status_code == 303
 
 
 def test_a_cart_that_changed_in_another_tab_is_not_bought(app: Flask) -> None:
     """The customer pays what he saw: otherwise 409, and nothing happens to the cart."""
     browser = app.test_client()
-    browser.post("/cart/add", data={"tea_id": "assam"})
+    send(browser, "/cart/add", {"tea_id": "assam"})
     form = form_of(browser.get("/cart").text)
-    browser.post("/cart/add", data={"tea_id": "sencha"})
-    answer = browser.post("/cart/checkout", data=form)
+    send(browser, "/cart/add", {"tea_id": "sencha"})
+    answer = send(browser, "/cart/checkout", form)
     assert answer.status_code == 409
     assert f"(events {int(form['seen']) + 1})" in answer.text
     form = form_of(browser.get("/cart").text)
-    assert browser.post("/cart/checkout", data=form).status_code == 303
+    assert send(browser, "/cart/checkout", form).status_code == 303
 
 
 @pytest.mark.parametrize(
@@ -133,22 +141,52 @@ def test_a_cart_that_changed_in_another_tab_is_not_bought(app: Flask) -> None:
         ("POST", "/cart/remove", {"tea_id": "assam"}, 303),
         ("POST", "/cart/checkout", {"seen": "1", "cart_id": "nobody"}, 404),
         ("POST", "/cart/checkout", {"seen": "-1"}, 400),
+        ("POST", "/cart/checkout", {"seen": "9" * 5_000, "cart_id": "nobody"}, 400),
+        ("POST", "/cart/checkout", {"seen": "\u0661", "cart_id": "nobody"}, 400),
+        ("POST", "/cart/add", {"tea_id": "x" * 20_000}, 413),
     ],
 )
 def test_odd_requests_get_a_page_too(
     app: Flask, method: str, path: str, data: dict[str, str], code: int
 ) -> None:
     """Nothing that comes from outside is an error of the server."""
-    assert app.test_client().open(path, method=method, data=data).status_code == code
+    browser = app.test_client()
+    answer = send(browser, path, data) if method == "POST" else browser.get(path)
+    assert answer.status_code == code
 
 
-@pytest.mark.parametrize("seen", ["999999999", "9" * 30])
+def test_a_form_of_another_site_is_refused(app: Flask) -> None:
+    """Without the token of the customer's own pages nothing is done."""
+    browser = app.test_client()
+    token = browser.get("/").text.split('name="form_token" value="')[1].split('"')[0]
+    for forged in ({}, {"form_token": ""}, {"form_token": "x"}, {"form_token": "ÿ"}):
+        assert browser.post("/cart/add", data={"tea_id": "assam", **forged}).status_code == 400
+    assert "Cart</a>" in browser.get("/").text
+    assert browser.post("/cart/add", data={"tea_id": "assam", "form_token": token}).status_code == 303
+
+
+def test_the_secret_is_that_of_the_environment_or_one_of_its_own(
+    create_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
+) -> None:
+    """Never one that stands in the source; what is drawn is kept, and nobody else can read it."""
+    import shop.security
+
+    kept = [shop.security.kept_secret(str(tmp_path / "instance")) for _ in range(2)]
+    assert kept[0] == kept[1] and len(kept[0]) == 64
+    assert (tmp_path / "instance" / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "instance").iterdir()] == ["secret_key"]
+    monkeypatch.setenv("FLASK_SECRET_KEY", "of the environment")
+    app = create_app(PGEVENTS_DATABASE_URL=as_url(url))
+    assert app.config["SECRET_KEY"] == "of the environment"
+
+
+@pytest.mark.parametrize("seen", ["999999999", "9" * 18])
 def test_a_forged_position_buys_what_is_there_and_no_more(app: Flask, seen: str) -> None:
     """Who claims to have seen the future has only seen the present."""
     browser = app.test_client()
-    browser.post("/cart/add", data={"tea_id": "assam"})
+    send(browser, "/cart/add", {"tea_id": "assam"})
     form = form_of(browser.get("/cart").text)
-    assert browser.post("/cart/checkout", data={**form, "seen": seen}).status_code == 303
+    assert send(browser, "/cart/checkout", {**form, "seen": seen}).status_code == 303
 
 
 def test_without_a_database_there_is_a_page_too(create_app: Callable[..., Flask]) -> None:
@@ -204,6 +242,12 @@ def test_errors_of_the_api_are_json(app: Flask) -> None:
         (program.post(f"{cart}/items", json=["tea_id"]), 400),
         (program.post(f"{cart}/items", data="tea_id=assam"), 415),
         (program.post(f"{cart}/checkout", json={"seen": True}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": -1}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": 2**63}), 400),
+        (program.post(f"{cart}/checkout", json={"seen": float("nan")}), 400),
+        (program.post(f"{cart}/checkout", data='{"seen": %s}' % ("9" * 5_000), content_type=JSON), 400),  # noqa: UP031
+        (program.post(f"{cart}/checkout", data="[" * 8_000, content_type=JSON), 400),
+        (program.post(f"{cart}/items", data="\xff".encode("latin-1"), content_type=JSON), 400),
     ):
         assert answer.status_code == code
         assert answer.json is not None and set(answer.json) == {"error", "message"}

@@ -109,3 +109,34 @@ def test_every_public_name_exists() -> None:
     assert pgevents.__all__ == sorted(pgevents.__all__)
     for name in pgevents.__all__:
         assert getattr(pgevents, name) is not None
+
+
+NAMESAKE = "Metadata-Version: 2.1\nName: pgevents\nVersion: 0.0.12\n"
+
+
+def test_a_namesake_from_the_index_is_noticed(tmp_path: Path) -> None:
+    """Where the other project named pgevents is installed, the first import says so, and what to do."""
+    (tmp_path / "pgevents-0.0.12.dist-info").mkdir()
+    (tmp_path / "pgevents-0.0.12.dist-info" / "METADATA").write_text(NAMESAKE)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", "import pgevents"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0
+    assert "RuntimeWarning: the distribution pgevents 0.0.12, of another project" in done.stderr
+    assert "pip uninstall pgevents pgevents-store" in done.stderr
+
+
+def test_the_name_is_the_same_everywhere(built: Path) -> None:
+    """Metadata and error texts name one distribution, and the template of a plugin depends on it."""
+    from pgevents.distribution import NAME, install_hint
+
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name.startswith(f"{NAME.replace('-', '_')}-")
+    assert install_hint("cli") == f'pip install "{NAME}[cli]"'
+    template = ROOT / "docs" / "examples" / "pgevents-example-plugin" / "pyproject.toml"
+    assert f'dependencies = ["{NAME}"]' in template.read_text()

@@ -67,7 +67,7 @@ def test_plugins_import_without_their_extras() -> None:
     """Each module can be imported; using it names the extra to install."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
     told = [line.partition("is not installed: ")[2] for line in done.stdout.splitlines()]
-    assert told == [f'pip install "pgevents[{extra}]"' for extra in ("otel", "crypto", "schema")]
+    assert told == [f'pip install "pgevents-store[{extra}]"' for extra in ("otel", "crypto", "schema")]
 
 
 # -- logging ------------------------------------------------------------

@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise
-        sys.exit(
-            f'pgevents: {error.name} is missing; the command line is an extra: pip install "pgevents[cli]"'
-        )
+        from pgevents.distribution import install_hint
+
+        sys.exit(f"pgevents: {error.name} is missing; the command line is an extra: {install_hint('cli')}")
     run_command()

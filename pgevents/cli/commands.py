@@ -11,23 +11,32 @@ from typing import NoReturn
 
 import click
 
+from pgevents.distribution import NAME
 from pgevents.errors import ConfigurationError
 
+from .exports import export_command
 from .frame import EXIT_CODES, Commands, fail, run
 from .health import doctor, stats
+from .imports import import_command
 from .log import append, init, stream_command, tail
 from .processing import COMMANDS
-from .transfer import export_command, import_command
+from .store import is_on_command_line, store_options
 from .ui import ui
-from .views import query, show
+from .views import diff, query, show
 
 __all__ = ["run_command"]
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
-@click.version_option(package_name="pgevents", prog_name="pgevents")
-def cli() -> None:
-    """An event store in PostgreSQL."""
+@click.group(
+    cls=Commands,
+    help="An event store in PostgreSQL. Options of the store may stand before or after the command.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+@store_options
+@click.version_option(package_name=NAME, prog_name="pgevents")
+def cli(**_: object) -> None:
+    pass  # commands find the options in the context
 
 
 for command in (
@@ -37,6 +46,7 @@ for command in (
     stream_command,
     show,
     query,
+    diff,
     import_command,
     export_command,
     stats,
@@ -68,7 +78,12 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
         )
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(
+    help="Replay one day of a real shop and check it to the penny.\n\n"
+    "Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted "
+    "and queried. At the end eight processes buy the last piece of one product, and one of them gets it.",
+    epilog=EXIT_CODES,
+)
 @click.option(
     "--csv",
     "path",
@@ -85,11 +100,8 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
     "its own there, and leaves it for you to look at.",
 )
 def demo(path: Path | None, url: str | None) -> None:
-    """Replay one day of a real shop and check it to the penny.
-
-    Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted and
-    queried. At the end eight processes buy the last piece of one product, and one of them gets it.
-    """
+    if url is None and is_on_command_line("url"):  # before the command
+        url = click.get_current_context().find_root().params["url"]
     from pgevents.demo import ORDERS
     from pgevents.demo.orders import NoOrders, read_orders
     from pgevents.demo.run import new_schema

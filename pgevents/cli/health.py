@@ -17,8 +17,10 @@ from pgevents.store.checks import find_installed, not_guarded, not_made, sequenc
 from pgevents.store.ordering import horizon_of
 from pgevents.store.ownership import index_fault
 from pgevents.store.tables import TableSpec
+from pgevents.terminal import printable
 
-from .frame import EXIT_CODES, Store
+from .frame import EXIT_CODES
+from .store import Store
 
 __all__ = ["doctor", "stats"]
 
@@ -55,10 +57,12 @@ BIG = 100_000
 LONG = 10.0
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    help="Count what is in the store: events by type, saved projections, sizes, the horizon.",
+    epilog=EXIT_CODES,
+)
 @Store.options
 def stats(**options: Any) -> None:
-    """Count what is in the store: events by type, saved projections, sizes, the horizon."""
     store = Store(**options)
     client = store.open()
     events, views = client.events.pgevents_spec.qualified(), client.projections.pgevents_spec.qualified()
@@ -88,19 +92,19 @@ def stats(**options: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table("events", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("number", "last id", "last saved"):
         table.add_column(heading, justify="right")
     for name, count, last, _, at in types:
-        table.add_row(name, f"{count:,}", f"{last:,}", f"{at:%Y-%m-%d %H:%M:%S}")
+        table.add_row(printable(name), f"{count:,}", f"{last:,}", f"{at:%Y-%m-%d %H:%M:%S}")
     if types:
         console.print(table)
     table = Table("projections", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("version", "saved", "oldest at event", "last saved"):
         table.add_column(heading, justify="right")
     for name, version, count, oldest, at in saved:
-        table.add_row(name, str(version), f"{count:,}", f"{oldest:,}", f"{at:%Y-%m-%d %H:%M:%S}")
+        table.add_row(printable(name), str(version), f"{count:,}", f"{oldest:,}", f"{at:%Y-%m-%d %H:%M:%S}")
     if saved:
         console.print(table)
     total = sum(count for _, count, *_ in types)
@@ -125,10 +129,12 @@ class Finding:
     advice: str = ""
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    help="Look for what is wrong with tables, indexes and server, and say what to do about it.",
+    epilog=EXIT_CODES,
+)
 @Store.options
 def doctor(**options: Any) -> None:
-    """Look for what is wrong with tables, indexes and server, and say what to do about it."""
     store = Store(**options)
     client = store.open()
     findings = [*_installed(client), *_server(client), *_horizon(client), *_waiting(client)]
@@ -140,7 +146,7 @@ def doctor(**options: Any) -> None:
             click.echo(json.dumps(asdict(finding), ensure_ascii=False))
             continue
         mark, colour = marks[finding.level]
-        click.echo(f"{click.style(mark, fg=colour)} {finding.what}")
+        click.echo(f"{click.style(mark, fg=colour)} {printable(finding.what)}")
         if finding.advice:
             click.echo(click.style(f"  {finding.advice}", dim=True))
     if any(finding.level == "fault" for finding in findings):

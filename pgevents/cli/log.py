@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -14,24 +16,34 @@ from pgevents.client import EventClient
 from pgevents.store.checks import find_installed
 from pgevents.subscriptions import follow
 
-from .frame import EXIT_CODES, Store, parse_json, show_event, stream_of
+from .application import refusals_of_plugins
+from .frame import EXIT_CODES, MAX_ID, parse_json, parse_time
+from .show import show_event
+from .store import Store, stream_of
 
-__all__ = ["append", "init", "stream_command", "tail"]
+__all__ = ["append", "init", "position_of", "stream_command", "tail"]
 
 MATCH = click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 TYPES = click.option(
     "--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again."
 )
+FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
+"""FIELD=TEXT or FIELD:=JSON; no JSON text is of this form."""
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    help="Make the tables and their functions, or bring them up to date.\n\n"
+    "Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index "
+    "says otherwise.",
+    epilog=EXIT_CODES,
+)
 @click.option(
     "--index",
     "indexes",
     multiple=True,
     metavar="FIELD",
-    help="Index this field of the events' data; the most "
-    "selective first. Streams are found, and decisions locked, by these.",
+    help="Index this field of the events' data; the most selective first. Streams are found, and decisions "
+    "locked, by these.",
 )
 @click.option(
     "--view-index", "view_indexes", multiple=True, metavar="FIELD", help="Index this field of the views."
@@ -54,16 +66,15 @@ def init(
     sql: bool,
     **options: Any,
 ) -> None:
-    """Make the tables and their functions, or bring them up to date.
-
-    Of tables that exist, the indexed fields stay as they are, unless --index or --drop-index says otherwise.
-    """
     store = Store(**options)
     if sql:
-        click.echo(store.new(indexes, view_indexes).create_tables_sql(), nl=False)
+        client = store.new(indexes, view_indexes, needs_database=False)
+        click.echo(client.create_tables_sql(), nl=False)
         return
-    store = store.named()
-    client = store.new(_indexes(store.new((), ()), indexes, dropped), view_indexes)
+    if store.app is None:
+        store = store.named()
+        indexes = _indexes(store.new((), (), needs_database=True), indexes, dropped)
+    client = store.new(indexes, view_indexes, needs_database=True)
     client.create_tables()
     tables = [
         model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
@@ -88,58 +99,117 @@ def _indexes(client: EventClient, named: tuple[str, ...], dropped: tuple[str, ..
     return named or kept
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    help="Save an event of TYPE. Its data are FIELD=TEXT and FIELD:=JSON arguments (cart_id=c1 quantity:=2), "
+    "or a JSON object, or - to read that from the standard input; fields that follow it are added.",
+    epilog=EXIT_CODES,
+)
 @click.argument("type")
-@click.argument("data", default="{}")
-@click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
+@click.argument("data", nargs=-1, metavar="[JSON|-] [FIELD=TEXT|FIELD:=JSON]...")
 @click.option("--metadata", default="{}", metavar="JSON", help="What is known about the event.")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated append with it saves nothing more.")
+@click.option("--created-at", metavar="TIME", help="When it happened, with its time zone, if not now.")
 @click.option(
-    "--created-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="When it happened, if not now."
+    "--stream",
+    "match",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="With --after: the stream in which nothing new may stand; may be given again.",
 )
 @click.option(
     "--after",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_ID),
     metavar="ID",
-    help="Save only if nothing newer than this id stands in the stream that FIELD=VALUE describes.",
+    help="Save only if nothing newer than this id stands in the stream.",
 )
 @Store.options
 def append(
     type: str,
-    data: str,
+    data: tuple[str, ...],
     match: tuple[str, ...],
     metadata: str,
     key: str | None,
-    created_at: datetime | None,
+    created_at: str | None,
     after: int | None,
     **options: Any,
 ) -> None:
-    """Save an event of TYPE with DATA, a JSON object, or - to read it from the standard input."""
     store = Store(**options)
-    given = {"type": type, "data": parse_json(sys.stdin.read() if data == "-" else data, "DATA")}
     if (after is None) != (not match):
-        raise click.UsageError("--after ID and FIELD=VALUE go together")
-    more: dict[str, Any] = {
-        "metadata": parse_json(metadata, "--metadata"), "idempotency_key": key, "created_at": created_at
-    }  # fmt: skip
-    client = store.open()
-    if after is None:
-        event = client.save_event(given, **more)
-    else:
-        event = client.save_event_with_stream_validation(given, after, stream_of((), match), **more)
-    show_event(event, store.as_json)
+        raise click.UsageError("--after ID and --stream FIELD=VALUE go together")
+    given = {"type": type, "data": event_data(data)}
+    more: dict[str, Any] = {"metadata": parse_json(metadata, "--metadata"), "idempotency_key": key}
+    if created_at is not None:
+        more["created_at"] = _time(created_at, "--created-at")
+    reader = store.open()
+    writer = store.writer(reader)
+    with refusals_of_plugins(writer):
+        if after is None:
+            saved = writer.save_event(given, **more)
+        else:
+            saved = writer.save_event_with_stream_validation(given, after, stream_of((), match), **more)
+    # Read again, for a plugin may have changed it.
+    for event in reader.iter_event_stream(after=saved.id - 1, as_of=saved.id):
+        show_event(event, store.as_json)
 
 
-@click.command(epilog=EXIT_CODES)
+def event_data(parts: Sequence[str]) -> dict[str, Any]:
+    """The data that the arguments of `append` describe."""
+    data: dict[str, Any] = {}
+    if parts and not FIELD.fullmatch(parts[0]):
+        data = parse_json(sys.stdin.read() if parts[0] == "-" else parts[0], "DATA")
+        parts = parts[1:]
+    for part in parts:
+        found = FIELD.fullmatch(part)
+        if found is None:
+            raise click.UsageError(f"{part}: write FIELD=TEXT or FIELD:=JSON, as in cart_id=c1 quantity:=2")
+        field, sign, value = found.groups()
+        if field in data:
+            raise click.UsageError(f"the field {field} is given twice")
+        data[field] = value if sign == "=" else _json_value(field, value)
+    return data
+
+
+def _json_value(field: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{field}:={text} is not JSON ({error}); text is {field}=TEXT") from error
+
+
+def _time(text: str, option: str) -> datetime:
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from error
+
+
+def position_of(text: str, option: str) -> int | datetime:
+    """An id or a time, as `--as-of` takes it."""
+    if re.fullmatch("[0-9]+", text):
+        if int(text) > MAX_ID:
+            raise click.UsageError(f"{option} {text}: no id is that large")
+        return int(text)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise click.UsageError(
+            f"{option} {text} is neither an id nor a time like 2026-01-31T12:00+00:00 ({error})"
+        ) from error
+
+
+@click.command(
+    help="Print the newest events of the log or of a stream, the last one at the bottom.", epilog=EXIT_CODES
+)
 @MATCH
 @TYPES
-@click.option("-n", "--lines", type=click.IntRange(0), default=10, show_default=True, help="So many events.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0, MAX_ID), default=10, show_default=True, help="So many events."
+)
 @click.option(
     "-f", "--follow", "follows", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it."
 )
 @Store.options
 def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bool, **options: Any) -> None:
-    """Print the newest events of the log or of a stream, the last one at the bottom."""
     store, wanted = Store(**options), stream_of(types, match)
     client = store.open()
     horizon = client.horizon().id
@@ -153,14 +223,18 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
             show_event(event, store.as_json)
 
 
-@click.command("stream", epilog=EXIT_CODES)
+@click.command(
+    "stream", help="Print all events of the log, or of a stream, from the first on.", epilog=EXIT_CODES
+)
 @MATCH
 @TYPES
-@click.option("--after", type=click.IntRange(0), default=0, metavar="ID", help="Only events above this id.")
+@click.option(
+    "--after", type=click.IntRange(0, MAX_ID), default=0, metavar="ID", help="Only events above this id."
+)
 @click.option(
     "--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone."
 )
-@click.option("--limit", type=click.IntRange(0), help="At most so many.")
+@click.option("--limit", type=click.IntRange(0, MAX_ID), help="At most so many.")
 @Store.options
 def stream_command(
     match: tuple[str, ...],
@@ -170,15 +244,7 @@ def stream_command(
     limit: int | None,
     **options: Any,
 ) -> None:
-    """Print all events of the log, or of a stream, from the first on."""
     store, wanted = Store(**options), stream_of(types, match)
-    until: int | datetime | None = None
-    if as_of is not None:
-        try:
-            until = int(as_of) if as_of.isdecimal() else datetime.fromisoformat(re.sub("Z$", "+00:00", as_of))
-        except ValueError:
-            raise click.UsageError(
-                f"--as-of {as_of} is neither an id nor a time like 2026-01-31T12:00+00:00"
-            ) from None
+    until = None if as_of is None else position_of(as_of, "--as-of")
     for event in islice(store.open().iter_event_streams([wanted], after=after, as_of=until), limit):
         show_event(event, store.as_json)

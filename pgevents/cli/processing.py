@@ -16,8 +16,10 @@ from attrs import asdict
 from pgevents import subscriptions as control
 from pgevents.client import EventClient
 from pgevents.subscriptions import Lease, Runner
+from pgevents.terminal import printable
 
-from .frame import EXIT_CODES, Store, fail
+from .frame import EXIT_CODES, fail
+from .store import Store
 
 __all__ = ["COMMANDS", "load_runner", "run_runner"]
 
@@ -67,22 +69,25 @@ def run_runner(runner: Runner, workers: int) -> None:
     runner.run(workers)
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Give subscriptions their events, until SIGTERM or Ctrl-C.\n\nRUNNER is a "
+    "pgevents.subscriptions.Runner of the module, or a function that makes one. Start it as "
+    "often as you like, on as many machines: they share the work.",
+)
 @click.argument("where", metavar="MODULE:RUNNER")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that handle.")
 def run(where: str, workers: int) -> None:
-    """Give subscriptions their events, until SIGTERM or Ctrl-C.
-
-    RUNNER is a pgevents.subscriptions.Runner of the module, or a function that makes one. Start it as often
-    as you like, on as many machines: they share the work.
-    """
     run_runner(load_runner(where), workers)
 
 
-@click.command("subscriptions", epilog=EXIT_CODES)
+@click.command(
+    "subscriptions",
+    epilog=EXIT_CODES,
+    help="Show where each subscription stands: lag, who works, what is parked, errors.",
+)
 @Store.options
 def list_subscriptions(**options: Any) -> None:
-    """Show where each subscription stands: lag, who works, what is parked, errors."""
     store = Store(**options)
     reports = control.overview(store.open())
     if store.as_json:
@@ -102,12 +107,14 @@ def list_subscriptions(**options: Any) -> None:
                 click.echo(f"  lane {lane.lane}: {lane.error}")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Say what is wrong with the subscriptions; exit code 1 if anything is. For probes.",
+)
 @Store.options
 @click.option("--max-lag", callback=_seconds, default="30s", show_default=True, help="Longer is a problem.")
 @click.option("--runner", "where", metavar="MODULE:RUNNER", help="Also: all of its subscriptions are there.")
 def health(max_lag: float, where: str | None, **options: Any) -> None:
-    """Say what is wrong with the subscriptions; exit code 1 if anything is. For probes."""
     store = Store(**options)
     names = None if where is None else load_runner(where).names
     problems = control.check(store.open(), names, max_lag=max_lag)
@@ -125,66 +132,75 @@ def _leases(leases: list[Lease]) -> None:
         click.echo(f"lane {lease.lane}: {what} is still being handled outside, until {lease.until} at most")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Give no more events to a subscription; returns when batches in hand have ended.",
+)
 @click.argument("name")
 @Store.options
 def pause(name: str, **options: Any) -> None:
-    """Give no more events to a subscription; returns when batches in hand have ended."""
     _leases(control.pause(Store(**options).open(), name))
     click.echo(f"{name} is paused.")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Go on with a subscription that is paused or has stopped.",
+)
 @click.argument("name")
 @Store.options
 def resume(name: str, **options: Any) -> None:
-    """Go on with a subscription that is paused or has stopped."""
     control.resume(Store(**options).open(), name)
     click.echo(f"{name} goes on.")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Start a subscription again above the id POSITION; 0 is the start of the log.",
+)
 @click.argument("name")
 @click.argument("position", type=click.IntRange(0))
 @Store.options
 def reset(name: str, position: int, **options: Any) -> None:
-    """Start a subscription again above the id POSITION; 0 is the start of the log."""
     _leases(control.reset(Store(**options).open(), name, position))
     click.echo(f"{name} starts again above {position}.")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Change the number of lanes of a subscription with a key.",
+)
 @click.argument("name")
 @click.argument("lanes", type=click.IntRange(1, 1024))
 @Store.options
 def resize(name: str, lanes: int, **options: Any) -> None:
-    """Change the number of lanes of a subscription with a key."""
     control.resize(Store(**options).open(), name, lanes)
     click.echo(f"{name} has {lanes} lanes.")
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=EXIT_CODES,
+    help="Give a subscription another name, and its place with it.",
+)
 @click.argument("name")
 @click.argument("new")
 @Store.options
 def rename(name: str, new: str, **options: Any) -> None:
-    """Give a subscription another name, and its place with it."""
     control.rename(Store(**options).open(), name, new)
     click.echo(f"{name} is {new} now.")
 
 
-@click.group(epilog=EXIT_CODES)
+@click.group(epilog=EXIT_CODES, help="Events that are set aside: list, show, retry, discard.")
 def parked() -> None:
-    """Events that are set aside: list, show, retry, discard."""
+    pass
 
 
-@parked.command("list", epilog=EXIT_CODES)
+@parked.command("list", epilog=EXIT_CODES, help="Show what is parked of a subscription.")
 @click.argument("name")
 @click.option("--key", help="Of this key only.")
 @click.option("--all", "discarded", is_flag=True, help="Also what was discarded.")
 @Store.options
 def list_parked(name: str, key: str | None, discarded: bool, **options: Any) -> None:
-    """Show what is parked of a subscription."""
     store = Store(**options)
     found = control.parked(store.open(), name, key=key, discarded=discarded)
     for one in found:
@@ -192,17 +208,16 @@ def list_parked(name: str, key: str | None, discarded: bool, **options: Any) -> 
             click.echo(json.dumps(asdict(one), default=datetime.isoformat, ensure_ascii=False))
             continue
         line = f"{one.event_id}  {one.key or '-'}  {one.state}, {one.attempts} attempts"
-        click.echo(f"{line}  {one.error or one.note or ''}".rstrip())
+        click.echo(printable(f"{line}  {one.error or one.note or ''}".rstrip()))
     if not found and not store.as_json:
         click.echo("Nothing is parked.")
 
 
-@parked.command("show", epilog=EXIT_CODES)
+@parked.command("show", epilog=EXIT_CODES, help="Show one parked event, with what it holds.")
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(1))
 @Store.options
 def show_parked(name: str, event_id: int, **options: Any) -> None:
-    """Show one parked event, with what it holds."""
     client: EventClient = Store(**options).open()
     found = [one for one in control.parked(client, name, discarded=True) if one.event_id == event_id]
     if not found:
@@ -211,27 +226,30 @@ def show_parked(name: str, event_id: int, **options: Any) -> None:
     shown: dict[str, Any] = asdict(found[0])
     if events:
         shown |= {"type": events[0].type, "data": events[0].data, "metadata": events[0].metadata}
-    click.echo(json.dumps(shown, default=str, ensure_ascii=False, indent=2))
+    for line in json.dumps(shown, default=str, ensure_ascii=False, indent=2).split("\n"):
+        click.echo(printable(line))
 
 
-@parked.command("retry", epilog=EXIT_CODES)
+@parked.command("retry", epilog=EXIT_CODES, help="Try parked events again: one, those of a key, or all.")
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(1), required=False)
 @click.option("--key", help="The first event of this key, and all behind it.")
 @Store.options
 def retry_parked(name: str, event_id: int | None, key: str | None, **options: Any) -> None:
-    """Try parked events again: one, those of a key, or all."""
     count = control.replay(Store(**options).open(), name, key, event_id)
     click.echo(f"{count} will be tried again.")
 
 
-@parked.command("discard", epilog=EXIT_CODES)
+@parked.command(
+    "discard",
+    epilog=EXIT_CODES,
+    help="Give up a parked event: it is never handled, and those behind it go on.",
+)
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(1))
 @click.option("--reason", required=True, help="Why; it is kept with who did it.")
 @Store.options
 def discard_parked(name: str, event_id: int, reason: str, **options: Any) -> None:
-    """Give up a parked event: it is never handled, and those behind it go on."""
     control.discard(Store(**options).open(), name, event_id, reason)
     click.echo(f"Event {event_id} is discarded.")
 

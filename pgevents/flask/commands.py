@@ -10,9 +10,10 @@ import peewee
 from flask.cli import AppGroup
 
 from pgevents.embedded import EmbeddedServerError
-from pgevents.errors import NotInstalledError, PgEventsError
+from pgevents.errors import ConfigurationError, NotInstalledError, PgEventsError
 from pgevents.flask.context import active_store
 from pgevents.streams import stream
+from pgevents.terminal import parse_match, printable
 
 __all__ = ["commands"]
 
@@ -62,19 +63,21 @@ def demo() -> None:
 @commands.command()
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--type", "types", multiple=True, help="Only this type; may be given several times.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Only so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 2**63 - 1), default=20, show_default=True, help="Only so many."
+)
 def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     """Show the newest events, the last one at the bottom."""
-    for part in match:
-        if "=" not in part:
-            raise click.UsageError(f"{part}: write FIELD=VALUE, as in cart_id=c1")
     client = active_store().client
-    wanted = stream(types or None, data=dict(part.split("=", 1) for part in match))
+    try:
+        wanted = stream(types or None, data=parse_match(match))
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")
     rows = client.session.execute(sql, params).fetchall()
     for event_id, kind, data, metadata, created_at, _ in reversed(rows):
-        line = f"{event_id:>5}  {created_at:.19}  {kind}  {data}"
-        click.echo(f"{line}  {metadata}" if metadata else line)
+        line = printable(f"{event_id:>5}  {created_at:.19}  {kind}  {data}")
+        click.echo(f"{line}  {printable(metadata)}" if metadata else line)
     if not rows:
         click.echo("No events.")
 
@@ -89,9 +92,11 @@ def projections(type: str | None, id: str | None) -> None:
     rows = client.session.execute(sql, {"type": type, "id": id}).fetchall()
     for kind, own_id, version, latest, updated_at, data in rows:
         click.echo(
-            f"{kind} {own_id}  version {version}, up to event {latest}, saved {updated_at:%Y-%m-%d %H:%M:%S}"
+            f"{printable(kind)} {printable(own_id)}  version {version}, up to event {latest}, "
+            f"saved {updated_at:%Y-%m-%d %H:%M:%S}"
         )
         if id is not None:
-            click.echo(json.dumps(json.loads(data), indent=2, ensure_ascii=False))
+            for line in json.dumps(json.loads(data), indent=2, ensure_ascii=False).split("\n"):
+                click.echo(printable(line))
     if not rows:
         click.echo("No projections.")

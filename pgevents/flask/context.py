@@ -64,7 +64,7 @@ def get_or_404(projection: type[P], id: Any, description: str | None = None) -> 
     Args:
         projection: The projection's class.
         id: Its id, as the request gives it.
-        description: What the response says.
+        description: What the response says; by default the type and the id that there is nothing of.
 
     Example:
         ```python
@@ -73,8 +73,12 @@ def get_or_404(projection: type[P], id: Any, description: str | None = None) -> 
             return get_or_404(CartProjection, cart_id).as_json()
         ```
     """
+    if description is None:
+        description = (
+            f"There is no {getattr(projection, 'projection_type', projection.__name__)} {id!r:.100}."
+        )
     if isinstance(id, str) and ("\0" in id or not is_text(id)):  # PostgreSQL holds no such text
-        abort(404, description)
+        abort(404, description.encode(errors="replace").decode())
     found = projection(id, active_store().client)
     if found.saved_projection is None and not found.projection_events:
         abort(404, description)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import peewee
 from flask import Flask
@@ -68,7 +68,7 @@ class PgEvents:
         events: type[EventsModel] | None = None,
         projections: type[ProjectionsModel] | None = None,
         event_types: Any = None,
-        plugins: Iterable[Any] = (),
+        plugins: Iterable[Any] | Literal["auto"] = (),
         database: peewee.PostgresqlDatabase | None = None,
         user: Callable[[], object] | None = None,
         demo: Callable[[], object] | None = None,
@@ -81,7 +81,8 @@ class PgEvents:
                 to that of the app that was initialised last.
             projections: The model of the projections table, likewise.
             event_types: As for `create_event_client`.
-            plugins: Plugins of the client, besides the one that writes `request_id` and `user` into metadata.
+            plugins: Plugins of the client, besides the one that writes `request_id` and `user` into metadata;
+                `"auto"` for those of installed packages.
             database: A Peewee database in place of a URL. Who gives one opens and closes its connections.
             user: Says who makes the request, for the metadata of its events; None for nobody.
             demo: What `flask pgevents demo` calls when the tables are made.
@@ -89,7 +90,9 @@ class PgEvents:
         self._events = events
         self._projections = projections
         self._event_types = event_types
-        self._plugins = tuple(plugins)
+        if isinstance(plugins, str) and plugins != "auto":
+            raise ConfigurationError(f'plugins are "auto" or a list of plugins, not {plugins!r}')
+        self._plugins = "auto" if plugins == "auto" else tuple(plugins)
         self._database = database
         self._user = user
         self._demo = demo
@@ -119,9 +122,11 @@ class PgEvents:
             config["PGEVENTS_PROJECTIONS_TABLE"],
             config["PGEVENTS_PROJECTION_INDEXES"],
         )
-        plugins = [RequestMetadata(self._user), *self._plugins]
+        plugins = [RequestMetadata(self._user), *(() if self._plugins == "auto" else self._plugins)]
         database = _pool(app) if self._database is None else self._database
         client = create_event_client(database, events, projections, self._event_types, plugins=plugins)
+        if self._plugins == "auto":
+            client.plugins.load_installed()
         app.extensions[EXTENSION] = Store(client, self._demo)
         app.teardown_appcontext(give_back)
         app.after_request(name_response)

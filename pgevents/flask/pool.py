@@ -1,43 +1,48 @@
-"""The connections of one app: each is lent to a context, which gives it back when it ends, whatever
+"""The connections of one app: each is lent to a context, which gives it back clean when it ends, whatever
 happened."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import selectors
 import threading
 import weakref
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import peewee
+import psycopg2
 from flask import g, has_app_context
+from peewee import PostgresqlDatabase
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from pgevents.embedded import embedded_database
-from pgevents.errors import PgEventsError
+from pgevents.errors import DatabaseUnavailableError
 from pgevents.flask.context import active_store
 from pgevents.store.session import open_database
 
-if TYPE_CHECKING:  # playhouse has no types
-    from peewee import PostgresqlDatabase as PooledPostgresqlDatabase
-
-    MaxConnectionsExceeded = ValueError
-else:
-    from playhouse.pool import MaxConnectionsExceeded, PooledPostgresqlDatabase
-
 __all__ = ["Pool", "UnavailableError", "give_back"]
 
+CLEAN_SQL = """\
+CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();
+DISCARD TEMP; DISCARD SEQUENCES; DEALLOCATE ALL"""
+"""DISCARD ALL without DISCARD PLANS: the plans that functions keep are not the request's."""
 
-class UnavailableError(PgEventsError, ConnectionError):
-    """There was no connection to be had: the server cannot be reached, or all connections of the pool are in
-    use."""
+
+class UnavailableError(DatabaseUnavailableError):
+    """All connections of the app's pool were in use for as long as `PGEVENTS_POOL_TIMEOUT` allows."""
 
 
-class Pool(PooledPostgresqlDatabase):
+class Pool(PostgresqlDatabase):
     """A Peewee database whose connections belong to the contexts of one app.
 
     Peewee keeps the connection of each thread; which context took it is noted in the context's `g`. So a
     nested context leaves its outer one's connection alone, and the thread of an async view cannot keep one.
+
+    Attributes:
+        lent: The connections that contexts have.
+        idle: Those that wait for one.
     """
 
     def __init__(self, url: str, folder: str, *, size: int, timeout: float, name: str) -> None:
@@ -54,64 +59,130 @@ class Pool(PooledPostgresqlDatabase):
         Raises:
             ConfigurationError: The URL cannot be read.
         """
-        options: dict[str, Any] = {"max_connections": size, "timeout": timeout}
         kind, _, given = url.partition(":")
+        self.lent: list[Any] = []
+        self.idle: list[Any] = []
+        self._size = size
+        self._timeout = timeout
         self._folder = os.path.abspath(given or folder)
-        self._starting = threading.Lock()
-        pooled: Any = super()
-        if kind == "embedded":
-            pooled.__init__(None, **options)
+        self._renew_locks()
+        base: Any = super()
+        self._starts_server = kind == "embedded"
+        if self._starts_server:
+            base.__init__("pgevents")  # where it is comes with the first connection
         else:
             plain: Any = open_database(url)
-            options |= {"fallback_application_name": name, "connect_timeout": "5", **plain.connect_params}
-            pooled.__init__(plain.database, **options)
+            options = {"fallback_application_name": name, "connect_timeout": "5", **plain.connect_params}
+            base.__init__(plain.database, **options)
         _pools.add(self)
+
+    def _renew_locks(self) -> None:
+        self._starting = threading.Lock()
+        self._free = threading.Semaphore(self._size)
+        self.changing = threading.RLock()
+
+    # -- a context takes a connection, and gives it back ------------------------------------------------
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """Take a connection from the pool, or make one.
 
         Raises:
             RuntimeError: No context of its app is active.
-            UnavailableError: There is none to be had.
+            UnavailableError: All are in use.
+            DatabaseUnavailableError: The server cannot be reached.
         """
         if not has_app_context() or active_store().client.db is not self:
             raise RuntimeError(
                 "a connection belongs to a context of its app, which gives it back: `with app.app_context():`"
             )
-        if self.deferred:
+        if self._starts_server:
             self._start_server()
         if not self.is_closed():
             return super().connect(reuse_if_open)
+        if not self._free.acquire(timeout=self._timeout):
+            raise UnavailableError(
+                f"all {self._size} connections of the pool were in use for {self._timeout} s "
+                "(PGEVENTS_MAX_CONNECTIONS, PGEVENTS_POOL_TIMEOUT); nothing was written"
+            )
         try:
-            super().connect()
-        except (peewee.OperationalError, MaxConnectionsExceeded) as error:
-            raise UnavailableError(f"no connection to the database: {str(error).strip()}") from error
-        pool: Any = self
-        g.setdefault("pgevents_lent", _Lent(self)).append(pool._in_use[id(pool.connection())])
+            with self.changing:
+                super().connect()
+        except BaseException as error:
+            self._free.release()
+            if isinstance(error, peewee.OperationalError):
+                raise DatabaseUnavailableError(
+                    f"no connection to the database: {str(error).strip()}; nothing was written"
+                ) from error
+            raise
+        connection = self._mine()
+        self.lent.append(connection)
+        g.setdefault("pgevents_lent", _Lent(self)).append(connection)
         return True
 
-    def take_back(self, taken: Any) -> None:
+    def close(self) -> bool:
+        """Give this thread's connection back to the pool, clean, or close it if it cannot be cleaned."""
+        if not self.is_closed() and not self.in_transaction():
+            _clean(self._mine())
+        with self.changing:
+            return super().close()
+
+    def take_back(self, connection: Any) -> None:
         """The end of a loan: whatever is open on the connection is rolled back."""
-        pool: Any = self
-        if pool._in_use.get(id(taken.connection)) is not taken:
+        if connection not in self.lent:
             return
-        if pool.is_closed() or pool.connection() is not taken.connection:  # another thread's
-            pool._close(taken.connection, close_conn=True)
+        if self.is_closed() or self._mine() is not connection:  # another thread's
+            connection.close()
+            self._end_loan(connection)
             return
-        while pool.in_transaction():
-            pool.pop_transaction()
-        pool.close()
+        this: Any = self
+        while this.in_transaction():
+            this.pop_transaction()
+        self.close()
+
+    def _mine(self) -> Any:
+        """This thread's connection."""
+        this: Any = self
+        return this.connection()
+
+    def _connect(self) -> Any:
+        """What Peewee calls for a connection of this thread."""
+        while self.idle:
+            connection = self.idle.pop()
+            if _is_alive(connection):
+                return connection
+            connection.close()
+        base: Any = super()
+        return base._connect()
+
+    def _close(self, conn: Any) -> None:
+        """What Peewee calls to close the connection of this thread."""
+        self._end_loan(conn)
+
+    def _end_loan(self, connection: Any) -> None:
+        if connection in self.lent:
+            self.lent.remove(connection)
+            if not connection.closed:
+                self.idle.append(connection)
+            self._free.release()
+
+    # -- the pool as a whole ------------------------------------------------------------
+
+    def close_all(self) -> None:
+        """Close all connections, also those in use."""
+        with self.changing:
+            for connection in (*self.idle, *self.lent):
+                connection.close()
+            self.idle.clear()
 
     def forget(self) -> None:
         """In a forked child: connections and locks are its parent's."""
-        pool: Any = self
-        pool._lock, pool._pool_lock = threading.Lock(), threading.RLock()
-        pool._pool_available = threading.Condition(pool._pool_lock)
-        pool.dispose()
+        self.idle, self.lent = [], []  # psycopg2 leaves the parent's sessions alone
+        self._renew_locks()
+        self.dispose()
 
     def _start_server(self) -> None:
         with self._starting:
-            if not self.deferred:
+            if not self._starts_server:
                 return
             os.makedirs(self._folder, exist_ok=True)
             server = ExitStack()
@@ -119,22 +190,66 @@ class Pool(PooledPostgresqlDatabase):
             atexit.register(server.close)
             pool: Any = self
             pool.init(started.database, **started.connect_params)
+            self._starts_server = False
 
+
+def _clean(connection: Any) -> None:
+    """Undo whatever a request has left on a connection: a transaction, settings, temporary tables, locks."""
+    is_ours = connection.autocommit and all(
+        setting is None
+        for setting in (connection.isolation_level, connection.readonly, connection.deferrable)
+    )
+    try:
+        if not is_ours or connection.closed:
+            connection.close()  # the driver would set it all again
+            return
+        with connection.cursor() as cursor:
+            if connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
+                cursor.execute("ROLLBACK")
+            cursor.execute(CLEAN_SQL)
+    except psycopg2.Error:
+        connection.close()
+
+
+def _is_alive(connection: Any) -> bool:
+    """Whether an idle connection can be used; the server's last words make its socket readable."""
+    if connection.closed:
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return not selector.select(0)
+
+
+# -- forked processes ------------------------------------------------------------
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_held: list[Pool] = []
+
+
+def _hold() -> None:
+    """Before a fork: nobody is in the middle of connecting, so no lock of Peewee's is held in the child."""
+    for pool in list(_pools):
+        pool.changing.acquire()
+        _held.append(pool)
+
+
+def _go_on() -> None:
+    while _held:
+        _held.pop().changing.release()
 
 
 def _forget_all() -> None:
+    _held.clear()
     for pool in list(_pools):
         pool.forget()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(before=_hold, after_in_parent=_go_on, after_in_child=_forget_all)
 
 
 class _Lent(list[Any]):
-    """What one context has of a pool."""
+    """The connections that one context has of a pool."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()

@@ -6,12 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, current_app, jsonify, request
-from werkzeug.exceptions import Conflict, HTTPException, ServiceUnavailable, UnprocessableEntity
+from werkzeug.exceptions import (
+    BadRequest,
+    Conflict,
+    HTTPException,
+    ServiceUnavailable,
+    UnprocessableEntity,
+)
 
 from pgevents.errors import (
     ConcurrencyError,
     ConnectionLostError,
+    DatabaseUnavailableError,
+    EventEncodeError,
     IdempotencyError,
+    InvalidValueError,
     NotInstalledError,
     RetryableError,
 )
@@ -56,6 +65,23 @@ def _busy(error: Exception) -> Response:
     return _respond(ServiceUnavailable(text, retry_after=RETRY_AFTER), error)
 
 
+def _away(error: DatabaseUnavailableError) -> Response:
+    current_app.logger.error("%s", error)
+    text = "The database cannot be reached. Nothing was changed: try again later."
+    return _respond(ServiceUnavailable(text, retry_after=RETRY_AFTER), error)
+
+
+def _bad_value(error: InvalidValueError) -> Response:
+    current_app.logger.info("%s", error)
+    return _respond(BadRequest("A value of this request cannot be used. Nothing was changed."), error)
+
+
+def _not_storable(error: EventEncodeError) -> Response:
+    current_app.logger.info("%s", error)
+    text = "A value of this request cannot be stored. Nothing was changed."
+    return _respond(UnprocessableEntity(text), error)
+
+
 def _lost(error: ConnectionLostError) -> Response:
     """No Retry-After: it may have been done already."""
     current_app.logger.warning("%s", error)
@@ -73,6 +99,9 @@ HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     IdempotencyError: _repeated,
     RetryableError: _busy,
     UnavailableError: _busy,
+    DatabaseUnavailableError: _away,
+    InvalidValueError: _bad_value,
+    EventEncodeError: _not_storable,
     ConnectionLostError: _lost,
     NotInstalledError: _not_installed,
 }

@@ -1,4 +1,4 @@
-"""Packages that only one plugin needs: asked for when it is used, not when it is imported."""
+"""Packages that only one plugin needs: imported when the plugin is used."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import Any
 
 from pgevents import ConfigurationError
+from pgevents.distribution import install_hint
 
 
 def require(module: str, extra: str) -> Any:
-    """A module of an optional dependency.
+    """Import a module of an optional dependency.
 
     Raises:
         ConfigurationError: It is not installed; the message says how to install it.
@@ -17,4 +18,4 @@ def require(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigurationError(f'{module} is not installed: pip install "pgevents[{extra}]"') from error
+        raise ConfigurationError(f"{module} is not installed: {install_hint(extra)}") from error

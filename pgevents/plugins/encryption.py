@@ -1,4 +1,4 @@
-"""Personal data that can be forgotten while the log stays as it is (`pip install "pgevents[crypto]"`).
+"""Personal data that can be forgotten while the log stays as it is (`pip install "pgevents-store[crypto]"`).
 
 Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the
 events. Forgetting a subject deletes the key: the events stay, and reads give redacted values in place of the

@@ -1,4 +1,4 @@
-"""What is saved, refused and snapshotted, to the standard library's logging, with structured extras."""
+"""Logs saves, conflicts and snapshots with the standard library's logging, with structured extras."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _is_switch(_instance: object, attribute: attrs.Attribute[bool], value: Any) 
 class Logging:
     """Logs durable events (INFO), conflicts (WARNING) and snapshots (DEBUG).
 
-    Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`, and of events
-    their `ids`, `types` and `metadata`; of a conflict the identifiers of the streams. What else events say
-    stays out of the log unless it is asked for.
+    Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`; for events
+    their `ids`, `types` and `metadata`; for a conflict the identifiers of its streams. The data of events
+    stay out of the log unless `payload` is set.
 
     Attributes:
-        logger: Where to; by default the logger `pgevents.events`.
-        payload: Whether the events' data go to the log as well, as `data`.
+        logger: The logger; by default `pgevents.events`.
+        payload: Whether to log the events' data, too, as `data`.
 
     Raises:
         ConfigurationError: An option of another kind.

@@ -1,5 +1,4 @@
-"""Who, why and in answer to what: metadata from context variables, on every event that is saved in their
-reach."""
+"""Metadata from a context (actor, source, correlation and causation id) on every event saved inside it."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ _context: ContextVar[Mapping[str, Any]] = ContextVar("pgevents_metadata", defaul
 
 
 def current() -> dict[str, Any]:
-    """The metadata that an event saved here and now would get."""
+    """The metadata that an event saved now gets."""
     return dict(_context.get())
 
 
@@ -43,15 +42,15 @@ def event_context(
     cause: Event[Any] | None = None,
     **more: Any,
 ) -> AbstractContextManager[dict[str, Any]]:
-    """Give metadata to what is saved inside, in this thread or task; contexts nest, the inner one counts.
+    """Give metadata to events saved inside, in this thread or task. Contexts nest; the inner one wins.
 
     Args:
-        correlation_id: What all that belongs together has in common; by default the outer context's, the
-            cause's, or a new one.
-        causation_id: What this is the answer to.
-        actor: Who does it.
-        source: Which program does it.
-        cause: An event that is being dealt with: its id is the causation id, its correlation id goes on.
+        correlation_id: The same for all events that belong together; by default that of the outer context,
+            of the cause, or a new one.
+        causation_id: The id of the event or command that causes these events.
+        actor: The person or program that acts.
+        source: The program that saves.
+        cause: The event that is being handled: its id becomes the causation id, its correlation id is kept.
         **more: Other metadata, by names that are no misspelling of those above.
 
     Returns:
@@ -108,10 +107,10 @@ def _context_of(given: Mapping[str, Any], cause: Event[Any] | None) -> Generator
 
 @attrs.frozen(eq=False)
 class Metadata:
-    """Adds the metadata of `event_context` to every event; what the save itself says goes before.
+    """Adds the metadata of `event_context` to every event. Metadata given to the save win.
 
     Attributes:
-        source: The source where no context names one.
+        source: The source, if no context names one.
 
     Raises:
         ConfigurationError: The source is no text.

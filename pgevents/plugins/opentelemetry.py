@@ -1,8 +1,7 @@
-"""Spans and metrics by OpenTelemetry (`pip install "pgevents[otel]"`).
+"""Spans and metrics by OpenTelemetry (`pip install "pgevents-store[otel]"`).
 
-Spans follow the conventions for database clients, those of saves also the ones for messaging, with the events
-table as
-the destination. Nothing of what events say is recorded: types, counts and identifiers' names only.
+Spans follow the conventions for database clients; those of saves also follow the ones for messaging, with the
+events table as the destination. No data of events is recorded: only types, counts and names of identifiers.
 """
 
 from __future__ import annotations
@@ -23,26 +22,25 @@ ON_DATABASE = {"save", "validate", "read", "snapshot"}
 
 
 class OpenTelemetry:
-    """A span for each save, validated save, read, fold, decision and snapshot; they nest as the operations
-    do.
+    """Makes a span for each save, validated save, read, fold, decision and snapshot; spans nest.
 
     Metrics:
 
-    | name | unit | of |
+    | name | unit | what is measured |
     |---|---|---|
-    | `pgevents.appends` | `{event}` | events written, by table and type of save; also of transactions rolled
-    back later | | `pgevents.conflicts` | `{conflict}` | refused validated saves |
+    | `pgevents.appends` | `{event}` | events written, by table and kind of save, rolled back ones included |
+    | `pgevents.conflicts` | `{conflict}` | refused validated saves |
     | `pgevents.retries` | `{retry}` | tries of `decide` after its first |
-    | `pgevents.snapshot.size` | `By` | snapshots saved, as JSON |
-    | `pgevents.lock.wait` | `s` | of a save, from its arrival at the server until it held its locks and its
-    check was made | | `db.client.operation.duration` | `s` | saves, reads and snapshots |
+    | `pgevents.snapshot.size` | `By` | size of saved snapshots, as JSON |
+    | `pgevents.lock.wait` | `s` | a save, from its arrival at the server to the end of its check |
+    | `db.client.operation.duration` | `s` | duration of saves, reads and snapshots |
 
     Args:
         tracer_provider: By default the global one.
         meter_provider: By default the global one.
 
     Raises:
-        ConfigurationError: `opentelemetry-api` is not installed, or a provider is not a provider.
+        ConfigurationError: `opentelemetry-api` is not installed, or an argument is not a provider.
 
     Example:
         ```python
@@ -97,7 +95,9 @@ class OpenTelemetry:
             except BaseException as error:
                 failed = error
                 span.set_attribute("error.type", type(error).__qualname__)
-                span.set_status(self._trace.StatusCode.ERROR)  # without the message, which may quote an event
+                span.set_status(
+                    self._trace.StatusCode.ERROR
+                )  # without the message, which may quote an event's data
                 raise
             finally:
                 span.set_attributes(_outcome(operation))
@@ -111,7 +111,7 @@ class OpenTelemetry:
             self._sizes.record(size, {"pgevents.projection": snapshot.type})
 
     def _common(self, client: EventClient, operation: Operation) -> dict[str, Any]:
-        """Attributes of few values, fit for metrics as well."""
+        """Attributes with few values, which metrics can carry, too."""
         common: dict[str, Any] = {"pgevents.operation": operation.name}
         if operation.projection:
             common["pgevents.projection"] = operation.projection

@@ -1,5 +1,5 @@
 """JSON Schema for events: what does not fit is refused before it is written (`pip install
-"pgevents[schema]"`)."""
+"pgevents-store[schema]"`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ class SchemaValidation:
     """Validates the data of events against JSON Schemas (draft 2020-12 unless `$schema` says otherwise), by
     type.
 
-    Made for events that come as dicts, from a script or from outside; instances of event classes are
-    validated in the JSON form that they are stored in. It sees events as the caller gave them, before other
-    plugins.
+    Meant for events that come as dicts, from a script or from outside. Instances of event classes are
+    validated in their JSON form. The plugin runs before others, on the events as the caller gave them.
 
     A schema cannot refer to another document: nothing is fetched.
 

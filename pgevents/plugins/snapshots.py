@@ -1,4 +1,4 @@
-"""Snapshots by themselves: whenever a view took many events to fold."""
+"""Saves a snapshot by itself whenever a view took many events to fold."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def _are_types(_instance: object, _attribute: object, value: Any) -> None:
 
 @attrs.frozen(eq=False)
 class SnapshotPolicy:
-    """Saves a snapshot after a view was folded from so many events, so that the next one starts from there.
+    """Saves a snapshot after a view was folded from many events, so that the next fold starts from there.
 
-    Inside a transaction it is saved after the end. An error is logged; it never hides the view.
+    Inside a transaction the snapshot is saved after its end. An error is logged; the read goes on.
 
     Attributes:
-        every: After how many events on top of the snapshot before.
-        types: The projection types that it applies to; by default all.
+        every: Save after this many events on top of the last snapshot.
+        types: The projection types to snapshot; by default all.
 
     Raises:
         ConfigurationError: An option of another kind.
@@ -62,7 +62,7 @@ class SnapshotPolicy:
 
     @hookimpl
     def pgevents_after_fold(self, client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
-        """Save one of a copy: the projection in use keeps view and position together."""
+        """Save a copy, so that view and position of the projection in use stay together."""
         if len(events) < self.every or (
             self.types is not None and projection.projection_type not in self.types
         ):
@@ -74,9 +74,7 @@ class SnapshotPolicy:
                 copied.save_projection()
             except UnsupportedTransactionError as error:  # a standby, say, answers reads only
                 log.debug("no snapshot of %s %s: %s", projection.projection_type, projection.id, error)
-            except (
-                Exception
-            ):  # a snapshot saves time and no more: whoever reads is not to fail for lack of one
+            except Exception:  # a snapshot only saves time: the read must not fail without it
                 log.exception("the snapshot of %s %s failed", projection.projection_type, projection.id)
 
         if client.db.in_transaction():

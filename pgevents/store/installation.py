@@ -23,7 +23,7 @@ from pgevents.store.ownership import (
     refuse_stale_functions,
     snapshots_mark,
 )
-from pgevents.store.processing import bring_along, table_statements
+from pgevents.store.processing import Statements, bring_along, table_statements
 from pgevents.store.session import Session
 from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec
 
@@ -245,20 +245,22 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
         yield made
 
 
-def maintenance(session: Session, reason: Any) -> AbstractContextManager[None]:
+def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractContextManager[None]:
     """A transaction with the guard's switch on; see `EventClient.maintenance`."""
     is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
     if not is_reason:
         raise ConfigurationError(
             f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
         )
-    return _maintenance(session, reason)
+    return _maintenance(session, spec, reason)
 
 
 @contextmanager
-def _maintenance(session: Session, reason: str) -> Generator[None, None, None]:
+def _maintenance(session: Session, spec: TableSpec, reason: str) -> Generator[None, None, None]:
     with session.atomic():
         (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
         session.execute(SWITCH_SQL, [reason])
         yield
+        for statement in ("forget_parked_errors", "forget_lane_errors"):  # they may quote what was erased
+            Statements(session, spec).run(statement)
         session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

@@ -182,6 +182,12 @@ WHERE name = %(name)s;
 -- [forget_error]
 UPDATE {{checkpoints}} SET error = NULL WHERE name = %(name)s;
 
+-- [forget_parked_errors]
+UPDATE {{parked}} SET error = NULL WHERE error IS NOT NULL;
+
+-- [forget_lane_errors]
+UPDATE {{checkpoints}} SET error = NULL WHERE error IS NOT NULL;
+
 -- [reset]
 UPDATE {{checkpoints}}
 SET position = %(position)s, layers = '[]', question = %(question)s, generation = generation + 1,
@@ -330,7 +336,7 @@ WHERE r.seen_at > clock_timestamp() - interval '30 s' AND n.name = ANY (%(names)
 
 -- [saw]
 INSERT INTO {{seen}} (last_id) SELECT %(last)s
-WHERE NOT EXISTS (SELECT FROM {{seen}} WHERE last_id = %(last)s OR (last_id < %(last)s AND at > clock_timestamp() - interval '2 s'))
+WHERE NOT EXISTS (SELECT FROM {{seen}} WHERE last_id >= %(last)s)
 ON CONFLICT DO NOTHING;
 
 -- [forget_seen]

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 import attrs
 
 from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
-from pgevents.errors import ConfigurationError, EventDecodeError, RetryableError, shown
+from pgevents.errors import ConfigurationError, EventDecodeError, InvalidValueError, RetryableError, shown
 from pgevents.events import Event, UndecodedData
 from pgevents.hooks.details import Operation
 from pgevents.store.ordering import Position, horizon_of, setting_sql, streams_json
@@ -479,10 +479,10 @@ def check_id(value: object, what: str) -> int:
     """An event id as an int.
 
     Raises:
-        ConfigurationError: Text, a bool, a negative number or anything else.
+        InvalidValueError: Text, a bool, a negative number or anything else.
     """
     if type(value) is not int or not 0 <= value < 2**63:
-        raise ConfigurationError(f"{what} is an event's id, a whole number from 0 on, not {shown(value)}")
+        raise InvalidValueError(f"{what} is an event's id, a whole number from 0 on, not {shown(value)}")
     return value
 
 

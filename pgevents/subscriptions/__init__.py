@@ -6,7 +6,6 @@ Effects in the same database happen exactly once.
 from pgevents.deliveries import Delivery, current_delivery
 from pgevents.subscriptions.control import Lease, discard, pause, rename, replay, reset, resize, resume
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
-from pgevents.subscriptions.draining import drain
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
 from pgevents.subscriptions.runner import Runner
@@ -26,7 +25,6 @@ __all__ = [
     "checkpoint",
     "current_delivery",
     "discard",
-    "drain",
     "follow",
     "overview",
     "park",

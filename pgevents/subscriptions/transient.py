@@ -7,7 +7,12 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
 
 from pgevents.client import EventClient
-from pgevents.errors import ConnectionLostError, RetryableError, UnsupportedTransactionError
+from pgevents.errors import (
+    ConnectionLostError,
+    DatabaseUnavailableError,
+    RetryableError,
+    UnsupportedTransactionError,
+)
 
 __all__ = ["OURS_ENDED", "check_ours", "is_deadlock", "is_transient", "let_go"]
 
@@ -23,7 +28,14 @@ OURS_ENDED = (
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may well succeed when it is made again."""
     if isinstance(
-        error, (RetryableError, ConnectionLostError, peewee.InterfaceError, psycopg2.InterfaceError)
+        error,
+        (
+            RetryableError,
+            ConnectionLostError,
+            DatabaseUnavailableError,
+            peewee.InterfaceError,
+            psycopg2.InterfaceError,
+        ),
     ):
         return True
     code = _code(error)
@@ -44,8 +56,8 @@ def is_deadlock(error: BaseException) -> bool:
 
 def _code(error: BaseException) -> str | None:
     for one in (error, getattr(error, "orig", None), error.__cause__):
-        code = getattr(one, "pgcode", None)
-        if isinstance(code, str):
+        code = getattr(one, "pgcode", None) or getattr(one, "sqlstate", None)
+        if isinstance(code, str) and code:
             return code
     return None
 

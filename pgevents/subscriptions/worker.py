@@ -23,7 +23,7 @@ BATCH_SECONDS = 0.05
 """A batch ends so long after it began: what it has saved holds back whoever follows the whole log."""
 UNCOUNTED = 3
 """So many errors of the database at one place count for nothing."""
-SUSPECT_EVENTS = 500
+SUSPECT_EVENTS = 200
 """How many events are given one by one where a worker died."""
 ALONE_SECONDS = 10.0
 """For how long batches run one at a time after a deadlock, at first; twice as long each time."""

@@ -4,9 +4,9 @@
 pytest finds the fixtures by itself. No server starts before a test asks for one.
 """
 
-from pgevents.subscriptions import drain
 from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.checking import check_projection
+from pgevents.testing.draining import drain
 from pgevents.testing.fixtures import (
     EMPTY_SQL,
     pgevents_client,

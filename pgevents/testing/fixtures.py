@@ -94,7 +94,7 @@ class _Databases:
 
 @pytest.fixture(scope="session")
 def pgevents_server() -> Iterator[str]:
-    """The server of the run: what `PGEVENTS_DATABASE_URL` names, or an embedded one (`pgevents[embedded]`).
+    """The server of the run: what `PGEVENTS_DATABASE_URL` names, or an embedded one (the extra `embedded`).
 
     Override it in `conftest.py` for another server: a connection string of a role that may create databases.
     """

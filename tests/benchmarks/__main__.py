@@ -15,7 +15,7 @@ from attrs import evolve
 from pgevents.embedded import embedded_database
 
 from .contenders import CONTENDERS
-from .report import around_marks, markdown, plot, put_between_marks
+from .report import around_marks, markdown, plot, put_between_marks, summary
 from .runner import run_all
 from .workloads import QUICK, Scale
 
@@ -41,12 +41,15 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--read", type=Path, help="do not measure: take the slices of this file")
     parser.add_argument("--plot", type=Path, help="file for a plot: figures.svg")
     parser.add_argument("--markdown", type=Path, help="page to put the tables into, between its two marks")
+    parser.add_argument("--summary", type=Path, help="page for the one table by contender, likewise")
     options = parser.parse_args(given)
-    if options.markdown:
+    for name in ("markdown", "summary"):
+        page = getattr(options, name)
         try:  # now, not after an hour of measuring
-            around_marks(options.markdown)
+            if page:
+                around_marks(page)
         except (OSError, ValueError) as error:
-            parser.error(f"--markdown: {error}")
+            parser.error(f"--{name}: {error}")
     return options
 
 
@@ -90,6 +93,8 @@ def main(given: Sequence[str] | None = None) -> None:
         put_between_marks(options.markdown, text)
     else:
         print(text)
+    if options.summary:
+        put_between_marks(options.summary, summary(result))
     if options.plot:
         plot(result, options.plot)
 

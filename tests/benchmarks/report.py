@@ -11,7 +11,7 @@ from attrs import frozen
 
 from .workloads import PEERS, Goal, Scale, Workload, workloads
 
-__all__ = ["around_marks", "markdown", "plot", "put_between_marks"]
+__all__ = ["around_marks", "markdown", "plot", "put_between_marks", "summary"]
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -121,6 +121,28 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+SUMMARY = ("1", "2", "3", "4", "6/8", "7/1000", "8", "9")
+ORDER = ("limit", "check", "functions", "bare client", "pgevents", "pgevents final", "dcb", "classic")
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One table by contender: operations a second in the workloads that say most."""
+    figures = {one.workload.key: one for one in _figures(result)}
+    keys = [key for key in SUMMARY if key in figures]
+    lines = [f"| contender | {' | '.join(keys)} |", "|---|" + "--:|" * len(keys)]
+    for label in ORDER:
+        rates = [_number(figures[key].rate(label)) if label in figures[key].slices else "" for key in keys]
+        if any(rates):
+            lines.append(f"| {f'**{label}**' if label == 'pgevents' else label} | {' | '.join(rates)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _place(label: str) -> tuple[int, str]:
+    """The order of contenders in a table: as in the summary, others behind them; then by size."""
+    name, _, size = label.partition(" at ")
+    return ORDER.index(name) if name in ORDER else len(ORDER), f"{name} {size:>20}"
+
+
 def _table(figures: Figures) -> Iterator[str]:
     workload = figures.workload
     decides = workload.key.startswith("6/")
@@ -132,7 +154,8 @@ def _table(figures: Figures) -> Iterator[str]:
         + (" tries each | least–most of a process |" if decides else "")
     )
     yield "|---|--:|--:|--:|--:|--:|--:|" + ("--:|--:|" if decides else "")
-    for label, slices in figures.slices.items():
+    for label in sorted(figures.slices, key=_place):
+        slices = figures.slices[label]
         row = [
             label,
             _number(figures.rate(label)),

@@ -3,6 +3,7 @@
 - `domain.py`: events, views and decisions
 - `carts.py`: what a customer can do
 - `pages.py`, `api.py`: by browser, by program
+- `security.py`: the secret of the sessions, and forms that only this shop's pages can post
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .api import api
 from .carts import stock_the_shelf
 from .domain import Refused, ShopEvent
 from .pages import pages
+from .security import kept_secret, protect_forms
 
 events = PgEvents(event_types=ShopEvent, user=lambda: session.get("cart_id"), demo=stock_the_shelf)
 
@@ -27,14 +29,17 @@ def create_app(**config: Any) -> Flask:
     """The app; settings come from here, or from the environment with the prefix FLASK_."""
     app = Flask(__name__)
     app.config.from_mapping(
-        SECRET_KEY="for the demonstration only",
-        SESSION_COOKIE_SAMESITE="Lax",  # so that other sites cannot post forms in a customer's name
+        SESSION_COOKIE_SAMESITE="Lax",
+        MAX_CONTENT_LENGTH=16_384,
         PGEVENTS_DATABASE_URL="embedded",
         PGEVENTS_SCHEMA="tea_shop",
         PGEVENTS_DATA_INDEXES=["cart_id", "tea_id"],
     )
     app.config.from_prefixed_env()
     app.config.from_mapping(config)
+    if not app.config["SECRET_KEY"]:
+        app.config["SECRET_KEY"] = kept_secret(app.instance_path)
+    protect_forms(app)
     events.init_app(app)
     app.register_blueprint(pages)
     app.register_blueprint(api)

@@ -14,6 +14,7 @@ from .domain import Cart, Shelf
 
 api = Blueprint("api", __name__, url_prefix="/api")
 Json = dict[str, Any]
+KINDS: dict[type[Any], str] = {str: "a text", int: "a whole number from 0 on"}
 
 
 @api.errorhandler(HTTPException)
@@ -23,10 +24,13 @@ def error(error: HTTPException) -> tuple[Response, int]:
 
 def field(name: str, kind: type[Any]) -> Any:
     """A field of the request's body, of the right type."""
-    body: Any = request.get_json()
+    try:
+        body: Any = request.get_json()
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.") from None
     value: Any = cast(Json, body).get(name) if isinstance(body, dict) else None
-    if type(value) is not kind:
-        raise BadRequest(f"The body is a JSON object with {name!r}, {kind.__name__}.")
+    if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+        raise BadRequest(f"The body is a JSON object with {name!r}, {KINDS[kind]}.")
     return value
 
 

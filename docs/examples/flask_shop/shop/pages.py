@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Blueprint, abort, flash, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response
 
@@ -49,10 +51,10 @@ def remove() -> Response:
 
 @pages.post("/cart/checkout")
 def check_out() -> Response:
-    if not request.form["seen"].isdecimal():
+    seen, bought = request.form["seen"], request.form["cart_id"]
+    if not re.fullmatch("[0-9]{1,18}", seen):
         abort(400)
-    bought = request.form["cart_id"]
-    carts.check_out(bought, int(request.form["seen"]))
+    carts.check_out(bought, int(seen))
     if bought == cart_id():
         del session["cart_id"]
     return redirect(url_for(".order", order_id=bought), 303)

@@ -1,16 +1,12 @@
-"""All that is due, handled in this thread: for tests."""
+"""`drain`: all that is due for subscriptions, handled in the test's own thread."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
-from pgevents.subscriptions import outside, worker
-from pgevents.subscriptions.change import settle
-from pgevents.subscriptions.lanes import all_lanes
-from pgevents.subscriptions.subscription import declared, work_of
+if TYPE_CHECKING:
+    from pgevents.client import EventClient
 
 __all__ = ["drain"]
 
@@ -40,6 +36,12 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         drain(client, [write_invoice])
         ```
     """
+    from pgevents.errors import ConfigurationError
+    from pgevents.subscriptions import outside, worker
+    from pgevents.subscriptions.change import settle
+    from pgevents.subscriptions.lanes import all_lanes
+    from pgevents.subscriptions.subscription import declared, work_of
+
     works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
     client.check_installed()
     for work in works:

@@ -1,0 +1,227 @@
+"""The lines of a file to import: each is an event, or is refused with the reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from typing import IO, Any, cast
+
+import click
+from attrs import frozen
+
+from pgevents.codec.serialization import VERSION_KEY, dump_json
+from pgevents.errors import EventEncodeError
+from pgevents.saving import EARLIEST, LATEST
+
+from .files import KEY_COLUMN
+from .frame import parse_time
+
+__all__ = ["BadLine", "Line", "csv_lines", "json_lines", "open_file"]
+
+csv.field_size_limit(2**31 - 1)  # an event's data is one field
+TYPE_LIMIT, KEY_LIMIT, VERSION_LIMIT = 200, 600, 10_000
+NOTHING: tuple[Any, str] = (None, "")
+_skip_blanks = re.compile(r"[ \t\r\n]*").match
+_value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+
+
+class BadLine(Exception):
+    """A line that is no event; its text is the reason."""
+
+
+@frozen
+class Line:
+    """One event of a file.
+
+    Attributes:
+        number: Of the line, from 1.
+        type: The event's type.
+        data: Its data.
+        data_text: The same as JSON, as the file has it, so that no number is rounded.
+        metadata: What is known about the event.
+        metadata_text: The same as JSON.
+        created_at: When it happened; None: now.
+        key: The idempotency key as it is stored; None: none.
+    """
+
+    number: int
+    type: str
+    data: dict[str, Any]
+    data_text: str
+    metadata: dict[str, Any]
+    metadata_text: str
+    created_at: datetime | None
+    key: str | None
+
+    def digest(self) -> bytes:
+        """Eight bytes that tell this event from others."""
+        parts = (self.type, self.data_text, self.metadata_text, str(self.created_at), self.key or "")
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).digest()
+
+
+Refuse = Callable[[int, object], bool]
+"""Called with a line's number and what is wrong with it; whether that ends the import."""
+
+
+@contextmanager
+def open_file(file: str) -> Generator[tuple[Any, IO[str]], None, None]:
+    """The bytes of a file, and its text, unpacked if it is gzipped; - is the standard input."""
+    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as raw:
+        is_gzip = file != "-" and raw.read(2) == b"\x1f\x8b"
+        if file != "-":
+            raw.seek(0)
+        source: Any = gzip.open(raw) if is_gzip else raw
+        yield raw, io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+
+
+def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
+    """The events of JSON Lines, up to the first bad line that ends the import."""
+    for number, line in enumerate(text, 1):
+        if line.strip(" \t\r\n"):
+            try:
+                _check_text(line)
+                yield _line(number, _members(line))
+            except (BadLine, EventEncodeError, ValueError, RecursionError) as reason:
+                if refuse(number, reason):
+                    return
+
+
+def csv_lines(text: IO[str], type_name: str | None, refuse: Refuse) -> Iterator[Line]:
+    """The events of a CSV, likewise; with a type's name each row is the data of an event of that type."""
+    rows = csv.DictReader(text)
+    try:
+        names = list(rows.fieldnames or ())
+        _check_text("".join(names))
+    except (csv.Error, BadLine) as error:
+        raise click.UsageError(f"the CSV's header cannot be read: {error}") from error
+    missing = [name for name in (() if type_name else ("type", "data")) if name not in names]
+    if missing:
+        raise click.UsageError(f"the CSV has no column {missing[0]!r}; for a CSV of another form give --type")
+    number = 1
+    while True:
+        number += 1
+        try:
+            row = next(rows, None)
+            if row is None:
+                return
+            yield _line(number, _csv_members(row, type_name))
+        except (BadLine, EventEncodeError, ValueError, RecursionError, csv.Error) as reason:
+            if refuse(number, reason):
+                return
+
+
+def _csv_members(row: dict[Any, Any], type_name: str | None) -> dict[str, tuple[Any, str]]:
+    """The members of an event, each with its JSON text."""
+    if None in row or None in row.values():
+        raise BadLine("it has another number of fields than the header")
+    _check_text("".join(row.values()))
+    if type_name:
+        return {"type": (type_name, ""), "data": (dict(row), dump_json(dict(row), "the data"))}
+    found: dict[str, tuple[Any, str]] = {
+        name: (row[name], "") for name in ("type", "created_at", KEY_COLUMN) if row.get(name)
+    }
+    for name in ("data", "metadata"):
+        if row.get(name):
+            found[name] = json.loads(row[name]), row[name]
+    return found
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadLine("it is not in UTF-8") from None
+
+
+def _members(text: str) -> dict[str, tuple[Any, str]]:
+    """The members of a JSON object, each with its text; what follows a name twice is refused."""
+    found: dict[str, tuple[Any, str]] = {}
+    at = _expect(text, 0, "{", "an event is a JSON object")
+    while True:
+        name, end = _value_at(text, at)
+        at = _expect(text, end, ":", "a name is followed by a colon")
+        value, end = _value_at(text, at)
+        if not isinstance(name, str) or name in found:
+            raise BadLine(f"the name {name!r} is no text, or stands twice")
+        found[name] = value, text[at:end]
+        end = _blanks(text, end)
+        if text[end : end + 1] == "}":
+            _expect(text, end + 1, "", "nothing follows the object")
+            return found
+        at = _expect(text, end, ",", "members are separated by commas")
+
+
+def _blanks(text: str, at: int) -> int:
+    found = _skip_blanks(text, at)
+    return at if found is None else found.end()
+
+
+def _expect(text: str, at: int, sign: str, rule: str) -> int:
+    """The place behind a sign (behind the end, if it is empty) and the blanks around it."""
+    at = _blanks(text, at)
+    if text[at : at + max(1, len(sign))] != sign:
+        raise BadLine(f"it is not JSON: {rule} (character {at + 1})")
+    return _blanks(text, at + len(sign))
+
+
+def _line(number: int, members: dict[str, tuple[Any, str]]) -> Line:
+    name, data, metadata, created_at, key = (
+        members.get(field, NOTHING)[0] for field in ("type", "data", "metadata", "created_at", KEY_COLUMN)
+    )
+    if not isinstance(name, str) or not isinstance(data, dict):
+        raise BadLine('an event has a "type", which is text, and "data", which is an object')
+    if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
+        raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")
+    known: dict[str, Any] = cast("dict[str, Any]", metadata or {})
+    if not isinstance(metadata or {}, dict):
+        raise BadLine('"metadata" is an object')
+    dump_json(name, "the type")
+    # What a save refuses is refused here; the text goes in as it stands.
+    dump_json(cast(object, data), "the data")
+    dump_json(known, "the metadata")
+    version: Any = known.get(VERSION_KEY, 1)
+    if type(version) is not int or not 1 <= version <= VERSION_LIMIT:
+        raise BadLine(f"{VERSION_KEY} in the metadata is a whole number from 1 to {VERSION_LIMIT:,}")
+    data_text, metadata_text = members["data"][1], members["metadata"][1] if known else "{}"
+    return Line(
+        number,
+        name,
+        cast("dict[str, Any]", data),
+        _one_line(data_text),
+        known,
+        _one_line(metadata_text),
+        _created_at(created_at),
+        _key(key),
+    )
+
+
+def _one_line(text: str) -> str:
+    """JSON without line breaks, which stand between values only."""
+    return text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text
+
+
+def _created_at(value: Any) -> datetime | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise BadLine(f"created_at is a time as text, not {value!r}")
+    when = parse_time(value)
+    if not EARLIEST < when < LATEST:
+        raise BadLine(f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {value}")
+    return when
+
+
+def _key(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= KEY_LIMIT or "\0" in value:
+        raise BadLine(f"{KEY_COLUMN} is a text of 1 to {KEY_LIMIT} characters")
+    return value

@@ -1,0 +1,38 @@
+"""The installed distribution: its name on the package index, and a namesake that must not stand beside it."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import PackageNotFoundError, distribution
+
+__all__ = ["NAME", "install_hint", "warn_about_namesake"]
+
+NAME = "pgevents-store"
+"""What `pip install` is given. The name `pgevents` on the index belongs to another project, whose
+modules lie in a folder `pgevents`, too."""
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs an extra.
+
+    Args:
+        extra: Its name, such as `cli`.
+    """
+    return f'pip install "{NAME}[{extra}]"'
+
+
+def warn_about_namesake() -> None:
+    """Warn if the other project named `pgevents` is installed: the two overwrite each other's files."""
+    try:
+        other = distribution("pgevents")
+    except PackageNotFoundError:
+        return
+    if "pgevents.testing" in (other.read_text("entry_points.txt") or ""):
+        return  # a checkout of this project that was installed before it had its name
+    warnings.warn(
+        f"the distribution pgevents {other.version}, of another project, is installed beside {NAME}, and "
+        f"both have a package pgevents: remove the two and install one (pip uninstall pgevents {NAME}, then "
+        f"pip install {NAME})",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,348 @@
+"""Questions about saved projections: by class or name, compared and ordered as what the fields are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from attrs import frozen
+
+from pgevents import ConfigurationError, EventClient, ProjectionBase, pipeline
+from pgevents.ids import id_of, id_text
+
+from .shop import CartCreated, CartProjection, ItemAddedToCart
+
+
+class Size(Enum):
+    SMALL = "s"
+    LARGE = "l"
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 20
+
+
+@frozen
+class Order:
+    id: str
+    total: int = 0
+    price: Decimal = Decimal(0)
+    weight: float = 0.0
+    due: date = date(2024, 1, 1)
+    at: datetime = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    paid: bool = False
+    size: Size = Size.SMALL
+    level: Level = Level.LOW
+    owner: UUID | None = None
+    version: str = "a"
+
+
+class Orders(ProjectionBase[Order, Any]):
+    projection_type = "ORDERS"
+    reducers = pipeline(total=lambda total, event: total)
+
+    def get_event_identifiers(self) -> dict[str, Any]:
+        return {"order_id": self.id}
+
+
+class Others(Orders):
+    projection_type = "OTHERS"
+
+
+SAVED = [
+    Order(
+        "o1", 9, Decimal("9.5"), 9.5, date(2024, 2, 1), datetime(2024, 2, 1, 12, tzinfo=timezone.utc), True
+    ),
+    Order(
+        "o2", 10, Decimal("10.00"), 1e16, date(2024, 10, 1), size=Size.LARGE, level=Level.HIGH, version="b"
+    ),
+    Order("o3", 100, Decimal("-3"), -1.0, owner=UUID(int=5)),
+]
+
+
+@pytest.fixture
+def orders(client: EventClient) -> EventClient:
+    for order in SAVED:
+        client.save_snapshot(Orders(order.id, client), order, 0)
+    client.save_snapshot(Others("x1", client), Order("x1", 50), 0)
+    return client
+
+
+def ids(found: list[Any]) -> list[str]:
+    return [one.id for one in found]
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ({"price": Decimal("10")}, ["o2"]),
+        ({"price": [10, 9.5]}, ["o1", "o2"]),
+        ({"weight": 9.5}, ["o1"]),
+        ({"weight": 10**16}, ["o2"]),
+        ({"total": 10.0}, ["o2"]),
+        ({"due": date(2024, 2, 1)}, ["o1"]),
+        ({"at": datetime.fromisoformat("2024-02-01T13:00:00+01:00")}, ["o1"]),
+        ({"paid": True}, ["o1"]),
+        ({"size": [Size.LARGE]}, ["o2"]),
+        ({"level": Level.HIGH}, ["o2"]),
+        ({"owner": UUID(int=5)}, ["o3"]),
+        ({"data": {"version": "b"}}, ["o2"]),
+    ],
+)
+def test_values_match_as_what_they_are(orders: EventClient, match: Any, expected: list[str]) -> None:
+    """A number is a number whatever its digits, a time whatever its zone."""
+    assert ids(orders.query_projections(Orders, **match)) == expected
+    assert orders.count_projections(Orders, **match) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "first"),
+    [
+        ("total", 10, ["o2", "o3"]),
+        ("price", Decimal("9.6"), ["o2"]),
+        ("weight", 2.5, ["o1", "o2"]),
+        ("due", date(2024, 3, 1), ["o2"]),
+        ("at", datetime(2024, 1, 2, tzinfo=timezone.utc), ["o1"]),
+        ("paid", True, ["o1"]),
+        ("level", Level.HIGH, ["o2"]),
+        ("id", "o2", ["o2", "o3"]),
+    ],
+)
+def test_values_compare_and_order_as_what_they_are(
+    orders: EventClient, field: str, least: Any, first: list[str]
+) -> None:
+    """By Peewee's own operators, and by name."""
+    fields = orders.view_fields(Orders)
+    assert ids(orders.query_projections(Orders, where=fields[field] >= least)) == first
+    assert ids(orders.query_projections(Orders, where=fields[field] < least)) == sorted(
+        {"o1", "o2", "o3"} - set(first)
+    )
+    expected = sorted(SAVED, key=lambda order: (getattr(order, field), order.id))
+    assert ids(orders.query_projections(Orders, order_by=field)) == [order.id for order in expected]
+    greatest = sorted(SAVED, key=lambda order: order.id)
+    greatest.sort(key=lambda order: getattr(order, field), reverse=True)
+    assert ids(orders.query_projections(Orders, order_by=f"-{field}")) == [order.id for order in greatest]
+
+
+def test_all_of_peewees_comparisons_work(orders: EventClient) -> None:
+    """In a list, between, equal, not, null, and several joined; Enums and UUIDs as they are."""
+    order: Any = orders.view_fields(Orders)
+    for where, expected in (
+        (order.total.in_([9, 100]), ["o1", "o3"]),
+        (order.total.between(10, 50), ["o2"]),
+        (order.size == Size.LARGE, ["o2"]),
+        (order.size != Size.LARGE, ["o1", "o3"]),
+        (order.size.in_([Size.LARGE]), ["o2"]),
+        (order.owner == UUID(int=5), ["o3"]),
+        (order.owner.is_null(), ["o1", "o2"]),
+        ((order.total > 9) & ~order.paid, ["o2", "o3"]),
+        ((order.total > 99) | (order.price == Decimal("9.50")), ["o1", "o3"]),
+        (order.id.startswith("o"), ["o1", "o2", "o3"]),
+    ):
+        assert ids(orders.query_projections(Orders, where=where)) == expected, where
+    found = orders.query_projections(Orders, order_by=[order.paid.desc(), "-total"])
+    assert ids(found) == ["o1", "o3", "o2"]
+
+
+def test_pages_are_stable(orders: EventClient) -> None:
+    """The id comes last in every order, so no row is met twice or passed over."""
+    pages = [orders.query_projections(Orders, order_by="size", limit=1, offset=n) for n in range(4)]
+    assert [ids(page) for page in pages] == [["o2"], ["o1"], ["o3"], []]
+    assert orders.query_projections(Orders, limit=0) == []
+    assert ids(orders.query_projections(Orders, order_by="-updated_at", limit=1)) == ["o3"]
+
+
+def test_by_name_views_are_dicts(orders: EventClient) -> None:
+    """Of any version or of one; a name that nobody has saved finds nothing."""
+    found = orders.query_projections("ORDERS", total=[9, 100], order_by="-total")
+    assert [one.data["total"] for one in found] == [100, 9]
+    assert (
+        orders.query_projections("ORDERS", version=1, where=orders.view_fields("ORDERS").total > 10)[0].id
+        == "o3"
+    )
+    assert orders.query_projections("ORDERS", version=2) == []
+    assert orders.count_projections("NOTHING") == 0
+    one = orders.get_projection("ORDERS", "o1")
+    assert one is not None and one.data["price"] == "9.5"
+    assert orders.query_projections("ORDERS", weight=9.5)[0].id == "o1"
+
+
+def test_several_types_at_once(orders: EventClient) -> None:
+    """Classes and names in one question, each view as its own; in one order."""
+    found = orders.query_projections([Orders, Others], order_by="-total")
+    assert [(one.type, one.id, type(one.data)) for one in found] == [
+        ("ORDERS", "o3", Order),
+        ("OTHERS", "x1", Order),
+        ("ORDERS", "o2", Order),
+        ("ORDERS", "o1", Order),
+    ]
+    assert [type(one.data) for one in orders.query_projections([Others, "ORDERS"], total=[50, 9])] == [
+        dict,
+        Order,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.query_projections(Orders, totl=1), "no field 'totl'; did you mean 'total'"),
+        (lambda c: c.query_projections(Orders, order_by="-totl"), "no field 'totl'"),
+        (lambda c: c.query_projections(Orders, order_by=5), "order_by is a field's name"),
+        (lambda c: c.query_projections(Orders, where="total > 5"), "where is a Peewee expression"),
+        (lambda c: c.query_projections(Orders, limit=-1), "limit is a whole number"),
+        (lambda c: c.query_projections(Orders, limit="3"), "limit is a whole number"),
+        (lambda c: c.query_projections(Orders, offset=True), "offset is a whole number"),
+        (lambda c: c.query_projections(Orders, version=2), "a class has its own version"),
+        (lambda c: c.query_projections("ORDERS", version="2"), "a class has its own version"),
+        (lambda c: c.query_projections(""), "named by its class or its projection_type"),
+        (lambda c: c.query_projections([]), "no projection is named"),
+        (lambda c: c.query_projections(Orders("o1", c)), "named by its class or its projection_type"),
+        (lambda c: c.query_projections(Order), "named by its class or its projection_type"),
+        (lambda c: c.query_projections(Orders, paid="yes"), "paid is true or false"),
+        (lambda c: c.query_projections(Orders, price="9,5"), "price is a number"),
+        (lambda c: c.query_projections(Orders, at=datetime(2024, 1, 1)), "at is a time"),
+        (lambda c: c.query_projections(Orders, owner=None), "cannot identify"),
+        (lambda c: c.view_fields(Orders).totl, "no field 'totl'"),
+        (
+            lambda c: c.query_projections([Orders, CartProjection], user_id="u1"),
+            "the view of ORDERS has no field",
+        ),
+        (lambda c: c.query_projections("ORDERS", **{"a'b": 1}), "field names are identifiers"),
+        (lambda c: c.query_projections("ORDERS", order_by="a'b"), "field names are identifiers"),
+        (lambda c: c.view_fields("ORDERS")["a'b"], "field names are identifiers"),
+        (lambda c: c.query_projections(Orders, price=Decimal("NaN")), "price is a number"),
+        (lambda c: c.query_projections("ORDERS", price=float("inf")), "price is a number"),
+        (lambda c: c.refresh_projections("ORDERS"), "by its class"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    orders: EventClient, call: Callable[[EventClient], Any], message: str
+) -> None:
+    """By a sentence that says what would be right."""
+    with pytest.raises(ConfigurationError, match=message):
+        call(orders)
+
+
+# -- ids ------------------------------------------------------------
+
+
+class Seat(NamedTuple):
+    hall: UUID
+    number: int
+
+
+class BySeat(ProjectionBase[dict[str, Any], Any, Seat]):
+    projection_type = "BY_SEAT"
+    reducers = pipeline(lambda view, event: {"n": view["n"] + 1})
+
+    def initial_view(self) -> dict[str, Any]:
+        return {"n": 0}
+
+    def get_event_identifiers(self) -> dict[str, Any]:
+        return {"cart_id": str(self.id.hall), "product_id": str(self.id.number)}
+
+
+class Annotated(Orders):
+    projection_type = "ANNOTATED"
+    id: int
+
+
+@pytest.mark.parametrize(
+    ("id", "text", "kind"),
+    [
+        (("t1", "c1"), '["t1","c1"]', Any),
+        (("t1", 5, True), '["t1",5,true]', Any),
+        (("ä",), '["ä"]', Any),
+        (Seat(UUID(int=1), 5), f'["{UUID(int=1)}",5]', Seat),
+        ((UUID(int=1), Size.LARGE), f'["{UUID(int=1)}","l"]', tuple[UUID, Size]),
+        ((date(2024, 1, 1), 1, 2), '["2024-01-01",1,2]', tuple[date, int, int]),
+        ((1, 2, 3), "[1,2,3]", tuple[int, ...]),
+        (5, "5", int),
+        (True, "true", bool),
+        (UUID(int=5), str(UUID(int=5)), UUID),
+        (Size.LARGE, "l", Size),
+        (Level.HIGH, "20", Level),
+        (date(2024, 1, 1), "2024-01-01", date),
+        ("[", "[", Any),
+        ('["a", 1]', '["a", 1]', Any),
+        ("[[1]]", "[[1]]", str),
+    ],
+)
+def test_an_id_comes_back_as_it_was(id: Any, text: str, kind: Any) -> None:
+    """As text and back; a tuple stays a tuple without more, and other kinds where the class says so."""
+    assert id_text(id) == text
+    back = id_of(text, kind)
+    assert (back, type(back)) == (id, type(id))
+
+
+@pytest.mark.parametrize(
+    "id", ['["a",1]', (), (None,), (1.5,), (("a",),), 1.5, object(), [1], {"a": 1}, ("a\0",)]
+)
+def test_an_id_without_a_text_of_its_own_is_refused(id: Any) -> None:
+    """Also a text that reads like a tuple's."""
+    with pytest.raises(ConfigurationError):
+        id_text(id)
+    with pytest.raises(ConfigurationError, match="is no int"):
+        id_of("five", int)
+
+
+def test_composite_and_typed_ids_make_the_same_projection(client: EventClient) -> None:
+    """What queries and lists give can be fed back."""
+    seat = Seat(UUID(int=7), 5)
+    client.save_event(ItemAddedToCart(str(seat.hall), "5", 1, 1))
+    assert BySeat(seat, client).save_projection().projection.id == seat
+    (saved,) = client.query_projections(BySeat)
+    assert (saved.id, type(saved.id)) == (seat, Seat)
+    assert client.get_projection_ids(BySeat) == [seat]
+    client.save_event(ItemAddedToCart(str(seat.hall), "5", 1, 1))
+    assert client.refresh_projections(BySeat) == {"created": 0, "updated": 1, "skipped": 0}
+    assert BySeat(saved.id, client).view == {"n": 2}
+    client.save_snapshot(Annotated(7, client), Order("7"), 0)
+    assert client.get_projection_ids(Annotated) == [7]
+    assert client.get_projection_ids("ANNOTATED") == ["7"]
+
+
+# -- all of a type ------------------------------------------------------------
+
+
+def test_projections_of_a_type_are_listed_refreshed_and_deleted(client: EventClient) -> None:
+    """With progress; of older versions, too; and those that nobody has saved yet."""
+
+    class Two(CartProjection):
+        version = 2
+
+    client.save_events([CartCreated(f"c{n}", "u1") for n in range(3)])
+    for n in range(2):
+        CartProjection(f"c{n}", client).save_projection()
+    assert client.get_projection_ids(CartProjection) == ["c0", "c1"] == client.get_projection_ids(Two)
+    assert client.get_projection_ids(CartProjection, user_id="u2") == []
+    seen: list[tuple[int, int]] = []
+    done = client.refresh_projections(Two, progress=lambda number, of: seen.append((number, of)))
+    assert (done, seen) == ({"created": 0, "updated": 2, "skipped": 0}, [(1, 2), (2, 2)])
+    assert client.refresh_projections(Two, ids=["c1", "c2"]) == {"created": 1, "updated": 0, "skipped": 1}
+    assert client.delete_projection(Two, "c2") and not client.delete_projection("SHOPPING_CART", "c2")
+    assert CartProjection("c0", client).delete_projection()
+    assert ids(client.query_projections(Two)) == ["c1"]
+
+
+def test_a_history_may_be_of_instances_and_dicts(client: EventClient) -> None:
+    """Of a class or of a projection; and events are staged in lists."""
+    created = {"type": "CART_CREATED", "data": {"cart_id": "c1", "user_id": "u1"}}
+    item = ItemAddedToCart("c1", "p1", 2, 100)
+    for cart in (
+        CartProjection.from_history("c1", [created, item]),
+        CartProjection("c1").from_history([created, item]),
+        CartProjection.from_history("c1", [created], client).apply([item]),
+        CartProjection("c1", client).apply(created, [item]),
+    ):
+        assert (cart.view.user_id, cart.view.total, cart.as_json()["total"]) == ("u1", 200, 200)
+    saved = client.save_event(item)
+    cart = CartProjection("c1", client)
+    assert cart.view.total == 200
+    assert cart.from_history([saved, created]).view.user_id == "u1"

@@ -1,0 +1,169 @@
+"""A stuck subscription never looks healthy, and what is wrong is said in words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pgevents import ConfigurationError, Event, EventClient, stream
+from pgevents.subscriptions import Runner, Subscription, check, overview, parked, retry, subscription
+from pgevents.testing import drain
+
+from .processing.lab import in_thread
+from .shop import CartCreated
+from .test_subscriptions_runner import until
+
+Make = Callable[..., EventClient]
+
+
+def age(client: EventClient, seconds: float) -> None:
+    """Let everything have happened so much earlier."""
+    back = f"interval '{seconds} s'"
+    client.db.execute_sql(f"UPDATE my_app.events_seen SET at = at - {back}")
+    client.db.execute_sql(f"UPDATE my_app.events_checkpoints SET moved_at = moved_at - {back}")
+
+
+def test_a_stuck_subscription_does_not_look_healthy(client: EventClient) -> None:
+    """Events that nobody deals with are noticed when they are older than the limit, whatever created_at
+    says."""
+    Subscription(client, "writer", [stream(CartCreated)]).process(lambda event: None)
+    assert check(client) == []
+    client.save_event(CartCreated("c1", "u1"))
+    assert check(client) == ["writer: no runner, and 1 events are to be dealt with"]
+    age(client, 60)
+    assert "stuck: event 1 came 6" in " ".join(check(client))
+    assert not any("stuck" in problem for problem in check(client, max_lag=100))
+    (report,) = overview(client)
+    assert (report.lag, report.position) == (1, 0) and 60 <= report.lag_seconds < 70
+
+
+def test_what_was_declared_and_never_ran_is_missing(client: EventClient) -> None:
+    """By its name."""
+    assert check(client, ["mails"]) == ["mails: it was declared, but has never run"]
+
+
+def test_a_stuck_writer_is_named(client: EventClient, make_client: Make) -> None:
+    """Who holds the horizon holds followers back."""
+    slow = make_client()
+    with slow.db.atomic():
+        slow.save_event(CartCreated("c1", "u1"))
+        time.sleep(0.2)
+        assert any("holds the horizon at 0" in problem for problem in check(client, max_lag=0.1))
+
+
+def test_a_runner_that_is_gone_is_missed(client: EventClient) -> None:
+    """After 30 seconds; one that ended well signs off."""
+
+    @subscription("writer", CartCreated)
+    def write(event: Event[CartCreated]) -> None:
+        return None
+
+    with in_thread(Runner(client, [write])):
+        until(lambda: overview(client)[0].workers == 1)
+        client.db.execute_sql(
+            "INSERT INTO my_app.events_runners (id, host, pid, workers, names, seen_at) "
+            "VALUES ('x', 'far', 1, 1, '{other}', clock_timestamp() - interval '60 s')"
+        )
+        assert check(client) == []
+    assert overview(client)[0].workers == 0
+    client.db.execute_sql("UPDATE my_app.events_runners SET names = '{writer}'")
+    assert "its runner on far was not seen for 60 s" in check(client)[0]
+
+
+def test_redaction_forgets_what_error_texts_quote(client: EventClient) -> None:
+    """An error's text may hold the value that is to be forgotten."""
+
+    @subscription("writer", CartCreated, key="cart_id", on_error=retry(1))
+    def write(event: Event[CartCreated]) -> None:
+        raise ValueError(f"no mail to {event.data.user_id}")
+
+    client.save_event(CartCreated("c1", "ann@example.com"))
+    drain(client, [write])
+    assert "ann@" in (parked(client, "writer")[0].error or "")
+    with client.maintenance("erasure request 17"):
+        client.db.execute_sql(
+            """UPDATE my_app.events SET data = data || '{"user_id": "erased"}' WHERE id = 1"""
+        )
+    assert parked(client, "writer")[0].error is None
+
+
+def test_a_lost_server_connection_is_made_anew(client: EventClient, url: str) -> None:
+    """A runner and a script go on when all their backends were cut off."""
+    seen: list[int] = []
+
+    @subscription("writer", CartCreated)
+    def write(event: Event[CartCreated]) -> None:
+        seen.append(event.id)
+
+    script: list[int] = []
+    stop = threading.Event()
+    mine = Subscription(client, "script", [stream(CartCreated)])
+
+    def run() -> None:
+        mine.run(lambda event: script.append(event.id), stop=stop)
+        client.db.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with in_thread(Runner(client, [write])):
+        for n in range(1, 4):
+            client.save_event(CartCreated(f"c{n}", "u1"))
+            until(lambda n=n: n in seen and n in script)  # type: ignore[misc]
+            client.db.execute_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid()"
+            )
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive() and seen == script == [1, 2, 3]
+
+
+def test_a_runner_in_a_transaction_is_refused(client: EventClient) -> None:
+    """Its batches are transactions of its own."""
+
+    @subscription("writer", CartCreated)
+    def write(event: Event[CartCreated]) -> None:
+        return None
+
+    with client.db.atomic(), pytest.raises(ConfigurationError, match="outside of db.atomic"):
+        Runner(client, [write]).run()
+
+
+FORKED = """
+import os, sys, threading
+from pgevents import *
+from pgevents.subscriptions import Runner, subscription
+from tests.conftest import database, shop_client
+
+client = shop_client(database(sys.argv[1]), ())
+client.get_event_stream()  # connected before the fork
+
+@subscription("writer", "CART_CREATED")
+def write(event):
+    client.db.execute_sql("INSERT INTO handled VALUES (%s, %s)", [event.id, os.getpid()])
+    runner.stop()
+
+runner = Runner(client, [write])
+pid = os.fork()
+if pid == 0:
+    runner.run()
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_runner_works_in_a_forked_process(client: EventClient, url: str) -> None:
+    """As in Celery's prefork or gunicorn: with connections of its own."""
+    client.db.execute_sql("CREATE TABLE handled (event_id bigint, pid int)")
+    client.save_event(CartCreated("c1", "u1"))
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, url], timeout=30, capture_output=True, text=True, cwd=os.getcwd()
+    )
+    assert done.returncode == 0, done.stderr
+    assert client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0] == 1
