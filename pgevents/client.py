@@ -26,6 +26,7 @@ from pgevents.snapshots import Noted, SavedProjection, SaveResult, Snapshots
 from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
+from pgevents.store.grants import grant
 from pgevents.store.ordering import Horizon, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
@@ -121,16 +122,24 @@ class EventClient:
 
     # -- tables ------------------------------------------------------------
 
-    def create_tables(self) -> None:
+    def create_tables(self, *, grant_writer: str | None = None, grant_reader: str | None = None) -> None:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
         then while nobody is in the middle of a save. A table that names no schema is made in the first one of
         the connection's search path.
 
+        The role that calls it owns the tables and can do everything with them. Other roles can do what they
+        are granted, here or at a later call.
+
+        Args:
+            grant_writer: A role that may save, decide, snapshot and follow the log. The append functions
+                insert for it, so that it can neither change nor forge events.
+            grant_reader: A role that may read.
+
         Raises:
-            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; or the
-                database's encoding is SQL_ASCII. Nothing was changed.
+            ConfigurationError: A table or index of that name is not pgevents' own, or not complete; the
+                database's encoding is SQL_ASCII; or there is no such role. Nothing was changed.
             RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
                 another `create_tables()` within a minute; the message names it. Nothing was changed, and
                 trying again is safe.
@@ -139,6 +148,9 @@ class EventClient:
         with self.session.atomic():
             installation.install(self.session, self.events, self.projections)
             self.plugins.hook.pgevents_create_tables(client=self)
+            for role, may_write in ((grant_writer, True), (grant_reader, False)):
+                if role is not None:
+                    grant(self.session, self.events, self.projections, role, may_write=may_write)
         self._is_checked = False
 
     def create_tables_sql(self) -> str:
@@ -406,6 +418,7 @@ class EventClient:
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
+        _check_flag(final, "final")
         if not final:
             return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
         if as_of is not None:
@@ -523,6 +536,7 @@ class EventClient:
             latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
             ```
         """
+        _check_flag(final, "final")
         if final:
             self.check_installed()
         return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
@@ -568,6 +582,11 @@ class EventClient:
 
     def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
+        if isinstance(projection, type) or not hasattr(projection, "save_projection"):
+            raise ConfigurationError(
+                f"save_projection takes a projection, such as CartProjection(id, client), not "
+                f"{shown(projection)}"
+            )
         return projection.save_projection()
 
     @overload
@@ -875,6 +894,11 @@ class EventClient:
             ```
         """
         return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
+
+
+def _check_flag(given: object, name: str) -> None:
+    if type(given) is not bool:
+        raise ConfigurationError(f"{name} is True or False, not {shown(given)}")
 
 
 def create_event_client(

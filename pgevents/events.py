@@ -506,7 +506,7 @@ def _flatten(wanted: Any) -> Iterable[Any]:
     else:
         raise ConfigurationError(
             "event types are named by a class, a union of classes, a type's name or a sequence of these, "
-            f"not {shown(wanted)}"
+            f"not {shown(typing.cast(object, wanted))}"
         )
 
 

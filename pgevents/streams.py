@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -11,7 +10,11 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError, InvalidValueError, shown
+from pgevents.errors import (
+    ConfigurationError,
+    InvalidValueError,
+    shown,
+)
 from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
@@ -20,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Stream",
     "TypesOfEach",
+    "array_text",
     "check_field_name",
     "id_text",
     "identifier_text",
     "merge_streams",
-    "name_argument",
     "one_value",
     "shape_of",
     "stream",
-    "types_argument",
+    "union_of_types",
     "where_params",
     "where_sql",
 ]
@@ -102,6 +105,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
+    if data is not None and not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"data= takes identifiers by field name, a dict, not {shown(data)}")
     match: Match = ()
     for field, value in ({**data, **identifier} if data else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
@@ -122,7 +127,8 @@ def check_field_name(field: object) -> str:
     """
     if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
         raise ConfigurationError(
-            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
+            f"{shown(field)}"
         )
     return str.__str__(field)  # itself; of an Enum that is a str, the text
 
@@ -164,7 +170,13 @@ def id_text(id: object) -> str:
     Raises:
         ConfigurationError: None, or text that PostgreSQL cannot hold.
     """
-    return identifier_text("id", id if id is None or isinstance(id, (str, int, UUID, Enum)) else str(id))
+    if id is None or isinstance(id, (str, int, UUID, Enum)):
+        return identifier_text("id", id)
+    try:
+        text = str(id)
+    except Exception as error:
+        raise ConfigurationError(f"{shown(id)} has no text that could be an id: {error}") from error
+    return identifier_text("id", text)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
@@ -187,7 +199,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     asked = one_value(streams)
     if asked is not None:
         field, value, several = asked
-        return (Stream(_union(several), ((field, (value,)),)),)
+        return (Stream(union_of_types(several), ((field, (value,)),)),)
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -245,40 +257,16 @@ def one_value(
 
 
 @lru_cache(maxsize=1024)
-def _union(several: TypesOfEach) -> tuple[str, ...] | None:
+def union_of_types(several: TypesOfEach) -> tuple[str, ...] | None:
     """The types of several streams together, sorted."""
     known = [types for types in several if types is not None]
     return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
-
-
-def types_argument(several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
-    """The types of several streams as an argument in SQL, and the parameters that it needs.
-
-    An array is given as PostgreSQL writes it, which it reads faster than an `ARRAY[...]` of constants.
-    """
-    types = _union(several)
-    if types is None:
-        return "NULL", ()
-    array = array_text(types)
-    return ("'" + array + "'", ()) if all(map(_PLAIN_NAME.fullmatch, types)) else ("%s", (array,))
 
 
 def array_text(names: Sequence[str]) -> str:
     """An array of names as PostgreSQL writes it."""
     quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
     return "{" + ",".join([quoted[name] for name in names]) + "}"
-
-
-def name_argument(name: str) -> tuple[str, tuple[str, ...]]:
-    """The same of one type's name.
-
-    Plain names stand in the SQL, as the driver takes its time for each parameter, and the types of a program
-    are few.
-    """
-    return ("'" + name + "'", ()) if _PLAIN_NAME.fullmatch(name) else ("%s", (name,))
-
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None]

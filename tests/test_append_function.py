@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from itertools import combinations
 from typing import Any, ClassVar
 
 import attrs
 import peewee
 import pytest
-from peewee import DataError, PostgresqlDatabase
+from peewee import DataError, PeeweeException, PostgresqlDatabase
 
 from pgevents import (
     ConcurrencyError,
@@ -23,6 +24,7 @@ from pgevents import (
     event,
     stream,
 )
+from pgevents.store.ordering import digest_of
 from pgevents.store.session import Session
 
 from .conftest import database
@@ -75,37 +77,61 @@ def wide(url: str, fields: int, **options: Any) -> EventClient:
     return create_event_client(database(url, **options), events, create_projections_table("wide"), ())
 
 
+ONE = "SELECT my_app.events_append_one('A', %s, {})"
+PLAIN = "NULL, NULL, NULL, NULL, NULL, NULL"
+"""No condition."""
+
+
 def test_append_one_saves_as_append_does(client: EventClient) -> None:
-    """Type, data, metadata and time arrive; NULL metadata is none."""
-    sql = "SELECT my_app.events_append_one('A', %s, NULL, NULL, NULL, NULL, NULL, %s, '2026-01-31 12:00+00')"
+    """Type, data, metadata and time arrive; NULL metadata is none. The time is told in UTC."""
+    sql = ONE.format(f"%s, %s, {PLAIN}")
     client.save_event({"type": "FIRST", "data": {}})
     client.db.execute_sql("SET TIME ZONE 'Asia/Kolkata'")
-    assert scalar(client.db, sql, [DATA, '{"by": "me"}']) == '2 "2026-01-31T12:00:00"'
-    assert scalar(client.db, sql, [DATA, None]).startswith("3 ")
-    assert [one.metadata for one in client.get_event_stream("A", cart_id="c1")] == [{"by": "me"}, {}]
+    told = scalar(client.db, sql, [DATA, '{"by": "me"}', "2026-01-31 12:00+00"])
+    assert told == 'saved 2 "2026-01-31T12:00:00"'
+    assert scalar(client.db, sql, [DATA, None, None]).startswith('saved 3 "20')
+    events = client.get_event_stream("A", cart_id="c1")
+    assert [one.metadata for one in events] == [{"by": "me"}, {}]
+    assert abs(events[1].created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
     "condition",
     [
-        "'cart_id', 'c1', NULL, 0, 0",  # not what stands there
-        "'cart_id', 'c1'",
-        "'cart_id', 'c1', NULL, NULL, 0",
-        "'cart_id', 'c1', NULL, 0, NULL",
-        "'cart_id', 'c1', '{A}', 0, 2",
-        "'cart_id', 'c1', '{A}', 0, -5",
-        "'no_index', 'y', NULL, 0, 1",
-        "'product_id', 'p', NULL, 5, 0",  # above the last id issued
+        "'cart_id', 'c1', NULL, 0, 0, 0",  # not what stands there
+        "'cart_id', 'c1', NULL, NULL, NULL, NULL",
+        "'cart_id', 'c1', NULL, NULL, 0, 0",
+        "'cart_id', 'c1', NULL, 0, NULL, 0",
+        "'cart_id', 'c1', NULL, 0, 1, 77",  # as many, but others
+        "'cart_id', 'c1', '{A}', 0, 2, 77",
+        "'cart_id', 'c1', '{A}', 0, -5, 0",
+        "'no_index', 'y', NULL, 0, 1, 77",
+        "'product_id', 'p', NULL, 5, 0, 0",  # above the last id issued
     ],
 )
 def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
     client: EventClient, condition: str
 ) -> None:
-    """A count that is another, and whatever is NULL or from the future, is no permission."""
+    """Another count, other events, and whatever is NULL or from the future, are no permission."""
     client.save_event({"type": "A", "data": {"cart_id": "c1", "no_index": "x"}})
-    answer = json.loads(scalar(client.db, f"SELECT my_app.events_append_one('A', %s, {condition})", [DATA]))
-    assert answer["status"] in ("conflict", "future")
+    answer = scalar(client.db, ONE.format(f"NULL, NULL, {condition}"), [DATA])
+    assert answer.split(" ")[0] in ("conflict", "future")
     assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize(
+    "ids", [[], [1], [1, 2, 3], [2**31 - 1, 2**31, 5], list(range(1, 3000, 7)), [2**62, 9]]
+)
+def test_python_and_the_database_agree_on_the_digest(client: EventClient, ids: list[int]) -> None:
+    """Of any set of ids, in any order."""
+    assert scalar(client.db, "SELECT my_app.events_digest(%s::bigint[])", [ids]) == digest_of(ids)
+    assert digest_of(reversed(ids)) == digest_of(ids)
+
+
+def test_one_event_in_place_of_another_changes_the_digest() -> None:
+    """No two sets of a few ids have one digest."""
+    sets = {frozenset(some) for some in combinations(range(1, 40), 4)}
+    assert len({digest_of(some) for some in sets}) == len(sets)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +163,51 @@ def test_append_refuses_a_condition_that_would_check_nothing(client: EventClient
 
 
 @pytest.mark.parametrize(
-    "call",
+    "condition",
     [
-        "one('A', %s, 'cart_id', NULL, NULL, 0, 0)",
-        "one('A', %s, 'no_index', NULL, NULL, 0, 0)",
-        "one('A', %s, 'cart_id', 'c1', '{B,NULL}', 0, 0)",
-        "own('A', %s, 'cart_id', '{B,NULL}', 0)",
+        "'cart_id', NULL, NULL, 0, 0, 0",
+        "'no_index', NULL, NULL, 0, 0, 0",
+        "'cart_id', 'c1', '{B,NULL}', 0, 0, 0",
     ],
 )
-def test_the_ways_for_one_event_refuse_it_too(client: EventClient, call: str) -> None:
-    """The short way would have to look at more than it does, so it leaves them to the long one."""
+def test_the_function_for_one_event_refuses_it_too(client: EventClient, condition: str) -> None:
+    """It leaves such a condition to the function for any events."""
     client.save_event({"type": "A", "data": {"cart_id": "c1"}})
     with pytest.raises(DataError, match="are texts"):
-        client.db.execute_sql(f"SELECT my_app.events_append_{call}", [DATA])
+        client.db.execute_sql(ONE.format(f"NULL, NULL, {condition}"), [DATA])
     assert len(client.get_event_stream()) == 1
+
+
+def test_append_wants_the_digest_of_what_was_seen(client: EventClient) -> None:
+    """A count alone would miss that another event stands in the place of one."""
+    client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+    given = '[{"base": 0, "seen": 1, "streams": [{"match": {"cart_id": ["c1"]}}]}]'
+    with pytest.raises(DataError, match="names their digest"):
+        client.db.execute_sql(
+            "SELECT my_app.events_append(%s, %s)", [f'[{{"type": "A", "data": {DATA}}}]', given]
+        )
+    assert len(client.get_event_stream()) == 1
+
+
+@pytest.mark.parametrize("values", [1, 300])
+@pytest.mark.parametrize("types", ["", '"types": null, ', '"types": ["V"], '])
+def test_any_number_of_values_is_locked(
+    client: EventClient, make_client: Callable[..., EventClient], values: int, types: str
+) -> None:
+    """Also more than a transaction may lock one by one, with the types left out: two decisions exclude each
+    other."""
+    match = json.dumps({"cart_id": [f"c{n}" for n in range(values)]})
+    given = [
+        '[{"type": "V", "data": {"cart_id": "c0"}}]',
+        f'[{{"base": 0, "seen": 0, "streams": [{{{types}"match": {match}}}]}}]',
+    ]
+    other = make_client()
+    other.db.execute_sql("SET lock_timeout = '60ms'")
+    with client.db.atomic():
+        assert scalar(client.db, "SELECT my_app.events_append(%s, %s)", given)["status"] == "saved"
+        with pytest.raises(PeeweeException, match="of this save locked"):
+            other.db.execute_sql("SELECT my_app.events_append(%s, %s)", given)
+    assert scalar(other.db, "SELECT my_app.events_append(%s, %s)", given)["status"] == "conflict"
 
 
 @pytest.mark.parametrize(
@@ -172,61 +229,9 @@ def test_append_checks_all_forms_of_a_stream(client: EventClient, stream: str, s
     client.save_event({"type": "A", "data": {"cart_id": "c1", "number": 5}})
     sql = "SELECT my_app.events_append(%s, %s)"
     for count, status in ((seen + 1, "conflict"), (seen, "saved")):
-        condition = f'[{{"base": 0, "seen": {count}, "streams": [{stream}]}}]'
+        digest = digest_of([1]) if count else 0
+        condition = f'[{{"base": 0, "seen": {count}, "digest": {digest}, "streams": [{stream}]}}]'
         assert scalar(client.db, sql, ['[{"type": "C", "data": {}}]', condition])["status"] == status
-
-
-OWN = "SELECT my_app.events_append_own('A', %s, %s, %s, %s)"
-
-
-def test_append_own_and_append_plain_save_as_append_does(client: EventClient) -> None:
-    """Type and data arrive; the time is told in UTC."""
-    client.db.execute_sql("SET TIME ZONE 'Asia/Kolkata'")
-    assert scalar(client.db, "SELECT my_app.events_append_plain('A', %s)", [DATA]).startswith('1 "20')
-    assert scalar(client.db, OWN, [DATA, "cart_id", None, 1]).startswith('2 "20')
-    assert scalar(client.db, OWN, [DATA, "cart_id", ["B"], 0]).startswith('3 "20')
-    events = client.get_event_stream("A", cart_id="c1")
-    assert [(one.data, one.metadata) for one in events] == [({"cart_id": "c1"}, {})] * 3
-    assert abs(events[2].created_at - datetime.now(timezone.utc)) < timedelta(minutes=1)
-
-
-@pytest.mark.parametrize(
-    ("data", "field", "types", "base", "status"),
-    [
-        (DATA, "cart_id", None, 0, "conflict"),
-        (DATA, "cart_id", ["A"], 0, "conflict"),
-        (DATA, "cart_id", None, None, "conflict"),
-        (DATA, "cart_id", None, 9, "future"),
-        (
-            '{"cart_id": "new", "product_id": "p1"}',
-            "product_id",
-            None,
-            0,
-            "conflict",
-        ),  # not the first index: the field counts
-        ('{"cart_id": "new", "no_index": "x"}', "no_index", None, 0, "conflict"),
-    ],
-)
-def test_append_own_saves_nothing_if_anything_is_above(
-    client: EventClient, data: str, field: str, types: list[str] | None, base: int | None, status: str
-) -> None:
-    """Whichever field is meant, by an older client perhaps, for which another index was the first."""
-    client.save_event({"type": "A", "data": {"cart_id": "c1", "product_id": "p1", "no_index": "x"}})
-    assert json.loads(scalar(client.db, OWN, [data, field, types, base]))["status"] == status
-    assert len(client.get_event_stream()) == 1
-
-
-def test_append_own_refuses_an_event_that_has_no_stream_of_its_own(client: EventClient) -> None:
-    """It would be saved whatever has happened."""
-    for data, field in (
-        ("{}", "cart_id"),
-        ('{"cart_id": null}', "cart_id"),
-        (DATA, "product_id"),
-        (DATA, None),
-    ):
-        with pytest.raises(DataError, match="no stream of its own"):
-            client.db.execute_sql(OWN, [data, field, None, 0])
-    assert len(client.get_event_stream()) == 0
 
 
 @pytest.mark.parametrize("order", [["cart_id", "product_id"], ["product_id", "cart_id"], ["product_id"], []])
@@ -246,50 +251,31 @@ def test_a_client_that_knows_another_order_of_the_indexes_asks_for_what_it_means
     new.db.close()
 
 
-def test_each_save_of_one_event_goes_the_shortest_way_that_can_do_it(
+def test_one_event_is_saved_by_the_function_for_one(
     make_client: Callable[..., EventClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own stream is that of the first data index, by the very text that is stored; all else names its
-    value."""
-    client = make_client(event_types=[Added, Numbered])
+    """Without a key, and without a condition or with one on one value of a data index."""
+    client = make_client(event_types=[Added])
     client.create_tables()
-    client.save_events([Added("c0", "p0"), Numbered(7)])
-    client.save_event(Numbered(7))
     client.save_event(Added("c0", "p0"))
     called: list[str] = []
-    value, execute = Session.value, Session.execute
+    execute = Session.execute
 
-    def spy(how: Any) -> Any:
-        def spied(self: Session, sql: str, params: Any = None) -> Any:
-            called.extend(re.findall(r"events_append_(\w+)", sql))
-            return how(self, sql, params)
+    def spied(self: Session, sql: str, params: Any = None) -> Any:
+        called.extend(re.findall(r"events_append_(\w+)", sql))
+        return execute(self, sql, params)
 
-        return spied
-
-    monkeypatch.setattr(Session, "value", spy(value))
-    monkeypatch.setattr(Session, "execute", spy(execute))
-
-    class Sly(str):
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        __hash__ = str.__hash__
-
+    monkeypatch.setattr(Session, "execute", spied)
     validated = client.save_event_with_stream_validation
-    client.save_event(Added("c1", "p1"))
-    validated(Added("c1", "p1"), 5, [stream(Added, cart_id="c1"), stream("Other", cart_id="c1")])
-    validated(Added("c1", "p1"), 6, [stream(product_id="p1")])
-    validated(Added("c2", "p1"), 7, [stream(cart_id="c1")])
-    validated(Added("c2", "p1"), None, [stream(cart_id=Sly("c3"))])
-    validated(Numbered(7), 9, [stream(cart_id=7)])
-    validated(Added("c1", "p1"), client.get_event_stream(cart_id="c1"))
     client.save_event(Added("c1", "p1"), metadata={"by": "me"})
-    validated(Added("c1", "p1"), 12, [stream(cart_id="c1")], metadata={"by": "me"})
-    assert called == ["plain", "own", *["one"] * 7]
-    for new in (Added("c1", "p1"), Added("c2", "p1"), Numbered(7)):
-        with pytest.raises(ConcurrencyError):
-            validated(new, 1, [stream(cart_id=new.cart_id)])
-    assert called[9:] == ["own", "own", "one"]
+    validated(Added("c1", "p1"), 2, [stream(Added, cart_id="c1"), stream("Other", cart_id="c1")])
+    validated(Added("c2", "p1"), 3, [stream(product_id="p1")])
+    validated(Added("c1", "p1"), client.get_event_stream(cart_id="c1"))
+    assert called == ["one"] * 4
+    client.save_event(Added("c1", "p1"), idempotency_key="key")
+    validated(Added("c1", "p1"), 6, [stream(note="none")])
+    client.save_events([Added("c1", "p1")] * 2)
+    assert called[4:] == ["many"] * 3
 
 
 @pytest.mark.parametrize("unstored", [Derived("x"), Constant("x")])
@@ -358,7 +344,7 @@ def test_tables_of_one_name_in_two_schemas_are_told_apart(url: str, db: Postgres
     )
     with db.atomic():
         db.execute_sql("SET LOCAL search_path = one")
-        client.save_events([{"type": "A", "data": {"cart_id": f"c{n}"}} for n in range(80)])
+        client.save_events([{"type": "A", "data": {"cart_id": f"c{n}"}} for n in range(400)])
         db.execute_sql("SET LOCAL search_path = two")
         client.save_event({"type": "A", "data": {"cart_id": "c1"}})
         assert watching.horizon().id == 0
@@ -417,14 +403,16 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     assert answer["created_at"] == told
 
 
-ROWS = "SELECT my_app.events_append_rows('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, '2026-01-31 12:00+00')"
+MANY = "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, '2026-01-31 12:00+00')"
 
 
-def test_append_rows_saves_as_append_does(client: EventClient) -> None:
+def test_append_many_saves_as_append_does(client: EventClient) -> None:
     """Types, data and time arrive, and metadata of all, of some or of none."""
     for number, metadata in enumerate([["{}", '{"by": "me"}'], [None, '{"by": "me"}'], None, []]):
         first = 2 * number + 1
-        assert scalar(client.db, ROWS, [DATA, DATA, metadata]) == f'{first}-{first + 1} "2026-01-31T12:00:00"'
+        assert scalar(client.db, MANY, [DATA, DATA, metadata]) == (
+            f'saved {first}-{first + 1} "2026-01-31T12:00:00"'
+        )
     read = client.get_event_stream(cart_id="c1")
     assert [one.type for one in read] == ["A", "B"] * 4
     assert [one.metadata for one in read] == [{}, {"by": "me"}] * 2 + [{}] * 4
@@ -449,10 +437,11 @@ def test_append_rows_saves_as_append_does(client: EventClient) -> None:
         "'{A,B}', ARRAY['{}', '{']",
     ],
 )
-def test_append_rows_saves_all_that_it_is_given_or_nothing(client: EventClient, arrays: str) -> None:
+def test_append_many_saves_all_that_it_is_given_or_nothing(client: EventClient, arrays: str) -> None:
     """Arrays of another form, of different lengths, or with NULL in them are refused."""
     with pytest.raises(peewee.PeeweeException):
-        client.db.execute_sql(f"SELECT my_app.events_append_rows({arrays})")
+        metadata = "" if arrays.count("ARRAY[") + arrays.count("'[") > 2 else ", NULL"
+        client.db.execute_sql(f"SELECT my_app.events_append_many({arrays}{metadata}, NULL, NULL, NULL)")
     assert len(client.get_event_stream()) == 0
 
 
@@ -476,7 +465,7 @@ def test_a_batch_of_few_keys_is_no_bulk_and_one_of_many_is(
     other = make_client()
     other.db.execute_sql("SET lock_timeout = '60ms'")
     one_cart = [{"type": "A", "data": {"cart_id": "c1"}}] * 2_000
-    few_that_differ = [{"type": "A", "data": {"cart_id": f"c{n if n < 70 else 70}"}} for n in range(2_000)]
+    few_that_differ = [{"type": "A", "data": {"cart_id": f"c{min(n, 400)}"}} for n in range(2_000)]
     with client.db.atomic():
         client.save_events(one_cart)
         assert other.save_event_with_stream_validation(

@@ -50,7 +50,7 @@ def test_query_hooks_and_the_log_of_sql_see_every_statement(
     db.query_hooks.append(hook)
     save_and_read(client, "c1")
     db.query_hooks.remove(hook)
-    assert len(seen) == 2 and "events_append_plain" in seen[0] and "events_fetch" in seen[1]
+    assert len(seen) == 2 and "events_append_one" in seen[0] and "events_fetch" in seen[1]
     with caplog.at_level(logging.DEBUG, logger="peewee"):
         save_and_read(client, "c2")
     assert len(caplog.records) == 2

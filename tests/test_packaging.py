@@ -47,7 +47,7 @@ def test_the_wheel_holds_the_package(built: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "pgevents"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
         expected &= set(listed.stdout.splitlines())
-    assert {"pgevents/store/ordering.sql", "pgevents/py.typed", "pgevents/client.py"} <= expected <= names
+    assert {"pgevents/store/sql/append.sql", "pgevents/py.typed", "pgevents/client.py"} <= expected <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pgevents"}
 
@@ -60,7 +60,7 @@ def test_the_sdist_can_be_read_and_tested(built: Path) -> None:
         "pyproject.toml",
         "setup.cfg",
         "LICENSE",
-        "pgevents/store/ordering.sql",
+        "pgevents/store/sql/append.sql",
         "pgevents/py.typed",
     } <= names
 
@@ -70,7 +70,7 @@ def test_the_installed_wheel_works_by_itself(built: Path, tmp_path: Path) -> Non
     (wheel,) = built.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path)
     program = (
-        "import pgevents; from pgevents.store.ordering import functions_sql;"
+        "import pgevents; from pgevents.store.functions import functions_sql;"
         "print(pgevents.__file__, len(functions_sql(pgevents.create_events_table('s').pgevents_spec)) > 5000)"
     )
     done = subprocess.run(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -36,6 +40,26 @@ def test_every_python_block_runs(
     assert capsys.readouterr().out.startswith("Cart(id='c1', total=750)\n")
     for name in ("client", "script"):
         namespace[name].db.close()
+
+
+def test_the_console_block_runs(url: str, tmp_path: Path) -> None:
+    """Command by command on an empty database, so without a schema; --follow would not end."""
+    database = "postgresql:///?" + urlencode(parse_dsn(url), quote_via=quote)
+    environment = {**os.environ, "PGEVENTS_DATABASE_URL": database, "PYTHONPATH": str(ROOT)}
+    ((_, block),) = blocks("console")
+    for line in block.splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ "), comments=True)
+        command = [sys.executable, "-c", "from pgevents.cli import main; main()"]
+        command += [part for part in arguments if part != "--follow"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert program == "pgevents"
+        if arguments[0] == "show":
+            assert done.stderr == "pgevents: no projection SHOPPING_CART c1 is saved\n"
+        elif arguments[0] == "doctor":  # the tests' server is fast rather than durable
+            assert [one for one in done.stdout.splitlines() if "✗" in one and "fsync" not in one] == []
+        else:
+            assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert (tmp_path / "log.jsonl").read_text().count("CART_CREATED") == 1
 
 
 def test_the_first_program_fits_a_screen() -> None:

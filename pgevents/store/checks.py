@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from pgevents.errors import ConfigurationError, NotInstalledError
-from pgevents.store.ordering import functions_mark
+from pgevents.store.functions import functions_mark
 from pgevents.store.tables import GUARDS, TableSpec
 
 __all__ = [

@@ -11,11 +11,11 @@ from typing import Any, cast
 import attrs
 import peewee
 
-from pgevents.errors import ConfigurationError, RetryableError
+from pgevents.errors import ConfigurationError, RetryableError, shown
 from pgevents.events import is_text
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
-from pgevents.store.ordering import functions_mark, functions_sql, setting_sql
+from pgevents.store.functions import functions_mark, functions_sql, setting_of
 from pgevents.store.ownership import (
     log_of_snapshots,
     refuse_foreign,
@@ -76,7 +76,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
         _Table(session, views, projections, is_new).update(_mark(session, spec, views))
         if is_new:  # what this transaction remembers was of a table that it has dropped
-            session.execute(f"SELECT set_config({setting_sql(spec)}, '', true)")
+            session.execute("SELECT set_config(%s, '', true)", [setting_of(spec)])
 
 
 def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -> str:
@@ -250,7 +250,7 @@ def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractConte
     is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
     if not is_reason:
         raise ConfigurationError(
-            f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
+            f"maintenance needs a reason in words, which stays in the audit trail, not {shown(reason)}"
         )
     return _maintenance(session, spec, reason)
 

@@ -1,17 +1,10 @@
-"""The append function, positions, final reads and the horizon: the consistency contract in code.
-
-The SQL itself stands in `ordering.sql`, to be read and reviewed as SQL.
-"""
+"""Positions, and the horizon: what a read has seen, and up to where the log can no longer change."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import attrs
@@ -20,48 +13,14 @@ from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
-    "READ_LIMIT",
     "Horizon",
     "HorizonHolder",
     "Position",
-    "functions_mark",
-    "functions_sql",
+    "digest_of",
     "horizon_of",
-    "setting_sql",
+    "last_issued",
+    "streams_json",
 ]
-
-KEY_LIMIT = 64
-"""How many keys a transaction locks one by one before it takes the bulk lock (or the table's) in their
-place."""
-
-FUNCTIONS = (
-    "acquire",
-    "stream_keys",
-    "refuse",
-    "refuse_order",
-    "lock",
-    "final_bound",
-    "fetch",
-    "fetch_final",
-    "fetch_view",
-    "append",
-    "append_rows",
-    "append_one",
-    "append_own",
-    "append_plain",
-    "repeated",
-    "insert_guard",
-    "redactions",
-    "hold_redactions",
-    "guard",
-)
-READ_LIMIT = 1_000
-"""How many events of an index range the function that fetches looks through; longer ones are read by a
-statement."""
-TRAIL_LIMIT = 1_000
-"""How many ids of changed events a row of the maintenance trail names."""
-BULK, TABLE, TYPE, FIRST_FIELD = range(4)
-"""What the seed of a key's hash says about its kind."""
 
 
 @attrs.frozen
@@ -74,9 +33,8 @@ class Position:
         count: How many matching events above the base were read.
         streams: The streams that were read.
         ids: Ids of the events above the base.
-        in_transaction: Whether it was read inside a transaction, where a savepoint may roll back what was
-            seen.
-        own: The last id that this transaction had saved itself; 0 if none.
+        uncommitted: If this transaction had itself saved events at or below the base: an id below them all,
+            and the ids of the matching events between it and the base. A savepoint may still take them back.
     """
 
     last_id: int
@@ -84,18 +42,32 @@ class Position:
     count: int
     streams: tuple[Stream[Any], ...]
     ids: Sequence[int] = attrs.field(default=(), eq=False, repr=False)
-    in_transaction: bool = attrs.field(default=False, eq=False, repr=False)
-    own: int = attrs.field(default=0, eq=False, repr=False)
+    uncommitted: tuple[int, Sequence[int]] | None = attrs.field(default=None, eq=False, repr=False)
+
+    def premise(self) -> tuple[int, int, int]:
+        """What the append function checks: above which id so many events match, with what digest of ids."""
+        if self.uncommitted is None:
+            return self.base, self.count, digest_of(self.ids)
+        base, earlier = self.uncommitted
+        return base, len(earlier) + self.count, digest_of([*earlier, *self.ids])
 
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
+        base, seen, digest = self.premise()
         streams = [one.as_json() for one in self.streams]
-        condition: dict[str, Any] = {"base": self.base, "seen": self.count, "streams": streams}
-        if self.in_transaction:
-            condition["ids"] = "{" + ",".join(map(str, self.ids)) + "}"
-            if self.own and self.base:
-                condition["own"] = self.own
-        return condition
+        return {"base": base, "seen": seen, "digest": digest, "streams": streams}
+
+
+def digest_of(ids: Iterable[int]) -> int:
+    """A digest of a set of ids; the database's `<events>_digest` computes the same.
+
+    Another event in the place of one that was read always gives another digest.
+    """
+    digest = 0
+    for event_id in ids:
+        mixed = event_id % 2147483647 * 1103515245 % 2147483647
+        digest ^= mixed * mixed
+    return digest
 
 
 @attrs.frozen
@@ -130,116 +102,6 @@ class Horizon:
     holders: tuple[HorizonHolder, ...] = ()
 
 
-@cache
-def _template() -> str:
-    return (files("pgevents.store") / "ordering.sql").read_text(encoding="utf-8")
-
-
-def setting_sql(spec: TableSpec) -> str:
-    """The name, as SQL, of the setting in which the functions remember what a transaction has done to this
-    table.
-
-    It is made of the table's full name. The functions of a table are made with its schema named; where a
-    client names none, the database says which it is.
-    """
-    if spec.schema is not None:
-        return f"'pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}'"
-    return (
-        "(SELECT 'pgevents.t' || left(encode(sha256(convert_to("
-        """'"' || n.nspname || '"."' || c.relname || '"', 'UTF8')), 'hex'), 16) """
-        "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
-        f"WHERE c.oid = '{spec.qualified()}'::regclass)"
-    )
-
-
-@cache
-def functions_sql(spec: TableSpec) -> str:
-    """The functions of an events table, as SQL to run or to review."""
-    table_literal = spec.qualified().replace("'", "''")
-    marks = {name: spec.qualified(f"_{name}") for name in FUNCTIONS}
-    marks |= {
-        "table": spec.qualified(),
-        "table_literal": table_literal,
-        "sequence": spec.qualified("_id_seq"),
-        "sequence_literal": spec.qualified("_id_seq").replace("'", "''"),
-        "maintenance": spec.qualified("_maintenance"),
-        "setting": setting_sql(spec),
-        "key_limit": str(max(KEY_LIMIT, 4 + len(spec.data_indexes))),  # one event by itself is never a bulk
-        "first_field": _case(spec, "WHEN _stream->'match' ? '{field}' THEN '{field}'"),
-        "keys_of_one": str(2 + len(spec.data_indexes)),
-        "read_limit": str(READ_LIMIT),
-        "trail_limit": str(TRAIL_LIMIT),
-    }
-
-    def seed(kind: int | str) -> str:
-        return f"'{table_literal}'::regclass::oid::bigint << 12 | {kind}"
-
-    def key(kind: int | str, text: str) -> str:
-        return f"hashtextextended({text}, {seed(kind)})"
-
-    text, fields = _with_parts(_template()), list(enumerate(spec.data_indexes, FIRST_FIELD))
-    for mark, some in (("others", fields[1:]), ("first", fields[:1]), ("field", fields)):
-        loop = rf"(?s) *\{{\{{#{mark}\}}\}}\n(.*?) *\{{\{{/{mark}\}}\}}\n"
-        text = re.sub(loop, lambda block, some=some: _each(block[1], some, key), text)  # type: ignore[misc]
-    text = text.replace("{{bulk_key}}", key(BULK, "''")).replace("{{table_key}}", key(TABLE, "''"))
-    text = text.replace("{{redaction_key}}", key(TABLE, "'redaction'"))
-    text = re.sub(r"\{\{type_key\((.*?)\)\}\}", lambda mark: key(TYPE, mark[1]), text)
-    seed_of_field = _case(spec, "WHEN _field = '{field}' THEN " + seed("{number}"))
-    text = re.sub(
-        r"\{\{key_of_field\((.*?)\)\}\}", lambda mark: f"hashtextextended({mark[1]}, {seed_of_field})", text
-    )
-    text = re.sub(r"(?s)\{\{if\}\}(.*?)\{\{end if\}\}", lambda chain: _if_chain(chain[1]), text)
-    generation = hashlib.sha256(text.encode()).hexdigest()[:12]
-    text = re.sub(r"\{\{(\w+)\}\}", lambda mark: {**marks, "generation": generation}[mark[1]], text)
-    mark = f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
-    return f"{text}\nCOMMENT ON FUNCTION {spec.qualified('_append')} IS '{mark}';\n"
-
-
-def _with_parts(text: str) -> str:
-    """The template with the parts that several functions share put where they are named."""
-    parts: dict[str, str] = {}
-
-    def take(found: re.Match[str]) -> str:
-        parts[found[1]] = found[2]
-        return ""
-
-    text = re.sub(r"(?s)\{\{part (\w+)\}\}\n(.*?)\{\{end part\}\}\n", take, text)
-    return re.sub(r" *\{\{(\w+)\}\}\n", lambda mark: parts.get(mark[1], mark[0]), text)
-
-
-def _each(block: str, fields: Sequence[tuple[int, str]], key: Callable[[int, str], str]) -> str:
-    """A part of the template once for each of these data indexes, which have a number and a name."""
-    parts: list[str] = []
-    for number, field in fields:
-        pieces = re.split(r"\{\{field_key\((.*?)\)\}\}", block.replace("{{field}}", field))
-        pieces[1::2] = [key(number, text) for text in pieces[1::2]]
-        parts += pieces
-    return "".join(parts)
-
-
-def _if_chain(chain: str) -> str:
-    """A chain of conditions whose first one, whichever it is, begins with IF; nothing at all if there is
-    none."""
-    first, *others = chain.split("{{elsif}}")
-    return f"{first}IF{'ELSIF'.join(others)}END IF" if others else "NULL"
-
-
-def _case(spec: TableSpec, when: str) -> str:
-    """An expression with a case for each data index, in declared order."""
-    whens = [
-        when.format(field=field, number=number) for number, field in enumerate(spec.data_indexes, FIRST_FIELD)
-    ]
-    return f"CASE {' '.join(whens)} END" if whens else "NULL"
-
-
-def functions_mark(spec: TableSpec) -> str:
-    """The comment of the append function: a digest that tells whether the installed functions are these, the
-    table that they name, and the data indexes that they were made for."""
-    found = re.search(r" IS '(pgevents [^']*)';$", functions_sql(spec).rstrip())
-    assert found is not None
-    return found[1]
-
-
 def streams_json(streams: Sequence[Stream[Any]]) -> str:
     """Streams in the form that the database functions take."""
     return json.dumps([one.as_json() for one in streams])
@@ -257,10 +119,15 @@ ORDER BY published, a.xact_start
 """
 
 
+def last_issued(execute: Any, spec: TableSpec) -> int:
+    """The last id that was given out."""
+    sql = f"SELECT (last_value - (NOT is_called)::int)::bigint FROM {spec.qualified('_id_seq')}"
+    return int(execute(sql, None).fetchone()[0])
+
+
 def horizon_of(execute: Any, spec: TableSpec) -> Horizon:
     """The bound over everything, and who holds it back."""
-    sequence = spec.qualified("_id_seq")
-    (last,) = execute(f"SELECT (last_value - (NOT is_called)::int)::bigint FROM {sequence}", None).fetchone()
+    last = last_issued(execute, spec)
     rows = execute(HORIZON_SQL, {"last": last, "table": spec.qualified()}).fetchall()
     holders = tuple(
         HorizonHolder(pid, since, published, application) for pid, since, application, _, published in rows

@@ -10,20 +10,26 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import attrs
 
 from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
-from pgevents.errors import ConfigurationError, EventDecodeError, InvalidValueError, RetryableError, shown
+from pgevents.errors import (
+    ConfigurationError,
+    EventDecodeError,
+    InvalidValueError,
+    RetryableError,
+    shown,
+)
 from pgevents.events import Event, UndecodedData
 from pgevents.hooks.details import Operation
-from pgevents.store.ordering import Position, horizon_of, setting_sql, streams_json
+from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
 from pgevents.store.queries import COLUMNS, NO_EVENT, select_after_snapshot, select_events
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, TypesOfEach, check_field_name, merge_streams, one_value, types_argument
+from pgevents.streams import Stream, array_text, merge_streams, one_value, union_of_types
 
 __all__ = ["EventStream", "Reader"]
 
@@ -36,10 +42,6 @@ logger = logging.getLogger("pgevents")
 PAGE = 5_000
 FINAL_SQL = "SELECT set_config('pgevents.bound', {final_bound}(%s)::text, true);\n"
 _UNOBSERVED = nullcontext(Operation("read"))
-FETCH_SQL = "SELECT {function}('{field}', %s, {types}, 0)"
-FETCH_AFTER_SQL = "SELECT {function}('{field}', %s, {types}, %s)"
-FETCH_VIEW_SQL = "SELECT {function}(%s, %s, %s, %s, %s, '{field}', %s, {types})"
-OWN_SQL = "SELECT split_part(current_setting({setting}, true), '|', 4)"
 
 
 def _bound_first(row: Sequence[Any]) -> int:
@@ -112,20 +114,26 @@ class Reader:
     spec: TableSpec
     decoder: Decoder
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
-    _fetch: str = attrs.field(init=False)
-    _fetch_final: str = attrs.field(init=False)
-    _fetch_view: str = attrs.field(init=False)
+    _fetch_sql: str = attrs.field(init=False)
+    _fetch_final_sql: str = attrs.field(init=False)
+    _fetch_view_sql: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._fetch, self._fetch_final, self._fetch_view = map(
-            self.spec.qualified, ("_fetch", "_fetch_final", "_fetch_view")
-        )
+        qualified = self.spec.qualified
+        self._fetch_sql = f"SELECT {qualified('_fetch')}(%s, %s, %s, %s)"
+        self._fetch_final_sql = f"SELECT {qualified('_fetch_final')}(%s, %s, %s, %s)"
+        self._fetch_view_sql = f"SELECT {qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
 
     def _observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
 
     def select(
-        self, streams: Sequence[Stream[Any]], after: int, as_of: AsOf | None, *, tail: str = "ORDER BY id"
+        self,
+        streams: Sequence[Stream[Any]],
+        after: int | str,
+        as_of: AsOf | None,
+        *,
+        tail: str = "ORDER BY id",
     ) -> tuple[str, list[Any]]:
         """The statement of a read of this table, and its parameters; rows of `COLUMNS`."""
         return select_events(self.spec.qualified(), streams, after, as_of, tail)
@@ -158,16 +166,12 @@ class Reader:
         as_of: AsOf | None,
         on_undecodable: OnUndecodable,
     ) -> EventStream[Any]:
-        asked = one_value(streams, self.spec.data_indexes)
+        asked = self._one_value(streams)
         if asked is None:
             streams = merge_streams(streams)
-            asked = one_value(streams, self.spec.data_indexes)
+            asked = self._one_value(streams)
         if asked is not None and as_of is None:
-            field, value, several = asked
-            sql, types = _call(FETCH_AFTER_SQL if after else FETCH_SQL, self._fetch, field, several)
-            (text,) = self.session.execute(
-                sql, (value, *types, after) if after else (value, *types)
-            ).fetchone()
+            (text,) = self.session.execute(self._fetch_sql, (*asked, after)).fetchone()
             if text is not None:
                 return self._stream(rows_of(text), streams, after, on_undecodable)
         rows = self.session.execute(*self.select(merge_streams(streams), after, as_of)).fetchall()
@@ -209,7 +213,7 @@ class Reader:
         on_undecodable: OnUndecodable,
     ) -> EventStream[Any]:
         rows, bound = self._read_at_bound(merged, after, limit)
-        newest = int(rows[-1][0]) if rows else 0
+        newest = max(int(rows[-1][0]) if rows else 0, after)
         if newest > bound and wait is not None:
             self._await_bound(merged, newest, wait)
             rows, bound = self._read_at_bound(merged, after, limit)
@@ -220,8 +224,8 @@ class Reader:
             rows.pop()
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
         last = events[-1].id if events else after
-        is_inside, own = self._inside()
-        position = Position(last, max(bound, after), 0, merged, in_transaction=is_inside, own=own)
+        base = max(bound, after)
+        position = Position(last, base, 0, merged, uncommitted=self._uncommitted(merged, base))
         return EventStream(*_shown(events, on_undecodable, position))
 
     def _read_at_bound(
@@ -229,11 +233,9 @@ class Reader:
     ) -> tuple[list[Any], int]:
         """The events in order, and the bound, looked at before them in the same message: the read's snapshot
         is the younger."""
-        asked = one_value(merged, self.spec.data_indexes) if limit is None else None
+        asked = self._one_value(merged) if limit is None else None
         if asked is not None:
-            field, value, several = asked
-            sql, types = _call(FETCH_AFTER_SQL, self._fetch_final, field, several)
-            (text,) = self.session.execute(sql, (value, *types, after)).fetchone()
+            (text,) = self.session.execute(self._fetch_final_sql, (*asked, after)).fetchone()
             if text is not None:
                 bound, _, events = text.partition(FIELD_END)
                 return list(rows_of(events)), int(bound)
@@ -248,10 +250,11 @@ class Reader:
         return rows[1:], rows[0][0]
 
     def _await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
-        """Until everything up to `newest` is final. No lock is awaited, so no deadlock either: hence the
-        limit."""
+        """Until everything up to `newest`, as far as ids were given out, is final. No lock is awaited, so no
+        deadlock either: hence the limit."""
         deadline = time.monotonic() + wait
         pause = 0.001
+        newest = min(newest, last_issued(self.session.execute, self.spec))
         bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
         while self.session.execute(bound_sql, [streams_json(merged)]).fetchone()[0] < newest:
             if time.monotonic() > deadline:
@@ -303,8 +306,9 @@ class Reader:
         bound = self.session.execute(bound_sql, [streams_json(position.streams)]).fetchone()[0]
         known = bisect_right(position.ids, bound)
         select, params = self.select(position.streams, position.base, bound)
-        count_sql = f"SELECT count(*) FROM ({select}) AS e"
-        if self.session.execute(count_sql, params).fetchone()[0] != known:
+        digest = f"{self.spec.qualified('_digest')}(array_agg(id))"
+        sql = f"SELECT count(*), {digest} FROM ({select}) AS e"
+        if self.session.execute(sql, params).fetchone() != (known, digest_of(position.ids[:known])):
             return position  # something was read incompletely: the append function will say what
         return attrs.evolve(position, base=bound, count=position.count - known, ids=position.ids[known:])
 
@@ -394,11 +398,10 @@ class Reader:
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
     ) -> tuple[Any, Iterable[Any]]:
-        asked = one_value(merged, self.spec.data_indexes) if as_of is None else None
+        asked = self._one_value(merged) if as_of is None else None
         if asked is not None:
-            field, value, several = asked
-            sql, types = _call(FETCH_VIEW_SQL, self._fetch_view, field, several)
-            (text,) = self._execute_after_lock(lock, sql, [projections, *key, value, *types]).fetchone()
+            params = [projections, *key, *asked]
+            (text,) = self._execute_after_lock(lock, self._fetch_view_sql, params).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
@@ -424,33 +427,42 @@ class Reader:
         is_undisturbed: bool = False,
     ) -> EventStream[Any]:
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
-        is_inside, own = (False, 0) if is_undisturbed else self._inside()
-        position = partial(_position_after, after, events, tuple(streams), is_inside, own)
+        uncommitted = None if is_undisturbed else self._uncommitted(streams, after)
+        position = partial(_position_after, after, events, tuple(streams), uncommitted)
         if on_undecodable == "raise":
             return EventStream(events, position)
         return EventStream(*_shown(events, on_undecodable, position))
 
-    def _inside(self) -> tuple[bool, int]:
-        """Whether this is inside a transaction, and the last id that the transaction has saved itself."""
-        if not self.session.db.in_transaction():
-            return False, 0
-        (own,) = self.session.execute(OWN_SQL.format(setting=setting_sql(self.spec))).fetchone()
-        return True, int(own or 0)
+    def _one_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
+        """Field, value and types of a question about one value of a data index; None if it is another."""
+        asked = one_value(streams, self.spec.data_indexes)
+        if asked is None:
+            return None
+        field, value, types_of_each = asked
+        types = union_of_types(types_of_each)
+        return field, value, None if types is None else array_text(types)
 
-
-@lru_cache(maxsize=1024)
-def _call(sql: str, function: str, field: str, several: TypesOfEach) -> tuple[str, tuple[str, ...]]:
-    """The call of a function that fetches, and its parameters for the types."""
-    types, params = types_argument(several)
-    return sql.format(function=function, field=check_field_name(field), types=types), params
+    def _uncommitted(self, streams: Sequence[Stream[Any]], base: int) -> tuple[int, Sequence[int]] | None:
+        """What a position says of events up to its base that this transaction has saved itself, if any."""
+        if not base or not self.session.in_transaction():
+            return None
+        published = f"{self.spec.qualified('_published')}()"
+        select, params = self.select(merge_streams(streams), f"coalesce({published}, {base:d})", base)
+        sql = f"SELECT {published}, array_agg(id ORDER BY id) FROM ({select}) AS e HAVING count(*) > 0"
+        found = self.session.execute(sql, params).fetchone()
+        return None if found is None else (found[0], found[1])
 
 
 def _position_after(
-    after: int, events: Sequence[Event[Any]], streams: tuple[Stream[Any], ...], is_inside: bool, own: int
+    after: int,
+    events: Sequence[Event[Any]],
+    streams: tuple[Stream[Any], ...],
+    uncommitted: tuple[int, Sequence[int]] | None,
 ) -> Position:
     """The position of an ordinary read of these streams after an id, which found these events."""
     ids = array("q", [one.id for one in events])
-    return Position(ids[-1] if ids else after, after, len(ids), merge_streams(streams), ids, is_inside, own)
+    last = ids[-1] if ids else after
+    return Position(last, after, len(ids), merge_streams(streams), ids, uncommitted)
 
 
 def _shown(
@@ -482,7 +494,7 @@ def check_id(value: object, what: str) -> int:
         InvalidValueError: Text, a bool, a negative number or anything else.
     """
     if type(value) is not int or not 0 <= value < 2**63:
-        raise InvalidValueError(f"{what} is an event's id, a whole number from 0 on, not {shown(value)}")
+        raise InvalidValueError(f"{what} is the id of an event, a whole number from 0 on, not {shown(value)}")
     return value
 
 

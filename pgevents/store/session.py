@@ -59,6 +59,8 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE01": UnsupportedTransactionError,
     "PGE02": ConfigurationError,
     "PGE03": AppendOnlyError,
+    "PGE05": EventEncodeError,
+    "PGE06": UnsupportedTransactionError,
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 MISSING = {"42P01", "42883", "3F000"}
@@ -360,6 +362,8 @@ class Session:
             ) from error
         if code == "25P02":
             raise UnsupportedTransactionError(SWALLOWED) from error
+        if code == "23514":
+            raise EventEncodeError(f"{message}; nothing was written") from error
         if code in TOO_LARGE:
             raise _too_large(f"{message} {detail}".strip()) from error
         if code in NOT_TEXT_HERE:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -593,6 +593,25 @@ class Worker:
                 self.validated(read, Tally(-1, -1), streams)
             except ConcurrencyError:
                 self.journal.counts["conflicts"] += 1
+
+    def withdrawn_premise(self) -> None:
+        """A position that has seen events of a savepoint which was rolled back, while others save: an
+        ordinary read, or a final one."""
+        with self.joint():
+            streams = self.streams()
+            with self.joint() as withdraw:
+                self.plain()
+                is_final = self.rng.random() < 0.5
+                read = (
+                    self.client.reader.read_final(streams)
+                    if is_final
+                    else self.client.get_event_streams(streams)
+                )
+                withdraw()
+            self.rest()
+            if any(event.data["m"] in self.journal.withdrawn for event in read):
+                with suppress(ConcurrencyError):
+                    self.validated(read, Tally(-1, -1), streams)
 
     def many(self) -> None:
         """So many saves that the transaction passes from single keys to the bulk lock."""

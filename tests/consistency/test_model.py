@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
     @rule(start=st.integers(0, 10**6))
     def save_large_batch(self, start: int) -> None:
         """Over the key limit."""
-        events = [{"type": "A", "data": {"k": f"n{start + number}"}} for number in range(70)]
+        events = [{"type": "A", "data": {"k": f"n{start + number}"}} for number in range(210)]
         self.note(self.client.save_events(events), events)
 
     @rule(target=reads, streams=STREAMS, final=st.booleans())

@@ -337,49 +337,6 @@ def test_read_uncommitted_is_read_committed(client: EventClient) -> None:
         assert client.get_latest_event(cart_id="c1") is not None
 
 
-def test_an_unprivileged_role_can_do_everything_but_change_the_past(url: str) -> None:
-    """USAGE on the schema, SELECT and INSERT on the events, the sequence: that is enough, and nothing more is
-    needed."""
-    role = f"{parse_dsn(url)['dbname']}_clerk"
-    with shop(url):
-        pass
-    sql(
-        url,
-        f"CREATE ROLE {role} LOGIN",
-        f"GRANT USAGE ON SCHEMA my_app TO {role}",
-        f"GRANT SELECT, INSERT ON my_app.events TO {role}",
-        f"GRANT SELECT, USAGE ON SEQUENCE my_app.events_id_seq TO {role}",
-        f"GRANT SELECT, INSERT, UPDATE ON my_app.views TO {role}",
-    )
-    clerk = shop_client(database(make_dsn(**{**parse_dsn(url), "user": role})))
-    other = shop_client(database(make_dsn(**{**parse_dsn(url), "user": role})))
-    try:
-        clerk.save_events([item(f"c{number}", f"p{number}") for number in range(100)], idempotency_key="k")
-        clerk.save_event_with_stream_validation(item(), clerk.get_event_stream(cart_id="c1"))
-        latest = clerk.get_latest_event(cart_id="c1")
-        clerk.save_event_with_stream_validation(item(), latest, stream(cart_id="c1"))
-        with clerk.db.atomic():
-            clerk.decide(CartProjection("c1", clerk), lambda cart: item())
-            assert other.horizon().holders[0].pid == clerk.db.connection().info.backend_pid
-            assert len(other.reader.read_final([stream(cart_id="c1")])) == 3
-        assert clerk.save_projection(CartProjection("c1", clerk)).status == "created"
-        for change in (
-            "DELETE FROM my_app.events",
-            "TRUNCATE my_app.events",
-            "SELECT nextval('my_app.events_id_seq')",
-        ):
-            if change.startswith("SELECT"):
-                clerk.db.execute_sql(change)  # burns an id, which is only a gap
-            else:
-                with pytest.raises(PeeweeException):
-                    clerk.db.execute_sql(change)
-        assert clerk.save_event(item()).id == 105
-    finally:
-        clerk.db.close()
-        other.db.close()
-        sql(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
-
-
 def test_a_prepared_transaction_holds_its_keys_also_after_a_restart() -> None:
     """Two-phase commit: until it ends, nothing at or above its events is final, and nobody can decide about
     them."""

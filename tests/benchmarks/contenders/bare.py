@@ -19,7 +19,7 @@ from pgevents.store.ordering import Position
 
 from ...shop import CartEvent
 from ..carts import Sample
-from .functions import APPEND, APPEND_OWN, APPEND_SEVERAL, FETCH, sql_types
+from .functions import APPEND, APPEND_ABOVE, APPEND_MANY, FETCH, sql_types
 from .ours import PgEvents
 
 __all__ = ["Bare"]
@@ -39,7 +39,7 @@ class Bare(PgEvents):
 
     def save(self, sample: Sample) -> None:
         data = sample.event
-        self.cursor.execute(APPEND % sample.type, (self.write[data.__class__](data),))
+        self.cursor.execute(APPEND, (sample.type, self.write[data.__class__](data)))
         self._saved(sample.type, data)
 
     def save_validated(self, sample: Sample) -> None:
@@ -50,8 +50,9 @@ class Bare(PgEvents):
         ]
         ((_, (value,)),) = asked[0].match
         assert data.cart_id == value
-        sql = APPEND_OWN % (sample.type, self.types, self.last.get(cart, 0))
-        self.cursor.execute(sql, (self.write[data.__class__](data),))
+        text = self.write[data.__class__](data)
+        condition = (value, self.types, self.last.get(cart, 0))
+        self.cursor.execute(APPEND_ABOVE, (sample.type, text, *condition))
         self.last[cart] = self._saved(sample.type, data).id
 
     def _saved(self, name: str, data: Any) -> Event[Any]:
@@ -62,7 +63,7 @@ class Bare(PgEvents):
     def save_batch(self, samples: Sequence[Sample]) -> list[Event[Any]]:  # type: ignore[override]
         names = ",".join([one.type for one in samples])
         lines = "\n".join([self.write[one.event.__class__](one.event) or "" for one in samples])
-        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", lines))
+        self.cursor.execute(APPEND_MANY, (f"{{{names}}}", lines))
         answer = answer_of(self.cursor.fetchone()[0])
         at = answer.created_at
         assert at is not None
@@ -70,6 +71,6 @@ class Bare(PgEvents):
         return [make_event(event_id, one.type, one.event, {}, at) for event_id, one in pairs]
 
     def read(self, cart: str) -> EventStream[Any]:
-        self.cursor.execute(FETCH % self.types, (cart,))
+        self.cursor.execute(FETCH, (cart, self.types))
         events = self.client.decoder.events(rows_of(self.cursor.fetchone()[0]))
         return EventStream(events, partial(Position, events[-1].id, 0, len(events), self.streams))

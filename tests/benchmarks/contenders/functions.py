@@ -13,18 +13,18 @@ from ..carts import Sample, Shop
 from .base import Contender, connect
 from .ours import PgEvents
 
-__all__ = ["APPEND", "APPEND_OWN", "APPEND_SEVERAL", "FETCH", "Functions", "sql_types"]
+__all__ = ["APPEND", "APPEND_ABOVE", "APPEND_MANY", "FETCH", "Functions", "sql_types"]
 
-APPEND = "SELECT shop.events_append_plain('%s', %%s)"
-APPEND_OWN = "SELECT shop.events_append_own('%s', %%s, 'cart_id', %s, '%d')"
-APPEND_SEVERAL = r"SELECT shop.events_append_rows(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL)"
-FETCH = "SELECT shop.events_fetch('cart_id', %%s, %s, 0)"
-FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %%s, %s, 0)"
+APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, 'cart_id', %s, %s, %s, 0, 0)"
+APPEND_MANY = r"SELECT shop.events_append_many(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL)"
+FETCH = "SELECT shop.events_fetch('cart_id', %s, %s, 0)"
+FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %s, %s, 0)"
 
 
 def sql_types(shop: Shop) -> str:
-    """The types of a cart's events as an array in SQL."""
-    return "'{" + ",".join(f'"{name}"' for name in sorted(shop.classes)) + "}'"
+    """The types of a cart's events as PostgreSQL writes an array."""
+    return "{" + ",".join(f'"{name}"' for name in sorted(shop.classes)) + "}"
 
 
 class Functions(Contender):
@@ -47,18 +47,18 @@ class Functions(Contender):
         self.connection.close()
 
     def save(self, sample: Sample) -> None:
-        self.cursor.execute(APPEND % sample.type, (sample.text,))
+        self.cursor.execute(APPEND, (sample.type, sample.text))
         self.cursor.fetchone()
 
     def save_validated(self, sample: Sample) -> None:
-        sql = APPEND_OWN % (sample.type, self.types, self.last.get(sample.cart, 0))
-        self.cursor.execute(sql, (sample.text,))
+        condition = (sample.cart, self.types, self.last.get(sample.cart, 0))
+        self.cursor.execute(APPEND_ABOVE, (sample.type, sample.text, *condition))
         (answer,) = self.cursor.fetchone()
-        self.last[sample.cart] = int(answer.partition(" ")[0])
+        self.last[sample.cart] = int(answer.split(" ")[1])
 
     def save_batch(self, samples: Sequence[Sample]) -> None:
         names = ",".join([sample.type for sample in samples])
-        self.cursor.execute(APPEND_SEVERAL, (f"{{{names}}}", "\n".join([sample.text for sample in samples])))
+        self.cursor.execute(APPEND_MANY, (f"{{{names}}}", "\n".join([sample.text for sample in samples])))
         self.cursor.fetchone()
 
     def read(self, cart: str) -> list[Any]:
@@ -68,6 +68,6 @@ class Functions(Contender):
         return self._ask(FETCH_FINAL, cart)[1::6]
 
     def _ask(self, sql: str, cart: str) -> list[str]:
-        self.cursor.execute(sql % self.types, (cart,))
+        self.cursor.execute(sql, (cart, self.types))
         (text,) = self.cursor.fetchone()
         return str(text).split("\x1f")

@@ -145,7 +145,7 @@ INSERT INTO raw_events (type, data) SELECT '%s', %%s WHERE NOT EXISTS (
 
     def open(self) -> None:
         super().open()
-        self.types = sql_types(self.shop)
+        self.types = f"'{sql_types(self.shop)}'"
 
     def save_validated(self, sample: Sample) -> None:
         sql = self.SQL % (sample.type, self.types, self.last.get(sample.cart, 0))

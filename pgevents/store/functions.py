@@ -1,0 +1,79 @@
+"""The functions of an events table: SQL from the files in `sql/`, with the table's own names in it.
+
+The files are written for the table `my_app.events` with the data index `cart_id`, and are SQL as they stand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+
+from pgevents.store.tables import TableSpec
+
+__all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
+
+FILES = ("keys", "append", "locks", "refuse", "read", "guards")
+FOR_EACH = re.compile(r" *-- for each data index\n(.*?) *-- end\n", re.DOTALL)
+DEFINITION = re.compile(r"CREATE OR REPLACE FUNCTION my_app\.events(\w+)\(")
+GENERATION = "the generation"
+"""Stands in the files for the digest by which functions, guard and clients know each other."""
+
+DOORS = {
+    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions"),
+    "reader": (
+        "_final_bound",
+        "_published",
+        "_digest",
+        "_fetch",
+        "_fetch_final",
+        "_fetch_view",
+        "_redactions",
+    ),
+}
+"""The functions that are called from outside: to save, and to read. All others are called by these."""
+
+
+@cache
+def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
+    """The functions of `my_app.events` with these data indexes, and their generation."""
+    folder = files("pgevents.store") / "sql"
+    text = "\n".join((folder / f"{name}.sql").read_text(encoding="utf-8") for name in FILES)
+    text = FOR_EACH.sub(
+        lambda part: "".join(re.sub(r"\bcart_id\b", field, part[1]) for field in data_indexes), text
+    )
+    generation = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text.replace(GENERATION, generation), generation
+
+
+def functions_mark(spec: TableSpec) -> str:
+    """The comment of the append function: a digest that tells whether the installed functions are these, the
+    table that they name, and the data indexes that they were made for."""
+    _, generation = _source(spec.data_indexes)
+    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
+
+
+def setting_of(spec: TableSpec) -> str:
+    """The setting in which the functions remember what a transaction has done to this table."""
+    return f"pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}"
+
+
+def functions_sql(spec: TableSpec) -> str:
+    """The functions of an events table, as SQL to run or to review.
+
+    Args:
+        spec: The table, with its schema: the functions name it in full.
+    """
+    text, _ = _source(spec.data_indexes)
+    text = text.replace("pgevents.my_app_events", setting_of(spec))
+    text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
+    names = ",\n    ".join(spec.qualified(name) for name in function_names())
+    mark = f"COMMENT ON FUNCTION {spec.qualified('_append')} IS '{functions_mark(spec)}';"
+    return f"{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n"
+
+
+@cache
+def function_names() -> tuple[str, ...]:
+    """What follows the table's name in the names of its functions."""
+    return tuple(DEFINITION.findall(_source(())[0]))

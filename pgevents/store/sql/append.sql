@@ -1,0 +1,345 @@
+-- Appending: lock, publish, check, insert, each in statements of its own. A statement sees what was committed before it
+-- began, so what is checked after the locks were taken is what stands there.
+--
+-- What a transaction remembers of this table stands in a setting: '<open>|<published>|<keys>|<scope>'.
+--   open: the generation of these functions while they insert, for the guard, which makes it 'used'; else empty
+--   published: the lower bound of the ids to come
+--   keys: how many keys it has locked, at most
+--   scope: 'bulk' or 'table' if that lock stands for the keys of its events
+-- A savepoint's rollback reverts it exactly as it releases the locks. Anybody can change it, so nothing rests on it: what it
+-- says to be locked or published is locked and published again, which costs nothing if it is true.
+CREATE OR REPLACE FUNCTION my_app.events_state(_part int) RETURNS text LANGUAGE sql STABLE AS $pgevents$
+    SELECT coalesce(split_part(current_setting('pgevents.my_app_events', true), '|', _part), '')
+$pgevents$;
+
+CREATE OR REPLACE FUNCTION my_app.events_remember(_published text, _keys text, _scope text) RETURNS text
+LANGUAGE sql VOLATILE AS $pgevents$
+    SELECT set_config('pgevents.my_app_events', concat('|', _published, '|', _keys, '|', _scope), true)
+$pgevents$;
+
+-- Appends events that are one document: the way into the table for other programs.
+--   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
+--   _conditions: NULL for a plain save; else what must hold, each of:
+--       [{"base": 0, "seen": 3, "digest": 123, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]
+--       Above id `base` exactly `seen` events match one of the streams, and events_digest(ids) is `digest`. Values and types
+--       are texts. "types": null is any type, "match": {} any event; an empty list matches none.
+--   _key: an idempotency key: these events are saved once, however often they are sent.
+-- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
+--         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
+--         issued). Only 'saved' has written anything.
+CREATE OR REPLACE FUNCTION my_app.events_append(
+    _events jsonb, _conditions jsonb DEFAULT NULL, _key text DEFAULT NULL, _created_at timestamptz DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _types text[];
+    _data text[];
+    _metadata text[];
+    _answer text[];
+BEGIN
+    PERFORM my_app.events_refuse_unreadable(_events);
+    SELECT array_agg(e->>'type' ORDER BY n), array_agg((e->'data')::text ORDER BY n), array_agg((e->'metadata')::text ORDER BY n)
+    INTO _types, _data, _metadata
+    FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
+    _answer := string_to_array(my_app.events_append_many(_types, _data, _metadata, _conditions, _key, _created_at), ' ');
+    RETURN jsonb_strip_nulls(jsonb_build_object(
+        'status', _answer[1],
+        'ids', ARRAY(
+            SELECT generate_series(split_part(i, '-', 1)::bigint, split_part(i, '-', -1)::bigint)
+            FROM unnest(string_to_array(_answer[2], ',')) AS i),
+        'created_at', to_char(trim('"' FROM _answer[3])::timestamp, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')));
+END
+$pgevents$;
+
+-- Appends any number of events.
+--   _types, _data, _metadata: of one dimension, from 1, and of one length; data and metadata are JSON. No metadata of an
+--       event is NULL, no metadata at all NULL or an empty array.
+-- Result: '<status> <ids>', for 'saved' also ' "<created_at in UTC>"'. Ids are parted by commas, or '<first>-<last>'.
+CREATE OR REPLACE FUNCTION my_app.events_append_many(
+    _types text[], _data text[], _metadata text[], _conditions jsonb, _key text, _created_at timestamptz
+) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
+DECLARE
+    _form CONSTANT text := '[1:' || cardinality(_types) || ']';
+    _last bigint;
+    _answer text;
+BEGIN
+    PERFORM my_app.events_refuse_transaction();
+    IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form THEN
+        RAISE array_subscript_error USING
+            MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, from 1, and of one length';
+    ELSIF my_app.events_state(1) <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03', MESSAGE = 'a trigger of the events table saves an event while another '
+            || 'one is inserted; save it with a plugin, or from a subscription';
+    END IF;
+    PERFORM my_app.events_lock_save(_types, _data, _conditions, _key);
+    -- [pause: locked]
+    _last := my_app.events_publish();
+    -- [pause: published]
+    IF _key IS NOT NULL THEN
+        _answer := my_app.events_saved_before(_types, _data, _key);
+    END IF;
+    IF _answer IS NULL AND _conditions IS NOT NULL THEN
+        _answer := my_app.events_check(_conditions, _last);
+    END IF;
+    -- [pause: checked]
+    IF _answer IS NULL THEN
+        _answer := my_app.events_insert(_types, _data, _metadata, _key, _created_at, _last);
+    END IF;
+    RETURN _answer;
+END
+$pgevents$;
+
+-- Appends one event in few steps, as the first save of its transaction, if no lock has to be waited for and the condition
+-- holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
+-- expression ready anew in each transaction.
+--   _field, _value, _types, _base, _seen, _digest: a condition on one value of a data index, or NULL. _types: NULL is any
+CREATE OR REPLACE FUNCTION my_app.events_append_one(
+    _type text, _data jsonb, _metadata jsonb, _created_at timestamptz,
+    _field text, _value text, _types text[], _base bigint, _seen bigint, _digest bigint
+) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
+DECLARE
+    _last bigint;
+    _ids bigint[];
+    _id bigint;
+    _at timestamptz;
+BEGIN
+    <<short>>
+    BEGIN
+        BEGIN
+            -- Lock, and look up the last id issued.
+            _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
+                AND (current_setting('pgevents.my_app_events', true) <> '') IS NOT TRUE
+                AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
+                AND my_app.events_try_event(_type, _data)
+                AND (_field IS NULL OR pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
+                    AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value)))
+            THEN pg_sequence_last_value('my_app.events_id_seq'::regclass) END;
+            -- Publish it, and open the guard.
+            IF _last IS NULL
+                OR pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
+                OR set_config('pgevents.my_app_events', 'the generation|', true) IS NULL
+            THEN
+                RAISE lock_not_available;  -- gives back those that were taken
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT short;
+        END;
+        -- [pause: published]
+        IF _field IS NOT NULL THEN
+            _ids := my_app.events_above(_field, ARRAY[_value], _types, NULL, _base, _seen + 1);
+        END IF;
+        -- [pause: checked]
+        IF _field IS NULL OR _base <= _last AND my_app.events_is_as_read(_ids, _seen, _digest) THEN
+            _at := coalesce(_created_at, clock_timestamp());
+            INSERT INTO my_app.events (type, data, metadata, created_at, updated_at)
+            VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
+            RETURNING id INTO _id;
+            -- [pause: numbered]
+            IF _id > _last AND set_config('pgevents.my_app_events', concat(
+                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}')), '|'), true) IS NOT NULL
+            THEN
+                RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
+            END IF;
+            PERFORM my_app.events_refuse_order(_id, _last);
+        END IF;
+        PERFORM set_config('pgevents.my_app_events', '', true);
+    END;
+    RETURN my_app.events_append_many(
+        ARRAY[_type], ARRAY[_data::text], ARRAY[_metadata::text],
+        CASE WHEN _field IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
+            'base', _base, 'seen', _seen, 'digest', _digest,
+            'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
+        )) END,
+        NULL, _created_at);
+END
+$pgevents$;
+
+-- The locks of a save.
+CREATE OR REPLACE FUNCTION my_app.events_lock_save(_types text[], _data text[], _conditions jsonb, _key text) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _count CONSTANT int := cardinality(_types);
+    _step int := greatest(_count / 100, 1);
+    _shared bigint[] := '{}';
+    _exclusive bigint[] := '{}';
+BEGIN
+    WHILE my_app.events_state(4) = '' LOOP  -- a look at some events, far apart, tells of most batches that they have too many keys
+        _shared := ARRAY(
+            SELECT DISTINCT k
+            FROM (SELECT _types[i] AS type, _data[i]::jsonb AS data FROM generate_series(1, _count, _step) AS i OFFSET 0) AS e,
+                unnest(my_app.events_event_keys(e.type, e.data)) AS k
+            WHERE k IS NOT NULL);
+        EXIT WHEN _step = 1;
+        IF cardinality(_shared) * _step > 2 * my_app.events_key_limit() THEN
+            _shared := NULL;
+            EXIT;
+        END IF;
+        _step := 1;
+    END LOOP;
+    IF _conditions IS NOT NULL THEN
+        PERFORM my_app.events_refuse_conditions(_conditions);
+        FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+            _exclusive := _exclusive || my_app.events_stream_keys(_conditions->_n->'streams');
+        END LOOP;
+    END IF;
+    IF _key IS NOT NULL THEN
+        _exclusive := _exclusive || my_app.events_key('idempotency', _key);
+    END IF;
+    PERFORM my_app.events_lock_keys(_shared, _exclusive, _conditions IS NOT NULL);
+END
+$pgevents$;
+
+-- Publishes a lower bound of the ids to come, before any is taken: as a shared lock, modulo 2^31, in the key space of the
+-- table. The first one of the transaction stands. Result: the last id issued.
+CREATE OR REPLACE FUNCTION my_app.events_publish() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _last CONSTANT bigint := my_app.events_last_issued();
+    _published CONSTANT bigint := least(_last, nullif(my_app.events_state(2), '')::bigint);
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_published & 2147483647)::int);
+    PERFORM my_app.events_remember(_published::text, my_app.events_state(3), my_app.events_state(4));
+    RETURN _last;
+END
+$pgevents$;
+
+-- What an idempotency key saved before; NULL if it is new. The key is locked, so nobody else is about to save it.
+CREATE OR REPLACE FUNCTION my_app.events_saved_before(_types text[], _data text[], _key text) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    RETURN (
+        SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
+            SELECT jsonb_agg(jsonb_build_array(t, d::jsonb) ORDER BY n)
+            FROM unnest(_types, _data) WITH ORDINALITY AS given(t, d, n)
+        ) THEN 'repeated ' ELSE 'reused ' END || string_agg(id::text, ',' ORDER BY id)
+        FROM my_app.events
+        WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32)
+    );
+END
+$pgevents$;
+
+-- Checks conditions, in statements that are younger than the locks. NULL if all hold.
+CREATE OR REPLACE FUNCTION my_app.events_check(_conditions jsonb, _last bigint) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _condition jsonb;
+    _stream jsonb;
+    _field text;
+    _base bigint;
+    _seen bigint;
+    _ids bigint[];
+BEGIN
+    FOR _n IN 0 .. jsonb_array_length(_conditions) - 1 LOOP
+        _condition := _conditions->_n;
+        _base := coalesce((_condition->>'base')::bigint, 0);
+        _seen := _condition->>'seen';
+        _ids := '{}';
+        IF _base > _last THEN
+            RETURN 'future ' || _last;
+        END IF;
+        FOR _i IN 0 .. jsonb_array_length(_condition->'streams') - 1 LOOP
+            _stream := _condition->'streams'->_i;
+            _field := my_app.events_index_of(_stream->'match');
+            _ids := _ids || my_app.events_above(
+                _field,
+                CASE WHEN _field IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'match'->_field)) END,
+                CASE jsonb_typeof(_stream->'types') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'types')) END,
+                nullif((_stream->'match') - coalesce(_field, ''), '{}'),
+                _base, _seen + 100);  -- so many more are told in a conflict
+        END LOOP;
+        IF jsonb_array_length(_condition->'streams') > 1 THEN
+            _ids := ARRAY(SELECT DISTINCT unnest(_ids));
+        END IF;
+        IF my_app.events_is_as_read(_ids, _seen, (_condition->>'digest')::bigint) IS NOT TRUE THEN
+            RETURN 'conflict ' || array_to_string(ARRAY(SELECT unnest(_ids) ORDER BY 1), ',');
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$pgevents$;
+
+-- The ids of the events of a stream above an id, at most so many. Each statement goes along one index in its order, so that
+-- no other one seems cheaper.
+--   _field, _values: a data index and its values, or NULL
+--   _types: NULL is any type
+--   _rest: fields and the values that each of them may have, or NULL
+CREATE OR REPLACE FUNCTION my_app.events_above(
+    _field text, _values text[], _types text[], _rest jsonb, _base bigint, _most bigint
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    -- for each data index
+    IF _field = 'cart_id' THEN
+        RETURN ARRAY(
+            SELECT id FROM my_app.events
+            WHERE data->>'cart_id' = ANY (_values) AND id > _base AND (type = ANY (_types)) IS NOT FALSE
+                AND (_rest IS NULL OR my_app.events_has(data, _rest))
+            ORDER BY data->>'cart_id', id LIMIT greatest(_most, 0));
+    END IF;
+    -- end
+    IF _field IS NOT NULL THEN
+        RETURN NULL;  -- no such index
+    ELSIF _types IS NOT NULL THEN
+        RETURN ARRAY(
+            SELECT id FROM my_app.events
+            WHERE type = ANY (_types) AND id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+            ORDER BY type, id LIMIT greatest(_most, 0));
+    END IF;
+    RETURN ARRAY(
+        SELECT id FROM my_app.events
+        WHERE id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+        ORDER BY id LIMIT greatest(_most, 0));
+END
+$pgevents$;
+
+CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _match jsonb) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM jsonb_each(_match) AS m WHERE coalesce(NOT m.value ? (_data->>m.key), true));
+END
+$pgevents$;
+
+-- A digest of a set of ids; pgevents.store.positions computes the same.
+CREATE OR REPLACE FUNCTION my_app.events_digest(_ids bigint[]) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    RETURN (
+        SELECT coalesce(bit_xor(mixed * mixed), 0)
+        FROM (SELECT mod(mod(id, 2147483647) * 1103515245, 2147483647) AS mixed FROM unnest(_ids) AS id) AS every);
+END
+$pgevents$;
+
+-- Whether these are the events that were read: as many, and with the same digest.
+CREATE OR REPLACE FUNCTION my_app.events_is_as_read(_ids bigint[], _seen bigint, _digest bigint) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT cardinality(_ids) = _seen AND (_seen = 0 OR my_app.events_digest(_ids) = _digest)
+$pgevents$;
+
+-- Inserts. The guard lets only an open setting of this generation pass.
+CREATE OR REPLACE FUNCTION my_app.events_insert(
+    _types text[], _data text[], _metadata text[], _key text, _created_at timestamptz, _last bigint
+) RETURNS text LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _count CONSTANT int := coalesce(cardinality(_types), 0);
+    _at CONSTANT timestamptz := coalesce(_created_at, clock_timestamp());
+    _ids CONSTANT bigint[] := ARRAY(SELECT nextval('my_app.events_id_seq'::regclass) FROM generate_series(1, _count));
+    _state CONSTANT text := current_setting('pgevents.my_app_events');
+BEGIN
+    PERFORM set_config('pgevents.my_app_events', 'the generation' || _state, true);
+    INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
+    SELECT _ids[i], _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'),
+        _key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _at, _at
+    FROM generate_series(1, _count) AS i;
+    PERFORM set_config('pgevents.my_app_events', _state, true);
+    -- [pause: numbered]
+    IF _ids[1] <= _last THEN
+        PERFORM my_app.events_refuse_order(_ids[1], _last);
+    END IF;
+    RETURN concat(
+        'saved ',
+        CASE WHEN _ids[_count] - _ids[1] = _count - 1 THEN concat_ws('-', _ids[1], _ids[_count])
+            ELSE array_to_string(_ids, ',') END,
+        ' ', to_json(_at AT TIME ZONE 'UTC'));
+END
+$pgevents$;

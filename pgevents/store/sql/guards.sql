@@ -1,0 +1,79 @@
+-- Triggers that refuse every write but through the functions. Where nobody but the owner has INSERT, they are a second door;
+-- else they guard against accidents.
+
+-- No INSERT but through the append functions of this generation. (A condition of the trigger's own would be parsed at each
+-- INSERT, which takes three times as long.)
+CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _state text := current_setting('pgevents.my_app_events', true);
+BEGIN
+    IF starts_with(_state, 'the generation|') THEN  -- open for one statement: triggers may insert, too
+        PERFORM set_config('pgevents.my_app_events', overlay(_state PLACING 'used' FROM 1 FOR strpos(_state, '|') - 1), true);
+        RETURN NULL;
+    ELSIF starts_with(_state, 'used|') THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
+                || 'save it with a plugin, or from a subscription';
+    ELSIF split_part(_state, '|', 1) <> '' THEN
+        RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'PGE03',
+        MESSAGE = 'the events table takes events through its append function only, which keeps their order',
+        HINT = 'To restore a dump of data alone into tables that exist, make it with pg_dump --disable-triggers.';
+END
+$pgevents$;
+
+-- How often the log was changed under maintenance, and when last, as far as the calling statement sees. Whoever folds a
+-- snapshot notes it before reading.
+CREATE OR REPLACE FUNCTION my_app.events_redactions() RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    RETURN (SELECT concat(count(*), ' ', max(at)) FROM my_app.events_maintenance);
+END
+$pgevents$;
+
+-- The same as of now, while nobody else changes the log until this transaction ends: what was noted before and is still so
+-- was folded from events that stand. Maintenance holds the same key exclusively to its commit.
+CREATE OR REPLACE FUNCTION my_app.events_hold_redactions() RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(my_app.events_key('redaction', '')) THEN
+        RAISE lock_not_available USING
+            MESSAGE = 'the log is being changed under maintenance; a snapshot can be saved again once that has ended';
+    END IF;
+    RETURN my_app.events_redactions();
+END
+$pgevents$;
+
+-- No other write at all. pgevents.maintenance, set to a reason, lets UPDATE, DELETE and TRUNCATE pass and leaves a row in
+-- the maintenance table: who, why and which events. Of the statement it keeps the part before the first value or comment,
+-- because what was erased must not live on in the trail.
+CREATE OR REPLACE FUNCTION my_app.events_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _reason text := coalesce(current_setting('pgevents.maintenance', true), '');
+    _events bigint;
+    _ids bigint[];
+BEGIN
+    IF TG_LEVEL = 'ROW' THEN
+        NEW.updated_at := clock_timestamp();
+        RETURN NEW;
+    ELSIF _reason = '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'PGE03',
+            MESSAGE = 'the events table is append-only: ' || TG_OP || ' is refused',
+            HINT = 'Save a correcting event, or use client.maintenance(reason).';
+    END IF;
+    PERFORM pg_advisory_xact_lock(my_app.events_key('redaction', ''));  -- before anything is changed
+    IF TG_WHEN = 'AFTER' THEN
+        SELECT count(*), (array_agg(id ORDER BY id))[1:1000] INTO _events, _ids FROM changed;
+    ELSIF TG_OP <> 'TRUNCATE' THEN
+        RETURN NULL;  -- the trigger after the statement knows which events it changed
+    END IF;
+    INSERT INTO my_app.events_maintenance (role, operation, reason, statement, events, ids)
+    VALUES (
+        session_user, TG_OP, _reason,
+        rtrim((regexp_split_to_array(current_query(), $re$'|\$|--|/\*|\m[0-9]$re$))[1]), _events, _ids);
+    RETURN NULL;
+END
+$pgevents$;
