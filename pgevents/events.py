@@ -178,7 +178,7 @@ class UndecodedData:
 
 def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
+        raise ConfigurationError(f"an event type's name is a non-empty string, not {shown(name)}")
     if len(name) > MAX_NAME or any(ord(char) < 32 for char in name) or not is_text(name):
         raise ConfigurationError(
             f"an event type's name has at most {MAX_NAME} characters and no control characters: {name!r:.240}"
