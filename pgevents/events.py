@@ -179,7 +179,7 @@ class UndecodedData:
 
 def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
+        raise ConfigurationError(f"an event type's name is a non-empty string, not {shown(name)}")
     if len(name) > MAX_NAME or any(ord(char) < 32 for char in name) or not is_text(name):
         raise ConfigurationError(
             f"an event type's name has at most {MAX_NAME} characters and no control characters: {name!r:.240}"
@@ -462,6 +462,10 @@ def type_names(wanted: Any) -> tuple[str, ...]:
         return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
     except TypeError:  # not hashable, so not remembered
         return _names.__wrapped__(wanted)
+    except RecursionError:
+        raise ConfigurationError(
+            "event types are named by a flat sequence, not one nested so deeply"
+        ) from None
 
 
 @lru_cache(maxsize=1024)
