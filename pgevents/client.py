@@ -14,7 +14,7 @@ from pgevents import saved_views
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider, PlainProjection, Projection
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
@@ -418,6 +418,7 @@ class EventClient:
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
+        _check_flag(final, "final")
         if not final:
             return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
         if as_of is not None:
@@ -535,6 +536,7 @@ class EventClient:
             latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
             ```
         """
+        _check_flag(final, "final")
         if final:
             self.check_installed()
         return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=FINAL_WAIT)
@@ -580,6 +582,11 @@ class EventClient:
 
     def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
+        if isinstance(projection, type) or not hasattr(projection, "save_projection"):
+            raise ConfigurationError(
+                f"save_projection takes a projection, such as CartProjection(id, client), not "
+                f"{shown(projection)}"
+            )
         return projection.save_projection()
 
     @overload
@@ -889,6 +896,11 @@ class EventClient:
         return self.decider.decide(projections, decider, retries, metadata, idempotency_key)
 
 
+def _check_flag(given: object, name: str) -> None:
+    if type(given) is not bool:
+        raise ConfigurationError(f"{name} is True or False, not {shown(given)}")
+
+
 def create_event_client(
     db: peewee.PostgresqlDatabase | str,
     events: type[EventsModel],
@@ -926,7 +938,7 @@ def create_event_client(
         (projections, ProjectionsModel, "create_projections_table"),
     ):
         if not (isinstance(given, type) and issubclass(given, base)):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"{given!r} is not a model made by {factory}()")
+            raise ConfigurationError(f"{shown(given)} is not a model made by {factory}()")
     taken = {events.pgevents_spec.qualified(suffix) for suffix in ("", "_maintenance", "_checkpoints")}
     if projections.pgevents_spec.qualified() in taken:
         raise ConfigurationError(
@@ -938,7 +950,7 @@ def create_event_client(
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
     client = EventClient(database, events, projections, types)
     if not isinstance(plugins, Iterable) or (isinstance(plugins, str) and plugins != "auto"):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {plugins!r}')
+        raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {shown(plugins)}')
     for plugin in ["auto"] if plugins == "auto" else plugins:
         if plugin == "auto":
             client.plugins.load_installed()

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
-from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError
+from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
@@ -135,7 +135,7 @@ class Decider:
         chosen = _projections_of(projections)
         _check_decider(decider)
         if type(retries) is not int or retries < 0:
-            raise ConfigurationError(f"retries is a whole number, 0 or more, not {retries!r}")
+            raise ConfigurationError(f"retries is a whole number, 0 or more, not {shown(retries)}")
         options = SaveOptions(metadata, key, key_names_command=True)
         if key is not None:
             self.check_installed()
@@ -259,11 +259,11 @@ def _projections_of(given: Any) -> Sequence[Projection[Any]]:
             )
             raise ConfigurationError(
                 f"decide takes a projection, or a list or tuple of them, and a decider, not "
-                f"{projection!r} ({hint})"
+                f"{shown(projection)} ({hint})"
             )
         if projection.has_staged_events or projection.as_of is not None:
             raise StagedEventsError(
-                f"decide needs the saved present; {projection!r} has staged events or an as_of"
+                f"decide needs the saved present; {shown(projection)} has staged events or an as_of"
             )
     return projections
 
@@ -271,10 +271,10 @@ def _projections_of(given: Any) -> Sequence[Projection[Any]]:
 def _check_decider(decider: object) -> None:
     if not callable(decider):
         raise ConfigurationError(
-            f"a decider is a function from the view (or views) to what is to be saved, not {decider!r}"
+            f"a decider is a function from the view (or views) to what is to be saved, not {shown(decider)}"
         )
     if inspect.iscoroutinefunction(decider) or inspect.isasyncgenfunction(decider):
-        raise ConfigurationError(f"the decider {decider!r} is {ASYNC}")
+        raise ConfigurationError(f"the decider {shown(decider)} is {ASYNC}")
 
 
 def _events_of(decided: Any) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,16 @@ __all__ = [
     "UnsupportedTransactionError",
     "WaitError",
 ]
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+_short.maxlevel = 4
+
+
+def shown(value: object) -> str:
+    """A value for an error's message: short however large or deep it is, and whatever its `__repr__` does."""
+    return _short.repr(value)
 
 
 class PgEventsError(Exception):

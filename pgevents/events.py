@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, overload
 import attrs
 
 from pgevents.declarations import Upcaster, checked_upcasters, made_event_class
-from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError
+from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError, shown
 
 if typing.TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -488,7 +488,7 @@ def _flatten(wanted: Any) -> Iterable[Any]:
         yield from _flatten(typing.get_args(wanted)[0])
     elif isinstance(typing.get_origin(wanted), type):
         raise ConfigurationError(
-            f"{wanted!r} names a class with a type parameter, which the log does not know; "
+            f"{shown(wanted)} names a class with a type parameter, which the log does not know; "
             "name the class alone"
         )
     elif hasattr(wanted, "__value__"):  # a `type X = A | B` alias
@@ -502,7 +502,7 @@ def _flatten(wanted: Any) -> Iterable[Any]:
     else:
         raise ConfigurationError(
             "event types are named by a class, a union of classes, a type's name or a sequence of these, "
-            f"not {wanted!r}"
+            f"not {shown(typing.cast(object, wanted))}"
         )
 
 

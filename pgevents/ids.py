@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, cast
 from uuid import UUID
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.streams import identifier_text
 
 __all__ = ["id_of", "id_text"]
@@ -36,11 +36,15 @@ def id_text(id: object) -> str:
         return _dump([_part(part) for part in parts])
     if type(id).__str__ is object.__str__ or isinstance(id, datetime):
         raise ConfigurationError(
-            f"{id!r} cannot identify a projection, as it has no text of its own; give a str, int, bool, "
+            f"{shown(id)} cannot identify a projection, as it has no text of its own; give a str, int, bool, "
             f"UUID, Enum "
             "or a tuple of these"
         )
-    return identifier_text("id", str(id))
+    try:
+        text = str(id)
+    except Exception as error:
+        raise ConfigurationError(f"{shown(id)} has no text that could be an id: {error}") from error
+    return identifier_text("id", text)
 
 
 def id_of(text: str, kind: Any = Any) -> Any:
@@ -59,8 +63,8 @@ def id_of(text: str, kind: Any = Any) -> Any:
     try:
         return _typed(text if parts is None else parts, kind)
     except (LookupError, TypeError, ValueError) as error:
-        shown = getattr(kind, "__name__", kind)
-        raise ConfigurationError(f"the id {text!r} of a saved projection is no {shown}: {error}") from error
+        name = getattr(kind, "__name__", kind)
+        raise ConfigurationError(f"the id {text!r} of a saved projection is no {name}: {error}") from error
 
 
 def _part(value: object) -> Any:

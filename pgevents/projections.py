@@ -418,7 +418,7 @@ class _Projection(Generic[V, E, I]):
             cls.projection_type,
             id_text(self.id),
             cls.version,
-            shape,
+            client.snapshots.stored_shape(shape),
             declared.view_class,
             declared.id_class,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import EventTypes
 from pgevents.ids import id_of, id_text
 from pgevents.projection_classes import Declaration
@@ -31,9 +31,9 @@ def asked_of(snapshots: Snapshots, types: EventTypes, named: Any) -> Asked:
         return Asked(named)
     if isinstance(named, type) and hasattr(cls, "declared_for"):
         declared: Declaration = cls.declared_for(snapshots, types)
-        shape = None if is_dict_class(declared.view_class) else declared.shape
+        shape = None if is_dict_class(declared.view_class) else snapshots.stored_shape(declared.shape)
         return Asked(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
-    raise ConfigurationError(f"a projection is named by its class or its projection_type, not {cls!r}")
+    raise ConfigurationError(f"a projection is named by its class or its projection_type, not {shown(cls)}")
 
 
 def several_asked(

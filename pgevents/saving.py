@@ -19,6 +19,7 @@ from pgevents.errors import (
     IdempotencyError,
     InvalidValueError,
     UnknownEventTypeError,
+    shown,
 )
 from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
 from pgevents.hooks.calls import HookCalls
@@ -77,7 +78,8 @@ def _check_key(instance: object, attribute: object, key: Any) -> None:
     is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
     if key is not None and not is_key:
         raise InvalidValueError(
-            f"an idempotency key is a text of 1 to 500 characters without control characters, not {key!r}"
+            f"an idempotency key is a text of 1 to 500 characters without control characters, not "
+            f"{shown(key)}"
         )
 
 
@@ -86,17 +88,17 @@ def _check_created_at(instance: object, attribute: object, when: Any) -> None:
         return
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise InvalidValueError(
-            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {when!r}"
+            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {shown(when)}"
         )
     if not EARLIEST < when < LATEST:  # in another time zone it could not be read
         raise InvalidValueError(
-            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {when!r}"
+            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
         )
 
 
 def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise EventEncodeError(f"metadata is a JSON object (a dict), not {metadata!r}")
+        raise EventEncodeError(f"metadata is a JSON object (a dict), not {shown(metadata)}")
 
 
 @attrs.frozen
@@ -236,7 +238,7 @@ class Saver:
         if not isinstance(given, Mapping):
             if isinstance(given, Event):
                 raise UnknownEventTypeError(
-                    f"this is a saved event (id {given.id}); to save its data once more, give event.data",
+                    f"this is a saved Event (id {given.id}); to save its data once more, give event.data",
                     type(cast(object, given)),
                 )
             return NewEvent(self.types.of(given).name, given, {**metadata} if metadata else {})
@@ -445,11 +447,12 @@ def _of_dict(given: Mapping[str, Any]) -> NewEvent:
     ):
         raise EventEncodeError(
             'an event as a dict has the form {"type": "CART_CREATED", "data": {...}, "metadata": {...}}; '
-            + (f"{sorted(map(str, unknown))} is not part of it" if unknown else f"its type is {name!r}")
+            + (f"{sorted(map(str, unknown))} is not part of it" if unknown else f"its type is {shown(name)}")
         )
     if not isinstance(data, dict) or not isinstance(metadata, dict):
         raise EventEncodeError(
-            f"{name}: data and metadata are JSON objects (dicts), not {data!r} and {metadata!r}"
+            f"{name}: data and metadata are JSON objects (dicts), "
+            f"not {shown(cast(object, data))} and {shown(cast(object, metadata))}"
         )
     text = str.__str__(name)  # of an Enum that is a str
     return NewEvent(text, cast("dict[str, Any]", data), cast("dict[str, Any]", metadata))

@@ -15,9 +15,10 @@ from pgevents.hooks.details import Operation, Snapshot
 from pgevents.hooks.registry import Plugins
 from pgevents.ids import id_of
 from pgevents.projection_classes import fold_alike
+from pgevents.store.ownership import snapshots_mark
 from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
-from pgevents.views import first_difference, is_dict_class, jsonb_text
+from pgevents.views import digest, first_difference, is_dict_class, jsonb_text
 
 __all__ = ["Noted", "SaveResult", "SavedProjection", "SnapshotKey", "Snapshots"]
 
@@ -150,6 +151,7 @@ class Snapshots:
     events: TableSpec
     uniform: list[Any] = attrs.field(factory=list[Any])
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
+    _stored_shapes: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def sql(self, template: str) -> str:
         """A statement with the names of tables and functions filled in."""
@@ -159,6 +161,15 @@ class Snapshots:
             redactions=self.events.qualified("_redactions"),
             hold_redactions=self.events.qualified("_hold_redactions"),
         )
+
+    def stored_shape(self, shape: str) -> str:
+        """The shape as it stands in the table: one log's snapshots are no other log's, should a table be
+        shared."""
+        stored = self._stored_shapes.get(shape)
+        if stored is None:
+            stored = digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
+            self._stored_shapes[shape] = stored
+        return stored
 
     def claim(self, cls: Any, types: EventTypes) -> bool:
         """Note which class's snapshots a type and version are.

@@ -10,7 +10,11 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import ConfigurationError, InvalidValueError
+from pgevents.errors import (
+    ConfigurationError,
+    InvalidValueError,
+    shown,
+)
 from pgevents.events import is_text, type_names
 
 if TYPE_CHECKING:
@@ -101,6 +105,8 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
         two_carts = stream(cart_id=["c1", "c2"])
         ```
     """
+    if data is not None and not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"data= takes identifiers by field name, a dict, not {shown(data)}")
     match: Match = ()
     for field, value in ({**data, **identifier} if data else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
@@ -121,7 +127,8 @@ def check_field_name(field: object) -> str:
     """
     if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
         raise ConfigurationError(
-            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not {field!r}"
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
+            f"{shown(field)}"
         )
     return str.__str__(field)  # itself; of an Enum that is a str, the text
 
@@ -151,7 +158,7 @@ def identifier_text(field: str, value: object) -> str:
         return str(value)
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise InvalidValueError(
-        f"{field}={value!r} cannot identify events ({hint}); give a str, int, bool, UUID, "
+        f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"
     )
 
@@ -163,7 +170,13 @@ def id_text(id: object) -> str:
     Raises:
         ConfigurationError: None, or text that PostgreSQL cannot hold.
     """
-    return identifier_text("id", id if id is None or isinstance(id, (str, int, UUID, Enum)) else str(id))
+    if id is None or isinstance(id, (str, int, UUID, Enum)):
+        return identifier_text("id", id)
+    try:
+        text = str(id)
+    except Exception as error:
+        raise ConfigurationError(f"{shown(id)} has no text that could be an id: {error}") from error
+    return identifier_text("id", text)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
@@ -181,7 +194,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """
     if not isinstance(streams, (list, tuple)):
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not {streams!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not {shown(streams)}")
         streams = tuple(streams)
     asked = one_value(streams)
     if asked is not None:
@@ -190,7 +203,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     by_match: dict[Any, tuple[str, ...] | None] = {}
     for one in streams:
         if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not of {one!r}")
+            raise ConfigurationError(f"streams are a list of stream(...), not of {shown(one)}")
         if one.is_empty:
             continue
         match = tuple((field, tuple(sorted(values))) for field, values in one.match)

@@ -49,7 +49,7 @@ def fill(client: EventClient) -> None:
             """INSERT INTO my_app.views (type, id, data, latest_event_id, version, shape)
             SELECT %s, 'c' || n, jsonb_build_object('id', 'c' || n, 'user_id', 'u' || n), 15000, 1, %s
             FROM generate_series(0, 999) AS n""",
-            [cls.projection_type, cls.declared_for(client.snapshots, client.types).shape],
+            [cls.projection_type, cls("c1", client).snapshot_key().shape],
         )
 
 

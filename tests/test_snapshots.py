@@ -26,6 +26,9 @@ from pgevents import (
     Pipeline,
     ProjectionBase,
     RetryableError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     derive,
     pipeline,
 )
@@ -369,6 +372,17 @@ def test_two_classes_do_not_share_snapshots(client: EventClient) -> None:
         with pytest.raises(ConfigurationError, match="two classes are saved as 'SHOPPING_CART', version 1"):
             use()
     assert CartProjection("c1", client).view.total == 5
+
+
+def test_a_table_that_two_logs_share_is_read_by_its_own_log(client: EventClient) -> None:
+    """A client of another log that never called `create_tables()` with that table folds from the start."""
+    events = create_events_table("my_app", "others", data_indexes=["cart_id", "product_id"])
+    create_event_client(client.db, events, create_projections_table("my_app", "other_views")).create_tables()
+    other = create_event_client(client.db, events, client.projections, CartEvent)
+    client.save_events([added(), added(), added()])
+    CartProjection("c1", client).save_projection()
+    other.save_event(added())
+    assert (CartProjection("c1", client).view.total, CartProjection("c1", other).view.total) == (15, 5)
 
 
 def test_a_class_that_was_reloaded_is_noticed(

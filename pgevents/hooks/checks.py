@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, cast
 
-from pgevents.errors import PluginError
+from pgevents.errors import PluginError, shown
 from pgevents.hooks.specs import PROJECT, SPECS
 
 __all__ = ["check_plugin", "name_of"]
@@ -39,7 +39,7 @@ def check_plugin(plugin: Any) -> None:
             f"{plugin.__qualname__} is a class; register an instance of it: {plugin.__qualname__}(...)"
         )
     if isinstance(plugin, str):
-        raise PluginError(f"{plugin!r} is a text; a plugin is an instance or a module: import it")
+        raise PluginError(f"{shown(plugin)} is a text; a plugin is an instance or a module: import it")
     marked = 0
     for name, function, options in _candidates(plugin):
         where = f"{name_of(plugin)}.{name}"
@@ -57,7 +57,7 @@ def check_plugin(plugin: Any) -> None:
             _check_arguments(where, hook, function)
         marked += 1
     if not marked:
-        raise PluginError(f"{plugin!r} implements no hook; the hooks are {', '.join(SPECS)}")
+        raise PluginError(f"{shown(plugin)} implements no hook; the hooks are {', '.join(SPECS)}")
 
 
 def _candidates(plugin: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any] | None]]:

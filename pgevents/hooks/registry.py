@@ -12,7 +12,7 @@ import cattrs
 import pluggy
 
 from pgevents.codec.serialization import make_event_converter
-from pgevents.errors import PluginError
+from pgevents.errors import PluginError, shown
 from pgevents.events import EventTypes
 from pgevents.hooks.calls import HookCalls, call, in_order
 from pgevents.hooks.checks import check_plugin, name_of
@@ -91,7 +91,9 @@ class Plugins(HookCalls):
         found = self._manager.get_plugin(plugin) if isinstance(plugin, str) else plugin
         name = None if found is None else self._manager.get_name(found)
         if name is None:
-            raise PluginError(f"{plugin!r} is not registered; these are: {', '.join(self.list()) or 'none'}")
+            raise PluginError(
+                f"{shown(plugin)} is not registered; these are: {', '.join(self.list()) or 'none'}"
+            )
         self._manager.unregister(name=name)
         self._note_changes(name)
 

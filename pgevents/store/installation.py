@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import peewee
 
-from pgevents.errors import ConfigurationError, RetryableError
+from pgevents.errors import ConfigurationError, RetryableError, shown
 from pgevents.events import is_text
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
@@ -250,7 +250,7 @@ def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractConte
     is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
     if not is_reason:
         raise ConfigurationError(
-            f"maintenance needs a reason in words, which stays in the audit trail, not {reason!r}"
+            f"maintenance needs a reason in words, which stays in the audit trail, not {shown(reason)}"
         )
     return _maintenance(session, spec, reason)
 

@@ -16,7 +16,13 @@ from typing import Any, Generic, Literal, TypeVar, overload
 import attrs
 
 from pgevents.codec.decoding import FIELD_END, Decoder, rows_of
-from pgevents.errors import ConfigurationError, EventDecodeError, InvalidValueError, RetryableError
+from pgevents.errors import (
+    ConfigurationError,
+    EventDecodeError,
+    InvalidValueError,
+    RetryableError,
+    shown,
+)
 from pgevents.events import Event, UndecodedData
 from pgevents.hooks.details import Operation
 from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
@@ -478,7 +484,7 @@ def check_on_undecodable(value: object) -> None:
         ConfigurationError: Another text, or something else.
     """
     if value not in ("raise", "skip", "raw"):
-        raise ConfigurationError(f'on_undecodable is "raise", "skip" or "raw", not {value!r}')
+        raise ConfigurationError(f'on_undecodable is "raise", "skip" or "raw", not {shown(value)}')
 
 
 def check_id(value: object, what: str) -> int:
@@ -488,7 +494,7 @@ def check_id(value: object, what: str) -> int:
         InvalidValueError: Text, a bool, a negative number or anything else.
     """
     if type(value) is not int or not 0 <= value < 2**63:
-        raise InvalidValueError(f"{what} is the id of an event, a whole number from 0 on, not {value!r}")
+        raise InvalidValueError(f"{what} is the id of an event, a whole number from 0 on, not {shown(value)}")
     return value
 
 
@@ -501,7 +507,7 @@ def check_as_of(as_of: object) -> AsOf | None:
     if isinstance(as_of, datetime):
         if as_of.tzinfo is None:
             raise ConfigurationError(
-                f"as_of={as_of!r} has no time zone; use datetime.now(timezone.utc) or alike"
+                f"as_of={shown(as_of)} has no time zone; use datetime.now(timezone.utc) or alike"
             )
         return as_of
     return None if as_of is None else check_id(as_of, "as_of")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pgevents import Event, EventClient
 
-from .user_code import CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
+from .user_code import CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart, TodoProjection
 
 
 def mistakes(client: EventClient) -> None:
@@ -19,6 +19,9 @@ def mistakes(client: EventClient) -> None:
     for event in client.get_event_stream(CartEvent, cart_id="c1"):
         print(event.data.user_id)  # type: ignore[union-attr]
     print(CartProjection("c1", client).view.usr_id)  # type: ignore[attr-defined]
+
+    TodoProjection("l1", client)  # type: ignore[arg-type]
+    client.query_projections(CartProjection("c1", client))  # type: ignore[call-overload]
 
     def wrong(view: str) -> CartCreated:
         return CartCreated(view, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -228,6 +229,55 @@ def projecting(client: EventClient) -> None:
     assert_type(client.get_projection(UserCarts, "u1"), SavedProjection[CartView] | None)
     found = client.query_projections(CartProjection, user_id=["u1", "u2"], is_checked_out=False, limit=10)
     assert_type(found, list[SavedProjection[CartView]])
+
+
+@dataclass
+class Todo:
+    id: str
+    done: int = 0
+
+
+class TodoProjection(ProjectionBase[Todo, CartEvent, tuple[str, int]]):
+    projection_type = "TODO"
+    reducers = pipeline(done=lambda done, event: done + 1)
+
+    def get_event_identifiers(self) -> dict[str, str | int]:
+        return {"cart_id": self.id[0], "product_id": self.id[1]}
+
+
+class Ported(ProjectionBase[dict[str, Any], CartEvent]):
+    projection_type = "PORTED"
+
+    def get_event_identifiers(self) -> dict[str, str]:
+        return {"cart_id": self.id}
+
+    def as_json(self) -> dict[str, Any]:
+        none: tuple[CartItem, ...] = ()
+        items = self.reduce_events(to_items, self.from_projection_or_default("items", none))
+        assert_type(items, tuple[CartItem, ...])
+        return {"items": items}
+
+
+def questions_about_views(client: EventClient) -> None:
+    todo = TodoProjection(("l1", 5), client, load_existing_projection=False)
+    assert_type(todo.id, tuple[str, int])
+    assert_type(todo.view, Todo)
+    assert_type(TodoProjection.from_history(("l1", 5), [CartCreated("c1", "u1")]), TodoProjection)
+    assert_type(todo.from_history([CartCreated("c1", "u1")]), TodoProjection)
+    assert_type(todo.apply([CartCreated("c1", "u1")], {"type": "X"}), TodoProjection)
+    assert_type(Ported("c1", client).view, dict[str, Any])
+    assert_type(client.get_projection("CART", "c1"), SavedProjection[dict[str, Any]] | None)
+    assert_type(client.query_projections("CART", version=1), list[SavedProjection[dict[str, Any]]])
+    cart = client.view_fields(CartProjection)
+    found = client.query_projections(CartProjection, where=cart.total >= 100, order_by=["-total", "id"])
+    assert_type(found, list[SavedProjection[CartView]])
+    assert_type(client.query_projections([CartProjection, "TODO"]), list[SavedProjection[Any]])
+    assert_type(client.count_projections(CartProjection, user_id="u1"), int)
+    assert_type(client.refresh_projections(TodoProjection, anew=True), dict[str, int])
+    assert_type(client.delete_projection(CartProjection, "c1"), bool)
+    plain = client.project("N", {"cart_id": "c1"}, lambda n, event: n, Todo("c1"))
+    assert_type(plain.view, Todo)
+    client.decide(plain, lambda view: CartCreated(view.id, "u1"))
 
 
 def deciding(client: EventClient) -> None:
