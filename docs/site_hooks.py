@@ -49,11 +49,11 @@ def commands() -> str:
             one = command.get_command(context, name)
             if one is not None and not one.hidden:
                 inner = click.Context(
-                    one, info_name=name, parent=context, max_content_width=100, terminal_width=100
+                    one, info_name=name, parent=context, max_content_width=88, terminal_width=88
                 )
                 yield from helps(one, inner)
 
-    top = click.Context(cli, info_name="pgevents", max_content_width=100, terminal_width=100)
+    top = click.Context(cli, info_name="pgevents", max_content_width=88, terminal_width=88)
     return "\n".join(helps(cli, top))
 
 

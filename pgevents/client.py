@@ -558,11 +558,10 @@ class EventClient:
         Args:
             projection_type: The name under which it is saved.
             identifiers: The fields and values that its events carry. The value is its id; several are a
-            tuple.
+                tuple.
             reducer: `(view, event) -> view`, or a pipeline.
             initial: The view before any event (a dict, an attrs class's or a dataclass's instance), or a
-            function
-                that makes it.
+                function that makes it.
             types: Which events; by default any that carry the identifiers.
             version: Raise it when the reducer changes.
 
@@ -673,20 +672,17 @@ class EventClient:
 
         Args:
             projection: The projection's class; its type and version are matched. Or its type's name: then
-            views
-                are dicts, of any version. Or a list of these.
+                views are dicts, of any version. Or a list of these.
             where: A Peewee expression, made with `view_fields` or with the projections model, for more.
             order_by: A field of the view or a column of the table, `"-total"` for the greatest first, a
-            Peewee
-                expression, or a list of these. The id comes last, so that pages are stable; views without the
-                field come at the end.
+                Peewee expression, or a list of these. The id comes last, so that pages are stable; views
+                without the field come at the end.
             limit: At most so many.
             offset: Leave out so many first.
             version: With names alone: only this version.
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly.
-            Numbers,
-                Decimals, dates, times and booleans are compared as what they are.
+                Numbers, Decimals, dates, times and booleans are compared as what they are.
 
         Raises:
             ConfigurationError: A field that the view does not have, or a value that its field cannot have; or
@@ -733,8 +729,8 @@ class EventClient:
         Example:
             ```python
             cart = client.view_fields(CartProjection)
-            busy = client.query_projections(CartProjection, where=(cart.total > 100) &
-            cart.user_id.in_(["u1", "u2"]))
+            busy = (cart.total > 100) & cart.user_id.in_(["u1", "u2"])
+            found = client.query_projections(CartProjection, where=busy)
             ```
         """
         return ViewFields(self.projections, saved_views.several_asked(self.snapshots, self.types, projection))

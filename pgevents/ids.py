@@ -53,8 +53,7 @@ def id_of(text: str, kind: Any = Any) -> Any:
     Args:
         text: What `id_text` gave.
         kind: The id's type, if a class says so: int, UUID, an Enum, `tuple[UUID, str]`, a NamedTuple.
-        Without one,
-            text stays text, and the parts of a tuple are what JSON makes of them.
+            Without one, text stays text, and the parts of a tuple are what JSON makes of them.
 
     Raises:
         ConfigurationError: The text is none of that type.

@@ -145,8 +145,7 @@ def check_event_classes(name: str, wanted: Any, known: EventTypes) -> None:
 
     Raises:
         ConfigurationError: A class was defined again since (its module was reloaded), so that the reducers
-        would
-            recognise no event.
+            would recognise no event.
     """
     for cls in _classes(wanted):
         kind = event_type_of(cls)

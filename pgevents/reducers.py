@@ -111,8 +111,7 @@ class Pipeline:
 
         Raises:
             ConfigurationError: The view has no such field, or is neither attrs class, dataclass nor dict; or
-            a
-                reducer of the whole view changes a field that is derived.
+                a reducer of the whole view changes a field that is derived.
 
         Example:
             ```python

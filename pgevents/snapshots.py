@@ -249,7 +249,7 @@ class Snapshots:
             noted: What stood when the fold began; None: do not look.
             anew: Whether it was folded from the start, so that it may replace other data of the same event.
             is_changed: Whether a plugin has put other data in place of the view's: they are the view from
-            now on.
+                now on.
 
         Returns:
             What came of it; None if what was noted stands no more: then it is to be folded anew.

@@ -21,7 +21,7 @@ from pgevents.codec.serialization import time_of
 from pgevents.streams import Stream
 
 from .files import COLUMNS, FORMAT, KEY_COLUMN, form_of, progress, report
-from .frame import EXIT_CODES, MAX_ID, fail
+from .frame import EXIT_CODES, fail, whole
 from .store import Store, stream_of
 
 __all__ = ["export_command"]
@@ -43,9 +43,7 @@ SELECT e.*, k.idempotency_key FROM ({select}) AS e JOIN {table} AS k ON k.id = e
 @click.argument("file", default="-")
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
-@click.option(
-    "--after", type=click.IntRange(0, MAX_ID), default=0, metavar="ID", help="Only events above this id."
-)
+@click.option("--after", **whole(0), default=0, metavar="ID", help="Only events above this id.")
 @click.option(
     "--resume", is_flag=True, help="Go on where the file ends; a line that was cut off is written again."
 )

@@ -14,7 +14,7 @@ import peewee
 from pgevents.distribution import install_hint
 from pgevents.errors import PgEventsError
 
-__all__ = ["EXIT_CODES", "MAX_ID", "Commands", "fail", "parse_json", "parse_time", "run"]
+__all__ = ["EXIT_CODES", "MAX_ID", "Commands", "fail", "parse_json", "parse_time", "run", "whole"]
 
 EXIT_CODES = """\
 Exit codes: 0 all is well; 1 something failed, or a check did not hold; 2 the command was not understood, or \
@@ -22,6 +22,17 @@ a file is not what it should be; 130 interrupted.
 """
 INTERRUPTED = 130
 MAX_ID = 2**63 - 1
+
+
+def whole(least: int) -> dict[str, Any]:
+    """The settings of an option that takes a whole number as PostgreSQL's bigint holds it: an id, a limit."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+        if value is not None and not least <= value <= MAX_ID:
+            raise click.BadParameter(f"{value} is not a whole number from {least} to {MAX_ID}")
+        return value
+
+    return {"type": int, "callback": check}
 
 
 class Commands(click.Group):

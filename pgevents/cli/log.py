@@ -17,7 +17,7 @@ from pgevents.store.checks import find_installed
 from pgevents.subscriptions import follow
 
 from .application import refusals_of_plugins
-from .frame import EXIT_CODES, MAX_ID, parse_json, parse_time
+from .frame import EXIT_CODES, MAX_ID, parse_json, parse_time, whole
 from .show import show_event
 from .store import Store, stream_of
 
@@ -122,7 +122,7 @@ def _indexes(client: EventClient, named: tuple[str, ...], dropped: tuple[str, ..
 )
 @click.option(
     "--after",
-    type=click.IntRange(0, MAX_ID),
+    **whole(0),
     metavar="ID",
     help="Save only if nothing newer than this id stands in the stream.",
 )
@@ -206,9 +206,7 @@ def position_of(text: str, option: str) -> int | datetime:
 )
 @MATCH
 @TYPES
-@click.option(
-    "-n", "--lines", type=click.IntRange(0, MAX_ID), default=10, show_default=True, help="So many events."
-)
+@click.option("-n", "--lines", **whole(0), default=10, show_default=True, help="So many events.")
 @click.option(
     "-f", "--follow", "follows", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it."
 )
@@ -232,13 +230,11 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
 )
 @MATCH
 @TYPES
-@click.option(
-    "--after", type=click.IntRange(0, MAX_ID), default=0, metavar="ID", help="Only events above this id."
-)
+@click.option("--after", **whole(0), default=0, metavar="ID", help="Only events above this id.")
 @click.option(
     "--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone."
 )
-@click.option("--limit", type=click.IntRange(0, MAX_ID), help="At most so many.")
+@click.option("--limit", **whole(0), help="At most so many.")
 @Store.options
 def stream_command(
     match: tuple[str, ...],

@@ -15,7 +15,7 @@ from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 from pgevents.streams import check_field_name
 from pgevents.terminal import printable
 
-from .frame import EXIT_CODES, MAX_ID, fail
+from .frame import EXIT_CODES, fail, whole
 from .log import position_of
 from .show import as_text
 from .store import Store, stream_of
@@ -71,9 +71,7 @@ def _lines(view: Any) -> list[str]:
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--order-by", metavar="FIELD", help="Sort by this field of the views (numbers as numbers).")
 @click.option("--descending", is_flag=True, help="The greatest first.")
-@click.option(
-    "--limit", type=click.IntRange(1, MAX_ID), default=20, show_default=True, help="At most so many."
-)
+@click.option("--limit", **whole(1), default=20, show_default=True, help="At most so many.")
 @Store.options
 def query(
     type: str, match: tuple[str, ...], order_by: str | None, descending: bool, limit: int, **options: Any

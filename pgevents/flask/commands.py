@@ -12,6 +12,7 @@ from flask.cli import AppGroup
 from pgevents.embedded import EmbeddedServerError
 from pgevents.errors import ConfigurationError, NotInstalledError, PgEventsError
 from pgevents.flask.context import active_store
+from pgevents.flask.processing import run
 from pgevents.streams import stream
 from pgevents.terminal import parse_match, printable
 
@@ -35,6 +36,7 @@ class _Commands(AppGroup):
 
 
 commands = _Commands("pgevents", help="The app's event store.")
+commands.add_command(run)
 
 
 @commands.command()

@@ -64,7 +64,7 @@ class Subscription(Generic[D]):
     effects: Effects = "inside"
     on_error: ErrorPolicy = ErrorPolicy()
     lease: float = 60.0
-    batch_size: int = 1000
+    batch_size: int = 2000
     client: EventClient
 
     def __init__(
