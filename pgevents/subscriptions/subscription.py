@@ -310,7 +310,10 @@ def work_of(client: EventClient | None, given: Any) -> Work:
 
 def _question(found: Subscription[Any]) -> Question:
     streams = [stream()] if found.streams is None else list(found.streams)
-    return Question.of(found.client.identifiers.check(streams), key_names(found.key))
+    client: EventClient | None = getattr(found, "client", None)
+    if client is not None:  # a decorated function has none before a runner takes it
+        streams = client.identifiers.check(streams)
+    return Question.of(streams, key_names(found.key))
 
 
 def _takes_client(function: Handler, name: str) -> bool:
