@@ -309,7 +309,7 @@ def work_of(client: EventClient | None, given: Any) -> Work:
 
 
 def _question(found: Subscription[Any]) -> Question:
-    streams = [stream()] if found.streams is None else list(found.streams)
+    streams: Sequence[Stream[Any]] = [stream()] if found.streams is None else list(found.streams)
     client: EventClient | None = getattr(found, "client", None)
     if client is not None:  # a decorated function has none before a runner takes it
         streams = client.identifiers.check(streams)
