@@ -38,6 +38,7 @@ __all__ = [
     "is_text",
     "make_event",
     "make_events",
+    "named_classes",
     "type_names",
 ]
 
@@ -252,7 +253,8 @@ def event(
         kind = EventType(type_name, made, version, steps, old_names)
         setattr(made, _MARK, kind)
         EventTypes.everything.add(kind)
-        _names.cache_clear()  # a base class stands for one more class now
+        _names.cache_clear()
+        _classes.cache_clear()  # a base class stands for one more class now
         return made
 
     if isinstance(name, type) or inspect.isroutine(name):
@@ -476,6 +478,22 @@ def _names(wanted: Any) -> tuple[str, ...]:
         else:
             found.update(dict.fromkeys(name for kind in _event_types_of(item) for name in kind.names))
     return tuple(found)
+
+
+def named_classes(wanted: Any) -> tuple[type[Any], ...]:
+    """The event classes that a `types` argument stands for; none if it names any type by a text."""
+    try:
+        return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
+    except TypeError:  # not hashable, so not remembered
+        return _classes.__wrapped__(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _classes(wanted: Any) -> tuple[type[Any], ...]:
+    named = list(_flatten(wanted))
+    if any(isinstance(item, str) for item in named):
+        return ()
+    return tuple(dict.fromkeys(kind.cls for item in named for kind in _event_types_of(item)))
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:

@@ -276,4 +276,4 @@ def test_one_former_name_may_be_a_text() -> None:
     class CartOpenedNow:
         cart_id: str
 
-    assert stream(CartOpenedNow).types == ("CART_OPENED_NOW", "BASKET_OPENED_THEN")
+    assert stream(CartOpenedNow).types == ("BASKET_OPENED_THEN", "CART_OPENED_NOW")

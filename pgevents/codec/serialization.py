@@ -87,6 +87,10 @@ class Serializer:
 
     # -- to JSON ------------------------------------------------------------
 
+    def unstructure_hook(self, cls: type[Any]) -> Callable[[Any], Any]:
+        """The converter's function that makes a JSON-ready value of an instance."""
+        return self._unstructure[cls]
+
     def dump(self, data: object, cls: type[Any] | None, what: str) -> tuple[str, Any]:
         """An event's data as JSON text, and as a read will give them.
 

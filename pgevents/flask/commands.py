@@ -72,7 +72,7 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     """Show the newest events, the last one at the bottom."""
     client = active_store().client
     try:
-        wanted = stream(types or None, data=parse_match(match))
+        wanted = stream(types or None, data=parse_match(match) or None)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")

@@ -309,7 +309,8 @@ def work_of(client: EventClient | None, given: Any) -> Work:
 
 
 def _question(found: Subscription[Any]) -> Question:
-    return Question.of([stream()] if found.streams is None else list(found.streams), key_names(found.key))
+    streams = [stream()] if found.streams is None else list(found.streams)
+    return Question.of(found.client.identifiers.check(streams), key_names(found.key))
 
 
 def _takes_client(function: Handler, name: str) -> bool:
