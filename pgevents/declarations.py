@@ -21,8 +21,8 @@ __all__ = ["Upcaster", "checked_upcasters", "made_event_class"]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
-MAX_VERSION = 2**31 - 1
-"""Of an event's data; the database checks it, too."""
+MAX_VERSION = 10_000
+"""Of an event's data; the table checks it, too."""
 
 
 def made_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
