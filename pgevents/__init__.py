@@ -36,7 +36,7 @@ from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.read import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
-from pgevents.streams import Stream, stream
+from pgevents.streams import Stream, everything, stream
 
 __all__ = [
     "AppendOnlyError",
@@ -83,6 +83,7 @@ __all__ = [
     "create_projections_table",
     "derive",
     "event",
+    "everything",
     "hookimpl",
     "pipeline",
     "stream",

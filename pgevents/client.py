@@ -19,6 +19,7 @@ from pgevents.events import Event, EventTypes
 from pgevents.hooks.details import Snapshot
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
+from pgevents.identifiers import Identifiers
 from pgevents.querying import Question, ViewFields
 from pgevents.reducers import Pipeline
 from pgevents.saving import Latest, SaveOptions, Saver, position_of
@@ -27,7 +28,7 @@ from pgevents.store import installation
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
 from pgevents.store.grants import grant
-from pgevents.store.ordering import Horizon, horizon_of
+from pgevents.store.ordering import Horizon, Position, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.store.read import AsOf, EventStream, OnUndecodable, Reader
 from pgevents.store.session import Session, open_database
@@ -68,6 +69,7 @@ class EventClient:
         plugins: The client's plugins.
         types: The event classes that it knows.
         serializer: Makes JSON of events and views, and the reverse.
+        identifiers: Refuses questions whose identifiers would find nothing.
         session: Runs SQL on `db`, and raises its errors in pgevents' terms.
         saver: What every save goes through.
         hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
@@ -87,7 +89,8 @@ class EventClient:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.reader = Reader(self.session, events.pgevents_spec, self.decoder)
+        self.identifiers = Identifiers(self.serializer)
+        self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
         self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
@@ -114,6 +117,7 @@ class EventClient:
         plugins = self.plugins
         if "pgevents_configure_converter" in hooks:
             self.serializer.use(plugins.converter())
+            self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
         is_changed = "pgevents_before_decode" in plugins.implemented
@@ -286,7 +290,7 @@ class EventClient:
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event if the streams hold nothing new; see `save_events_with_stream_validation`."""
-        positions = [position_of(latest_event_id, streams)]
+        positions = [self._position(latest_event_id, streams)]
         options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
         return self.saver.save([event], options)[0]
 
@@ -326,9 +330,14 @@ class EventClient:
             client.save_events_with_stream_validation([checkout], history)
             ```
         """
-        positions = [position_of(latest_event_id, streams)]
+        positions = [self._position(latest_event_id, streams)]
         options = SaveOptions(metadata, idempotency_key, created_at, positions, latest_event_id)
         return self.saver.save(events, options)
+
+    def _position(self, latest: Latest, streams: Sequence[Stream[Any]] | Stream[Any] | None) -> Position:
+        if streams is not None:
+            streams = self.identifiers.check([streams] if isinstance(streams, Stream) else streams)
+        return position_of(latest, streams)
 
     def preview(self, event: T) -> Event[T]:
         """An event in its envelope as it would be saved, with id 0; nothing is written."""

@@ -15,14 +15,14 @@ from typing import Any
 
 import attrs
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 
 __all__ = ["Upcaster", "checked_upcasters", "made_event_class"]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
-MAX_VERSION = 2**31 - 1
-"""Of an event's data; the database checks it, too."""
+MAX_VERSION = 10_000
+"""Of an event's data; the table checks it, too."""
 
 
 def made_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
@@ -67,7 +67,7 @@ NO_EVENTS: Mapping[type[Any], str] = {
 
 def _refuse_other_kinds(cls: Any) -> None:
     if not inspect.isclass(cls):
-        raise ConfigurationError(f"@event stands above a class, not above {cls!r}")
+        raise ConfigurationError(f"@event stands above a class, not above {shown(cls)}")
     kind = next((name for base, name in NO_EVENTS.items() if issubclass(cls, base)), None)
     if kind is None and type(cls) not in (type, abc.ABCMeta) and not attrs.has(cls):
         kind = f"made by {type(cls).__qualname__}"
@@ -136,24 +136,24 @@ def checked_upcasters(version: object, upcasters: object) -> dict[int, Upcaster]
         ConfigurationError: Not a version, or not a function for every version before it.
     """
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise ConfigurationError(f"version is a whole number from 1 to {MAX_VERSION}, not {version!r}")
+        raise ConfigurationError(f"version is a whole number from 1 to {MAX_VERSION}, not {shown(version)}")
     if upcasters is None:
         return {}
     given: Any = upcasters
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             "upcasters are a dict from each older version to a function, {1: to_version_2}, "
-            f"not {upcasters!r}"
+            f"not {shown(upcasters)}"
         )
     steps: dict[Any, Any] = {**given}
     for step, function in steps.items():
         if type(step) is not int or not 1 <= step < version:
             raise ConfigurationError(
                 f"version {version} takes upcasters for the versions from 1 to {version - 1}, "
-                f"not for {step!r}"
+                f"not for {shown(step)}"
             )
         if not callable(function):
-            raise ConfigurationError(f"the upcaster from version {step} is a function, not {function!r}")
+            raise ConfigurationError(f"the upcaster from version {step} is a function, not {shown(function)}")
     if steps and len(steps) != version - 1:
         missing = next(step for step in count(1) if step not in steps)
         raise ConfigurationError(

@@ -28,14 +28,18 @@ __all__ = [
 ]
 
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 120
-_short.maxlevel = 4
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 100
 
 
-def shown(value: object) -> str:
-    """A value for an error's message: short however large or deep it is, and whatever its `__repr__` does."""
-    return _short.repr(value)
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, however large, deep or unwilling it is."""
+    try:
+        return _Shown().repr(value)
+    except Exception:  # of a __repr__ that is not ours, or an int of too many digits
+        return f"<{type(value).__qualname__}>"
 
 
 class PgEventsError(Exception):

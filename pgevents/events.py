@@ -38,6 +38,7 @@ __all__ = [
     "is_text",
     "make_event",
     "make_events",
+    "named_classes",
     "type_names",
 ]
 
@@ -178,7 +179,7 @@ class UndecodedData:
 
 def _check_type_name(name: object) -> str:
     if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"an event type's name is a non-empty string, not {name!r}")
+        raise ConfigurationError(f"an event type's name is a non-empty string, not {shown(name)}")
     if len(name) > MAX_NAME or any(ord(char) < 32 for char in name) or not is_text(name):
         raise ConfigurationError(
             f"an event type's name has at most {MAX_NAME} characters and no control characters: {name!r:.240}"
@@ -252,7 +253,8 @@ def event(
         kind = EventType(type_name, made, version, steps, old_names)
         setattr(made, _MARK, kind)
         EventTypes.everything.add(kind)
-        _names.cache_clear()  # a base class stands for one more class now
+        _names.cache_clear()
+        _classes.cache_clear()  # a base class stands for one more class now
         return made
 
     if isinstance(name, type) or inspect.isroutine(name):
@@ -460,6 +462,10 @@ def type_names(wanted: Any) -> tuple[str, ...]:
         return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
     except TypeError:  # not hashable, so not remembered
         return _names.__wrapped__(wanted)
+    except RecursionError:
+        raise ConfigurationError(
+            "event types are named by a flat sequence, not one nested so deeply"
+        ) from None
 
 
 @lru_cache(maxsize=1024)
@@ -472,6 +478,22 @@ def _names(wanted: Any) -> tuple[str, ...]:
         else:
             found.update(dict.fromkeys(name for kind in _event_types_of(item) for name in kind.names))
     return tuple(found)
+
+
+def named_classes(wanted: Any) -> tuple[type[Any], ...]:
+    """The event classes that a `types` argument stands for; none if it names any type by a text."""
+    try:
+        return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
+    except TypeError:  # not hashable, so not remembered
+        return _classes.__wrapped__(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _classes(wanted: Any) -> tuple[type[Any], ...]:
+    named = list(_flatten(wanted))
+    if any(isinstance(item, str) for item in named):
+        return ()
+    return tuple(dict.fromkeys(kind.cls for item in named for kind in _event_types_of(item)))
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:

@@ -21,7 +21,7 @@ from pgevents.reducers import Pipeline, Reducer, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
 from pgevents.store.ordering import Position
 from pgevents.store.read import AsOf, check_as_of
-from pgevents.streams import Stream, merge_streams, stream
+from pgevents.streams import Stream, everything, merge_streams, stream
 from pgevents.views import field_types, is_dict_class, nearest, values_of
 
 if TYPE_CHECKING:
@@ -527,7 +527,7 @@ class ProjectionBase(_Projection[V, E, I]):
     """
 
     def get_event_identifiers(self) -> Mapping[str, Any]:
-        """The fields and values that the projection's events carry."""
+        """The fields and values that its events carry; `everything` for all events of its types."""
         raise TypeError(
             f"{type(self).__name__} must say which events are its own: "
             'def get_event_identifiers(self): return {"cart_id": self.id}'
@@ -536,7 +536,15 @@ class ProjectionBase(_Projection[V, E, I]):
     def get_streams(self) -> Sequence[Stream[Any]]:
         """The one stream of `event_types` with the projection's identifiers."""
         types = self.event_types if self.event_types is not None else self._declared().events
-        return (stream(types, data=self.get_event_identifiers()),)
+        identifiers: Any = self.get_event_identifiers()
+        if not isinstance(identifiers, Mapping) or (not identifiers and identifiers is not everything):
+            raise ConfigurationError(
+                f"{type(self).__name__}.get_event_identifiers() gave {identifiers!r}, and not the fields "
+                "and values "
+                "that its events carry. If it is folded from all events of its types, return everything "
+                "(from pgevents import everything)"
+            )
+        return (stream(types, data=cast("Mapping[str, Any]", identifiers)),)
 
 
 class MultiStreamProjectionBase(_Projection[V, E, I]):
@@ -560,8 +568,13 @@ class MultiStreamProjectionBase(_Projection[V, E, I]):
         )
 
     def get_streams(self) -> Sequence[Stream[Any]]:
-        """What `get_stream_options` says, in as few streams as possible."""
-        return merge_streams(self.get_stream_options())
+        """What `get_stream_options` says."""
+        streams: Any = self.get_stream_options()
+        if not streams:
+            raise ConfigurationError(
+                f"{type(self).__name__}.get_stream_options() named no streams: return [stream(...), ...]"
+            )
+        return streams if isinstance(streams, (list, tuple)) else merge_streams(streams)  # pyright: ignore[reportUnknownVariableType]
 
 
 def create_projection_base_class(client: EventClient) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -10,21 +10,19 @@ from uuid import UUID
 
 import attrs
 
-from pgevents.errors import (
-    ConfigurationError,
-    InvalidValueError,
-    shown,
-)
-from pgevents.events import is_text, type_names
+from pgevents.errors import ConfigurationError, InvalidValueError, shown
+from pgevents.events import is_text, named_classes, type_names
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
+    "Everything",
     "Stream",
     "TypesOfEach",
     "array_text",
     "check_field_name",
+    "everything",
     "id_text",
     "identifier_text",
     "merge_streams",
@@ -44,10 +42,40 @@ TypesOfEach = tuple[tuple[str, ...] | None, ...]
 """The types of each of several streams; None for any."""
 
 
+RESERVED = frozenset(
+    ("type", "types", "event_type", "event_types", "after", "as_of", "final", "limit", "offset", "order_by")
+    + ("metadata", "streams", "where")
+)
+"""Keywords that are options of some calls; as an identifier they would be a slip."""
+
+
+class Everything(Mapping[str, Any]):
+    """No identifiers, said on purpose; see `everything`."""
+
+    def __getitem__(self, field: str) -> Any:
+        raise KeyError(field)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "everything"
+
+    def __reduce__(self) -> str:
+        return "everything"
+
+
+everything = Everything()
+"""In place of identifiers: all events of the types. Without it, no identifiers are taken for a mistake."""
+
+
 class UnfrozenStream:
     """A stream while it is being made; see `UnfrozenEvent`."""
 
-    __slots__ = ("__weakref__", "match", "types")
+    __slots__ = ("__weakref__", "classes", "match", "types")
 
 
 @attrs.frozen
@@ -57,10 +85,18 @@ class Stream(UnfrozenStream, Generic[D_co]):
     Attributes:
         types: Stored type names, or None for any type; an empty tuple matches nothing.
         match: Field name to the texts that it may have, as `data->>'field'` gives them.
+        classes: The event classes, if the types were named by classes alone: their fields are what can
+            identify.
+
+    Types, fields and values stand in one order, so that equal questions are equal.
     """
 
     types: tuple[str, ...] | None
     match: Match = ()
+    classes: tuple[type[Any], ...] = attrs.field(default=(), eq=False, repr=False)
+
+    def __reduce__(self) -> Any:
+        return Stream, (self.types, self.match)  # it was checked; its classes may be local ones
 
     @property
     def is_empty(self) -> bool:
@@ -90,12 +126,16 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     Args:
         types: An event class, a union of classes, a type's name, or a sequence of these; nothing means any
             type.
-        data: Identifiers by field name, for fields that cannot be written as keywords.
+        data: Identifiers by field name, for fields that cannot be written as keywords. An empty dict is
+            refused, because a filter that vanishes finds everybody's events; `everything` says that they are
+            meant.
         **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of.
-            Several fields must all match.
+            Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
-        ConfigurationError: `None` or another value that cannot identify, or a field that is no identifier.
+        ConfigurationError: `None` or another value that cannot identify, a name that is no field's, an option
+            that is none here. When a client uses the stream, also a field that none of the classes has;
+            nothing can be known of types that are named by texts.
 
     Example:
         ```python
@@ -108,15 +148,47 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     if data is not None and not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"data= takes identifiers by field name, a dict, not {shown(data)}")
     match: Match = ()
-    for field, value in ({**data, **identifier} if data else identifier).items():
+    for field, value in (_identifiers(data, identifier) if data is not None else identifier).items():
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
+    if len(match) > 1:
+        match = tuple(sorted(match))
+    if not RESERVED.isdisjoint(identifier):
+        _refuse_reserved(identifier)
     made: Any = UnfrozenStream()
-    made.types = None if types is None else type_names(types)
+    made.types = None if types is None else tuple(sorted(type_names(types)))
+    made.classes = named_classes(types) if match and types is not None else ()
     made.match = match
     made.__class__ = Stream
     described: Stream[Any] = made
     return described
+
+
+def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The identifiers that are given by `data=` and by keywords together."""
+    if data is everything:
+        return identifier
+    named = cast("Mapping[str, Any]", data)
+    if not named and not identifier:
+        raise ConfigurationError(
+            "data={} names no identifier, and would find all events of these types; leave it out, or say so: "
+            "data=everything (from pgevents import everything)"
+        )
+    twice = sorted(set(named) & set(identifier))
+    if twice:
+        raise ConfigurationError(f"{twice[0]!r} is given twice, as a keyword and in data=")
+    return {**named, **identifier}
+
+
+def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
+    name = sorted(RESERVED & set(identifier))[0]
+    meant = (
+        "types are the first argument, without a keyword" if "type" in name else f"{name}= is no option here"
+    )
+    raise ConfigurationError(
+        f"{meant}; if a field of the data is called {name!r}, write "
+        f"data={{{name!r}: {shown(identifier[name])}}}"
+    )
 
 
 def check_field_name(field: object) -> str:
@@ -182,7 +254,7 @@ def id_text(id: object) -> str:
 def _texts(field: str, value: object) -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)):
         several = cast("Iterable[object]", value)
-        return tuple(dict.fromkeys(identifier_text(field, item) for item in several))
+        return tuple(sorted({identifier_text(field, item) for item in several}))
     return (identifier_text(field, value),)
 
 
@@ -206,7 +278,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
             raise ConfigurationError(f"streams are a list of stream(...), not of {shown(one)}")
         if one.is_empty:
             continue
-        match = tuple((field, tuple(sorted(values))) for field, values in one.match)
+        match = tuple(sorted((field, tuple(sorted(values))) for field, values in one.match))
         if match not in by_match:
             by_match[match] = one.types
         else:

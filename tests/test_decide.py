@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
@@ -16,6 +16,7 @@ from pgevents import (
     PgEventsError,
     ProjectionBase,
     StagedEventsError,
+    everything,
     hookimpl,
 )
 
@@ -360,17 +361,17 @@ def test_no_decision_is_lost_among_eight_threads(client: EventClient, make_clien
 def test_a_decision_takes_a_projection_of_any_class(client: EventClient) -> None:
     """The projection's class need not carry the client's event types; its streams are what counts."""
 
-    class Everything(ProjectionBase[CartView, Any]):
+    class Whole(ProjectionBase[CartView, Any]):
         projection_type = "EVERYTHING"
 
         def initial_view(self) -> CartView:
             return CartView(self.id)
 
-        def get_event_identifiers(self) -> dict[str, Any]:
-            return {}
+        def get_event_identifiers(self) -> Mapping[str, Any]:
+            return everything
 
     client.save_event(CartCreated("c1", "u1"))
-    assert client.decide(Everything("all", client), lambda view: CartCheckedOut("c1", _now())) != []
+    assert client.decide(Whole("all", client), lambda view: CartCheckedOut("c1", _now())) != []
 
 
 def _now() -> Any:

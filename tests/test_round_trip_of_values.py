@@ -16,7 +16,7 @@ import attrs
 import pytest
 from attrs import define, field, frozen
 
-from pgevents import EventClient, EventEncodeError, event
+from pgevents import EventClient, EventDecodeError, EventEncodeError, event
 from pgevents.codec.equality import difference
 from pgevents.codec.serialization import Serializer, load_json
 
@@ -288,3 +288,10 @@ def test_what_a_save_returns_does_not_change_with_what_it_was_given(client: Even
     data["lines"].append(2)
     assert client.get_event_stream()[0].data == {"lines": [1]}
     assert saved.data in ({"lines": [1]}, {"lines": [1, 2]})
+
+
+def test_a_pair_of_another_length_is_named_by_its_field() -> None:
+    """The path to the fault holds names and indexes, nothing else."""
+    with pytest.raises(EventDecodeError, match="of type 'T', field 'x': Not enough values") as caught:
+        Serializer().decode_text('{"x": [1]}', class_with(tuple[int, str]), "T")
+    assert caught.value.field == "x"

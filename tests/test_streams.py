@@ -113,7 +113,7 @@ def test_fields_may_be_named_in_a_dict(client: EventClient) -> None:
     """Fields that collide with arguments, or are no keywords, go through `data=`."""
     client.save_event({"type": "T", "data": {"after": 1, "class": "x", "types": "y", "self": "z"}})
     assert ids(client.get_event_stream(data={"after": 1, "class": "x", "types": "y"})) == [1]
-    assert ids(client.get_event_stream("T", types="y", **{"class": "x"})) == [1]
+    assert ids(client.get_event_stream("T", data={"types": "y"}, **{"class": "x"})) == [1]
 
 
 @pytest.mark.parametrize(

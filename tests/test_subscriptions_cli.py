@@ -159,3 +159,11 @@ def test_run_works_until_it_is_told_to_stop(client: EventClient, url: str, tmp_p
     finally:
         process.kill()
         process.wait()
+
+
+def test_doctor_names_what_is_wrong_with_subscriptions(client: EventClient, command: Command) -> None:
+    """What the health check finds, among its other findings."""
+    assert "subscriptions, if there are any, are at work" in command("doctor", code=1)
+    client.save_event(CartCreated("bad", "u1"))
+    drain(client, [broken(client)])
+    assert "writer: 1 events of 1 keys are parked" in command("doctor", code=1)

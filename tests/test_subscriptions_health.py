@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, stream
-from pgevents.subscriptions import Runner, Subscription, check, overview, parked, retry, subscription
+from pgevents.subscriptions import Runner, Subscription, check, overview, parked, pause, retry, subscription
 from pgevents.testing import drain
 
 from .processing.lab import in_thread
 from .shop import CartCreated
+from .test_subscriptions_cli import pg_url
 from .test_subscriptions_runner import until
 
 Make = Callable[..., EventClient]
@@ -121,7 +123,7 @@ def test_a_lost_server_connection_is_made_anew(client: EventClient, url: str) ->
             )
     stop.set()
     thread.join(10)
-    assert not thread.is_alive() and seen == script == [1, 2, 3]
+    assert not thread.is_alive() and set(seen) == set(script) == {1, 2, 3}
 
 
 def test_a_runner_in_a_transaction_is_refused(client: EventClient) -> None:
@@ -167,3 +169,82 @@ def test_a_runner_works_in_a_forked_process(client: EventClient, url: str) -> No
     )
     assert done.returncode == 0, done.stderr
     assert client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0] == 1
+
+
+def test_gauges_show_lag_and_what_is_parked(make_client: Make) -> None:
+    """OpenTelemetry asks the database whenever metrics are read."""
+    metrics = pytest.importorskip("opentelemetry.sdk.metrics")
+    export = pytest.importorskip("opentelemetry.sdk.metrics.export")
+    from pgevents.plugins.opentelemetry import OpenTelemetry
+
+    reader = export.InMemoryMetricReader()
+    provider = metrics.MeterProvider(metric_readers=[reader])
+    client = make_client(plugins=[OpenTelemetry(meter_provider=provider)])
+    client.create_tables()
+
+    @subscription("writer", CartCreated, key="cart_id", on_error=retry(1))
+    def write(event: Event[CartCreated]) -> None:
+        raise ValueError
+
+    client.save_event(CartCreated("c1", "u1"))
+    drain(client, [write])
+    client.save_events([CartCreated("c2", "u1"), CartCreated("c3", "u1")])
+    found = {
+        metric.name: [point.value for point in metric.data.data_points]
+        for resource in reader.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name.startswith("pgevents.subscription")
+    }
+    assert found["pgevents.subscription.lag"] == [2]
+    assert found["pgevents.subscription.parked"] == [1]
+    assert found["pgevents.subscription.attempts"] == [1]
+
+
+FLASK = """
+from flask import Flask
+from pgevents.flask import PgEvents, current_events, health_blueprint
+from pgevents.subscriptions import subscription
+
+def create_app():
+    app = Flask(__name__)
+    app.config.update(
+        PGEVENTS_DATABASE_URL=URL, PGEVENTS_SCHEMA="my_app", PGEVENTS_PROJECTIONS_TABLE="views",
+        PGEVENTS_DATA_INDEXES=["cart_id", "product_id"], PGEVENTS_PROJECTION_INDEXES=["id", "user_id"],
+    )
+    PgEvents(app)
+    app.register_blueprint(health_blueprint())
+    return app
+
+@subscription("writer", "CART_CREATED", key="cart_id")
+def write(event):
+    current_events.db.execute_sql("INSERT INTO handled VALUES (%s)", [event.id])
+"""
+
+
+def test_flask_runs_subscriptions_and_answers_probes(client: EventClient, url: str, tmp_path: Path) -> None:
+    """`flask pgevents run` works in app contexts; the blueprint says 200 or 503."""
+    client.db.execute_sql("CREATE TABLE handled (event_id bigint PRIMARY KEY)")
+    (tmp_path / "health_app.py").write_text(FLASK.replace("URL=URL", f"URL={pg_url(url)!r}"))
+    start = [sys.executable, "-m", "flask", "--app", "health_app", "pgevents", "run", "--workers", "2"]
+    process = subprocess.Popen(start, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        client.save_events([CartCreated(f"c{n}", "u1") for n in range(10)])
+        end = time.monotonic() + 30
+        while client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0] < 10:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+    probe = (
+        "import health_app; r = health_app.create_app().test_client().get('/health'); print(r.status_code)"
+    )
+    for expected in ("200", "503"):
+        done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+        client.save_event(CartCreated("c1", "u1"))
+        pause(client, "writer")

@@ -12,11 +12,13 @@ import click
 from attrs import asdict, frozen
 
 from pgevents.client import EventClient
+from pgevents.errors import PgEventsError
 from pgevents.store.blockers import described, waiting_backends
 from pgevents.store.checks import find_installed, not_guarded, not_made, sequence_fault, troubles
 from pgevents.store.ordering import horizon_of
 from pgevents.store.ownership import index_fault
 from pgevents.store.tables import TableSpec
+from pgevents.subscriptions import check
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
@@ -51,6 +53,12 @@ WHERE x.indrelid = to_regclass(%s)
 TABLE_SQL = """\
 SELECT n_live_tup, n_dead_tup, last_analyze, last_autoanalyze
 FROM pg_stat_user_tables WHERE relid = to_regclass(%s)
+"""
+OLD_SNAPSHOTS_SQL = """\
+SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::float8
+FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
+    AND xact_start < clock_timestamp() - %s * interval '1 s'
 """
 FEW_LOCKS = 5_000
 BIG = 100_000
@@ -137,7 +145,13 @@ class Finding:
 def doctor(**options: Any) -> None:
     store = Store(**options)
     client = store.open()
-    findings = [*_installed(client), *_server(client), *_horizon(client), *_waiting(client)]
+    findings = [
+        *_installed(client),
+        *_server(client),
+        *_horizon(client),
+        *_waiting(client),
+        *_following(client),
+    ]
     for model in (client.events, client.projections):
         findings += [*_indexes(client, model.pgevents_spec), *_upkeep(client, model.pgevents_spec)]
     marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
@@ -245,6 +259,25 @@ def _waiting(client: EventClient) -> Iterator[Finding]:
         )
     if not waiting:
         yield Finding("ok", "nobody waits for a lock")
+
+
+def _following(client: EventClient) -> Iterator[Finding]:
+    """What subscriptions suffer from: their own troubles, and snapshots that keep old rows alive."""
+    try:
+        problems = check(client)
+    except PgEventsError:  # said above: tables or functions are not those of this version
+        return
+    for problem in problems:
+        yield Finding("note", problem, "pgevents subscriptions shows them all")
+    if not problems:
+        yield Finding("ok", "subscriptions, if there are any, are at work")
+    for pid, application, age in client.session.execute(OLD_SNAPSHOTS_SQL, [LONG * 60]).fetchall():
+        who = printable(f"backend {pid} {application}".strip())
+        yield Finding(
+            "note",
+            f"{who} keeps a snapshot of {age:,.0f} s: the places of subscriptions grow meanwhile",
+            f"end its transaction: SELECT pg_terminate_backend({pid})",
+        )
 
 
 def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 from datetime import datetime
 from typing import Any
@@ -21,7 +20,7 @@ from pgevents.terminal import printable
 from .frame import EXIT_CODES, fail
 from .store import Store
 
-__all__ = ["COMMANDS", "load_runner", "run_runner"]
+__all__ = ["COMMANDS", "load_runner"]
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> float:
@@ -57,18 +56,6 @@ def load_runner(where: str) -> Runner:
     return found
 
 
-def run_runner(runner: Runner, workers: int) -> None:
-    """Work until a signal ends it; each worker ends after the event in hand."""
-
-    def stop(number: int, frame: Any) -> None:
-        runner.stop()
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, stop)
-    click.echo(f"{', '.join(runner.names)}: {workers} workers; end with Ctrl-C", err=True)
-    runner.run(workers)
-
-
 @click.command(
     epilog=EXIT_CODES,
     help="Give subscriptions their events, until SIGTERM or Ctrl-C.\n\nRUNNER is a "
@@ -78,7 +65,9 @@ def run_runner(runner: Runner, workers: int) -> None:
 @click.argument("where", metavar="MODULE:RUNNER")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that handle.")
 def run(where: str, workers: int) -> None:
-    run_runner(load_runner(where), workers)
+    runner = load_runner(where)
+    click.echo(f"{', '.join(runner.names)}: {workers} workers; end with Ctrl-C", err=True)
+    runner.run(workers, signals=True)
 
 
 @click.command(

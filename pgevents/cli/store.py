@@ -254,6 +254,6 @@ def stream_of(types: Sequence[str], match: Sequence[str]) -> Stream[Any]:
     """The stream that `--type` and FIELD=VALUE arguments describe; a field given twice means any of its
     values."""
     try:
-        return stream(list(types) or None, data=parse_match(match))
+        return stream(list(types) or None, data=parse_match(match) or None)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import types
 import typing
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -42,7 +43,7 @@ def make_event_converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, _from_text(kind, from_text))
     converter.register_unstructure_hook(timedelta, timedelta.total_seconds)
     converter.register_structure_hook(timedelta, _timedelta)
-    for plain in (int, float, bool, str):
+    for plain in (int, float, bool, str, types.NoneType):
         converter.register_structure_hook(plain, _strict(plain))
     _refuse_other_containers(converter)
     return converter

@@ -8,7 +8,7 @@ import types
 import uuid
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -61,7 +61,9 @@ def difference(given: Any, read: Any) -> Difference | None:
     kind: type[Any] = given.__class__
     if kind is not read.__class__:
         return _other_kind(given, read)
-    return _comparer(kind)(given, read)
+    if kind in BY_VALUE:
+        return None if given == read else Difference((), given, read)
+    return (_COMPARERS.get(kind) or _comparer(kind))(given, read)
 
 
 def _other_kind(given: Any, read: Any) -> Difference | None:
@@ -75,9 +77,7 @@ def _other_kind(given: Any, read: Any) -> Difference | None:
 
 
 def _comparer(kind: type[Any]) -> Comparer:
-    found = _COMPARERS.get(kind)
-    if found is None:
-        found = _COMPARERS[kind] = _make_comparer(kind)
+    found = _COMPARERS[kind] = _make_comparer(kind)
     return found
 
 
@@ -116,10 +116,12 @@ def _compare_floats(given: float, read: float) -> Difference | None:
 def _compare_decimals(given: Decimal, read: Decimal) -> Difference | None:
     if given.is_nan():
         return Difference((), given, read, "NaN equals nothing, not even itself")
-    return None if given.as_tuple() == read.as_tuple() else Difference((), given, read)
+    return None if str(given) == str(read) else Difference((), given, read)  # 1.10 is not 1.1
 
 
 def _compare_datetimes(given: datetime, read: datetime) -> Difference | None:
+    if given.tzinfo is timezone.utc is read.tzinfo:
+        return None if given == read else Difference((), given, read)
     # Not given == read: times that a change of clocks makes ambiguous equal no time of another zone.
     is_same = (
         given.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
@@ -140,10 +142,9 @@ def _compare_times(given: time, read: time) -> Difference | None:
 def _compare_sequences(given: Any, read: Any) -> Difference | None:
     if len(given) != len(read):
         return Difference((), given, read)
-    for n, (one, other) in enumerate(zip(given, read, strict=True)):
-        found = difference(one, other)
-        if found is not None:
-            return found.below(n)
+    for found in filter(None, map(difference, given, read)):
+        place = next(n for n, pair in enumerate(zip(given, read, strict=True)) if difference(*pair))
+        return found.below(place)
     return None
 
 
@@ -199,10 +200,10 @@ def _by_fields(names: tuple[str, ...]) -> Comparer:
     return compare
 
 
+BY_VALUE = frozenset({str, int, bool, types.NoneType, bytes, bytearray, date, timedelta, uuid.UUID})
+"""Classes of which equal values are the same."""
+
 _COMPARERS: dict[type[Any], Comparer] = {
-    **dict.fromkeys(
-        (str, int, bool, types.NoneType, bytes, bytearray, date, timedelta, uuid.UUID), _compare_values
-    ),
     float: _compare_floats,
     Decimal: _compare_decimals,
     datetime: _compare_datetimes,

@@ -7,6 +7,7 @@ goes there.
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -23,7 +24,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["instance_decoder", "load", "writer"]
+__all__ = ["MAX_DEPTH", "ODD_NUMBER", "dump", "instance_decoder", "load", "writer"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike, and whose values a read gives back as they were. Not
@@ -34,6 +35,10 @@ TIMES = (datetime, datetime | None)
 """Read alike if written as `datetime.isoformat` writes: of a seventh digit of a second msgspec makes
 something else."""
 
+MAX_DEPTH = 100
+"""How deep lists and objects may nest: what reads them in Python calls itself for each level."""
+ODD_NUMBER = re.compile(r"[0-9][eE]\+?[0-9]|-0\.0")
+"""What a number that jsonb would change has in it; so may a text."""
 NUL = "\\u0000"
 """A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and
 drop an error."""
@@ -97,6 +102,25 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
         return None if NUL in text else text
 
     return write
+
+
+def dump(value: object) -> str | None:
+    """JSON text of a value in one step; None for what the slower form looks at more closely.
+
+    It may write what JSON does not have, NaN as null, a Decimal as text: so what is read must be compared, or
+    the value be known to have none of it.
+    """
+    if msgspec is None:
+        return None
+    try:
+        text: str = msgspec.json.encode(value).decode()
+    except Exception:  # likewise
+        return None
+    return None if NUL in text or ODD_NUMBER.search(text) or _may_be_deep(text) else text
+
+
+def _may_be_deep(text: str) -> bool:
+    return text.count("[") + text.count("{") > MAX_DEPTH
 
 
 def _compiled_values(fields: dict[str, Any]) -> Callable[[Any], dict[str, Any] | None]:

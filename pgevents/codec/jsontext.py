@@ -15,18 +15,14 @@ from enum import Enum
 from typing import Any, cast
 
 from pgevents.codec import fast
-from pgevents.errors import EventEncodeError
+from pgevents.codec.fast import MAX_DEPTH, ODD_NUMBER
+from pgevents.errors import EventEncodeError, shown
 
 __all__ = ["MAX_DEPTH", "dump_and_load", "dump_json", "json_copy", "load_json"]
-
-MAX_DEPTH = 100
-"""How deep lists and objects may nest: what reads them in Python calls itself for each level."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.]*(?:[eE][+-]?[0-9]+)?')
 """A text or a number: a text, so that what looks like a number in it is passed over."""
-_ODD_NUMBER = re.compile(r"[0-9][eE]\+?[0-9]|-0\.0")
-"""What a number that takes a closer look has in it; so may a text."""
 
 
 def load_json(text: str) -> Any:
@@ -69,7 +65,7 @@ def dump_json(value: object, what: str) -> str:
             f"{what} cannot be stored as JSON: it is nested more than {MAX_DEPTH} levels deep, "
             "which a reader's recursion limit may not allow"
         )
-    return _with_exact_numbers(text, what) if _ODD_NUMBER.search(text) else text
+    return _with_exact_numbers(text, what) if ODD_NUMBER.search(text) else text
 
 
 def _with_exact_numbers(text: str, what: str) -> str:
@@ -77,7 +73,7 @@ def _with_exact_numbers(text: str, what: str) -> str:
 
     def exact(found: re.Match[str]) -> str:
         number = found[0]
-        if number[0] == '"' or not _ODD_NUMBER.search(number):
+        if number[0] == '"' or not ODD_NUMBER.search(number):
             return number
         if float(number) == 0:
             raise EventEncodeError(
@@ -122,7 +118,7 @@ def dump_and_load(value: Any, what: str) -> tuple[str, Any]:
         EventEncodeError: As for `json_copy` and `dump_json`.
     """
     plain = json_copy(value, what)
-    return dump_json(plain, what), plain
+    return fast.dump(plain) or dump_json(plain, what), plain
 
 
 def json_copy(value: Any, what: str) -> Any:
@@ -156,7 +152,7 @@ def _copy(value: Any, what: str, path: tuple[object, ...]) -> Any:
     if kind is dict:
         for key in value:
             if type(key) is not str:
-                raise EventEncodeError(_misfit(what, path, f"JSON objects have text keys, not {key!r}"))
+                raise EventEncodeError(_misfit(what, path, f"JSON objects have text keys, not {shown(key)}"))
         return {key: _copy(one, what, (*path, key)) for key, one in value.items()}
     raise EventEncodeError(_misfit(what, path, _advice(value)))
 

@@ -17,7 +17,7 @@ from pgevents.codec.converter import make_event_converter
 from pgevents.codec.equality import Difference, difference
 from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
 from pgevents.codec.times import time_of
-from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError
+from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError, shown
 from pgevents.events import EventType
 
 __all__ = [
@@ -87,6 +87,10 @@ class Serializer:
 
     # -- to JSON ------------------------------------------------------------
 
+    def unstructure_hook(self, cls: type[Any]) -> Callable[[Any], Any]:
+        """The converter's function that makes a JSON-ready value of an instance."""
+        return self._unstructure[cls]
+
     def dump(self, data: object, cls: type[Any] | None, what: str) -> tuple[str, Any]:
         """An event's data as JSON text, and as a read will give them.
 
@@ -105,7 +109,13 @@ class Serializer:
                 return text, data
         elif cls is None and isinstance(data, dict):
             return dump_and_load(cast("dict[str, Any]", data), what)
-        text = dump_json(self.encode(data, what), what)
+        plain = self.encode(data, what)
+        if cls is data.__class__:
+            text = fast.dump(plain)
+            read = None if text is None else self._read_equal(text, data)
+            if text is not None and read is not None:
+                return text, read
+        text = dump_json(plain, what)
         plain = load_json(text)
         if cls is None:
             return text, plain
@@ -115,6 +125,14 @@ class Serializer:
         else:
             self.require_equal(data, read, what)
         return text, read
+
+    def _read_equal(self, text: str, data: Any) -> Any:
+        """What a read makes of the text, if it is what was given; else None, and a closer look says why."""
+        try:
+            read = self.from_text[data.__class__](text)
+        except Exception:
+            return None
+        return read if difference(data, read) is None else None
 
     def require_equal(self, given: Any, read: Any, what: str) -> None:
         """That what a read would give is what was given.
@@ -139,13 +157,13 @@ class Serializer:
             reason, cause = self._reason(what, error, _told(error, data.__class__))
             raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
-            shown = type(data).__name__ if what in self.personal else repr(data)
-            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {shown}")
+            name = type(data).__name__ if what in self.personal else shown(data)
+            raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {name}")
         found = cast("dict[str, Any]", plain)
         for key in found:
             if type(key) is not str:
-                shown = type(key).__name__ if what in self.personal else repr(key)
-                raise EventEncodeError(f"{what}: JSON objects have text keys, not {shown}")
+                name = type(key).__name__ if what in self.personal else shown(key)
+                raise EventEncodeError(f"{what}: JSON objects have text keys, not {name}")
         return found
 
     def _place_of_fault(self, data: Any, what: str) -> str:
@@ -326,11 +344,10 @@ def _first_fault(error: BaseException, cls: type[Any]) -> tuple[str | None, str]
             break
         error = inner[0]
         for note in getattr(error, "__notes__", ()):
-            name = getattr(note, "name", None)
-            if name is None:
-                name = getattr(note, "index", None)
-            if name is not None:
-                path.append(str(name))
+            if isinstance(note, cattrs.AttributeValidationNote):
+                path.append(note.name)
+            elif isinstance(note, cattrs.IterableValidationNote):
+                path.append(str(note.index))
     if isinstance(error, KeyError):
         return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
     return ".".join(path) or None, _told(error, cls)

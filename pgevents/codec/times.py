@@ -23,6 +23,14 @@ def parse_datetime(text: str) -> datetime:
     Raises:
         ValueError: Another form, a time that does not exist, or no time zone.
     """
+    if text.endswith("+00:00"):  # as we write most, which takes a tenth of the time
+        try:
+            made = datetime.fromisoformat(text)
+        except ValueError:
+            pass
+        else:
+            if made.isoformat() == text:  # not what only some versions of Python take
+                return made
     found = _DATETIME.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not a date with time and zone in ISO form")

@@ -19,5 +19,6 @@ from pgevents.flask.context import current_events, get_or_404
 from pgevents.flask.extension import PgEvents
 from pgevents.flask.metadata import request_id
 from pgevents.flask.pool import UnavailableError
+from pgevents.flask.processing import health_blueprint
 
-__all__ = ["PgEvents", "UnavailableError", "current_events", "get_or_404", "request_id"]
+__all__ = ["PgEvents", "UnavailableError", "current_events", "get_or_404", "health_blueprint", "request_id"]

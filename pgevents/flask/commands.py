@@ -12,6 +12,7 @@ from flask.cli import AppGroup
 from pgevents.embedded import EmbeddedServerError
 from pgevents.errors import ConfigurationError, NotInstalledError, PgEventsError
 from pgevents.flask.context import active_store
+from pgevents.flask.processing import run
 from pgevents.streams import stream
 from pgevents.terminal import parse_match, printable
 
@@ -35,6 +36,7 @@ class _Commands(AppGroup):
 
 
 commands = _Commands("pgevents", help="The app's event store.")
+commands.add_command(run)
 
 
 @commands.command()
@@ -70,7 +72,7 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     """Show the newest events, the last one at the bottom."""
     client = active_store().client
     try:
-        wanted = stream(types or None, data=parse_match(match))
+        wanted = stream(types or None, data=parse_match(match) or None)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+import weakref
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, Operation, Snapshot, hookimpl
 from pgevents.plugins._extras import require
+from pgevents.subscriptions import SubscriptionReport, overview
 
 __all__ = ["OpenTelemetry"]
 
@@ -34,6 +37,13 @@ class OpenTelemetry:
     | `pgevents.snapshot.size` | `By` | size of saved snapshots, as JSON |
     | `pgevents.lock.wait` | `s` | a save, from its arrival at the server to the end of its check |
     | `db.client.operation.duration` | `s` | duration of saves, reads and snapshots |
+    | `pgevents.subscription.lag` | `{event}` | events that a subscription has not dealt with |
+    | `pgevents.subscription.lag.time` | `s` | for how long the oldest of them has been there |
+    | `pgevents.subscription.parked` | `{event}` | events that are set aside |
+    | `pgevents.subscription.parked.age` | `s` | since when the oldest of them is |
+    | `pgevents.subscription.attempts` | `{attempt}` | failures that stand |
+
+    Those of subscriptions are asked of the database whenever metrics are read.
 
     Args:
         tracer_provider: By default the global one.
@@ -62,7 +72,7 @@ class OpenTelemetry:
         self._trace = require("opentelemetry.trace", "otel")
         metrics = require("opentelemetry.metrics", "otel")
         self._tracer = self._trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
-        meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
+        meter = self._meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
         self._appends = meter.create_counter("pgevents.appends", "{event}", "Events written")
         self._conflicts = meter.create_counter("pgevents.conflicts", "{conflict}", "Refused validated saves")
         self._retries = meter.create_counter(
@@ -75,6 +85,11 @@ class OpenTelemetry:
         self._durations = meter.create_histogram(
             "db.client.operation.duration", "s", "Saves, reads and snapshots"
         )
+
+    @hookimpl
+    def pgevents_registered(self, client: EventClient) -> None:
+        """Gauges of the client's subscriptions."""
+        _Gauges(client).register(self._meter)
 
     @hookimpl
     @contextmanager
@@ -147,6 +162,58 @@ class OpenTelemetry:
             self._conflicts.add(1, common)
         if operation.name == "decide" and operation.attempt > 1:
             self._retries.add(operation.attempt - 1, common)
+
+
+class _Gauges:
+    """What the database knows of subscriptions, for a collector's thread."""
+
+    def __init__(self, client: EventClient) -> None:
+        self._client = weakref.ref(client)
+        self._at, self._reports = 0.0, list[SubscriptionReport]()
+
+    def register(self, meter: Any) -> None:
+        """Make the gauges."""
+        measures: tuple[tuple[str, str, str, Callable[[SubscriptionReport], float]], ...] = (
+            ("lag", "{event}", "Events not dealt with", lambda report: report.lag),
+            ("lag.time", "s", "Age of the oldest of them", lambda report: report.lag_seconds),
+            ("parked", "{event}", "Events set aside", lambda report: report.parked),
+            ("parked.age", "s", "Age of the oldest of them", _parked_age),
+            ("attempts", "{attempt}", "Failures that stand", lambda report: report.attempts),
+        )
+        for name, unit, description, value in measures:
+            meter.create_observable_gauge(
+                f"pgevents.subscription.{name}", [self._callback(value)], unit, description
+            )
+
+    def _callback(self, value: Callable[[SubscriptionReport], float]) -> Callable[[Any], list[Any]]:
+        def observe(options: Any) -> list[Any]:
+            observation: Any = require("opentelemetry.metrics", "otel").Observation
+            return [
+                observation(value(report), {"pgevents.subscription": report.name}) for report in self._asked()
+            ]
+
+        return observe
+
+    def _asked(self) -> list[SubscriptionReport]:
+        client = self._client()
+        if client is None or time.monotonic() < self._at + 1 or client.db.in_transaction():
+            return self._reports
+        was_closed = client.db.is_closed()
+        try:
+            self._reports = overview(client)
+        except Exception:  # no server, no tables, no app context: it is asked again the next time
+            self._reports = []
+        finally:
+            if was_closed and not client.db.is_closed():
+                client.db.close()
+        self._at = time.monotonic()
+        return self._reports
+
+
+def _parked_age(report: SubscriptionReport) -> float:
+    if report.oldest_parked is None:
+        return 0.0
+    return (datetime.now(timezone.utc) - report.oldest_parked).total_seconds()
 
 
 def _described(operation: Operation) -> dict[str, Any]:

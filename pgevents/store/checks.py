@@ -128,12 +128,17 @@ def check_installed(execute: Any, spec: TableSpec) -> None:
             another way than by the append functions.
     """
     found = find_installed(execute, spec)
-    for reason in (not_made(found, spec), not_guarded(found, spec)):
-        if reason is not None:
-            raise NotInstalledError(f"{reason}: run client.create_tables()")
-    for trouble in (*troubles(found, spec), sequence_fault(execute, spec)):
-        if trouble is not None:
-            raise ConfigurationError(trouble)
+    reason = not_made(found, spec)
+    if reason is not None:
+        raise NotInstalledError(f"{reason}: run client.create_tables()")
+    for trouble in troubles(found, spec):
+        raise ConfigurationError(trouble)
+    reason = not_guarded(found, spec)
+    if reason is not None:
+        raise NotInstalledError(f"{reason}: run client.create_tables()")
+    fault = sequence_fault(execute, spec)
+    if fault is not None:
+        raise ConfigurationError(fault)
 
 
 def not_made(found: Installed, spec: TableSpec) -> str | None:

@@ -131,7 +131,7 @@ def read_lanes(
     spec = statements.spec
     low = min(place for place in places if place is not None)
     key_sql = ", ".join(f"e.data->>'{check_field_name(name)}'" for name in key) or "NULL"
-    hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)"
+    hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)" if key else "0::bigint"
     ours: tuple[str, tuple[Any, ...]] = ("", ())
     if len(places) > 1:
         count = len(places)

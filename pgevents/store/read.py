@@ -113,6 +113,8 @@ class Reader:
     session: Session
     spec: TableSpec
     decoder: Decoder
+    check: Callable[[Iterable[Stream[Any]]], Sequence[Stream[Any]]] = merge_streams
+    """What refuses identifiers that would find nothing, before a read."""
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
     _fetch_sql: str = attrs.field(init=False)
     _fetch_final_sql: str = attrs.field(init=False)
@@ -151,6 +153,7 @@ class Reader:
         check_on_undecodable(on_undecodable)
         if as_of is not None:
             check_as_of(as_of)
+        streams = self.check(streams)
         if self.observe is None:
             return self._read(streams, after, as_of, on_undecodable)
         merged = merge_streams(streams)
@@ -197,7 +200,7 @@ class Reader:
             limit: At most so many; the position then ends with the last of them.
             on_undecodable: What becomes of events that cannot be read.
         """
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         check_on_undecodable(on_undecodable)
         with self._observed(merged) as operation:
             found = self._read_final(merged, check_id(after, "after"), wait, limit, on_undecodable)
@@ -272,7 +275,7 @@ class Reader:
 
     def latest(self, streams: Sequence[Stream[Any]], *, final: bool, wait: float) -> Event[Any] | None:
         """The event with the greatest id; when `final`, only once everything below it is final too."""
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
             found = self.decoder.events(self._latest(merged, final, wait))
             operation.events = len(found)
@@ -343,7 +346,7 @@ class Reader:
         on_undecodable: OnUndecodable = "raise",
     ) -> Iterator[Event[Any]]:
         """Any number of events in constant memory: pages along the order, each one index range."""
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         check_on_undecodable(on_undecodable)
         check_as_of(as_of)
         last = check_id(after, "after")
@@ -382,7 +385,7 @@ class Reader:
             A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the
             events.
         """
-        merged = merge_streams(streams)
+        merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
             snapshot, rows = self._load(projections.qualified(), key, merged, as_of, lock)
             after = 0 if snapshot is None else snapshot[0]

@@ -208,12 +208,13 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
         if lane.position > found.bound:
             _check_ahead(work, lane)
     items: list[Item] = []
+    has_layers, is_keyed = any(layers.values()), bool(work.question.key)
     for row, (event, error) in zip(found.rows, _decoded(work, found.rows), strict=True):
         event_id, key, hashed = int(row[0]), row[6], row[7]
         number = hashed % count
-        if is_passed(layers[number], event_id, hashed):
+        if has_layers and is_passed(layers[number], event_id, hashed):
             continue
-        if work.question.key:
+        if is_keyed:
             error = error or _key_error(work, key, event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
     is_full = len(found.rows) == limit

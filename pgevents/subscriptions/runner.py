@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import uuid4
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
+from pgevents.store.ordering import streams_json
 from pgevents.store.processing import Statements
+from pgevents.streams import stream
 from pgevents.subscriptions import outside, worker
 from pgevents.subscriptions.board import LOOK_AGAIN, Board, Task
 from pgevents.subscriptions.change import StandsByError, settle
@@ -57,6 +61,7 @@ class Runner:
         *,
         poll: float = 0.05,
         other_databases: bool = False,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """Nothing is asked of the database yet.
 
@@ -66,6 +71,7 @@ class Runner:
             poll: Seconds between looks when nothing comes; shorter while events come.
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
+            context: What each worker thread works in, such as Flask's `app.app_context`.
 
         Raises:
             ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
@@ -82,6 +88,7 @@ class Runner:
             raise ConfigurationError(f"poll is a number of seconds above 0, not {poll!r}")
         self._poll = poll
         self._other_databases = other_databases
+        self._context = context
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -92,11 +99,12 @@ class Runner:
         """The names of its subscriptions."""
         return tuple(work.name for work in self.works)
 
-    def run(self, workers: int = 1) -> None:
+    def run(self, workers: int = 1, *, signals: bool = False) -> None:
         """Work until `stop()` is called; connects anew when the server was gone.
 
         Args:
             workers: How many threads handle events.
+            signals: End at SIGTERM and SIGINT; in the main thread only.
 
         Raises:
             ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
@@ -110,6 +118,9 @@ class Runner:
             raise ConfigurationError(
                 "a runner has transactions of its own: call run() outside of db.atomic()"
             )
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, frame: self.stop())
         client.check_installed()
         if not self._other_databases:
             check_models(client, self.works)
@@ -159,6 +170,10 @@ class Runner:
         return task
 
     def _work(self, board: Board) -> None:
+        with self._context():
+            self._work_in_context(board)
+
+    def _work_in_context(self, board: Board) -> None:
         try:
             while True:
                 taken = board.take()
@@ -258,7 +273,8 @@ class _Poller:
     def _arrivals(self, last: int, now: float) -> None:
         """Wake those whose types came. Late events stand above the horizon of the look before."""
         spec = self.client.events.pgevents_spec
-        (horizon,) = self.client.session.execute(f"SELECT {spec.qualified('_final_bound')}(NULL)").fetchone()
+        bound = f"SELECT {spec.qualified('_final_bound')}(%s)"
+        (horizon,) = self.client.session.execute(bound, [streams_json([stream()])]).fetchone()
         after = self.horizon
         if last - self.horizon > FAR:
             after = self.last

@@ -64,7 +64,7 @@ class Subscription(Generic[D]):
     effects: Effects = "inside"
     on_error: ErrorPolicy = ErrorPolicy()
     lease: float = 60.0
-    batch_size: int = 1000
+    batch_size: int = 2000
     client: EventClient
 
     def __init__(
@@ -309,7 +309,11 @@ def work_of(client: EventClient | None, given: Any) -> Work:
 
 
 def _question(found: Subscription[Any]) -> Question:
-    return Question.of([stream()] if found.streams is None else list(found.streams), key_names(found.key))
+    streams: Sequence[Stream[Any]] = [stream()] if found.streams is None else list(found.streams)
+    client: EventClient | None = getattr(found, "client", None)
+    if client is not None:  # a decorated function has none before a runner takes it
+        streams = client.identifiers.check(streams)
+    return Question.of(streams, key_names(found.key))
 
 
 def _takes_client(function: Handler, name: str) -> bool:

@@ -18,6 +18,7 @@ import attrs
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.events import Event, event_type_of
+from pgevents.identifiers import Identifiers
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
     History,
@@ -131,7 +132,7 @@ class Given:
     def _fold(self, projection: Any) -> Any:
         if self.client is not None:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
-        wanted: Sequence[Stream[Any]] = projection.get_streams()
+        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer()).check(projection.get_streams())
         limit: Any = projection.as_of
         own = [one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)]
         if limit is not None:

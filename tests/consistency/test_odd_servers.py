@@ -18,6 +18,7 @@ from pgevents import (
     ConcurrencyError,
     ConfigurationError,
     EventClient,
+    NotInstalledError,
     PgEventsError,
     RetryableError,
     UnsupportedTransactionError,
@@ -254,6 +255,36 @@ def test_a_checkpoint_from_before_a_failover_is_refused_at_once() -> None:
                 sql(standby.url, "CHECKPOINT")
                 assert next(follow(promoted, after=now)).id == last.id + 1
                 promoted.db.close()
+
+
+def test_a_copy_by_logical_replication_is_no_log_until_it_is_cut_off() -> None:
+    """Its rows come past locks and sequence: it is not filled while its guards stand, and refused while it is
+    fed. What the errors say makes it the log."""
+    table = '"my_app"."events"'
+    with server(fsync="off", wal_level="logical") as old, server(fsync="off", wal_level="logical") as new:
+        with shop(old.url) as client, shop(new.url) as copy:
+            client.save_events([item(f"c{number}") for number in range(10)])
+            sql(old.url, f"CREATE PUBLICATION log FOR TABLE {table}")
+            sql(new.url, f"CREATE SUBSCRIPTION log CONNECTION '{old.url}' PUBLICATION log")
+            time.sleep(1)
+            assert len(copy.get_event_stream()) == 0
+            sql(new.url, f"ALTER TABLE {table} DISABLE TRIGGER USER")
+            end = time.monotonic() + 30
+            while len(copy.get_event_stream()) < 10 and time.monotonic() < end:
+                time.sleep(0.2)
+            assert copy.get_event_stream()[:] == client.get_event_stream()[:]
+            for name in ("save", "validated save", "decision", "final read", "latest event"):
+                with pytest.raises(ConfigurationError, match="is a copy: a subscription"):
+                    FINAL_OR_WRITING[name](shop_client(copy.db))
+            sql(new.url, "DROP SUBSCRIPTION log")
+            fresh = shop_client(copy.db)
+            with pytest.raises(NotInstalledError, match="is not guarded"):
+                fresh.save_event(item())
+            fresh.create_tables()
+            with pytest.raises(ConfigurationError, match="behind the last event 10"):
+                fresh.save_event(item())
+            sql(new.url, f"SELECT setval('{SEQUENCE}', 10)")
+            assert fresh.save_event(item()).id == 11
 
 
 def test_after_dump_and_restore_into_another_cluster_everything_goes_on() -> None:

@@ -250,7 +250,7 @@ def run(url: str, race: Race, direct: str | None = None) -> list[str]:
     for saver in savers:
         saver.start()
     stopped: list[tuple[float, int]] = []
-    counts = {"kill": 0, "stop": 0, "cut": 0, "change": 0}
+    counts = {"none": 0, "kill": 0, "stop": 0, "cut": 0, "change": 0}
     while any(saver.is_alive() for saver in savers):
         time.sleep(0.05)
         workers.keep()
@@ -278,7 +278,11 @@ def run(url: str, race: Race, direct: str | None = None) -> list[str]:
 def _disturb(
     rng: random.Random, workers: Workers, client: EventClient, stopped: list[tuple[float, int]]
 ) -> str:
-    process = rng.choice(workers.processes)
+    at_work = {row[0] for row in client.db.execute_sql("SELECT pid FROM my_app.events_runners").fetchall()}
+    ready = [process for process in workers.processes if process.pid in at_work]
+    if not ready:  # who is killed while he starts proves nothing
+        return "none"
+    process = rng.choice(ready)
     what = rng.choice(["kill", "stop", "cut"])
     if what == "kill":
         process.kill()

@@ -11,7 +11,7 @@ from ..consistency.servers import pgbouncer
 from .lab import Race, run
 
 ROUNDS = max(1, int(os.environ.get("PGEVENTS_SOAK", "20000")) // 20_000)
-LONG = Race(seconds=45, rate=60, savers=2, workers=3, kills=6, changes=2, patience=240)
+LONG = Race(seconds=45, rate=60, savers=2, workers=3, kills=2, changes=2, patience=240)
 
 
 @pytest.mark.soak

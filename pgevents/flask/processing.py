@@ -1,0 +1,68 @@
+"""Subscriptions of a Flask app: `flask pgevents run`, and a blueprint for health probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import click
+from flask import Blueprint, current_app
+from flask.cli import with_appcontext
+
+from pgevents.flask.context import active_store
+from pgevents.subscriptions import Runner, check
+from pgevents.subscriptions.subscription import declared
+
+__all__ = ["health_blueprint", "run"]
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that handle.")
+@with_appcontext
+def run(names: tuple[str, ...], workers: int) -> None:
+    """Give subscriptions their events, until SIGTERM or Ctrl-C.
+
+    Those of these names, or all functions made by @subscription that the app has imported. Start it as often
+    as you like: the processes share the work.
+    """
+    unknown = [name for name in names if name not in declared]
+    if unknown or not declared:
+        there = ", ".join(declared) or "none"
+        what = f"no subscription {unknown[0]!r}" if unknown else "no subscription"
+        raise click.UsageError(f"the app has imported {what}; there are: {there}")
+    app = cast(Any, current_app)._get_current_object()  # worker threads have no current app
+    chosen = [declared[name] for name in names or declared]
+    runner = Runner(active_store().client, chosen, context=app.app_context)
+    click.echo(f"{', '.join(runner.names)}: {workers} workers; end with Ctrl-C", err=True)
+    runner.run(workers, signals=True)
+
+
+def health_blueprint(
+    *, names: Sequence[str] | None = None, max_lag: float = 30.0, url: str = "/health"
+) -> Blueprint:
+    """A blueprint that answers probes: 200 if all is well with the subscriptions, else 503.
+
+    Args:
+        names: The subscriptions that there should be; by default those that there are.
+        max_lag: Seconds after which an event that is not dealt with is a problem.
+        url: Where it answers.
+
+    Returns:
+        The blueprint; its answer is `{"is_healthy": ..., "problems": [...]}`.
+
+    Example:
+        ```python
+        from pgevents.flask import health_blueprint
+
+        app.register_blueprint(health_blueprint(max_lag=60))
+        ```
+    """
+    blueprint = Blueprint("pgevents_health", __name__)
+
+    def answer() -> tuple[dict[str, Any], int]:
+        problems = check(active_store().client, names, max_lag=max_lag)
+        return {"is_healthy": not problems, "problems": problems}, 503 if problems else 200
+
+    blueprint.add_url_rule(url, "health", answer)
+    return blueprint
