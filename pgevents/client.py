@@ -129,6 +129,9 @@ class EventClient:
     def create_tables(self, *, grant_writer: str | None = None, grant_reader: str | None = None) -> None:
         """Make schema, tables, indexes, functions and guards, or bring them up to date; safe to call again.
 
+        Tables of an earlier version keep their rows and get the columns that they lack. A snapshot of such a
+        table is folded anew.
+
         Processes that call it at once wait for each other. Functions are replaced only if they differ, and
         then while nobody is in the middle of a save. A table that names no schema is made in the first one of
         the connection's search path.
@@ -144,8 +147,8 @@ class EventClient:
         Raises:
             ConfigurationError: A table or index of that name is not pgevents' own, or not complete; the
                 database's encoding is SQL_ASCII; or there is no such role. Nothing was changed.
-            RetryableError: A transaction that has written to the tables did not end within 10 seconds, or
-                another `create_tables()` within a minute; the message names it. Nothing was changed, and
+            RetryableError: A transaction that has written to the tables, or has used one that gets new
+                columns, did not end within 10 seconds, or another `create_tables()` within a minute; the message names it. Nothing was changed, and
                 trying again is safe.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
@@ -158,8 +161,9 @@ class EventClient:
         self._is_checked = False
 
     def create_tables_sql(self) -> str:
-        """The SQL that `create_tables()` runs, for review or for a migration tool; without the tables of
-        plugins. Tables that name no schema are made in `public`."""
+        """The SQL that `create_tables()` runs on a new database, for review or for a migration tool; without
+        the tables of plugins. Tables that name no schema are made in `public`. Tables of an earlier version
+        are brought along by `create_tables()` alone."""
         return installation.install_sql(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
