@@ -149,8 +149,7 @@ class EventClient:
                 database's encoding is SQL_ASCII; or there is no such role. Nothing was changed.
             RetryableError: A transaction that has written to the tables, or has used one that gets new
                 columns, did not end within 10 seconds, or another `create_tables()` within a minute; the
-                message names it. Nothing was changed, and
-                trying again is safe.
+                message names it. Nothing was changed, and trying again is safe.
             peewee.PeeweeException: The server refused, for example for lack of a privilege.
         """
         with self.session.atomic():

@@ -136,11 +136,11 @@ class Question:
             if count is not None:
                 pages.append(name)
                 values.append(_checked_count(name, count))
-        given: Any = self.order_by
-        orders: Any = [] if given is None else given if isinstance(given, (list, tuple)) else [given]
+        given = [] if self.order_by is None else self.order_by
+        orders = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else [given])
         kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
         is_text = self.where is None and all(isinstance(one, str) for one in orders)
-        build = _kept_sql if is_text and _is_hashable(kinds) else _built_sql
+        build: Any = _kept_sql if is_text and _is_hashable(kinds) else _built_sql
         sql, params = build(
             self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), self.where
         )
