@@ -28,6 +28,7 @@ from pgevents.store.ordering import digest_of
 from pgevents.store.session import Session
 
 from .conftest import database
+from .shop import CartCreated
 
 DATA = '{"cart_id": "c1"}'
 
@@ -501,3 +502,47 @@ def test_a_batch_out_of_a_table_is_unpacked_once(client: EventClient) -> None:
     assert (
         len(scalar(client.db, "SELECT my_app.events_append(events) FROM my_app.documents")["ids"]) == 16_000
     )
+
+
+def test_the_final_bound_of_the_whole_log_needs_no_streams(make_client: Callable[..., EventClient]) -> None:
+    """Other programs leave the argument out: any save in flight then holds the bound back."""
+    saver, other = make_client(), make_client()
+    saver.create_tables()
+    first = saver.save_event(CartCreated("c1", "u1"))
+    bound = "SELECT my_app.events_final_bound(), my_app.events_final_bound('[]')"
+    with saver.db.atomic():
+        saver.save_event(CartCreated("c2", "u1"))
+        assert other.db.execute_sql(bound).fetchone() == (first.id, first.id + 1)
+    assert other.db.execute_sql(bound).fetchone() == (first.id + 1, first.id + 1)
+
+
+PLAIN = '[{"type": "A", "data": {"n": 1}}]'
+
+
+@pytest.mark.parametrize(
+    ("events", "at"),
+    [
+        *[(PLAIN, at) for at in ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01")],
+        *[
+            (f'[{{"type": "A", "data": {{}}, "metadata": {{"$version": {version}}}}}]', None)
+            for version in ("-1e18", "null", '"2"', "[]", "0", "1.5", "1e18")
+        ],
+        ('[{"type": "A", "data": {"n": 1e5000}}]', None),
+        ('[{"type": "A", "data": {"n": ' + "[" * 1100 + "1" + "]" * 1100 + "}}]", None),
+        ('[{"type": "A", "data": {"n": {"$encrypted": null}}}]', None),
+        ('[{"type": "", "data": {}}]', None),
+        ('[{"type": "' + "A" * 201 + '", "data": {}}]', None),
+        ('[{"type": "A", "data": []}]', None),
+        ('[{"type": "A", "data": null}]', None),
+    ],
+    ids=lambda given: str(given)[:60],
+)
+def test_what_no_reader_gets_past_is_refused_at_the_door(
+    client: EventClient, events: str, at: str | None
+) -> None:
+    """By SQL as by the client: nothing is written, and the log stays readable."""
+    client.save_event(CartCreated("c1", "u1"))
+    with pytest.raises(PeeweeException):
+        client.db.execute_sql("SELECT my_app.events_append(%s, NULL, NULL, %s)", (events, at))
+    client.db.execute_sql("SELECT my_app.events_append(%s)", (PLAIN,))
+    assert [event.type for event in client.get_event_stream()] == ["CART_CREATED", "A"]

@@ -41,7 +41,9 @@ BEGIN
     ) THEN
         RETURN _last;
     END IF;
-    _keys := my_app.events_stream_keys(_streams);
+    IF _streams IS NOT NULL THEN
+        _keys := my_app.events_stream_keys(_streams);
+    END IF;
     -- [pause: issued]
     WITH locks AS MATERIALIZED (
         SELECT l.virtualtransaction AS vxid, l.objsubid, l.classid, l.objid, l.mode,
