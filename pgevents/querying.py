@@ -136,7 +136,7 @@ class Question:
             if count is not None:
                 pages.append(name)
                 values.append(_checked_count(name, count))
-        given = [] if self.order_by is None else self.order_by
+        given: Any = () if self.order_by is None else self.order_by
         orders = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else [given])
         kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
         is_text = self.where is None and all(isinstance(one, str) for one in orders)
