@@ -206,7 +206,7 @@ def test_values_of_another_kind_are_other_content(client: EventClient) -> None:
     any_type = shop_client(client.db, None)
 
     def given(value: Any) -> dict[str, Any]:
-        return {"type": "COUNTED", "data": {"cart_id": "c1", "values": [value]}}
+        return {"type": "VALUES_SEEN", "data": {"cart_id": "c1", "values": [value]}}
 
     first = any_type.save_event(given(1), idempotency_key="k")
     assert any_type.save_event(given(1), idempotency_key="k") == first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from peewee import PostgresqlDatabase
 from psycopg2.extensions import parse_dsn
@@ -29,6 +29,8 @@ class PgEvents(Contender):
     """The library, as its documentation uses it."""
 
     tables = "pgevents"
+    view_shape: ClassVar[str]
+    """What a snapshot of a cart has in `shape`, for rows that are not saved one by one."""
 
     def open(self) -> None:
         params = parse_dsn(self.url)
@@ -49,6 +51,7 @@ class PgEvents(Contender):
         made = cls(url, shop)
         made.open()
         made.client.create_tables()
+        cls.view_shape = CartProjection("c0", made.client).snapshot_key().shape or ""
         made.close()
 
     @classmethod
@@ -57,7 +60,8 @@ class PgEvents(Contender):
 
     @classmethod
     def fill_views(cls) -> dict[str, str]:
-        return {"shop.views": FILL_VIEWS.format(table="shop.views")}
+        shape = f"ALTER TABLE shop.views ALTER shape SET DEFAULT '{cls.view_shape}'; "
+        return {"shop.views": shape + FILL_VIEWS.format(table="shop.views")}
 
     def save(self, sample: Sample) -> None:
         self.client.save_event(sample.event)
