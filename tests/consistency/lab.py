@@ -34,6 +34,7 @@ from pgevents import (
     create_event_client,
     create_events_table,
     create_projections_table,
+    everything,
     pipeline,
     stream,
 )
@@ -122,7 +123,7 @@ def streams_text(streams: Streams) -> str:
 
 
 def streams_of(text: str) -> list[Stream[Any]]:
-    return [stream(one["types"], data=one["match"]) for one in json.loads(text)]
+    return [stream(one["types"], data=one["match"] or everything) for one in json.loads(text)]
 
 
 # -- what the processes fold ------------------------------------------------------------
@@ -487,7 +488,7 @@ class Worker:
         if len(streams) > 1:
             streams = streams[:1]
         types, match = streams[0].types, {field: list(values) for field, values in streams[0].match}
-        latest = self.client.get_latest_event(types, data=match)
+        latest = self.client.get_latest_event(types, data=match or everything)
         upto = 0 if latest is None else latest.id
         base, known = self.known.get(streams_text(streams), (0, Tally()))
         if base > upto:
