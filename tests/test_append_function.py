@@ -516,13 +516,13 @@ def test_the_final_bound_of_the_whole_log_needs_no_streams(make_client: Callable
     assert other.db.execute_sql(bound).fetchone() == (first.id + 1, first.id + 1)
 
 
-PLAIN = '[{"type": "A", "data": {"n": 1}}]'
+ONE_EVENT = '[{"type": "A", "data": {"n": 1}}]'
 
 
 @pytest.mark.parametrize(
     ("events", "at"),
     [
-        *[(PLAIN, at) for at in ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01")],
+        *[(ONE_EVENT, at) for at in ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01")],
         *[
             (f'[{{"type": "A", "data": {{}}, "metadata": {{"$version": {version}}}}}]', None)
             for version in ("-1e18", "null", '"2"', "[]", "0", "1.5", "1e18")
@@ -544,5 +544,5 @@ def test_what_no_reader_gets_past_is_refused_at_the_door(
     client.save_event(CartCreated("c1", "u1"))
     with pytest.raises(PeeweeException):
         client.db.execute_sql("SELECT my_app.events_append(%s, NULL, NULL, %s)", (events, at))
-    client.db.execute_sql("SELECT my_app.events_append(%s)", (PLAIN,))
+    client.db.execute_sql("SELECT my_app.events_append(%s)", (ONE_EVENT,))
     assert [event.type for event in client.get_event_stream()] == ["CART_CREATED", "A"]
