@@ -68,6 +68,7 @@ def test_widening_without_the_bound_is_seen(
 def test_what_is_the_same_question_goes_on(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another order of writing; renamed with its old name; with a type of which nothing was saved yet."""
     monkeypatch.setattr(EventTypes, "everything", EventTypes())  # its class is nobody else's
+
     @event("RENAMED", formerly=["CART_CREATED"])
     class Renamed:
         cart_id: str
