@@ -433,3 +433,17 @@ def test_a_connection_killed_in_the_middle_is_named(client: EventClient, make_cl
     own.plugins.unregister("Kills")
     assert own.save_event(CartCreated("c1", "u1")).id == 2
     assert len(admin.get_event_stream()) == 1
+
+
+def test_an_encoding_that_the_driver_does_not_know_of_is_refused(client: EventClient) -> None:
+    """After a raw SET the driver would encode text in another way than the server reads it, silently."""
+    event = {"type": "GREETED", "data": {"cart_id": "c1", "text": "Grüße"}}
+    client.db.execute_sql("SET client_encoding = 'LATIN1'")
+    for call in (lambda: client.save_event(event), lambda: client.get_event_stream(cart_id="c1")):
+        with pytest.raises(ConfigurationError, match="client_encoding was set to LATIN1"):
+            call()
+    for encoding in ("EUC_JP", "LATIN1", "UTF8"):
+        client.db.connection().set_client_encoding(encoding)
+        assert client.get_event_stream(cart_id="c1") == []
+    client.save_event(event)
+    assert client.get_event_stream(cart_id="c1")[0].data["text"] == "Grüße"

@@ -203,6 +203,13 @@ class Session:
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
             db.close()
             return self.connection()
+        told = connection.get_parameter_status("client_encoding")
+        if told != connection.encoding and told is not None and _plain(told) != _plain(connection.encoding):
+            raise ConfigurationError(
+                f"client_encoding was set to {told} by SQL, which the driver does not notice: it would send "
+                f"text as {connection.encoding}. Use connection.set_client_encoding(...), or give "
+                "client_encoding when connecting"
+            )
         if not connection.autocommit and not db.in_transaction():
             raise UnsupportedTransactionError(
                 "autocommit was switched off on this connection, so nobody would commit; "
@@ -436,3 +443,8 @@ def _note_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
+
+
+def _plain(encoding: str) -> str:
+    """An encoding's name without what the driver and the server write differently: EUC_JP and EUCJP."""
+    return encoding.replace("_", "").replace("-", "").upper()
