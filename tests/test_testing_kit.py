@@ -281,7 +281,7 @@ def test_figures():
 """
 
 
-def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
+def test_a_fresh_store_takes_less_than_150_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
     """After the first, in a suite of its own, as an application's; the fastest, as machines have other work,
     too."""
     if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
@@ -290,7 +290,7 @@ def test_a_fresh_store_takes_less_than_50_milliseconds(pytester: pytest.Pytester
     result = pytester.runpytest_subprocess("-q", "-s", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=21)
     process, fastest, _median = next(line.split()[-3:] for line in result.outlines if "seconds" in line)
-    assert float(fastest) < 0.05
+    assert float(fastest) < 0.15
     with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"]
