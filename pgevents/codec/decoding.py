@@ -169,7 +169,7 @@ def _undecoded(row: Any, error: Exception, is_kept: bool) -> Event[Any]:
         raise error
     try:
         metadata = dict(load_json(metadata_text)) if metadata_text else {}
-    except Exception:
+    except Exception:  # what is undecodable is reported in `error`; metadata that are, too, are left out
         metadata = {}
     metadata.pop(VERSION_KEY, None)
     data = UndecodedData(text, error)

@@ -130,7 +130,7 @@ class Serializer:
         """What a read makes of the text, if it is what was given; else None, and a closer look says why."""
         try:
             read = self.from_text[data.__class__](text)
-        except Exception:
+        except Exception:  # the closer look of the caller meets it again, and names type and field
             return None
         return read if difference(data, read) is None else None
 
@@ -171,7 +171,7 @@ class Serializer:
         for one in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
             try:
                 self.converter.unstructure(getattr(data, one.name), unstructure_as=one.type)
-            except Exception:
+            except Exception:  # this is the field that is looked for; the caller raises its error
                 return f"{what}, field {one.name!r}"
         return what
 

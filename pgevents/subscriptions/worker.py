@@ -126,7 +126,7 @@ def step(
             tried, hand.retry_now = hand.retry_now, None
             with work.client.session.atomic():
                 outcome = _retry_announced(work, tried, pace, stop, hand)
-    except Exception:
+    except Exception:  # the handler's is noted in `hand` and dealt with; any other goes on
         if hand.error is None:
             raise
         return _interrupted(work, hand, pace)
