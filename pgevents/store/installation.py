@@ -20,6 +20,7 @@ from pgevents.store.ownership import (
     log_of_snapshots,
     refuse_foreign,
     refuse_foreign_index,
+    refuse_leftovers,
     refuse_stale_functions,
     snapshots_mark,
 )
@@ -77,6 +78,8 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
+        if is_new:
+            refuse_leftovers(session.execute, spec, views)
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
         _make(session, views, views.tables())
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
