@@ -77,6 +77,8 @@ class ClientParts:
             self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+        if "pgevents_hidden_fields" in hooks:
+            self.identifiers.hidden = plugins.hidden_fields()
         is_changed = "pgevents_before_decode" in plugins.implemented
         self.decoder.use(self.types, plugins.before_decode if is_changed else None)
         self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
