@@ -33,11 +33,15 @@ class Identifiers:
 
     Only a question that names its types by classes can be checked: what events have that are known by name
     alone, or of any type, nobody knows.
+
+    Attributes:
+        hidden: Fields that are stored in another form than their value, by the event type's name.
     """
 
     def __init__(self, serializer: Serializer) -> None:
         self._serializer = serializer
         self._checked: set[tuple[tuple[type[Any], ...], tuple[str, ...]]] = set()
+        self.hidden: Mapping[str, frozenset[str]] = {}
 
     def forget(self) -> None:
         """Check again: the converter has changed."""
@@ -47,18 +51,31 @@ class Identifiers:
         """The streams as a sequence, checked.
 
         Raises:
-            ConfigurationError: An identifier that none of the stream's classes has, or one under which an
-                older version of a class is not found.
+            ConfigurationError: An identifier that none of the stream's classes has, one under which an older
+                version of a class is not found, or one that is stored in another form (encrypted).
         """
         if not isinstance(streams, (list, tuple)):
             streams = merge_streams(streams)
         for one in streams:
-            classes = getattr(one, "classes", ())  # what is no stream is refused by others
-            if classes and one.match:
-                question = classes, tuple([field for field, _ in one.match])
+            classes, match = getattr(one, "classes", ()), getattr(one, "match", ())
+            # what is no stream is refused by others
+            if self.hidden and match:
+                self._refuse_hidden(one)
+            if classes and match:
+                question = classes, tuple([field for field, _ in match])
                 if question not in self._checked:
                     self._check(*question)
         return streams
+
+    def _refuse_hidden(self, asked: Stream[Any]) -> None:
+        for event_type in self.hidden if asked.types is None else asked.types:
+            for field, _ in asked.match:
+                if field in self.hidden.get(event_type, ()):
+                    raise ConfigurationError(
+                        f"no event of {event_type!r} is found by {field!r}: a plugin stores that field in "
+                        "another form than its value, encrypted for example. Identify events by another "
+                        "field" + ("" if asked.types else ", or name types that do not have it")
+                    )
 
     def _check(self, classes: tuple[type[Any], ...], fields: tuple[str, ...]) -> None:
         stored = StoredFields(self._serializer)

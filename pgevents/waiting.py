@@ -12,7 +12,7 @@ from pgevents.errors import ConfigurationError, WaitError
 from pgevents.events import Event
 from pgevents.fields import text_sql
 from pgevents.store.ordering import horizon_of
-from pgevents.store.processing import Statements, read_lanes, where_sql
+from pgevents.store.processing import Statements, read_lanes, split_error, where_sql
 from pgevents.store.read import check_id
 from pgevents.streams import Stream
 
@@ -51,7 +51,7 @@ def wait_for(
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
             return "handled"
-        states = {row[6]: row[12] for row in rows if row[6] != "active"}
+        states = {row[6]: split_error(row[12])[0] for row in rows if row[6] != "active"}
         for state, error in states.items():
             why = f": {error}" if error else ""
             raise WaitError(f"event {missing} waits: subscription {name!r} is {state}{why}", reason=state)

@@ -482,8 +482,8 @@ def test_doctor_names_who_holds_the_horizon_back_and_what_is_waste(
 ) -> None:
     """An open save, an index that nobody uses and rows that are dead are seen for what they are, with what to
     do."""
-    monkeypatch.setattr("pgevents.cli.health.LONG", 0.0)
-    monkeypatch.setattr("pgevents.cli.health.BIG", 10)
+    monkeypatch.setattr("pgevents.diagnosis.LONG", 0.0)
+    monkeypatch.setattr("pgevents.diagnosis.BIG", 10)
     with psycopg2.connect(database) as slow:
         cursor = slow.cursor()
         cursor.execute("""SELECT my_app.events_append('[{"type": "A", "data": {"cart_id": "c1"}}]')""")

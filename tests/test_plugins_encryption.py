@@ -548,6 +548,26 @@ def test_a_subject_is_forgotten_by_its_uuid(client: EventClient, encryption: Enc
     assert encryption.forget(client, subject).had_key
 
 
+@pytest.mark.parametrize(
+    "types", [UserRegistered, "USER_REGISTERED", ["USER_REGISTERED", "OTHER"], None, [UserRegistered]]
+)
+def test_an_encrypted_field_is_no_identifier(client: EventClient, encryption: Encryption, types: Any) -> None:
+    """It would find nothing: reads, conditions and decisions are refused, however the types are named."""
+    client.save_event(UserRegistered("u1", "ada@example.org"))
+    by_email = stream(types, email="ada@example.org")
+    for call in (
+        lambda: client.get_event_streams([by_email]),
+        lambda: list(client.iter_event_streams([by_email])),
+        lambda: client.save_event_with_stream_validation(UserRegistered("u2", "x"), 0, [by_email]),
+        lambda: client.get_latest_event(types, email="ada@example.org"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"'USER_REGISTERED' is found by 'email'.*encrypted"):
+            call()
+    assert len(client.get_event_stream()) == 1
+    client.plugins.unregister("Encryption")
+    assert client.get_event_streams([by_email]) == []
+
+
 def test_forgetting_takes_a_client_and_sees_everything(client: EventClient, encryption: Encryption) -> None:
     """Arguments the other way round, and a transaction with a frozen snapshot, are refused in words."""
     with pytest.raises(ConfigurationError, match=r"takes an EventClient first, not 'u1'"):

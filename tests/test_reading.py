@@ -315,9 +315,7 @@ def test_a_final_read_that_waits_in_vain_names_the_holder(
     client: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time limit a final read gives up with a retryable error that names the backend in the way."""
-    from pgevents import client as module
-
-    monkeypatch.setattr(module, "FINAL_WAIT", 0.2)
+    monkeypatch.setattr(EventClient, "final_wait", 0.2)
     slow = make_client()
     with slow.db.atomic():
         slow.save_event(CartCreated("c1", "slow"))

@@ -23,18 +23,19 @@ from .store import Store, stream_of
 __all__ = ["diff", "query", "show"]
 
 ROWS_SQL = """\
-SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table}
+SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table} AS p
 WHERE type = %s{conditions} ORDER BY {order}, id LIMIT %s
 """
+NEWEST = " AND version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
+"""Of several versions of a projection, the newest of each id."""
 NAMES = ("type", "id", "data", "latest_event_id", "version", "updated_at")
 
 
 def _rows(
     client: EventClient, conditions: str, params: list[Any], order: str, limit: int | None
 ) -> list[dict[str, Any]]:
-    sql = ROWS_SQL.format(
-        table=client.projections.pgevents_spec.qualified(), conditions=conditions, order=order
-    )
+    table = client.projections.pgevents_spec.qualified()
+    sql = ROWS_SQL.format(table=table, conditions=conditions.replace("{table}", table), order=order)
     return [
         dict(zip(NAMES, (*row[:2], json.loads(row[2]), *row[3:5], row[5].isoformat()), strict=True))
         for row in client.session.execute(sql, [*params, limit]).fetchall()
@@ -77,7 +78,7 @@ def query(
     type: str, match: tuple[str, ...], order_by: str | None, descending: bool, limit: int, **options: Any
 ) -> None:
     store = Store(**options)
-    conditions, order = "", "id"
+    conditions, order = NEWEST, "id"
     params: list[Any] = [type]
     for field, values in stream_of((), match).match:
         conditions += f" AND data->>'{_checked(field, 'a view')}' = ANY(%s)"

@@ -148,6 +148,11 @@ class Encryption:
             self._check(client, name)
 
     @hookimpl
+    def pgevents_hidden_fields(self) -> dict[str, list[str]]:
+        """Encrypted fields: no stream finds events by them."""
+        return {name: list(rule.fields) for name, rule in self._rules.items()}
+
+    @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
         """Make the tables, and the trigger that refuses personal fields in the clear."""
         self._keys.create(client)

@@ -14,6 +14,7 @@ __all__ = [
     "log_of_snapshots",
     "refuse_foreign",
     "refuse_foreign_index",
+    "refuse_leftovers",
     "refuse_stale_functions",
     "snapshots_mark",
 ]
@@ -110,6 +111,23 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
                 f"{name} is not a table that pgevents made: {reason}. It was left as it is. Give your "
                 "tables another "
                 f"name or schema: {factory}(schema='my_app', name='my_{spec.kind}')"
+            )
+
+
+def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) -> None:
+    """Refuse to make a log beside places and snapshots of one that was dropped: ids mean other events now.
+
+    Raises:
+        ConfigurationError: There are such rows. Nothing was changed.
+    """
+    left = {events.qualified("_checkpoints"): "position", projections.qualified(): "latest_event_id"}
+    for table, column in left.items():
+        if execute("SELECT to_regclass(%s)", [table]).fetchone()[0] is None:
+            continue
+        if execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} > 0)").fetchone()[0]:
+            raise ConfigurationError(
+                f"{table} still has rows of a log that was dropped, whose ids would mean other events of the "
+                f"one that is made now; nothing was changed. Drop it, too: DROP TABLE {table}"
             )
 
 

@@ -18,15 +18,19 @@ from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
+    "STACK",
     "Found",
     "Statements",
     "bring_along",
     "has_old_checkpoints",
     "read_lanes",
+    "split_error",
     "table_statements",
     "where_sql",
 ]
 
+STACK = "\nTraceback (most recent call last):\n"
+"""Stands between an error and its stack, in the one text that a redaction clears."""
 TABLES = ("checkpoints", "parked", "runners", "seen")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
@@ -99,6 +103,12 @@ def bring_along(session: Session, spec: TableSpec) -> None:
     """Give checkpoints of the first form today's: a row a lane."""
     for name in ("set_aside", "table checkpoints", "bring_along"):
         session.execute(_filled(spec, name))
+
+
+def split_error(text: str | None) -> tuple[str | None, str | None]:
+    """The error and the stack of a text that is kept of both."""
+    error, mark, stack = (text or "").partition(STACK)
+    return error or None, stack if mark else None
 
 
 @attrs.frozen

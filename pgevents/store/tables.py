@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS {table} (
     exact text CHECK (exact::jsonb = data),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (type, id)
+    PRIMARY KEY (type, id, version)
 );
 """
 
@@ -288,7 +288,8 @@ class EventsModel(_PgEventsModel):
 
 
 class ProjectionsModel(_PgEventsModel):
-    """The Peewee model of a projections table: one row for each snapshot."""
+    """The Peewee model of a projections table: one row for each snapshot, and for each version of its
+    projection."""
 
     type = peewee.TextField()
     id = peewee.TextField()
@@ -299,7 +300,7 @@ class ProjectionsModel(_PgEventsModel):
     updated_at = _TimestampField()
 
     class Meta:
-        primary_key = peewee.CompositeKey("type", "id")
+        primary_key = peewee.CompositeKey("type", "id", "version")
 
 
 def _refusal(name: str) -> Callable[..., NoReturn]:

@@ -312,7 +312,7 @@ class Race:
 
 def _work(race: Race, url: str, number: int, path: Path) -> None:
     race.variant.patch()
-    pgevents.client.FINAL_WAIT = 2.0
+    pgevents.client.EventClient.final_wait = 2.0
     worker = Worker(race, url, number)
     try:
         worker.run()
