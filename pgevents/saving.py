@@ -420,9 +420,9 @@ class Saver:
                 options.attempt,
             )
             delay = self.hooks.retry_delay(conflict)
+        reason = f"hold events that were not read (ids {new[:10]})" if new else "lack events that were read"
         return ConcurrencyError(
-            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: "
-            f"read again, decide anew",
+            f"the streams {reason}; nothing was written: read again, decide anew",
             conflicting_ids=new,
             expected=options.expected,
             attempts=options.attempt,

@@ -63,7 +63,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE06": UnsupportedTransactionError,
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
-MISSING = {"42P01", "42883", "3F000"}
+MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
 

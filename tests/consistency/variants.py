@@ -161,10 +161,10 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement",
             (
                 ANY_EVENTS,
-                ("PERFORM {lock_save}(_types, _data, _conditions, _key);", ""),
+                ("PERFORM {lock_save}(_types, _data, _metadata, _conditions, _key);", ""),
                 (
                     "_answer := {check}(_conditions, _last);",
-                    "_answer := CASE WHEN {lock_save}(_types, _data, _conditions, _key)::text "
+                    "_answer := CASE WHEN {lock_save}(_types, _data, _metadata, _conditions, _key)::text "
                     "IS DISTINCT FROM '-' THEN {check}(_conditions, _last) END;",
                 ),
                 STABLE_CHECK,
@@ -176,7 +176,7 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement, one event",
             (
                 (
-                    r"re:AND (\S+\(_type, _data\)\s+AND \(_field IS NULL[^;]*?_value\)\)\))\s+THEN(.*?)"
+                    r"re:AND (\S+try_event\S*\([^)]*\)\s+AND \(_field IS NULL[^;]*?_value\)\)\))\s+THEN(.*?)"
                     r"(_ids := )([^;]*);",
                     r"THEN\2\3CASE WHEN pg_sleep(0.002) IS NOT NULL AND (\1) THEN \4 END;",
                 ),
@@ -197,7 +197,12 @@ BROKEN: dict[str, Variant] = {
         ),
         Variant(
             "plain saves without locks, one event",
-            (("AND {try_event}(_type, _data)", "AND (_field IS NULL OR {try_event}(_type, _data))"),),
+            (
+                (
+                    "AND {try_event}(_type, _data, _metadata)",
+                    "AND (_field IS NULL OR {try_event}(_type, _data, _metadata))",
+                ),
+            ),
             places=("numbered", "checked"),
         ),
         Variant(
