@@ -387,7 +387,7 @@ class Reader:
         """
         merged = merge_streams(self.check(streams))
         with self._observed(merged) as operation:
-            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, lock)
+            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, self.check(lock))
             after = 0 if snapshot is None else snapshot[0]
             events = self._stream(rows, merged, after, is_undisturbed=is_undisturbed)
             operation.events = len(events)

@@ -216,6 +216,16 @@ BROKEN: dict[str, Variant] = {
             ((r"re:pg_try_advisory_xact_lock_shared\(\S+_key\S+\('bulk', ''\)\)\s+AND", ""),),
             places=("numbered", "checked"),
         ),
+        Variant(
+            "the older name of a field is not locked",
+            (
+                (
+                    "IF _values_of IS NOT NULL THEN",
+                    "IF _values_of = 'o' THEN NULL; ELSIF _values_of IS NOT NULL THEN",
+                ),
+            ),
+            places=("numbered", "checked"),
+        ),
         Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
         Variant(
             "bound inside the reading statement",
