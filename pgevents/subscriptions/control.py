@@ -280,8 +280,13 @@ def replay(client: EventClient, name: str, key: str | None = None, event_id: int
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
+
+    Raises:
+        ConfigurationError: There is no such subscription.
+        RetryableError: A batch did not end within 10 seconds.
     """
-    found = statements_of(client).run("retry", name=name, key=key, event_id=event_id)
+    with every_lane(client, name):
+        found = statements_of(client).run("retry", name=name, key=key, event_id=event_id)
     return int(found.rowcount)
 
 
@@ -309,7 +314,7 @@ def discard(client: EventClient, name: str, event_id: int, reason: str, key: str
             raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
         note = f"{_role(client)}: {reason}"
         statements.run("discard", name=name, key=found[0][0], event_id=event_id, note=note)
-        statements.run("promote", name=name, key=found[0][0])
+        statements.run("promote", name=name, keys=[found[0][0]])
 
 
 def _role(client: EventClient) -> str:

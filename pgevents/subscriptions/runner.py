@@ -26,6 +26,7 @@ from pgevents.subscriptions.control import all_rows
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
+from pgevents.subscriptions.pace import Outcome
 from pgevents.subscriptions.subscription import work_of
 from pgevents.subscriptions.transient import is_transient, let_go
 
@@ -124,7 +125,9 @@ class Runner:
         client.check_installed()
         if not self._other_databases:
             check_models(client, self.works)
-        tasks = [self._task(work, workers) for work in self.works]
+        tasks = [task for work in self.works if (task := self._begin(work, workers))]
+        if self._stop.is_set():
+            return
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         board = Board(tasks)
         threads = [
@@ -157,6 +160,19 @@ class Runner:
         """Wait until `run()`, in another thread, has begun; whether it has."""
         return self._ready.wait(timeout)
 
+    def _begin(self, work: Work, workers: int) -> Task | None:
+        """The task of a subscription, however often the server is cut off meanwhile; None when it stops."""
+        while not self._stop.is_set():
+            try:
+                return self._task(work, workers)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("subscription %r cannot begin yet: %s", work.name, str(error).strip())
+                let_go(self.client)
+                self._stop.wait(max(self._poll, 0.2))
+        return None
+
     def _task(self, work: Work, workers: int) -> Task:
         task = Task(work, workers=workers)
         try:
@@ -180,7 +196,7 @@ class Runner:
                 if taken is None:
                     return
                 task, lanes = taken
-                outcome: worker.Outcome | None = None
+                outcome: Outcome | None = None
                 try:
                     outcome = self._step(task, lanes)
                 except Exception as error:
@@ -198,15 +214,15 @@ class Runner:
             if not self.client.db.is_closed():
                 self.client.db.close()
 
-    def _step(self, task: Task, lanes: list[int]) -> worker.Outcome:
+    def _step(self, task: Task, lanes: list[int]) -> Outcome:
         work = task.work
         try:
             if work.effects == "outside":
-                return outside.step(work, lanes, self._stop)
+                return outside.step(work, lanes, task.pace, self._stop)
             return worker.step(work, lanes, task.share, task.pace, self._stop)
         except QuestionChangedError:
             settle(work)
-            return worker.Outcome(is_more=True)
+            return Outcome(is_more=True)
 
 
 class _Poller:
