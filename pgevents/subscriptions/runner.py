@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, DatabaseUnavailableError
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import Statements
 from pgevents.streams import stream
@@ -122,10 +123,12 @@ class Runner:
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, frame: self.stop())
-        client.check_installed()
+        self._insist(client.check_installed, DatabaseUnavailableError)  # a server that was never there
         if not self._other_databases:
             check_models(client, self.works)
-        tasks = [task for work in self.works if (task := self._begin(work, workers))]
+        tasks: list[Task] = []
+        for work in self.works:
+            self._insist(partial(self._begin, work, workers, tasks))
         if self._stop.is_set():
             return
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
@@ -160,20 +163,20 @@ class Runner:
         """Wait until `run()`, in another thread, has begun; whether it has."""
         return self._ready.wait(timeout)
 
-    def _begin(self, work: Work, workers: int) -> Task | None:
-        """The task of a subscription, however often the server is cut off meanwhile; None when it stops."""
+    def _insist(self, call: Callable[[], object], *but: type[Exception]) -> None:
+        """Make a call until the server is not cut off in the middle of it."""
         while not self._stop.is_set():
             try:
-                return self._task(work, workers)
+                call()
+                return
             except Exception as error:
-                if not is_transient(error):
+                if not is_transient(error) or isinstance(error, but):
                     raise
-                log.warning("subscription %r cannot begin yet: %s", work.name, str(error).strip())
+                log.warning("the runner cannot begin yet: %s", str(error).strip())
                 let_go(self.client)
                 self._stop.wait(max(self._poll, 0.2))
-        return None
 
-    def _task(self, work: Work, workers: int) -> Task:
+    def _begin(self, work: Work, workers: int, tasks: list[Task]) -> None:
         task = Task(work, workers=workers)
         try:
             settle(work)
@@ -183,7 +186,7 @@ class Runner:
         rows = all_rows(self.client, work.name)
         task.lanes = rows[0].lanes
         work.setup()
-        return task
+        tasks.append(task)
 
     def _work(self, board: Board) -> None:
         with self._context():
