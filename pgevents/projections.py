@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 import attrs
 
 from pgevents.client import EventClient, use_maker
-from pgevents.codec.previews import plain_serializer, preview
-from pgevents.codec.serialization import Serializer, time_of
+from pgevents.codec.serialization import time_of
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event, EventTypes
-from pgevents.hooks.details import Operation
+from pgevents.folding import E, Folding, I, V
 from pgevents.ids import id_text
-from pgevents.projection_classes import Declaration, check_event_classes, declaration_of
+from pgevents.projection_classes import Declaration, check_event_classes
 from pgevents.reducers import Pipeline, Reducer, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
+from pgevents.store.options import AsOf, ReadOptions, check_as_of
 from pgevents.store.ordering import Position
-from pgevents.store.read import AsOf, check_as_of
 from pgevents.streams import Stream, everything, merge_streams, stream
-from pgevents.views import field_types, is_dict_class, nearest, values_of
+from pgevents.views import is_dict_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-    from typing_extensions import TypeVar as TypeVarWithDefault
-
-    I = TypeVarWithDefault("I", default=Any)  # noqa: E741
-else:
-    I = TypeVar("I")  # noqa: E741
 
 __all__ = [
     "MultiStreamProjectionBase",
@@ -40,15 +33,10 @@ __all__ = [
     "plain_projection",
 ]
 
-V = TypeVar("V")
-E = TypeVar("E")
-S = TypeVar("S")
 P = TypeVar("P", bound="_Projection[Any, Any, Any]")
 P_co = TypeVar("P_co", bound="_Projection[Any, Any, Any]", covariant=True)
 FOLDS = 5
 """How often a snapshot is folded anew when the log is changed under maintenance meanwhile."""
-FIXED = (str, int, float, bool, Decimal, type(None))
-"""Values of an initial view that no reducer can change in place."""
 
 
 @attrs.define
@@ -91,24 +79,10 @@ class _FromHistory:
         return of_class if instance is None else instance.take_history
 
 
-class _Projection(Generic[V, E, I]):
-    """What the single and the multi stream projection share."""
+class _Projection(Folding[V, E, I]):
+    """What the single and the multi stream projection share: a folding of what the database holds."""
 
-    projection_type: ClassVar[str]
-    version: ClassVar[int] = 1
-    reducers: ClassVar[Pipeline] = Pipeline()
-    event_types: ClassVar[Any] = None
-    client: EventClient | None = None
     from_history = _FromHistory()
-
-    if not TYPE_CHECKING:
-
-        def __class_getitem__(cls, given: Any) -> Any:
-            """The id's type may be left out."""
-            many = given if isinstance(given, tuple) else (given,)
-            if cls.__parameters__[-1:] == (I,) and len(many) == len(cls.__parameters__) - 1:
-                many = (*many, Any)
-            return super().__class_getitem__(many)
 
     def __init__(
         self,
@@ -138,50 +112,18 @@ class _Projection(Generic[V, E, I]):
         self.client = client if client is not None else type(self).client
         self.as_of = check_as_of(as_of)
         self._uses_snapshot = load_existing_projection
-        self._staged: list[Event[Any]] = []
-        self._history: Sequence[Event[Any]] | None = None
-        self._forget()
+        self._loaded: _Loaded | None = None
+        super().__init__()
 
     def _forget(self) -> None:
-        self._loaded: _Loaded | None = None
-        self._saved_part: V | None = None
-        self._folded: V | None = None
-        self._is_folding = False
-
-    # -- what a subclass says ------------------------------------------------------------
-
-    def initial_view(self) -> V:
-        """The view before any event.
-
-        By default the view's class made with the projection's id, where it has a field `id`, or without
-        arguments; of dicts an empty one.
-        """
-        cls = self.view_class()
-        if is_dict_class(cls):
-            return cast(V, {})
-        known = {"id": self.id} if "id" in (field_types(cls) or {}) else {}
-        try:
-            return cast(V, cls(**known))
-        except TypeError as error:
-            raise ConfigurationError(
-                f"{type(self).__name__} must say what its view is before any event, for {cls.__name__} needs "
-                f"more than that ({error}): def initial_view(self)"
-            ) from error
+        super()._forget()
+        self._loaded = None
 
     def get_streams(self) -> Sequence[Stream[Any]]:
         """The streams that the projection is folded from."""
         raise NotImplementedError  # both bases have their own
 
     # -- what it knows ------------------------------------------------------------
-
-    @property
-    def view(self) -> V:
-        """The view: snapshot, then saved events, then staged ones. An ordinary read, which waits for
-        nobody."""
-        if self._folded is None:
-            self._folded = self._fold_all()
-            self._tell_fold()
-        return self._folded
 
     def _tell_fold(self) -> None:
         client = self.client
@@ -205,90 +147,13 @@ class _Projection(Generic[V, E, I]):
             "SavedProjection[V]", self._client().snapshots.decode(row, declared.view_class, declared.id_class)
         )
 
-    @property
-    def projection_events(self) -> list[Event[E]]:
-        """The events folded on top of the snapshot: saved ones in order, then staged ones."""
-        return [*self._events(), *self._staged]
+    def _saved_row(self) -> tuple[Any, ...] | None:
+        return self.load().row
 
-    def as_json(self) -> dict[str, Any]:
-        """The view as a JSON-ready dict.
-
-        A class without reducers may fold here instead, with `reduce_events` and `from_projection_or_default`;
-        what it returns is then the view.
-        """
-        return self._serializer().encode(self.view, type(self).__name__)
-
-    def reduce_events(self, reducer: Callable[[S, Event[E]], S], initial: S) -> S:
-        """Fold `projection_events` by one reducer, from a value of your own.
-
-        Args:
-            reducer: `(state, event) -> state`.
-            initial: The state to start from; often `from_projection_or_default(...)`.
-        """
-        state = initial
-        for event in self.projection_events:
-            state = reducer(state, event)
-        return state
-
-    def from_projection_or_default(self, field: str, default: S) -> S:
-        """A field of the snapshot's view, or the default if there is no snapshot.
-
-        Raises:
-            ConfigurationError: The view has no such field, or nothing folds it, so that a snapshot would hold
-                its initial value for ever.
-        """
-        self._check_folded(field)
-        saved = self.saved_projection
-        if saved is None:
-            return default
-        values = values_of(saved.data)
-        if field not in values:
-            raise ConfigurationError(
-                f"the view of {type(self).__name__} has no field {field!r}; {nearest(field, list(values))}"
-            )
-        return cast(S, values[field])
-
-    def _check_folded(self, field: str) -> None:
-        folds = self.reducers
-        if not (
-            folds.is_empty
-            or folds.folds_the_whole_view
-            or field in folds.folded_fields | folds.derived_fields
-        ):
-            fields = field_types(self.view_class())
-            if fields is None or field in fields:
-                raise ConfigurationError(
-                    f"{type(self).__name__} has no reducer for {field!r}, so its snapshots hold the "
-                    f"initial value: "
-                    "fold it by its reducers, or fold everything in as_json and have no reducers"
-                )
+    def _saved_events(self) -> Sequence[Event[Any]]:
+        return self.load().events
 
     # -- what it does ------------------------------------------------------------
-
-    def apply(self, *events: Any) -> Self:
-        """Stage events: they are folded after the history, and saved by nobody.
-
-        Args:
-            *events: Instances of event classes or dicts, as they would be given to `client.save_event`; or
-                lists of these.
-        """
-        for given in events:
-            several: Any = given if isinstance(given, (list, tuple)) else (given,)  # pyright: ignore[reportUnknownVariableType]
-            self._staged += [self._envelope(one) for one in several]
-        self._folded = None
-        return self
-
-    def take_history(self, events: Iterable[Any]) -> Self:
-        """Fold these events in place of what is saved; see `from_history`."""
-        self._history = tuple(self._envelope(one) for one in events)
-        self._forget()
-        return self
-
-    def _envelope(self, given: Any) -> Event[Any]:
-        cls: Any = given.__class__
-        if cls is Event or self.client is None:
-            return preview(given)
-        return self.client.preview(given)
 
     def refresh(self) -> Self:
         """Forget what was read; the next look reads again. Staged events stay."""
@@ -345,7 +210,7 @@ class _Projection(Generic[V, E, I]):
         noted = client.snapshots.note(key if self._uses_snapshot else attrs.evolve(key, shape=None))
         saved = noted.saved
         after = 0 if saved is None else saved.latest_event_id
-        final = client.reader.read_final(self.get_streams(), after=after)
+        final = client.reader.read_final(self.get_streams(), ReadOptions(after))
         return client.save_snapshot(
             self,
             self.fold_on(noted.row, final, final.position),
@@ -379,9 +244,6 @@ class _Projection(Generic[V, E, I]):
                 "or derive the class from create_projection_base_class(client)"
             )
         return self.client
-
-    def _serializer(self) -> Serializer:
-        return plain_serializer() if self.client is None else self.client.serializer
 
     def load(self, lock: Sequence[Stream[Any]] = (), *, is_undisturbed: bool = False) -> _Loaded:
         """Read snapshot and events, unless they are read already; the first look at them does it.
@@ -423,71 +285,6 @@ class _Projection(Generic[V, E, I]):
             declared.id_class,
         )
 
-    def _events(self) -> Sequence[Event[Any]]:
-        return self._history if self._history is not None else self.load().events
-
-    def _fold_all(self) -> V:
-        """The view of what is loaded and staged. Each part of it is folded once, for a reducer may change its
-        state in place."""
-        if self._declared().folds_in_as_json:
-            return self._fold_in_as_json()
-        if self._saved_part is None:
-            self._saved_part = self._fold(self._events(), self._base_view())
-        if not self._staged:
-            return self._saved_part
-        base = self.reducers.reopened(copy.deepcopy(self._saved_part), self._initial())
-        return self._fold(copy.deepcopy(self._staged), base)
-
-    def _fold_in_as_json(self) -> V:
-        if self._is_folding:
-            raise ConfigurationError(
-                f"{type(self).__name__}.as_json asks for its own view: without reducers it is as_json that "
-                f"folds, "
-                "with reduce_events and from_projection_or_default"
-            )
-        self._is_folding = True
-        try:
-            made = self._serializer().encode(self.as_json(), type(self).__name__)
-        finally:
-            self._is_folding = False
-        cls = self.view_class()
-        return cast(
-            V, made if is_dict_class(cls) else self._serializer().check(made, cls, self.projection_type)
-        )
-
-    def _base_view(self) -> V:
-        row = None if self._history is not None else self.load().row
-        initial = self._initial()
-        if row is None:
-            return initial
-        saved = self._client().snapshots.view_of(row[2], self.view_class(), self.projection_type)
-        return self.reducers.reopened(cast(V, saved), initial)
-
-    def _initial(self) -> V:
-        """The initial view, of which no reducer changes anything that others see."""
-        view: Any = self.initial_view()
-        is_fixed = view.__class__ is not dict and all(
-            isinstance(one, FIXED) or one == () for one in values_of(view).values()
-        )
-        return cast(V, view if is_fixed else copy.deepcopy(view))
-
-    def _fold(self, events: Sequence[Event[Any]], view: V) -> V:
-        client = self.client
-        if client is None or "pgevents_observe" not in client.plugins.implemented:
-            return self.reducers.fold(events, view)
-        with client.plugins.observed(Operation("fold", projection=self.projection_type, events=len(events))):
-            return self.reducers.fold(events, view)
-
-    @property
-    def has_staged_events(self) -> bool:
-        """Whether `apply` was called."""
-        return bool(self._staged) or self._history is not None
-
-    @classmethod
-    def _declared(cls) -> Declaration:
-        named: Any = cls
-        return declaration_of(named, _Projection)
-
     @classmethod
     def declared_for(cls, snapshots: Snapshots, types: EventTypes) -> Declaration:
         """What the class declares, once it is clear that a client's events and snapshots are its own."""
@@ -495,11 +292,6 @@ class _Projection(Generic[V, E, I]):
         if snapshots.claim(cls, types):
             check_event_classes(cls.__name__, (declared.events, cls.event_types), types)
         return declared
-
-    @classmethod
-    def view_class(cls) -> type[Any]:
-        """The view's class, from `ProjectionBase[View, Event]`."""
-        return cast("type[Any]", cls._declared().view_class)
 
 
 class ProjectionBase(_Projection[V, E, I]):

@@ -305,6 +305,15 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     assert len(places) == len(set(places))
 
 
+def test_every_call_of_the_client_has_its_place_in_the_reference() -> None:
+    """The page names the calls in the order in which one meets them; none is left out."""
+    text = (DOCS / "reference" / "client.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^        - (\w+)$", text, re.MULTILINE)
+    internal = {"save_snapshot", "check_installed"}
+    public = {name for name in dir(pgevents.EventClient) if not name.startswith("_")}
+    assert sorted(shown) == sorted(public - internal)
+
+
 def test_every_error_and_every_hook_is_explained() -> None:
     """The pages of errors and hooks say what to do about each, beside what the docstrings say."""
     for page, names in (("errors.md", errors.__all__), ("hooks.md", sorted(pgevents.hooks.specs.SPECS))):

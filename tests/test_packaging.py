@@ -47,7 +47,11 @@ def test_the_wheel_holds_the_package(built: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "pgevents"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode == 0:
         expected &= set(listed.stdout.splitlines())
-    assert {"pgevents/store/sql/append.sql", "pgevents/py.typed", "pgevents/client.py"} <= expected <= names
+    assert (
+        {"pgevents/store/sql/append.sql", "pgevents/py.typed", "pgevents/client/factory.py"}
+        <= expected
+        <= names
+    )
     assert any(name.endswith("LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"pgevents"}
 

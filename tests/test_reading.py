@@ -82,7 +82,7 @@ def test_the_function_that_reads_gives_what_a_statement_gives(
         return found
 
     by_function = read()
-    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
     assert by_function == read()
 
 
@@ -161,7 +161,7 @@ def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: 
     assert (note.data, note.metadata) == ({"cart_id": odd, odd: [odd, {}]}, {})
     assert created.updated_at == created.created_at and note.updated_at > note.created_at
     assert other.type == "NT"
-    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
     by_statement = read()
     assert by_statement[2][2].type == "N\x1fT"
     assert by_function[4:] == by_statement[4:]
@@ -315,9 +315,7 @@ def test_a_final_read_that_waits_in_vain_names_the_holder(
     client: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its time limit a final read gives up with a retryable error that names the backend in the way."""
-    from pgevents import client as module
-
-    monkeypatch.setattr(module, "FINAL_WAIT", 0.2)
+    monkeypatch.setattr(EventClient, "final_wait", 0.2)
     slow = make_client()
     with slow.db.atomic():
         slow.save_event(CartCreated("c1", "slow"))

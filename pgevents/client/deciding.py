@@ -1,0 +1,96 @@
+"""Decisions: read, decide, and save only if what was read still holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+from pgevents.client.parts import ClientParts
+from pgevents.deciding import Projection
+from pgevents.events import Event
+
+__all__ = ["DecidingCalls"]
+
+T = TypeVar("T")
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class DecidingCalls(ClientParts):
+    """The call that decides."""
+
+    @overload
+    def decide(
+        self,
+        projections: Projection[V],
+        decider: Callable[[V], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[
+            Projection[V],
+            Projection[W],
+        ],
+        decider: Callable[[V, W], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: Sequence[Projection[Any]],
+        decider: Callable[..., Any],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    def decide(
+        self,
+        projections: Any,
+        decider: Callable[..., Any],
+        *,
+        retries: int = 5,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> list[Event[Any]]:
+        """Read, decide, and save what was decided, only if all that was read still holds; retried on a
+        conflict.
+
+        Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked
+        before they are read, so that a try is never in vain. For a second afterwards, this client locks the
+        same streams at the first try.
+
+        Args:
+            projections: A projection, or several that the decision rests on.
+            decider: Called with the view (or views, in order); returns an event, a list of events, or None
+                for nothing, or yields events. It may be called several times, so it should do nothing but
+                decide.
+            retries: How many times to try again.
+            metadata: As for `save_events`.
+            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
+                the decider is not asked. A command that decided nothing has left no trace, so its
+                repetition is decided anew.
+
+        Returns:
+            The saved events.
+
+        Raises:
+            ConcurrencyError: The last try met a conflict, too.
+            RetryableError: The last try met a deadlock or a lock timeout.
+            StagedEventsError: A projection has staged events, or an `as_of`.
+            ConfigurationError: Something else than projections, or an async decider.
+
+        Example:
+            ```python
+            client.decide(CartProjection("c1", client), lambda cart: CartCheckedOut(cart.id))
+            ```
+        """
+        return self.decider.decide(projections, decider, retries, metadata, idempotency_key)

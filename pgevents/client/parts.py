@@ -1,0 +1,94 @@
+"""What a client is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import peewee
+
+from pgevents.codec.decoding import Decoder
+from pgevents.codec.serialization import Serializer
+from pgevents.deciding import Decider
+from pgevents.events import Event, EventTypes
+from pgevents.hooks.durability import AfterCommit
+from pgevents.hooks.registry import Plugins
+from pgevents.identifiers import Identifiers
+from pgevents.saving import Saver
+from pgevents.snapshots import Snapshots
+from pgevents.store.append import Appender
+from pgevents.store.checks import check_installed
+from pgevents.store.read import Reader
+from pgevents.store.session import Session
+from pgevents.store.tables import EventsModel, ProjectionsModel
+
+__all__ = ["ClientParts"]
+
+
+class ClientParts:
+    """The parts of a client; each group of calls is a subclass, and `EventClient` is all of them."""
+
+    final_wait: float = 10.0
+    """Seconds that a final read waits for writers in flight before it names them and gives up."""
+
+    def __init__(
+        self,
+        db: peewee.PostgresqlDatabase,
+        events: type[EventsModel],
+        projections: type[ProjectionsModel],
+        types: EventTypes,
+    ) -> None:
+        self.db = db
+        self.events = events
+        self.projections = projections
+        self.types = self._own_types = types
+        self.serializer = Serializer()
+        self.session = Session(db)
+        self.decoder = Decoder(types, self.serializer)
+        self.identifiers = Identifiers(self.serializer)
+        self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
+        self.appender = Appender(self.session, events.pgevents_spec)
+        self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
+        self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
+        self.saver = Saver(
+            self.session,
+            self.appender,
+            self.reader,
+            self.serializer,
+            self.decoder,
+            self.plugins,
+            AfterCommit(db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable),
+            self.check_installed,
+            types,
+        )
+        self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
+        self.hot = self.decider.hot
+        self._is_checked = False
+
+    def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
+        self.plugins.tell("pgevents_after_commit", events=saved)
+
+    def _use_plugins(self, hooks: frozenset[str]) -> None:
+        """Take up what plugins bring; called when any come or go that implement one of these hooks."""
+        plugins = self.plugins
+        if "pgevents_configure_converter" in hooks:
+            self.serializer.use(plugins.converter())
+            self.identifiers.forget()
+        if "pgevents_register_events" in hooks:
+            self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+        if "pgevents_hidden_fields" in hooks:
+            self.identifiers.hidden = plugins.hidden_fields()
+        is_changed = "pgevents_before_decode" in plugins.implemented
+        self.decoder.use(self.types, plugins.before_decode if is_changed else None)
+        self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
+
+    def check_installed(self) -> None:
+        """That tables and functions are there and sound; asked once, before the first save or final read.
+
+        Raises:
+            NotInstalledError: They are missing, or others than this client's.
+            ConfigurationError: The sequence could give out ids twice or out of order.
+        """
+        if not self._is_checked:
+            check_installed(self.session.execute, self.events.pgevents_spec)
+            self._is_checked = True
