@@ -17,6 +17,7 @@ from peewee import DataError, PeeweeException, PostgresqlDatabase
 from pgevents import (
     ConcurrencyError,
     EventClient,
+    EventEncodeError,
     RetryableError,
     create_event_client,
     create_events_table,
@@ -404,7 +405,9 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     assert answer["created_at"] == told
 
 
-MANY = "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, NULL, '{2026-01-31 12:00+00}')"
+MANY = (
+    "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, NULL, '{2026-01-31 12:00+00}')"
+)
 
 
 def test_append_many_saves_as_append_does(client: EventClient) -> None:
@@ -546,3 +549,48 @@ def test_what_no_reader_gets_past_is_refused_at_the_door(
         client.db.execute_sql("SELECT my_app.events_append(%s, NULL, NULL, %s)", (events, at))
     client.db.execute_sql("SELECT my_app.events_append(%s)", (ONE_EVENT,))
     assert [event.type for event in client.get_event_stream()] == ["CART_CREATED", "A"]
+
+
+BAD = {
+    "a type has 1 to 200 characters": ("x" * 201, "{}", None, None),
+    "data are a JSON object": ("A", "[1]", None, None),
+    "metadata are a JSON object": ("A", "{}", '"text"', None),
+    "\\$version in metadata is a number from 1 to 10000": ("A", "{}", '{"$version": 1.5}', None),
+    "created_at lies in the years 1 to 9999": ("A", "{}", None, "0044-03-15 BC"),
+}
+"""What is wrong with an event, and the event."""
+BY_ONE = "SELECT my_app.events_append_one(%s, %s, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
+BY_MANY = """SELECT my_app.events_append_many(
+    ARRAY['A', %s], ARRAY['{}', %s], ARRAY['{}', %s], NULL, NULL, NULL, ARRAY[now(), coalesce(%s::timestamptz, now())])"""
+BY_UPDATE = """UPDATE my_app.events
+    SET type = %s, data = %s, metadata = coalesce(%s, '{}')::jsonb, created_at = coalesce(%s, now())"""
+
+
+@pytest.mark.parametrize("sql", [BY_ONE, BY_MANY, BY_UPDATE])
+@pytest.mark.parametrize("reason", BAD)
+def test_no_way_into_the_table_takes_an_event_that_could_not_be_read(
+    client: EventClient, reason: str, sql: str
+) -> None:
+    """Neither of the append functions, nor an UPDATE under maintenance."""
+    client.save_event({"type": "A", "data": {}})
+    with pytest.raises(EventEncodeError, match=reason), client.maintenance("a test"):
+        client.session.execute(sql, BAD[reason])
+    assert [(one.type, one.data, one.metadata) for one in client.get_event_stream()] == [("A", {}, {})]
+
+
+def test_each_event_of_a_batch_has_its_time_and_key(client: EventClient) -> None:
+    """As they are given, or one time for all of them."""
+    sql = 'SELECT my_app.events_append_many(\'{A,A,A}\', \'{"{}","{}","{}"}\', NULL, NULL, NULL, %s, %s)'
+    at = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (3, 1, 2)]
+    assert scalar(client.db, sql, [["k", None, "k\x1f2"], at]) == 'saved 1-3 "2026-01-03T00:00:00"'
+    assert scalar(client.db, sql, [None, at[:1]]) == 'saved 4-6 "2026-01-03T00:00:00"'
+    assert [one.created_at for one in client.get_event_stream()] == at + at[:1] * 3
+    keys = "SELECT array_agg(idempotency_key ORDER BY id) FROM my_app.events"
+    assert scalar(client.db, keys) == ["k", None, "k\x1f2", None, None, None]
+    with pytest.raises(peewee.IntegrityError):
+        client.db.execute_sql(sql, [[None, None, "k"], at])
+    with pytest.raises(peewee.PeeweeException):
+        client.db.execute_sql(sql, [None, [*at[:2], None]])
+    with pytest.raises(peewee.PeeweeException, match="of one length"):
+        client.db.execute_sql(sql, [None, at[:2]])
+    assert scalar(client.db, "SELECT count(*) FROM my_app.events") == 6
