@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pgevents.deliveries import current_delivery
 from pgevents.errors import ConfigurationError, WaitError
 from pgevents.events import Event
+from pgevents.fields import text_sql
+from pgevents.store.options import check_id
 from pgevents.store.ordering import horizon_of
-from pgevents.store.processing import Statements, read_lanes, where_sql
-from pgevents.store.read import check_id
+from pgevents.store.processing import Statements, read_lanes, split_error, where_sql
 from pgevents.streams import Stream
 
 __all__ = ["Awaited", "wait_for"]
@@ -50,7 +51,7 @@ def wait_for(
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
             return "handled"
-        states = {row[6]: row[12] for row in rows if row[6] != "active"}
+        states = {row[6]: split_error(row[12])[0] for row in rows if row[6] != "active"}
         for state, error in states.items():
             why = f": {error}" if error else ""
             raise WaitError(f"event {missing} waits: subscription {name!r} is {state}{why}", reason=state)
@@ -84,7 +85,7 @@ def _followed(
     statements: Statements, streams: Sequence[Stream[Any]], key: Sequence[str], ids: Sequence[int]
 ) -> list[tuple[int, str, int]]:
     """Those events that the subscription follows: id, key and the key's hash."""
-    fields = ", ".join(f"e.data->>'{name}'" for name in key)
+    fields = ", ".join(text_sql(name, "e.") for name in key)
     text = f"coalesce({fields}, '')" if key else "''"
     parts: list[str] = []
     params: list[Any] = [list(ids)]

@@ -459,7 +459,7 @@ def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["stream", "cart_id"], ["stream", "1x=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
+        ["stream", "cart_id"], ["stream", "x'=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
         ["append", "A", "[]"], ["append", "A", "{}", "--after", "1"], ["import", "-"],
         ["export", "-", "--resume"],
         ["append", "A", "{}", "--stream", "a=1"], ["append", "A", "n:=x"], ["append", "A", "n=1", "n=2"],
@@ -482,8 +482,8 @@ def test_doctor_names_who_holds_the_horizon_back_and_what_is_waste(
 ) -> None:
     """An open save, an index that nobody uses and rows that are dead are seen for what they are, with what to
     do."""
-    monkeypatch.setattr("pgevents.cli.health.LONG", 0.0)
-    monkeypatch.setattr("pgevents.cli.health.BIG", 10)
+    monkeypatch.setattr("pgevents.diagnosis.LONG", 0.0)
+    monkeypatch.setattr("pgevents.diagnosis.BIG", 10)
     with psycopg2.connect(database) as slow:
         cursor = slow.cursor()
         cursor.execute("""SELECT my_app.events_append('[{"type": "A", "data": {"cart_id": "c1"}}]')""")

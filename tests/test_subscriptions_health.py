@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, stream
-from pgevents.subscriptions import Runner, Subscription, check, overview, parked, pause, retry, subscription
+from pgevents.subscriptions import (
+    Runner,
+    Subscription,
+    check,
+    discard,
+    overview,
+    parked,
+    pause,
+    replay,
+    retry,
+    subscription,
+)
 from pgevents.testing import drain
 
 from .processing.lab import in_thread
@@ -87,12 +98,42 @@ def test_redaction_forgets_what_error_texts_quote(client: EventClient) -> None:
 
     client.save_event(CartCreated("c1", "ann@example.com"))
     drain(client, [write])
-    assert "ann@" in (parked(client, "writer")[0].error or "")
+    (failed,) = parked(client, "writer")
+    assert failed.error == "ValueError: no mail to ann@example.com"
+    assert failed.stack and "in write" in failed.stack and "raise ValueError" in failed.stack
+    assert "worker.py" not in failed.stack
     with client.maintenance("erasure request 17"):
         client.db.execute_sql(
             """UPDATE my_app.events SET data = data || '{"user_id": "erased"}' WHERE id = 1"""
         )
-    assert parked(client, "writer")[0].error is None
+    (forgotten,) = parked(client, "writer")
+    assert (forgotten.error, forgotten.stack) == (None, None)
+
+
+def test_what_is_done_to_a_parked_event_is_noted_with_name_and_reason(client: EventClient) -> None:
+    """Who tried again, and why, stands beside the event; who discarded it, for good."""
+
+    @subscription("writer", CartCreated, key="cart_id", on_error=retry(1))
+    def write(event: Event[CartCreated]) -> None:
+        raise ValueError("no paper")
+
+    client.save_events([CartCreated(f"c{n}", "u1") for n in range(3)])
+    drain(client, [write])
+    first = parked(client, "writer", limit=2)
+    rest = parked(client, "writer", after=(first[-1].key, first[-1].event_id))
+    assert [one.event_id for one in (*first, *rest)] == [1, 2, 3]
+    assert replay(client, "writer", event_id=1, reason="paper came", by="Ada") == 1
+    discard(client, "writer", 2, "paid by hand", by="Grace")
+    notes = [one.note for one in parked(client, "writer", discarded=True)]
+    assert notes == ["tried again by Ada: paper came", "Grace: paid by hand", None]
+
+
+def test_it_can_be_asked_where_nothing_may_be_written(client: EventClient) -> None:
+    """A standby, or a transaction that only reads, answers too."""
+    client.save_event(CartCreated("c1", "u1"))
+    with client.db.atomic():
+        client.db.execute_sql("SET TRANSACTION READ ONLY")
+        assert check(client) == []
 
 
 def test_a_lost_server_connection_is_made_anew(client: EventClient, url: str) -> None:

@@ -223,9 +223,10 @@ def show_parked(name: str, event_id: int, **options: Any) -> None:
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(1), required=False)
 @click.option("--key", help="The first event of this key, and all behind it.")
+@click.option("--reason", default="", help="Why; it is kept with who did it.")
 @Store.options
-def retry_parked(name: str, event_id: int | None, key: str | None, **options: Any) -> None:
-    count = control.replay(Store(**options).open(), name, key, event_id)
+def retry_parked(name: str, event_id: int | None, key: str | None, reason: str, **options: Any) -> None:
+    count = control.replay(Store(**options).open(), name, key, event_id, reason=reason)
     click.echo(f"{count} will be tried again.")
 
 

@@ -11,21 +11,26 @@ from typing import Any
 
 import attrs
 
+from pgevents.fields import text_sql
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, check_field_name
+from pgevents.streams import Stream
 
 __all__ = [
+    "STACK",
     "Found",
     "Statements",
     "bring_along",
     "has_old_checkpoints",
     "read_lanes",
+    "split_error",
     "table_statements",
     "where_sql",
 ]
 
+STACK = "\nTraceback (most recent call last):\n"
+"""Stands between an error and its stack, in the one text that a redaction clears."""
 TABLES = ("checkpoints", "parked", "runners", "seen")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
@@ -100,6 +105,12 @@ def bring_along(session: Session, spec: TableSpec) -> None:
         session.execute(_filled(spec, name))
 
 
+def split_error(text: str | None) -> tuple[str | None, str | None]:
+    """The error and the stack of a text that is kept of both."""
+    error, mark, stack = (text or "").partition(STACK)
+    return error or None, stack if mark else None
+
+
 @attrs.frozen
 class Found:
     """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound."""
@@ -130,7 +141,7 @@ def read_lanes(
     """
     spec = statements.spec
     low = min(place for place in places if place is not None)
-    key_sql = ", ".join(f"e.data->>'{check_field_name(name)}'" for name in key) or "NULL"
+    key_sql = ", ".join(text_sql(name, "e.") for name in key) or "NULL"
     hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)" if key else "0::bigint"
     ours: tuple[str, tuple[Any, ...]] = ("", ())
     if len(places) > 1:
@@ -186,6 +197,6 @@ def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
         params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
     for field, values in stream.match:
         is_one = len(values) == 1
-        parts.append(f"e.data->>'{check_field_name(field)}' = {'%s' if is_one else 'ANY (%s)'}")
+        parts.append(f"{text_sql(field, 'e.')} = {'%s' if is_one else 'ANY (%s)'}")
         params.append(values[0] if is_one else list(values))
     return " AND ".join(parts) or "true", params

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS {{parked}} (
     error text,
     failed_at timestamptz,
     parked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    note text,                                  -- who discarded it, and why
+    note text,                                  -- who discarded it or tried it again, and why
     PRIMARY KEY (name, key, event_id)
 );
 
@@ -186,7 +186,7 @@ UPDATE {{checkpoints}} SET error = NULL WHERE name = %(name)s;
 UPDATE {{parked}} SET error = NULL WHERE error IS NOT NULL;
 
 -- [forget_lane_errors]
-UPDATE {{checkpoints}} SET error = NULL WHERE error IS NOT NULL;
+UPDATE {{checkpoints}} SET error = NULL WHERE error <> 'the log was truncated: reset the subscription';  -- which is the guard's
 
 -- [reset]
 UPDATE {{checkpoints}}
@@ -285,13 +285,15 @@ WHERE p.name = %(name)s AND p.state IN ('retrying', 'parked') AND p.parked_at > 
 SELECT p.key, p.event_id, p.state, p.attempts, p.due_at, p.error, p.failed_at, p.parked_at, p.note
 FROM {{parked}} AS p
 WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR p.state <> 'discarded')
+    AND (%(after_key)s IS NULL OR (p.key, p.event_id) > (%(after_key)s, %(after_id)s))
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
 
 -- [parked_of]
 SELECT name, key, event_id, state FROM {{parked}} WHERE name = %(name)s AND event_id = ANY (%(ids)s);
 
 -- [retry]
-UPDATE {{parked}} AS p SET state = 'retrying', due_at = clock_timestamp(), attempts = 0
+UPDATE {{parked}} AS p
+SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
 WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
     AND p.state IN ('parked', 'retrying');
 
@@ -303,7 +305,17 @@ WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <>
 SELECT hashtextextended(%(key)s, 0);
 
 -- [arrivals]
-SELECT (last_value - (NOT is_called)::int)::bigint FROM {{sequence}};
+SELECT (last_value - (NOT is_called)::int)::bigint, current_setting('transaction_read_only') = 'on' FROM {{sequence}};
+
+-- [at_lanes]
+-- Who has a lane right now: the backend whose transaction locked its row, or a lease.
+SELECT c.lane, l.pid, a.application_name, host(a.client_addr), extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
+    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_until END, nullif(c.announced, 0)
+FROM {{checkpoints}} AS c
+LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock'
+    AND l.transactionid = c.xmax AND l.pid <> pg_backend_pid()
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE c.name = %(name)s ORDER BY c.lane;
 
 -- [types_since]
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;

@@ -17,8 +17,8 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
-from pgevents.store.processing import Statements
-from pgevents.store.read import check_id
+from pgevents.store.options import check_id
+from pgevents.store.processing import Statements, split_error
 from pgevents.subscriptions.definition import Question, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
 
@@ -28,6 +28,7 @@ __all__ = [
     "all_rows",
     "discard",
     "every_lane",
+    "parked_rows",
     "pause",
     "rename",
     "replay",
@@ -78,6 +79,7 @@ class Row:
     is_leased: bool
     seconds_since_moved: float
     state_at: datetime
+    stack: str | None
 
 
 def statements_of(client: EventClient) -> Statements:
@@ -87,13 +89,15 @@ def statements_of(client: EventClient) -> Statements:
 
 def all_rows(client: EventClient, name: str) -> list[Row]:
     """All lanes of a subscription, in order."""
+    return [_row(row) for row in statements_of(client).rows("rows", name=name)]
+
+
+def _row(row: Any) -> Row:
     make: Any = Row
-    return [
-        make(
-            *(*row[:2], question_of(row[2]), row[3], layers_of(row[4]), *row[5:14], bool(row[14]), *row[15:])
-        )
-        for row in statements_of(client).rows("rows", name=name)
-    ]
+    error, stack = split_error(row[12])
+    places = (*row[:2], question_of(row[2]), row[3], layers_of(row[4]))
+    made: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
+    return made
 
 
 @contextmanager
@@ -267,7 +271,15 @@ def rename(client: EventClient, name: str, new: str) -> None:
         statements.run("rename_parked", name=name, new=new)
 
 
-def replay(client: EventClient, name: str, key: str | None = None, event_id: int | None = None) -> int:
+def replay(
+    client: EventClient,
+    name: str,
+    key: str | None = None,
+    event_id: int | None = None,
+    *,
+    reason: str = "",
+    by: str | None = None,
+) -> int:
     """Try again what is parked: the event of this id, the first event of this key, or of every key.
 
     The workers do it, in order; with its last event a key is free.
@@ -277,15 +289,26 @@ def replay(client: EventClient, name: str, key: str | None = None, event_id: int
         name: The subscription.
         key: Of this key only.
         event_id: This event only.
+        reason: Why; it is kept with who did it, as long as the event is parked.
+        by: Who does it; by default the role of the session.
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
     """
-    found = statements_of(client).run("retry", name=name, key=key, event_id=event_id)
+    note = f"tried again by {by or _role(client)}: {reason}" if reason.strip() else None
+    found = statements_of(client).run("retry", name=name, key=key, event_id=event_id, note=note)
     return int(found.rowcount)
 
 
-def discard(client: EventClient, name: str, event_id: int, reason: str, key: str | None = None) -> None:
+def discard(
+    client: EventClient,
+    name: str,
+    event_id: int,
+    reason: str,
+    key: str | None = None,
+    *,
+    by: str | None = None,
+) -> None:
     """Give up a parked event: it is never handled, and those behind it go on. Who and why is kept.
 
     Args:
@@ -294,6 +317,7 @@ def discard(client: EventClient, name: str, event_id: int, reason: str, key: str
         event_id: The event.
         reason: Why.
         key: Its key, if the id is not enough.
+        by: Who does it; by default the role of the session.
 
     Raises:
         ConfigurationError: No reason, or no such parked event.
@@ -303,13 +327,29 @@ def discard(client: EventClient, name: str, event_id: int, reason: str, key: str
         raise ConfigurationError("discard needs a reason; it is kept with who did it")
     statements = statements_of(client)
     with every_lane(client, name):
-        rows = statements.rows("parked_rows", name=name, key=key, all=False, limit=1_000_000)
+        rows = parked_rows(client, name, key=key, limit=1_000_000)
         found = [row for row in rows if row[1] == event_id]
         if not found:
             raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
-        note = f"{_role(client)}: {reason}"
+        note = f"{by or _role(client)}: {reason}"
         statements.run("discard", name=name, key=found[0][0], event_id=event_id, note=note)
         statements.run("promote", name=name, key=found[0][0])
+
+
+def parked_rows(
+    client: EventClient,
+    name: str,
+    *,
+    key: str | None = None,
+    limit: int,
+    discarded: bool = False,
+    after: tuple[str, int] | None = None,
+) -> list[Any]:
+    """Rows of what is set aside, by key and id."""
+    after_key, after_id = (None, None) if after is None else after
+    return statements_of(client).rows(
+        "parked_rows", name=name, key=key, all=discarded, limit=limit, after_key=after_key, after_id=after_id
+    )
 
 
 def _role(client: EventClient) -> str:

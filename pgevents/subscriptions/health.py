@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.store.processing import read_lanes
-from pgevents.subscriptions.control import Row, all_rows, statements_of
+from pgevents.store.processing import read_lanes, split_error
+from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
 from pgevents.subscriptions.lanes import is_passed
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
@@ -31,6 +31,7 @@ class LaneReport:
         error: The last error, if it stands.
         attempts: Failures at this place.
         interruptions: Errors of the database at this place.
+        stack: Where that error was raised, from the handler on.
     """
 
     lane: int
@@ -39,6 +40,7 @@ class LaneReport:
     error: str | None
     attempts: int
     interruptions: int
+    stack: str | None = None
 
 
 @attrs.frozen
@@ -55,7 +57,8 @@ class ParkedEvent:
         error: The last error.
         failed_at: When that was.
         parked_at: When it was set aside.
-        note: Who discarded it, and why.
+        note: Who discarded it or tried it again, and why.
+        stack: Where the last error was raised, from the handler on.
     """
 
     key: str
@@ -67,6 +70,7 @@ class ParkedEvent:
     failed_at: datetime | None
     parked_at: datetime
     note: str | None
+    stack: str | None = None
 
 
 @attrs.frozen
@@ -118,6 +122,7 @@ def parked(
     key: str | None = None,
     limit: int = 1_000,
     discarded: bool = False,
+    after: tuple[str, int] | None = None,
 ) -> list[ParkedEvent]:
     """What is set aside of a subscription, by key and id.
 
@@ -127,9 +132,17 @@ def parked(
         key: Of this key only.
         limit: At most so many.
         discarded: Also what was discarded, with who and why.
+        after: Above this key and event id only, for the next page.
     """
-    rows = statements_of(client).rows("parked_rows", name=name, key=key, all=discarded, limit=limit)
-    return [ParkedEvent(*row) for row in rows]
+    rows = parked_rows(client, name, key=key, limit=limit, discarded=discarded, after=after)
+    return [_parked(row) for row in rows]
+
+
+def _parked(row: Any) -> ParkedEvent:
+    make: Any = ParkedEvent
+    error, stack = split_error(row[5])
+    made: ParkedEvent = make(*row[:5], error, *row[6:], stack)
+    return made
 
 
 def overview(
@@ -152,8 +165,9 @@ def overview(
     """
     client.check_installed()
     statements = statements_of(client)
-    last = statements.value("arrivals")
-    statements.run("saw", last=last)
+    (last, is_read_only) = statements.rows("arrivals")[0]
+    if not is_read_only:  # a standby, or a transaction that only reads
+        statements.run("saw", last=last)
     known = [row[0] for row in statements.rows("names")]
     at_work = statements.rows("at_work")
     return [
@@ -203,7 +217,7 @@ def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: flo
     seconds = float(statements.value("seen_since", event_id=oldest) or 0.0) if oldest else 0.0
     aside = parked(client, name, limit=MOST_COUNTED)
     lanes = tuple(
-        LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions)
+        LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions, row.stack)
         for row in rows
     )
     state = next((one for one in ("stopped", "paused") if any(row.state == one for row in rows)), "active")

@@ -6,13 +6,16 @@ events is parked: later ones queue behind it, in the transaction that moves the 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from pgevents.errors import EventDecodeError
 from pgevents.events import Event
+from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Item, Lane
 
@@ -37,9 +40,17 @@ Failure = str
 """Why the whole subscription is to stop; empty if it is not."""
 
 
+OWN_FOLDER = str(Path(__file__).parent.parent)
+
+
 def error_text(error: BaseException) -> str:
-    """An error as it is shown."""
-    return f"{type(error).__name__}: {error}".replace("\0", "")[:2000]
+    """An error and its stack as they are kept: from the handler on, without the frames that called it."""
+    message = f"{type(error).__name__}: {error}"[:2000]
+    frames = traceback.extract_tb(error.__traceback__)
+    while len(frames) > 1 and frames[0].filename.startswith(OWN_FOLDER):
+        del frames[0]
+    stack = "".join(traceback.format_list(frames))[-6000:]
+    return (message + STACK + stack if stack else message).replace("\0", "")
 
 
 @attrs.frozen
