@@ -561,7 +561,8 @@ BAD = {
 """What is wrong with an event, and the event."""
 BY_ONE = "SELECT my_app.events_append_one(%s, %s, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
 BY_MANY = """SELECT my_app.events_append_many(
-    ARRAY['A', %s], ARRAY['{}', %s], ARRAY['{}', %s], NULL, NULL, NULL, ARRAY[now(), coalesce(%s::timestamptz, now())])"""
+    ARRAY['A', %s], ARRAY['{}', %s], ARRAY['{}', %s], NULL, NULL, NULL,
+    ARRAY[now(), coalesce(%s::timestamptz, now())])"""
 BY_UPDATE = """UPDATE my_app.events
     SET type = %s, data = %s, metadata = coalesce(%s, '{}')::jsonb, created_at = coalesce(%s, now())"""
 
