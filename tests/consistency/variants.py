@@ -161,7 +161,7 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement",
             (
                 ANY_EVENTS,
-                ("PERFORM {lock_save}(_types, _data, _metadata, _conditions, _key);", ""),
+                ("_locks := {lock_save}(_types, _data, _metadata, _conditions, _key);", ""),
                 (
                     "_answer := {check}(_conditions, _last);",
                     "_answer := CASE WHEN {lock_save}(_types, _data, _metadata, _conditions, _key)::text "
@@ -189,8 +189,8 @@ BROKEN: dict[str, Variant] = {
             (
                 ANY_EVENTS,
                 (
-                    "PERFORM {lock_keys}(_shared, ",
-                    "PERFORM {lock_keys}(CASE WHEN _conditions IS NOT NULL THEN _shared ELSE '{}' END, ",
+                    "RETURN {lock_keys}(_shared, ",
+                    "RETURN {lock_keys}(CASE WHEN _conditions IS NOT NULL THEN _shared ELSE '{}' END, ",
                 ),
             ),
             places=("numbered", "checked"),
