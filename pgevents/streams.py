@@ -45,7 +45,7 @@ TypesOfEach = tuple[tuple[str, ...] | None, ...]
 
 RESERVED = frozenset(
     ("type", "types", "event_type", "event_types", "after", "as_of", "final", "limit", "offset", "order_by")
-    + ("metadata", "streams", "where")
+    + ("metadata", "streams", "where", "reverse", "on_undecodable")
 )
 """Keywords that are options of some calls; as an identifier they would be a slip."""
 

@@ -11,9 +11,9 @@ from pgevents.deliveries import current_delivery
 from pgevents.errors import ConfigurationError, WaitError
 from pgevents.events import Event
 from pgevents.fields import text_sql
+from pgevents.store.options import check_id
 from pgevents.store.ordering import horizon_of
 from pgevents.store.processing import Statements, read_lanes, split_error, where_sql
-from pgevents.store.read import check_id
 from pgevents.streams import Stream
 
 __all__ = ["Awaited", "wait_for"]
