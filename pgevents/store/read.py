@@ -59,7 +59,7 @@ class Reader(FinalReads):
         """The newest event alone, and the position that it is the newest; with streams to lock before."""
         merged = merge_streams(self.check(streams))
         with self.observed(merged) as operation:
-            found = self._read_part(merged, ReadOptions(limit=1, reverse=True), lock)
+            found = self._read_part(merged, ReadOptions(limit=1, reverse=True), self.check(lock))
             operation.events = len(found)
         return found
 
@@ -173,7 +173,7 @@ class Reader(FinalReads):
         """
         merged = merge_streams(self.check(streams))
         with self.observed(merged) as operation:
-            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, lock)
+            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, self.check(lock))
             options = PLAIN if snapshot is None else ReadOptions(after=snapshot[0])
             events = self._stream(rows, merged, options, is_undisturbed=is_undisturbed)
             operation.events = len(events)

@@ -26,7 +26,7 @@ class Log:
         connection = psycopg2.connect(url)
         cursor = connection.cursor()
         cursor.execute("SELECT id, type, data FROM lab.events ORDER BY id")
-        rows = cursor.fetchall()
+        rows = [(event_id, kind, _renamed(kind, data)) for event_id, kind, data in cursor.fetchall()]
         connection.close()
         return cls(rows)
 
@@ -50,6 +50,11 @@ class Log:
                 )
             ]
         return self._found[streams]
+
+
+def _renamed(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """What is `k` in the second version of the type R is `o` in the first."""
+    return data | {"k": data["o"]} if kind == "R" and "o" in data else data
 
 
 @attrs.frozen
@@ -92,7 +97,7 @@ def _decisions(log: Log) -> Iterator[str]:
     """Each validated save saw exactly the matching events that precede it in the log; one that rests on the
     newest alone saw which that is."""
     for event_id, _, data in log.rows:
-        if "saw_streams" in data:
+        if data.get("saw_streams"):
             ids = log.ids(data["saw_streams"])
             before = bisect_left(ids, event_id)
             last = ids[before - 1] if before else 0

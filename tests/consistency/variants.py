@@ -174,7 +174,7 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement",
             (
                 ANY_EVENTS,
-                ("PERFORM {lock_save}(_types, _data, _metadata, _conditions, _key);", ""),
+                ("_locks := {lock_save}(_types, _data, _metadata, _conditions, _key);", ""),
                 (
                     "_answer := {check}(_conditions, _last);",
                     "_answer := CASE WHEN {lock_save}(_types, _data, _metadata, _conditions, _key)::text "
@@ -202,8 +202,8 @@ BROKEN: dict[str, Variant] = {
             (
                 ANY_EVENTS,
                 (
-                    "PERFORM {lock_keys}(_shared, ",
-                    "PERFORM {lock_keys}(CASE WHEN _conditions IS NOT NULL THEN _shared ELSE '{}' END, ",
+                    "RETURN {lock_keys}(_shared, ",
+                    "RETURN {lock_keys}(CASE WHEN _conditions IS NOT NULL THEN _shared ELSE '{}' END, ",
                 ),
             ),
             places=("numbered", "checked"),
@@ -226,6 +226,16 @@ BROKEN: dict[str, Variant] = {
         Variant(
             "validated saves without BULK while batches run, one event",
             ((r"re:pg_try_advisory_xact_lock_shared\(\S+_key\S+\('bulk', ''\)\)\s+AND", ""),),
+            places=("numbered", "checked"),
+        ),
+        Variant(
+            "the older name of a field is not locked",
+            (
+                (
+                    "IF _values_of IS NOT NULL THEN",
+                    "IF _values_of = 'o' THEN NULL; ELSIF _values_of IS NOT NULL THEN",
+                ),
+            ),
             places=("numbered", "checked"),
         ),
         Variant("bound read after the events", patch=_bound_after_events, places=("numbered",)),
