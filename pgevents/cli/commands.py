@@ -14,6 +14,7 @@ import click
 from pgevents.distribution import NAME
 from pgevents.errors import ConfigurationError
 
+from .exchange import schema, views
 from .exports import export_command
 from .frame import EXIT_CODES, Commands, fail, run
 from .health import doctor, stats
@@ -47,6 +48,8 @@ for command in (
     show,
     query,
     diff,
+    schema,
+    views,
     import_command,
     export_command,
     stats,
