@@ -95,7 +95,7 @@ def test_it_does_not_mount_without_a_say_on_who_may_look(client: EventClient) ->
 def test_nothing_is_shown_to_whom_authorize_does_not_admit(store: EventClient, answer: Any) -> None:
     """Only True admits; the style sheet and the JSON are refused as well."""
     site = site_of(store, lambda: answer)
-    for page in [*PAGES, "/log.json", "/events/1", "/thing?where=cart_id=c1", "/assets/browser.css"]:
+    for page in [*PAGES, "/log.json", "/events/1", "/identifier?where=cart_id=c1", "/assets/browser.css"]:
         found = site.get(page)
         assert found.status_code == 403 and b"c1" not in found.data
 
@@ -137,7 +137,7 @@ def test_pages_only_read(store: EventClient, site: FlaskClient) -> None:
 
     store.plugins.register(Saver())
     before = store.db.execute_sql("SELECT xact_commit, tup_inserted FROM pg_stat_database LIMIT 0").fetchall()
-    for page in [*PAGES, "/view?type=SHOPPING_CART&id=c1", "/thing?where=cart_id=c1"]:
+    for page in [*PAGES, "/view?type=SHOPPING_CART&id=c1", "/identifier?where=cart_id=c1"]:
         assert site.get(page).status_code == 200
     assert seen == [] and before == []
     assert site.post("/log").status_code == 405
@@ -234,7 +234,7 @@ def test_a_filter_without_an_index_searches_in_steps(
 def test_counts_are_bounded(store: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a page says "more than", and counts no further."""
     monkeypatch.setattr("pgevents.browser.log.COUNT_LIMIT", 3)
-    monkeypatch.setattr("pgevents.browser.site.COUNT_LIMIT", 3)
+    monkeypatch.setattr("pgevents.browser.pages.COUNT_LIMIT", 3)
     page = site_of(store).get("/log").get_data(as_text=True)
     assert "More than 3 events in the log" in page
 
@@ -312,16 +312,16 @@ def test_time_travel_shows_the_view_at_each_event(site: FlaskClient) -> None:
     """What the view was, and what the event changed, field by field."""
     totals: list[int] = []
     for event_id in range(1, 6):
-        page = site.get(f"/thing.json?where=cart_id=c1&at={event_id}").json
+        page = site.get(f"/identifier.json?where=cart_id=c1&at={event_id}").json
         assert page and page["at"] == event_id and page["view"] == "SHOPPING_CART"
         totals.append(page["travel"]["after"]["total"])
     assert totals == [0, 900, 2175, 2175, 2175]
-    page = site.get("/thing.json?where=cart_id=c1&at=3").json
+    page = site.get("/identifier.json?where=cart_id=c1&at=3").json
     assert page and {(one["path"], one["kind"]) for one in page["travel"]["changes"]} == {
         ("items[1]", "added"),
         ("total", "changed"),
     }
-    assert site.get("/thing?where=cart_id=nobody").status_code == 200
+    assert site.get("/identifier?where=cart_id=nobody").status_code == 200
 
 
 def test_a_fold_that_fails_is_shown_and_breaks_no_page(store: EventClient) -> None:
@@ -339,7 +339,7 @@ def test_a_fold_that_fails_is_shown_and_breaks_no_page(store: EventClient) -> No
 
     app = Flask("shop")
     app.register_blueprint(browser(store, authorize=lambda: True, projections=[Broken], url_prefix=None))
-    page = app.test_client().get("/thing?where=cart_id=c1").get_data(as_text=True)
+    page = app.test_client().get("/identifier?where=cart_id=c1").get_data(as_text=True)
     assert "The fold failed here" in page and "ZeroDivisionError" in page
 
 
@@ -387,7 +387,7 @@ def test_encrypted_fields_stay_closed(store: EventClient, site: FlaskClient) -> 
     store.plugins.register(Encryption({"CART_CREATED": Personal("cart_id", {"user_id": "[redacted]"})}))
     store.create_tables()
     saved = store.save_event(CartCreated("c9", "Ada Lovelace"))
-    pages = [f"/events/{saved.id}", "/thing?where=cart_id=c9", "/log", "/view?type=SHOPPING_CART&id=c9"]
+    pages = [f"/events/{saved.id}", "/identifier?where=cart_id=c9", "/log", "/view?type=SHOPPING_CART&id=c9"]
     for page in pages:
         for form in ("", ".json"):
             address, _, query = page.partition("?")
@@ -412,7 +412,7 @@ def test_what_events_hold_is_text_wherever_it_stands(
         store.db.execute_sql("UPDATE my_app.events SET data = data WHERE id = %s", (cause.id,))
     pages = {
         "/log": {"text": SCRIPT}, f"/events/{cause.id}": {}, "/types": {}, "/projections": {},
-        "/thing": {"where": f"cart_id={SCRIPT}", "view": SCRIPT},
+        "/identifier": {"where": f"cart_id={SCRIPT}", "view": SCRIPT},
         "/views": {"type": "SHOPPING_CART", "order": "-user_id"},
         "/view": {"type": "SHOPPING_CART", "id": SCRIPT},
     }  # fmt: skip
@@ -463,7 +463,7 @@ def test_a_person_finds_out_why_a_total_is_what_it_is(
         seen = open_browser("--window-size=1200,900")
         seen.go(f"{address}/?token=secret")
         assert seen.sees("h1", "Log")
-        seen.click("a[href*='thing?where=cart_id%3Dc1']")
+        seen.click("a[href*='identifier?where=cart_id%3Dc1']")
         assert seen.sees("h1", "cart_id c1")
         seen.click(".slider a[rel=prev]")
         seen.click(".slider a[rel=prev]")
@@ -513,7 +513,7 @@ def test_no_page_is_wider_than_the_window(
     with served(store) as address:
         seen = open_browser(f"--window-size={max(width, 500)},900")
         seen.go(f"{address}/?token=secret")
-        for page in ("log", "events/5", "thing?where=cart_id=c1", "types", "views?type=SHOPPING_CART"):
+        for page in ("log", "events/5", "identifier?where=cart_id=c1", "types", "views?type=SHOPPING_CART"):
             seen.go(f"{address}/{page}")
             script = f"document.documentElement.style.width = '{width}px';"
             assert seen.run(script + "return document.querySelector('main').scrollWidth") <= width, page
@@ -530,7 +530,7 @@ def test_each_page_of_a_long_log_is_fast(store: EventClient, tmp_path: Path) -> 
         "/log",
         "/log?type=ITEM_ADDED_TO_CART",
         "/log?text=nowhere",
-        "/thing?where=product_id=p7",
+        "/identifier?where=product_id=p7",
         "/types",
     ]:
         site.get(page)
