@@ -34,7 +34,7 @@ from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
-from pgevents.store.read import EventStream
+from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
 

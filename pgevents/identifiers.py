@@ -1,17 +1,23 @@
-"""Whether the identifiers of a question can find what it asks for: a misspelt one would find nothing, "
-"silently."""
+"""Whether the identifiers of a question can find what it asks for: a misspelt one would find nothing."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import attrs
 
 from pgevents.codec.serialization import Serializer
 from pgevents.errors import ConfigurationError
 from pgevents.events import EventType, event_type_of
+from pgevents.fields import path_of
 from pgevents.streams import Stream, merge_streams
 
 __all__ = ["Identifiers"]
@@ -27,11 +33,15 @@ class Identifiers:
 
     Only a question that names its types by classes can be checked: what events have that are known by name
     alone, or of any type, nobody knows.
+
+    Attributes:
+        hidden: Fields that are stored in another form than their value, by the event type's name.
     """
 
     def __init__(self, serializer: Serializer) -> None:
         self._serializer = serializer
         self._checked: set[tuple[tuple[type[Any], ...], tuple[str, ...]]] = set()
+        self.hidden: Mapping[str, frozenset[str]] = {}
 
     def forget(self) -> None:
         """Check again: the converter has changed."""
@@ -41,30 +51,42 @@ class Identifiers:
         """The streams as a sequence, checked.
 
         Raises:
-            ConfigurationError: An identifier that none of the stream's classes has, or one under which an
-                older version of a class is not found.
+            ConfigurationError: An identifier that none of the stream's classes has, one under which an older
+                version of a class is not found, or one that is stored in another form (encrypted).
         """
         if not isinstance(streams, (list, tuple)):
             streams = merge_streams(streams)
         for one in streams:
-            classes = getattr(one, "classes", ())  # what is no stream is refused by others
-            if classes and one.match:
-                question = classes, tuple([field for field, _ in one.match])
+            classes, match = getattr(one, "classes", ()), getattr(one, "match", ())
+            # what is no stream is refused by others
+            if self.hidden and match:
+                self._refuse_hidden(one)
+            if classes and match:
+                question = classes, tuple([field for field, _ in match])
                 if question not in self._checked:
                     self._check(*question)
         return streams
 
+    def _refuse_hidden(self, asked: Stream[Any]) -> None:
+        for event_type in self.hidden if asked.types is None else asked.types:
+            for field, _ in asked.match:
+                if field in self.hidden.get(event_type, ()):
+                    raise ConfigurationError(
+                        f"no event of {event_type!r} is found by {field!r}: a plugin stores that field in "
+                        "another form than its value, encrypted for example. Identify events by another "
+                        "field" + ("" if asked.types else ", or name types that do not have it")
+                    )
+
     def _check(self, classes: tuple[type[Any], ...], fields: tuple[str, ...]) -> None:
-        names = {cls: _stored_names(self._serializer, cls) for cls in classes}
+        stored = StoredFields(self._serializer)
         for field in fields:
-            if not any(known is None or field in known for known in names.values()):
-                raise ConfigurationError(_no_such_field(field, names))
-        able = [cls for cls, known in names.items() if known is None or known.issuperset(fields)]
+            if not any(stored.may_have(cls, field) for cls in classes):
+                raise ConfigurationError(_no_such_field(field, classes, stored))
+        able = [cls for cls in classes if all(stored.may_have(cls, field) for field in fields)]
         if not able:
             raise ConfigurationError(
                 f"no event of {_listed(classes)} has all of the fields {', '.join(fields)}, so nothing "
-                "would be "
-                "found: several identifiers must all match"
+                "would be found: several identifiers must all match"
             )
         for cls in able:
             kind = event_type_of(cls)
@@ -82,32 +104,80 @@ class Identifiers:
         self._checked.add((classes, fields))
 
 
-def _stored_names(serializer: Serializer, cls: type[Any]) -> set[str] | None:
-    """The names under which the fields of an event class are stored; None if that cannot be known."""
-    overrides: Mapping[str, Any] | None = getattr(serializer.unstructure_hook(cls), "overrides", None)
-    if overrides is None or not attrs.has(cls):
-        return None  # it is written by a function of the application's own
-    names: set[str] = set()
-    for field in attrs.fields(cls):
-        override = overrides.get(field.name)
-        if override is None or not override.omit:
-            names.add(getattr(override, "rename", None) or field.name)
-    return names
+@attrs.frozen
+class StoredFields:
+    """Under which names the fields of classes are stored, also those of the classes in their fields."""
+
+    serializer: Serializer
+
+    def may_have(self, cls: type[Any], field: str) -> bool:
+        """Whether events of this class may have the field; also where that cannot be known."""
+        column, keys = path_of(field)
+        return column != "data" or self._may_have(cls, keys)
+
+    def _may_have(self, kind: Any, keys: Sequence[str]) -> bool:
+        if not keys:
+            return True
+        inner = _members(kind)
+        if inner:
+            return any(self._may_have(one, keys) for one in inner)
+        known = self._of(kind) if isinstance(kind, type) else None
+        if known is not None:
+            return keys[0] in known and self._may_have(known[keys[0]], keys[1:])
+        return not (isinstance(kind, type) and issubclass(kind, NO_OBJECTS))
+
+    def names(self, kind: Any, depth: int = 3) -> Iterator[str]:
+        """The names that are known, with those of nested fields as paths."""
+        for one in _members(kind) or (kind,):
+            known = (self._of(one) if isinstance(one, type) else None) or {}
+            for name, inner in known.items():
+                yield name
+                if depth > 1:
+                    yield from (f"{name}.{more}" for more in self.names(inner, depth - 1))
+
+    def _of(self, cls: type[Any]) -> dict[str, Any] | None:
+        """The types of a class's fields by their stored names; None if that cannot be known."""
+        if not attrs.has(cls):
+            return None
+        overrides: Mapping[str, Any] | None = getattr(
+            self.serializer.unstructure_hook(cls), "overrides", None
+        )
+        if overrides is None:
+            return None  # it is written by a function of the application's own
+        found: dict[str, Any] = {}
+        for field in attrs.fields(cls):
+            override = overrides.get(field.name)
+            if override is None or not override.omit:
+                found[getattr(override, "rename", None) or field.name] = field.type
+        return found
+
+
+NO_OBJECTS = (str, bytes, int, float, bool, list, tuple, set, frozenset, date, time, Decimal, UUID, Enum)
+"""What is stored as text, number or list, so that no field stands in it."""
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; the class of a generic one; none for any other."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(one for one in typing.get_args(kind) if one is not type(None))
+    return (origin,) if isinstance(origin, type) else ()
 
 
 def _listed(classes: Iterable[type[Any]]) -> str:
     return ", ".join(cls.__qualname__ for cls in classes)
 
 
-def _no_such_field(field: str, names: Mapping[type[Any], set[str] | None]) -> str:
-    known = sorted({name for some in names.values() for name in some or ()})
-    near = difflib.get_close_matches(field, known, 1, 0.5)
+def _no_such_field(field: str, classes: Iterable[type[Any]], stored: StoredFields) -> str:
+    classes = tuple(classes)
+    known = sorted({name for cls in classes for name in stored.names(cls, depth=1)})
+    every = {name for cls in classes for name in stored.names(cls)}
+    near = difflib.get_close_matches(field, sorted(every), 1, 0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
-        f"no event of {_listed(names)} has a field {field!r}, so nothing would be found: {hint}"
+        f"no event of {_listed(classes)} has a field {field!r}, so nothing would be found: {hint}"
         f"They have {', '.join(known) or 'no fields'}. A field that only stored events have is asked for "
-        "with the "
-        'types as texts: stream("CART_CREATED", ...)'
+        'with the types as texts: stream("CART_CREATED", ...)'
     )
 
 

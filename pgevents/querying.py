@@ -43,7 +43,7 @@ class Asked:
 
     Attributes:
         type: The projection's type.
-        version: The version; None for any.
+        version: The version; None for the newest that each id has.
         shape: The shape of the view; None for any.
         view_class: The view's class; `dict` without one.
         id_class: The id's type, or Any.
@@ -177,8 +177,8 @@ def _built_sql(
     wanted: Any = None
     for kind, version, _ in kinds:
         one = model.type == kind
-        if version is not None:
-            one &= model.version == version
+        # As an expression: by type and version alone, the planner would go through the whole primary key.
+        one &= _newest_sql(model) if version is None else peewee.Expression(model.version, "+", 0) == version
         wanted = one if wanted is None else wanted | one
     query = query.where(wanted)
     for number, (name, comparison) in enumerate(conditions):
@@ -197,6 +197,15 @@ def _built_sql(
     for number, name in enumerate(pages, len(conditions)):
         query = getattr(query, name)(peewee.Value(_Slot(number), converter=False))
     return cast("tuple[str, list[Any]]", query.sql())
+
+
+def _newest_sql(model: Any) -> Any:
+    """The condition that no newer version of the same id is saved."""
+    table = model.pgevents_spec.qualified()
+    return peewee.SQL(
+        f'NOT EXISTS (SELECT FROM {table} AS n WHERE n.type = "t1".type AND n.id = "t1".id '
+        'AND n.version > "t1".version)'
+    )
 
 
 # Peewee takes longer to build a statement than PostgreSQL to answer it.

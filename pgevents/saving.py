@@ -26,12 +26,14 @@ from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
 from pgevents.store.append import Answer, Appender, Row
+from pgevents.store.options import check_id
 from pgevents.store.ordering import Position
-from pgevents.store.read import EventStream, Reader, check_id
+from pgevents.store.read import Reader
+from pgevents.store.results import EventStream
 from pgevents.store.session import Session
 from pgevents.streams import Stream, merge_streams
 
-__all__ = ["Latest", "SaveOptions", "Saver", "position_of"]
+__all__ = ["Latest", "SaveOptions", "Saver", "check_key", "position_of"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -63,6 +65,12 @@ def position_of(latest: Latest, streams: Streams) -> Position:
                 "this position was read from other streams than those given; leave the streams out, "
                 "or give the id of an event"
             )
+        if latest.is_cut:
+            raise ConfigurationError(
+                "this read was cut off by its limit, so it does not know what stands after it, and a save "
+                "validated against it would never be accepted: read without a limit, or the newest first "
+                "(reverse=True)"
+            )
         return latest
     if given is None:
         raise ConfigurationError(
@@ -74,13 +82,24 @@ def position_of(latest: Latest, streams: Streams) -> Position:
     return Position(base, base, 0, given)
 
 
-def _check_key(instance: object, attribute: object, key: Any) -> None:
+def check_key(key: Any) -> str:
+    """An idempotency key.
+
+    Raises:
+        InvalidValueError: Anything else.
+    """
     is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
-    if key is not None and not is_key:
+    if not is_key:
         raise InvalidValueError(
             f"an idempotency key is a text of 1 to 500 characters without control characters, not "
             f"{shown(key)}"
         )
+    return str.__str__(key)  # of an Enum that is a str, the text
+
+
+def _check_key(instance: object, attribute: object, key: Any) -> None:
+    if key is not None:
+        check_key(key)
 
 
 def _check_created_at(instance: object, attribute: object, when: Any) -> None:
@@ -401,9 +420,9 @@ class Saver:
                 options.attempt,
             )
             delay = self.hooks.retry_delay(conflict)
+        reason = f"hold events that were not read (ids {new[:10]})" if new else "lack events that were read"
         return ConcurrencyError(
-            f"the streams hold events that were not read (ids {new[:10]}); nothing was written: "
-            f"read again, decide anew",
+            f"the streams {reason}; nothing was written: read again, decide anew",
             conflicting_ids=new,
             expected=options.expected,
             attempts=options.attempt,

@@ -27,27 +27,25 @@ V_co = TypeVar("V_co", covariant=True)
 
 COLUMNS = "type, id, coalesce(exact, data::text) AS data, latest_event_id, version, created_at, updated_at"
 
-# A newer version replaces any older one; of the same version and shape only the later fold wins, or, of one
-# that was folded anew from the start, other data. Nothing is written if the log was changed under maintenance
+# Each version has a row of its own. Of the same shape only the later fold wins, or, of one that was folded
+# anew from the start, other data. Nothing is written if the log was changed under maintenance
 # since the fold began, or if the snapshot that it began with was removed: what was erased must not come back.
 SAVE_SQL = """\
-WITH base AS (SELECT FROM {table} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s FOR UPDATE)
+WITH base AS (SELECT FROM {table} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s
+    AND version = %(version)s FOR UPDATE)
 INSERT INTO {table} AS stands (type, id, data, exact, latest_event_id, version, shape)
 SELECT %(type)s, %(id)s, %(data)s::jsonb, %(exact)s, %(latest)s, %(version)s, %(shape)s
 WHERE {hold_redactions}() = coalesce(%(noted)s, {redactions}()) AND (NOT %(has_base)s OR EXISTS (SELECT FROM
 base))
-ON CONFLICT (type, id) DO UPDATE SET data = excluded.data, exact = excluded.exact,
-    latest_event_id = excluded.latest_event_id, version = excluded.version, shape = excluded.shape,
-    updated_at = clock_timestamp()
-WHERE excluded.version > stands.version OR excluded.version = stands.version AND (
-    excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
+ON CONFLICT (type, id, version) DO UPDATE SET data = excluded.data, exact = excluded.exact,
+    latest_event_id = excluded.latest_event_id, shape = excluded.shape, updated_at = clock_timestamp()
+WHERE excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
     OR %(anew)s AND excluded.latest_event_id = stands.latest_event_id AND excluded.data <> stands.data
-)
 RETURNING {columns}, xmax = 0
 """
 STANDS_SQL = """\
 SELECT {columns}, shape FROM {table}
-WHERE type = %s AND id = %s AND {redactions}() = coalesce(%s, {redactions}())
+WHERE type = %s AND id = %s AND version = %s AND {redactions}() = coalesce(%s, {redactions}())
 """
 # Both as the same statement sees them: a snapshot that is read here was not removed by a redaction before.
 NOTE_SQL = """\
@@ -55,7 +53,10 @@ SELECT {redactions}(), s.* FROM (VALUES (1)) AS always
 LEFT JOIN (SELECT {columns} FROM {table} WHERE type = %s AND id = %s AND version = %s AND shape = %s) AS s ON
 true
 """
-GET_SQL = "SELECT {columns} FROM {table} WHERE type = %s AND id = %s AND (%s::int IS NULL OR version = %s)"
+GET_SQL = """\
+SELECT {columns} FROM {table} WHERE type = %s AND id = %s AND (%s::int IS NULL OR version = %s)
+ORDER BY version DESC LIMIT 1
+"""
 DELETE_SQL = "DELETE FROM {table} WHERE type = %s AND id = %s"
 
 
@@ -70,7 +71,7 @@ class SavedProjection(Generic[V_co]):
         data: The view.
         latest_event_id: Id of the last event that is folded into it.
         version: The version of the projection that folded it.
-        created_at: When the first snapshot of this id was saved.
+        created_at: When the first snapshot of this id and version was saved.
         updated_at: When this one was saved.
     """
 
@@ -89,8 +90,7 @@ class SaveResult(Generic[V_co]):
 
     Attributes:
         status: "created", "updated" or "skipped".
-        projection: The row that stands now. Where a newer version of the projection has saved it, its data
-            stays a dict: this program may not know its shape.
+        projection: The row of this version that stands now.
     """
 
     status: str
@@ -222,14 +222,14 @@ class Snapshots:
     def get(
         self, kind: str, id_text: str, version: int | None, view_class: Any, id_class: Any = Any
     ) -> SavedProjection[Any] | None:
-        """The snapshot of this version (None: of any), or None."""
+        """The snapshot of this version (None: of the newest there is), or None."""
         row = self.session.execute(self.sql(GET_SQL), [kind, id_text, version, version]).fetchone()
         return None if row is None else self.decode(row, view_class, id_class)
 
     # -- writing ------------------------------------------------------------
 
     def delete(self, kind: str, id_text: str) -> bool:
-        """Remove a snapshot, of whatever version; whether there was one."""
+        """Remove the snapshots of an id, of all versions; whether there was one."""
         return bool(self.session.execute(self.sql(DELETE_SQL), [kind, id_text]).rowcount)
 
     def save(
@@ -277,11 +277,12 @@ class Snapshots:
             return SaveResult(
                 "created" if row[7] else "updated", self.decode(row, key.view_class, key.id_class)
             )
-        row = self.session.execute(self.sql(STANDS_SQL), [key.type, key.id, redactions]).fetchone()
+        row = self.session.execute(
+            self.sql(STANDS_SQL), [key.type, key.id, key.version, redactions]
+        ).fetchone()
         if row is None:
             return None
-        is_ours = row[4] == key.version and row[7] == key.shape
-        view_class = key.view_class if is_ours else dict  # another version's view, which may be unknown here
+        view_class = key.view_class if row[7] == key.shape else dict  # of another shape, unknown here
         return SaveResult("skipped", self.decode(row, view_class, key.id_class))
 
     def save_with_hooks(

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pgevents.deliveries import current_delivery
 from pgevents.errors import ConfigurationError, WaitError
 from pgevents.events import Event
+from pgevents.fields import text_sql
+from pgevents.store.options import check_id
 from pgevents.store.ordering import horizon_of
 from pgevents.store.processing import Statements, read_lanes, split_error, where_sql
-from pgevents.store.read import check_id
 from pgevents.streams import Stream
 
 __all__ = ["Awaited", "wait_for"]
@@ -84,7 +85,7 @@ def _followed(
     statements: Statements, streams: Sequence[Stream[Any]], key: Sequence[str], ids: Sequence[int]
 ) -> list[tuple[int, str, int]]:
     """Those events that the subscription follows: id, key and the key's hash."""
-    fields = ", ".join(f"e.data->>'{name}'" for name in key)
+    fields = ", ".join(text_sql(name, "e.") for name in key)
     text = f"coalesce({fields}, '')" if key else "''"
     parts: list[str] = []
     params: list[Any] = [list(ids)]

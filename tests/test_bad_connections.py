@@ -447,3 +447,18 @@ def test_an_encoding_that_the_driver_does_not_know_of_is_refused(client: EventCl
         assert client.get_event_stream(cart_id="c1") == []
     client.save_event(event)
     assert client.get_event_stream(cart_id="c1")[0].data["text"] == "Grüße"
+
+
+def test_a_date_style_that_the_driver_cannot_read_is_refused(client: EventClient) -> None:
+    """It is refused before anything is written, with the statement that sets it right."""
+    for style in ("German, DMY", "SQL", "Postgres, MDY"):
+        client.db.execute_sql(f"SET DateStyle TO {style}")
+        for call in (
+            lambda: client.save_event(CartCreated("c1", "u1")),
+            lambda: client.get_event_stream(cart_id="c1"),
+        ):
+            with pytest.raises(ConfigurationError, match="DateStyle was set to .*SET DateStyle TO ISO"):
+                call()
+    client.db.execute_sql("SET DateStyle TO ISO, DMY")
+    assert client.get_event_stream(cart_id="c1") == []
+    assert client.save_event(CartCreated("c1", "u1")) == client.get_event_stream(cart_id="c1")[0]

@@ -459,7 +459,7 @@ def test_which_tables_is_asked_only_if_there_are_several(log: Command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["stream", "cart_id"], ["stream", "1x=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
+        ["stream", "cart_id"], ["stream", "x'=3"], ["stream", "--as-of", "x"], ["append", "A", "x"],
         ["append", "A", "[]"], ["append", "A", "{}", "--after", "1"], ["import", "-"],
         ["export", "-", "--resume"],
         ["append", "A", "{}", "--stream", "a=1"], ["append", "A", "n:=x"], ["append", "A", "n=1", "n=2"],

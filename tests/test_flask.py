@@ -324,6 +324,11 @@ SPOIL = {
     "cursor": "DECLARE spoiled CURSOR WITH HOLD FOR SELECT 1",
     "listener": "LISTEN spoiled",
     "encoding": "SET client_encoding = 'LATIN1'",
+    "date style": "SET DateStyle TO German",
+}
+DRIVER: dict[str, Callable[[Any], None]] = {
+    "driver": lambda connection: connection.set_session(readonly=True),
+    "driver's encoding": lambda connection: connection.set_client_encoding("LATIN1"),
 }
 STATE = """
 SELECT current_setting('application_name'), current_setting('transaction_read_only'), current_user,
@@ -331,11 +336,11 @@ SELECT current_setting('application_name'), current_setting('transaction_read_on
     to_regclass('pg_temp.spoiled'), (SELECT count(*) FROM pg_prepared_statements WHERE name = 'spoiled'),
     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711),
     (SELECT count(*) FROM pg_cursors WHERE name = 'spoiled'), (SELECT count(*) FROM pg_listening_channels()),
-    current_setting('client_encoding')
+    current_setting('client_encoding'), current_setting('DateStyle')
 """
 
 
-@pytest.mark.parametrize("what", [*SPOIL, "driver"])
+@pytest.mark.parametrize("what", [*SPOIL, *DRIVER])
 def test_what_a_request_does_to_its_session_does_not_pass_to_the_next(
     make_app: Callable[..., Flask], what: str
 ) -> None:
@@ -348,15 +353,28 @@ def test_what_a_request_does_to_its_session_does_not_pass_to_the_next(
 
     before = state()
     with app.app_context():
-        if what == "driver":
-            current_events.db.connection().set_session(readonly=True)
+        if what in DRIVER:
+            DRIVER[what](current_events.db.connection())
         else:
             current_events.db.execute_sql(SPOIL[what])
         if what not in ("role", "session"):
             assert current_events.db.execute_sql(STATE).fetchone() != before
-    assert taken_and_idle(app) == ((0, 0) if what == "driver" else (0, 1))
+    assert taken_and_idle(app) == ((0, 0) if what in DRIVER else (0, 1))
     assert state() == before
     assert app.test_client().post("/carts/c1").status_code == 200
+
+
+def test_a_roles_date_style_does_not_come_back_with_a_clean_connection(
+    make_app: Callable[..., Flask], url: str
+) -> None:
+    """RESET gives back the role's own, which the driver had overridden when it connected."""
+    database = parse_dsn(url)["dbname"]
+    with contextlib.closing(psycopg2.connect(url)) as owner, owner, owner.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {database} SET DateStyle TO 'German, DMY'")
+    app = make_app()
+    for _ in range(3):
+        assert app.test_client().post("/carts/c1").status_code == 200
+    assert taken_and_idle(app) == (0, 1)
 
 
 # -- errors ------------------------------------------------------------

@@ -261,6 +261,8 @@ def test_tables_of_an_earlier_version_come_along(earlier: EventClient) -> None:
     assert earlier.db.execute_sql(trail).fetchall() == [("typo", None, None), ("another typo", 1, [3])]
     with pytest.raises(PgEventsError, match="views_check|violates"):
         earlier.session.execute("UPDATE my_app.views SET exact = '1'")
+    key = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'views_pkey'"
+    assert earlier.db.execute_sql(key).fetchone() == ("PRIMARY KEY (type, id, version)",)
     former = "SELECT count(*) FROM pg_proc WHERE prosrc = ' SELECT ''earlier'' '"
     assert earlier.db.execute_sql(former).fetchone() == (0,)
 

@@ -548,6 +548,26 @@ def test_a_subject_is_forgotten_by_its_uuid(client: EventClient, encryption: Enc
     assert encryption.forget(client, subject).had_key
 
 
+@pytest.mark.parametrize(
+    "types", [UserRegistered, "USER_REGISTERED", ["USER_REGISTERED", "OTHER"], None, [UserRegistered]]
+)
+def test_an_encrypted_field_is_no_identifier(client: EventClient, encryption: Encryption, types: Any) -> None:
+    """It would find nothing: reads, conditions and decisions are refused, however the types are named."""
+    client.save_event(UserRegistered("u1", "ada@example.org"))
+    by_email = stream(types, email="ada@example.org")
+    for call in (
+        lambda: client.get_event_streams([by_email]),
+        lambda: list(client.iter_event_streams([by_email])),
+        lambda: client.save_event_with_stream_validation(UserRegistered("u2", "x"), 0, [by_email]),
+        lambda: client.get_latest_event(types, email="ada@example.org"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"'USER_REGISTERED' is found by 'email'.*encrypted"):
+            call()
+    assert len(client.get_event_stream()) == 1
+    client.plugins.unregister("Encryption")
+    assert client.get_event_streams([by_email]) == []
+
+
 def test_forgetting_takes_a_client_and_sees_everything(client: EventClient, encryption: Encryption) -> None:
     """Arguments the other way round, and a transaction with a frozen snapshot, are refused in words."""
     with pytest.raises(ConfigurationError, match=r"takes an EventClient first, not 'u1'"):
@@ -737,6 +757,18 @@ def test_personal_values_stay_out_of_error_texts(
     with pytest.raises(EventDecodeError, match="event 1 of type 'CALLED', field 'phone'") as read:
         reader.get_event_stream()
     assert "5550100" not in "".join(traceback.format_exception(read.value))
+
+    @event("CALLED", version=2, upcasters={1: lambda data: data["phone"]})
+    class CalledLater:
+        about: str
+        phone: str
+
+    later = make_client(
+        event_types=CalledLater, plugins=[Encryption({CalledLater: Personal("about", {"phone": ""})})]
+    )
+    with pytest.raises(EventDecodeError, match="upcaster from version 1 returned str") as wrong:
+        later.get_event_stream()
+    assert "5550100" not in "".join(traceback.format_exception(wrong.value))
     with pytest.raises(EventEncodeError, match="'text' is personal") as raised:
         make_client().save_event({"type": "NOTE_WRITTEN", "data": {"about": "u1", "text": "5550100"}})
     assert "5550100" not in str(raised.value)

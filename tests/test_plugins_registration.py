@@ -248,7 +248,13 @@ def test_a_plugin_brings_types_upcasters_and_converters(make_client: Callable[..
 
 
 @pytest.mark.parametrize(
-    "hook", ["pgevents_registered", "pgevents_register_events", "pgevents_configure_converter"]
+    "hook",
+    [
+        "pgevents_registered",
+        "pgevents_register_events",
+        "pgevents_configure_converter",
+        "pgevents_hidden_fields",
+    ],
 )
 def test_a_plugin_that_refuses_leaves_no_trace(make_client: Callable[..., EventClient], hook: str) -> None:
     """An error in a hook of registration ends it, and what was registered before works on."""
@@ -267,6 +273,18 @@ def test_a_plugin_that_refuses_leaves_no_trace(make_client: Callable[..., EventC
     saved: Event[Paid] = client.save_event(Paid("c1", Money(Decimal(1), "EUR")))
     assert client.get_latest_event(Paid) == saved
     assert type(client.serializer.converter) is type(converter)
+
+
+def test_what_hidden_fields_returns_is_checked(make_client: Callable[..., EventClient]) -> None:
+    """A list of names says nothing about which events have them."""
+
+    class Lists:
+        @hookimpl
+        def pgevents_hidden_fields(self) -> Any:
+            return ["email"]
+
+    with pytest.raises(PluginError, match="Lists: pgevents_hidden_fields returns a mapping"):
+        make_client(plugins=[Lists()])
 
 
 # -- installed packages ------------------------------------------------------------

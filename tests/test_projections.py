@@ -244,26 +244,34 @@ class CartOfTwo(CartProjection):
 
 
 def test_a_snapshot_of_an_older_version_is_not_used(client: EventClient) -> None:
-    """When the version is raised, old snapshots are passed over, and replaced at the next save."""
+    """When the version is raised, old snapshots are passed over, and stay beside the new ones."""
     client.save_events([CartCreated("c1", "u1"), added("p1")])
     CartProjection("c1", client).save_projection()
     assert client.get_projection(CartOfTwo, "c1") is None
     assert client.query_projections(CartOfTwo) == []
     two = CartOfTwo("c1", client)
     assert (two.saved_projection, two.view) == (None, CartView("c1", "u1"))
-    assert two.save_projection().status == "updated"
-    assert client.get_projection(CartProjection, "c1") is None
+    assert two.save_projection().status == "created"
+    assert products(client.get_projection(CartProjection, "c1").data) == ["p1"]  # type: ignore[union-attr]
     assert client.get_projection(CartOfTwo, "c1") is not None
 
 
-def test_an_older_version_never_overwrites_a_newer_one(client: EventClient) -> None:
-    """A program of the old version, still running, skips: the newer snapshot stands, however old its
-    events."""
+def test_versions_stand_side_by_side(client: EventClient) -> None:
+    """Programs of two versions each save and see their own; by name alone it is the newest."""
     client.save_event(CartCreated("c1", "u1"))
     CartOfTwo("c1", client).save_projection()
     client.save_event(added("p1"))
     result = CartProjection("c1", client).save_projection()
-    assert (result.status, result.projection.version, result.projection.latest_event_id) == ("skipped", 2, 1)
+    assert (result.status, result.projection.version, result.projection.latest_event_id) == ("created", 1, 2)
+    for cls in (CartProjection, CartOfTwo):
+        assert [(one.version, one.data) for one in client.query_projections(cls)] == [
+            (cls.version, client.get_projection(cls, "c1").data)  # type: ignore[union-attr]
+        ]
+    assert [one.version for one in client.query_projections("SHOPPING_CART", user_id="u1")] == [2]
+    assert client.count_projections("SHOPPING_CART") == 1
+    assert client.get_projection("SHOPPING_CART", "c1").version == 2  # type: ignore[union-attr]
+    assert [one.version for one in client.query_projections("SHOPPING_CART", version=1)] == [1]
+    assert client.get_projection_ids("SHOPPING_CART") == ["c1"]
     assert products(CartProjection("c1", client).view) == ["p1"]
 
 

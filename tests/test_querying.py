@@ -325,7 +325,7 @@ def test_projections_of_a_type_are_listed_refreshed_and_deleted(client: EventCli
     assert client.get_projection_ids(CartProjection, user_id="u2") == []
     seen: list[tuple[int, int]] = []
     done = client.refresh_projections(Two, progress=lambda number, of: seen.append((number, of)))
-    assert (done, seen) == ({"created": 0, "updated": 2, "skipped": 0}, [(1, 2), (2, 2)])
+    assert (done, seen) == ({"created": 2, "updated": 0, "skipped": 0}, [(1, 2), (2, 2)])
     assert client.refresh_projections(Two, ids=["c1", "c2"]) == {"created": 1, "updated": 0, "skipped": 1}
     assert client.delete_projection(Two, "c2") and not client.delete_projection("SHOPPING_CART", "c2")
     assert CartProjection("c0", client).delete_projection()

@@ -288,7 +288,7 @@ def test_what_is_known_of_a_class_holds_only_while_nothing_changes(client: Event
 
 
 @pytest.mark.parametrize(
-    "setting", ["DateStyle = 'German'", "DateStyle = 'Postgres, MDY'", "TimeZone = 'America/St_Johns'"]
+    "setting", ["DateStyle = 'ISO, YMD'", "TimeZone = 'Asia/Kathmandu'", "TimeZone = 'America/St_Johns'"]
 )
 def test_a_saved_event_has_its_time_whatever_the_session_writes_times_like(
     client: EventClient, setting: str

@@ -33,6 +33,7 @@ from pgevents import (
     pipeline,
 )
 from pgevents.codec.serialization import load_json
+from pgevents.events import EventTypes
 from pgevents.projections import _Projection
 from pgevents.testing import check_projection
 from pgevents.views import as_jsonb, first_difference, jsonb_text, shape_text
@@ -393,6 +394,7 @@ def test_a_class_that_was_reloaded_is_noticed(
         "from pgevents import event\n@event('RELOADED')\nclass Reloaded:\n    cart_id: str\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
     module = importlib.import_module("reloaded_events")
     client = make_client(event_types=None)
     client.create_tables()

@@ -99,7 +99,10 @@ def _views(
 ) -> list[dict[str, Any]]:
     """The views of this identifier: those that a class folds from it, and those that are saved by its id."""
     table = client.projections.pgevents_spec.qualified()
-    saved_sql = f"SELECT type, version, latest_event_id FROM {table} WHERE id = %s AND type = ANY (%s)"
+    saved_sql = (
+        f"SELECT type, version, latest_event_id FROM {table} "
+        "WHERE id = %s AND type = ANY (%s) ORDER BY version"
+    )
     types = sorted({*classes, *saved_types(client)})
     saved = {
         row[0]: {"version": row[1], "latest_event_id": row[2]}

@@ -82,7 +82,8 @@ def query_page(
     table = client.projections.pgevents_spec.qualified()
     is_down, field = order.startswith("-"), order.removeprefix("-")
     key, placeholder = ("id", "%s") if field == "id" else (_field_sql(field), "%s::jsonb")
-    conditions, params = ["type = %s"], list[Any]([name])
+    newest = f"version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
+    conditions, params = ["type = %s", newest], list[Any]([name])
     for one, wanted in where:
         conditions.append(f"data->>'{_checked(one)}' = %s")
         params.append(wanted)
@@ -99,9 +100,8 @@ def query_page(
             conditions.append(f"({key}, id) {sign} ({placeholder}, %s)")
             params += [json.dumps(key_value), last]
     ordered = f"id {direction}" if field == "id" else f"{key} {direction}, id {direction}"
-    sql = (
-        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join(conditions)} ORDER BY {ordered} LIMIT {PAGE + 1}"
-    )
+    where_sql = " AND ".join(conditions)
+    sql = f"SELECT {COLUMNS} FROM {table} AS p WHERE {where_sql} ORDER BY {ordered} LIMIT {PAGE + 1}"
     rows = client.session.execute(sql, params).fetchall()
     views = [_row(row) for row in rows[:PAGE]]
     following = None

@@ -23,18 +23,19 @@ from .store import Store, stream_of
 __all__ = ["diff", "query", "show"]
 
 ROWS_SQL = """\
-SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table}
+SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table} AS p
 WHERE type = %s{conditions} ORDER BY {order}, id LIMIT %s
 """
+NEWEST = " AND version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
+"""Of several versions of a projection, the newest of each id."""
 NAMES = ("type", "id", "data", "latest_event_id", "version", "updated_at")
 
 
 def _rows(
     client: EventClient, conditions: str, params: list[Any], order: str, limit: int | None
 ) -> list[dict[str, Any]]:
-    sql = ROWS_SQL.format(
-        table=client.projections.pgevents_spec.qualified(), conditions=conditions, order=order
-    )
+    table = client.projections.pgevents_spec.qualified()
+    sql = ROWS_SQL.format(table=table, conditions=conditions.replace("{table}", table), order=order)
     return [
         dict(zip(NAMES, (*row[:2], json.loads(row[2]), *row[3:5], row[5].isoformat()), strict=True))
         for row in client.session.execute(sql, [*params, limit]).fetchall()
@@ -77,16 +78,13 @@ def query(
     type: str, match: tuple[str, ...], order_by: str | None, descending: bool, limit: int, **options: Any
 ) -> None:
     store = Store(**options)
-    conditions, order = "", "id"
+    conditions, order = NEWEST, "id"
     params: list[Any] = [type]
     for field, values in stream_of((), match).match:
-        conditions += f" AND data->>'{field}' = ANY(%s)"  # a stream's fields are checked names
+        conditions += f" AND data->>'{_checked(field, 'a view')}' = ANY(%s)"
         params.append(list(values))
     if order_by is not None:
-        try:
-            order = f"data->'{check_field_name(order_by)}'"
-        except ConfigurationError as error:
-            raise click.UsageError(f"--order-by: {error}") from error
+        order = f"data->'{_checked(order_by, '--order-by')}'"
     rows = _rows(store.open(), conditions, params, f"{order} DESC" if descending else order, limit)
     if not rows and not store.as_json:
         click.echo(f"No projection of type {printable(type)} is saved with these values.")
@@ -96,6 +94,13 @@ def query(
             if store.as_json
             else f"{click.style(printable(row['id']), bold=True)}  {as_text(row['data'])}"
         )
+
+
+def _checked(field: str, what: str) -> str:
+    try:
+        return check_field_name(field)
+    except ConfigurationError as error:
+        raise click.UsageError(f"{what}: {error}") from error
 
 
 @click.command(

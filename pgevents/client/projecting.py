@@ -89,13 +89,14 @@ class ProjectionCalls(ClientParts):
         """The snapshot of a projection, if one of its present version is saved.
 
         Args:
-            projection: The projection's class; or its type's name: then the view is a dict, of any version.
+            projection: The projection's class; or its type's name: then the view is a dict, of the newest
+                version that is saved.
             id: Its id.
         """
         return saved_views.get(self.snapshots, self.types, projection, id)
 
     def delete_projection(self, projection: type[Projection[Any]] | str, id: Any) -> bool:
-        """Remove a snapshot, of whatever version. The events stay, so the view can be folded anew.
+        """Remove the snapshots of an id, of all versions. The events stay, so the view can be folded anew.
 
         Args:
             projection: The projection's class, or its type's name.
@@ -165,7 +166,7 @@ class ProjectionCalls(ClientParts):
 
         Args:
             projection: The projection's class; its type and version are matched. Or its type's name: then
-                views are dicts, of any version. Or a list of these.
+                views are dicts, of the newest version of each id. Or a list of these.
             where: A Peewee expression, made with `view_fields` or with the projections model, for more.
             order_by: A field of the view or a column of the table, `"-total"` for the greatest first, a
                 Peewee expression, or a list of these. The id comes last, so that pages are stable; views

@@ -103,9 +103,12 @@ class Decoder:
                 event.updated_at = time_of(updated_at) if updated_at else created
                 event.__class__ = Event
             except Exception as error:
-                event = _undecoded(row, error, keep_undecodable)
+                event = self._undecoded(row, error, keep_undecodable)
             append(event)
         return events
+
+    def _undecoded(self, row: Any, error: Exception, is_kept: bool) -> Event[Any]:
+        return _undecoded(row, error, is_kept, row[1] in self._serializer.personal)
 
     def _known_type(self, name: str) -> KnownType:
         event_type = self._types.find(name)
@@ -122,18 +125,18 @@ class Decoder:
             try:
                 stored[n] = _stored(row)
             except Exception as error:
-                events[n] = _undecoded(row, error, keep_undecodable)
+                events[n] = self._undecoded(row, error, keep_undecodable)
         try:
             changed = before_decode(list(stored.values())) if stored else []
         except EventDecodeError as error:
             if len(rows) == 1 or not keep_undecodable:
-                return [_undecoded(rows[0], error, keep_undecodable)]
+                return [self._undecoded(rows[0], error, keep_undecodable)]
             return [self._events_by_plugins(before_decode, [row], True)[0] for row in rows]  # which one it is
         for n, one in zip(stored, changed, strict=True):
             try:
                 events[n] = self._event_of(one, rows[n])
             except Exception as error:
-                events[n] = _undecoded(rows[n], error, keep_undecodable)
+                events[n] = self._undecoded(rows[n], error, keep_undecodable)
         return [events[n] for n in range(len(rows))]
 
     def _event_of(self, stored: StoredEvent, row: Any) -> Event[Any]:
@@ -150,20 +153,20 @@ def _stored(row: Any) -> StoredEvent:
     return StoredEvent(int(event_id), name, metadata.pop(VERSION_KEY, 1), load_json(text), metadata)
 
 
-def _undecoded(row: Any, error: Exception, is_kept: bool) -> Event[Any]:
+def _undecoded(row: Any, error: Exception, is_kept: bool, is_personal: bool) -> Event[Any]:
     """An event that cannot be read, as far as it can; or the error that names it."""
     event_id, name, text, metadata_text, created_at, updated_at = row
     if not isinstance(error, EventDecodeError):
         if isinstance(error, (PgEventsError, MemoryError)):
             raise error  # of the program, not of this event
-        field, reason = _fault(error, created_at, updated_at)
+        field, reason = _fault(error, created_at, updated_at, is_personal)
         fault = EventDecodeError(
             f"event {event_id} of type {name!r}: {reason}",
             event_id=int(event_id),
             event_type=name,
             field=field,
         )
-        fault.__cause__ = error
+        fault.__cause__ = None if is_personal else error
         error = fault
     if not is_kept:
         raise error
@@ -183,8 +186,10 @@ def _undecoded(row: Any, error: Exception, is_kept: bool) -> Event[Any]:
     )
 
 
-def _fault(error: Exception, created_at: str, updated_at: str | None) -> tuple[str | None, str]:
-    """The field at fault, if it is one of the envelope, and what is wrong."""
+def _fault(
+    error: Exception, created_at: str, updated_at: str | None, is_personal: bool
+) -> tuple[str | None, str]:
+    """The field at fault, if it is one of the envelope, and what is wrong; of personal data no value."""
     for field, text in (("created_at", created_at), ("updated_at", updated_at)):
         try:
             time_of(text or created_at)
@@ -195,7 +200,8 @@ def _fault(error: Exception, created_at: str, updated_at: str | None) -> tuple[s
             )
     if isinstance(error, RecursionError):
         return None, "its JSON is nested too deeply to be read"
-    return None, f"it cannot be read ({type(error).__name__}: {error})"
+    shown = type(error).__name__ if is_personal else f"{type(error).__name__}: {error}"
+    return None, f"it cannot be read ({shown})"
 
 
 def _nearest_time(text: str) -> datetime:

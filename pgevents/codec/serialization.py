@@ -287,7 +287,8 @@ class Serializer:
                 reason, cause = self._reason(kind.name, error, repr(error))
                 raise fault(f"the upcaster from version {step} failed: {reason}") from cause
             if not isinstance(changed, dict):
-                raise fault(f"the upcaster from version {step} returned {changed!r:.40}, not a dict")
+                shown = type(changed).__name__ if kind.name in self.personal else f"{changed!r:.40}"
+                raise fault(f"the upcaster from version {step} returned {shown}, not a dict")
             data = cast("dict[str, Any]", changed)
         return self.decode(data, kind.cls, event_id=event_id, event_type=kind.name)
 

@@ -20,7 +20,8 @@ __all__ = ["commands"]
 
 PROJECTIONS_SQL = """\
 SELECT type, id, version, latest_event_id, updated_at, data::text
-FROM {table} WHERE (%(type)s IS NULL OR type = %(type)s) AND (%(id)s IS NULL OR id = %(id)s) ORDER BY type, id
+FROM {table} WHERE (%(type)s IS NULL OR type = %(type)s) AND (%(id)s IS NULL OR id = %(id)s)
+ORDER BY type, id, version
 """
 
 

@@ -20,7 +20,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from pgevents.embedded import embedded_database
 from pgevents.errors import DatabaseUnavailableError
 from pgevents.flask.context import active_store
-from pgevents.store.session import open_database
+from pgevents.store.session import open_database, setting_that_breaks
 
 __all__ = ["Pool", "UnavailableError", "give_back"]
 
@@ -207,6 +207,10 @@ def _clean(connection: Any) -> None:
             if connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
                 cursor.execute("ROLLBACK")
             cursor.execute(CLEAN_SQL)
+            if not connection.get_parameter_status("DateStyle").startswith("ISO"):
+                cursor.execute("SET DateStyle TO ISO")  # the role has another, as when the driver connected
+        if setting_that_breaks(connection) is not None:
+            connection.close()  # the request changed what the driver remembers
     except psycopg2.Error:
         connection.close()
 

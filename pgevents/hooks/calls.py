@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from types import NoneType
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -86,6 +87,18 @@ class HookCalls:
             return events
 
         return self._chain(hook, impls, "events", events, check)
+
+    def hidden_fields(self) -> dict[str, frozenset[str]]:
+        """The fields by which plugins say that no event is found, by the event type's name."""
+        hidden: dict[str, frozenset[str]] = {}
+        for impl in self._impls("pgevents_hidden_fields"):
+            found: Any = call(impl, {"client": self.client})
+            if not isinstance(found, (Mapping, NoneType)):
+                raise PluginError(f"{impl.plugin_name}: pgevents_hidden_fields returns a mapping, or None")
+            named = cast("Mapping[str, Iterable[str]]", found or {})
+            for event_type, fields in named.items():
+                hidden[event_type] = hidden.get(event_type, frozenset()).union(fields)
+        return hidden
 
     def before_snapshot(self, snapshot: Snapshot) -> Snapshot:
         """What plugins make of a snapshot that is about to be saved."""

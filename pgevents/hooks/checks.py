@@ -18,6 +18,7 @@ ONE_BY_ONE = {
     "pgevents_registered",
     "pgevents_register_events",
     "pgevents_configure_converter",
+    "pgevents_hidden_fields",
     "pgevents_observe",
 }
 """Hooks that are called for each plugin separately, so that a wrapper has nothing to wrap."""

@@ -20,7 +20,7 @@ their result or another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,31 @@ def pgevents_configure_converter(converter: cattrs.Converter) -> None:
         def pgevents_configure_converter(self, converter):
             converter.register_unstructure_hook(Money, str)
             converter.register_structure_hook(Money, lambda text, _: Money(text))
+        ```
+    """
+
+
+@hookspec
+def pgevents_hidden_fields(client: EventClient) -> Mapping[str, Iterable[str]] | None:
+    """Called when plugins come or go: name fields that are stored in another form than their value.
+
+    No stream finds events by such a field, so one that asks for it is refused rather than empty. A plugin
+    that encrypts or replaces values in `pgevents_before_save` names them here.
+
+    Args:
+        client: The client that the plugin is registered with.
+
+    Returns:
+        Names of fields, as they are stored, by the event type's name; None or an empty mapping for none.
+
+    Raises:
+        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_hidden_fields(self):
+            return {"USER_REGISTERED": ["email"]}
         ```
     """
 

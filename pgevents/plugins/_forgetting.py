@@ -23,9 +23,9 @@ CREATE TABLE IF NOT EXISTS {uses} (
     type text NOT NULL,
     id text NOT NULL,
     subject text NOT NULL,
-    version int,
+    version int NOT NULL,
     latest_event_id bigint,
-    PRIMARY KEY (projections, type, id, subject)
+    PRIMARY KEY (projections, type, id, version, subject)
 );
 CREATE INDEX IF NOT EXISTS {uses_index} ON {uses} (subject);
 """
@@ -36,19 +36,17 @@ SELECT EXISTS (
     WHERE u.projections = {this_table} AND u.type = p.type AND u.id = p.id AND u.subject = ''
         AND u.version = p.version AND u.latest_event_id = p.latest_event_id
 ) AND p.updated_at = %s
-FROM {projections} AS p WHERE p.type = %s AND p.id = %s FOR UPDATE
+FROM {projections} AS p WHERE p.type = %s AND p.id = %s AND p.version = %s FOR UPDATE
 """
 USE_SQL = """\
-INSERT INTO {uses} (projections, type, id, subject)
-SELECT {this_table}, %s, %s, unnest(%s::text[]) ON CONFLICT DO NOTHING
+INSERT INTO {uses} (projections, type, id, version, subject)
+SELECT {this_table}, %s, %s, %s, unnest(%s::text[]) ON CONFLICT DO NOTHING
 """
 ALL_SQL = """\
-INSERT INTO {uses} AS stands (projections, type, id, subject, version, latest_event_id)
-VALUES ({this_table}, %s, %s, '', %s, %s)
-ON CONFLICT (projections, type, id, subject) DO UPDATE
-SET version = excluded.version, latest_event_id = excluded.latest_event_id
-WHERE excluded.version > stands.version
-    OR excluded.version = stands.version AND excluded.latest_event_id > stands.latest_event_id
+INSERT INTO {uses} AS stands (projections, type, id, version, subject, latest_event_id)
+VALUES ({this_table}, %s, %s, %s, '', %s)
+ON CONFLICT (projections, type, id, version, subject) DO UPDATE SET latest_event_id = excluded.latest_event_id
+WHERE excluded.latest_event_id > stands.latest_event_id
 """
 TABLES_SQL = """\
 SELECT t.name, to_regclass(t.name) IS NOT NULL
@@ -58,14 +56,15 @@ DELETE_SQL = """\
 DELETE FROM {table} AS p WHERE
     EXISTS (
         SELECT FROM {uses} AS u
-        WHERE u.projections = {name} AND u.type = p.type AND u.id = p.id AND u.subject = %(subject)s)
+        WHERE u.projections = {name} AND u.type = p.type AND u.id = p.id AND u.version = p.version
+            AND u.subject = %(subject)s)
     OR (p.id = %(subject)s OR jsonb_path_exists(p.data, '$.** ? (@ == $text || @ == $number)', %(values)s))
         AND {is_unknown}
 """
 UNKNOWN_SQL = "SELECT count(*) FROM {table} AS p WHERE {is_unknown}"
 FORGET_NOTES_SQL = """\
 DELETE FROM {uses} AS u WHERE u.projections = {name} AND u.subject = ''
-    AND NOT EXISTS (SELECT FROM {table} AS p WHERE u.type = p.type AND u.id = p.id)
+    AND NOT EXISTS (SELECT FROM {table} AS p WHERE u.type = p.type AND u.id = p.id AND u.version = p.version)
 """
 IS_UNKNOWN_SQL = """\
 NOT EXISTS (
@@ -142,13 +141,13 @@ class SnapshotNotes:
         # A view that a program has folded by itself and saved without its events may hold anybody's data.
         is_known = bool(snapshot.events) or snapshot.latest_event_id == 0
         if snapshot.base_saved_at is not None:
-            where = [snapshot.base_saved_at, snapshot.type, snapshot.id]
+            where = [snapshot.base_saved_at, snapshot.type, snapshot.id, snapshot.version]
             row = execute(client, BASE_SQL, where).fetchone()
             if row is None:
                 raise folded_too_early(snapshot, "the snapshot that it starts from was deleted")
             is_known = row[0]
         if subjects:
-            execute(client, USE_SQL, [snapshot.type, snapshot.id, list(subjects)])
+            execute(client, USE_SQL, [snapshot.type, snapshot.id, snapshot.version, list(subjects)])
         if is_known:
             position = [snapshot.version, snapshot.latest_event_id]
             execute(client, ALL_SQL, [snapshot.type, snapshot.id, *position])

@@ -148,6 +148,11 @@ class Encryption:
             self._check(client, name)
 
     @hookimpl
+    def pgevents_hidden_fields(self) -> dict[str, list[str]]:
+        """Encrypted fields: no stream finds events by them."""
+        return {name: list(rule.fields) for name, rule in self._rules.items()}
+
+    @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
         """Make the tables, and the trigger that refuses personal fields in the clear."""
         self._keys.create(client)
@@ -218,11 +223,11 @@ class Encryption:
 
     def _check(self, client: EventClient, name: str) -> None:
         rule = self._rules[name]
-        indexed = set(rule.fields) & set(client.events.pgevents_spec.data_indexes)
-        if indexed:
-            raise ConfigurationError(
-                f"{name}: {sorted(indexed)[0]!r} is a data index; identifiers cannot be encrypted"
-            )
+        for field in client.events.pgevents_spec.data_indexes:
+            if field.split(".")[0] in rule.fields and not field.startswith("metadata."):
+                raise ConfigurationError(
+                    f"{name}: {field!r} is a data index; identifiers cannot be encrypted"
+                )
         kind = client.types.find(name)
         if kind is None:
             near = client.types.nearest(name)

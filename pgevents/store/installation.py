@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -17,15 +18,17 @@ from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
 from pgevents.store.ownership import (
+    index_is_former,
     log_of_snapshots,
     refuse_foreign,
     refuse_foreign_index,
+    refuse_leftovers,
     refuse_stale_functions,
     snapshots_mark,
 )
 from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec, column_ddl
+from pgevents.store.tables import GUARDS, EventsModel, Index, ProjectionsModel, TableSpec, column_ddl
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -40,6 +43,10 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 COLUMNS_SQL = """\
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
+KEY_SQL = """\
+SELECT c.conname::text FROM pg_constraint AS c
+WHERE c.conrelid = to_regclass(%s) AND c.contype = 'p' AND cardinality(c.conkey) = 2
 """
 NO_WRITERS, NO_USERS = "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"
 SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
@@ -77,10 +84,16 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
+        if is_new:
+            refuse_leftovers(session.execute, spec, views)
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
         _make(session, views, views.tables())
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
-        _Table(session, views, projections, is_new).update(_mark(session, spec, views))
+        has_old_key = session.execute(KEY_SQL, [views.qualified()]).fetchone()
+        _Table(session, views, projections, is_new).update(
+            [*_mark(session, spec, views), *_key_of_versions(views, has_old_key)],
+            alone=has_old_key is not None,
+        )
         if is_new:  # what this transaction remembers was of a table that it has dropped
             session.execute("SELECT set_config(%s, '', true)", [setting_of(spec)])
 
@@ -162,6 +175,16 @@ def _mark(session: Session, spec: TableSpec, views: TableSpec) -> list[str]:
     return [] if log_of_snapshots(session.execute, spec, views) is not None else [_mark_sql(spec, views)]
 
 
+def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[str]:
+    """What makes room for several versions of a projection, in a table that has one row for each."""
+    if old_key is None:
+        return []
+    return [
+        f'ALTER TABLE {views.qualified()} DROP CONSTRAINT "{old_key[0]}", '
+        f'ADD CONSTRAINT "{old_key[0]}" PRIMARY KEY (type, id, version)'
+    ]
+
+
 def _lock(session: Session, table: str, mode: str) -> None:
     """Lock a table, in short turns, for all who save queue behind one who waits."""
     deadline = time.monotonic() + LOCK_WAIT
@@ -198,9 +221,9 @@ class _Table:
     model: type[EventsModel] | type[ProjectionsModel]
     is_new: bool
 
-    def update(self, statements: Sequence[str]) -> None:
+    def update(self, statements: Sequence[str], *, alone: bool = False) -> None:
         """Add the columns and make the indexes that are missing, and run these statements; without anything
-        to do, no lock is taken.
+        to do, no lock is taken. `alone`: the statements need the table for themselves.
 
         The lock waits for writers in flight and keeps new ones out. One that called the old function and has
         not inserted yet is turned away by the new guard.
@@ -210,7 +233,7 @@ class _Table:
         if not columns and not indexes and not statements:
             return
         own = self.spec.qualified()
-        _lock(self.session, own, NO_USERS if own in columns else NO_WRITERS)
+        _lock(self.session, own, NO_USERS if alone or own in columns else NO_WRITERS)
         for table, statement in columns.items():
             if table != own:  # nobody writes to it now, for it is written to in changes of the own table
                 _lock(self.session, table, NO_USERS)
@@ -234,11 +257,24 @@ class _Table:
     def _missing_indexes(self) -> Iterator[Callable[[], object]]:
         for index in self.spec.indexes():
             name = self.spec.beside(f'"{index.name}"')
-            if _exists(self.session, "to_regclass", name):
-                refuse_foreign_index(self.session.execute, self.spec, index)
+            if not _exists(self.session, "to_regclass", name):
+                yield partial(self.session.execute, index.create_sql(self.spec.qualified()))
+            elif index_is_former(self.session.execute, self.spec, index):
+                yield partial(self._replace_index, index)
             else:
-                statement = index.create_sql(self.spec.qualified())
-                yield lambda statement=statement: self.session.execute(statement)  # type: ignore[misc]
+                refuse_foreign_index(self.session.execute, self.spec, index)
+
+    def _replace_index(self, index: Index) -> None:
+        """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""
+        own = self.spec.qualified()
+
+        def named(index: Index) -> str:
+            return self.spec.beside(f'"{index.name}"')
+
+        new = attrs.evolve(index, name=self.spec.index_name("new", index.name).strip('"'))
+        self.session.execute(new.create_sql(own))
+        _lock(self.session, own, NO_USERS)
+        self.session.execute(f'DROP INDEX {named(index)};\nALTER INDEX {named(new)} RENAME TO "{index.name}"')
 
     def _missing_additional_indexes(self) -> Iterator[Callable[[], object]]:
         for index in _additional_indexes(self.model):

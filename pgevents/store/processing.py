@@ -11,10 +11,11 @@ from typing import Any
 
 import attrs
 
+from pgevents.fields import text_sql
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, check_field_name
+from pgevents.streams import Stream
 
 __all__ = [
     "STACK",
@@ -140,7 +141,7 @@ def read_lanes(
     """
     spec = statements.spec
     low = min(place for place in places if place is not None)
-    key_sql = ", ".join(f"e.data->>'{check_field_name(name)}'" for name in key) or "NULL"
+    key_sql = ", ".join(text_sql(name, "e.") for name in key) or "NULL"
     hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)" if key else "0::bigint"
     ours: tuple[str, tuple[Any, ...]] = ("", ())
     if len(places) > 1:
@@ -196,6 +197,6 @@ def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
         params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
     for field, values in stream.match:
         is_one = len(values) == 1
-        parts.append(f"e.data->>'{check_field_name(field)}' = {'%s' if is_one else 'ANY (%s)'}")
+        parts.append(f"{text_sql(field, 'e.')} = {'%s' if is_one else 'ANY (%s)'}")
         params.append(values[0] if is_one else list(values))
     return " AND ".join(parts) or "true", params

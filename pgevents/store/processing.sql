@@ -186,7 +186,7 @@ UPDATE {{checkpoints}} SET error = NULL WHERE name = %(name)s;
 UPDATE {{parked}} SET error = NULL WHERE error IS NOT NULL;
 
 -- [forget_lane_errors]
-UPDATE {{checkpoints}} SET error = NULL WHERE error IS NOT NULL;
+UPDATE {{checkpoints}} SET error = NULL WHERE error <> 'the log was truncated: reset the subscription';  -- which is the guard's
 
 -- [reset]
 UPDATE {{checkpoints}}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # playhouse has no types
 else:
     from playhouse.pool import MaxConnectionsExceeded
 
-__all__ = ["Session", "open_database"]
+__all__ = ["Session", "open_database", "setting_that_breaks", "url_of"]
 
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -63,7 +63,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE06": UnsupportedTransactionError,
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
-MISSING = {"42P01", "42883", "3F000"}
+MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
 
@@ -203,13 +203,9 @@ class Session:
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
             db.close()
             return self.connection()
-        told = connection.get_parameter_status("client_encoding")
-        if told != connection.encoding and told is not None and _plain(told) != _plain(connection.encoding):
-            raise ConfigurationError(
-                f"client_encoding was set to {told} by SQL, which the driver does not notice: it would send "
-                f"text as {connection.encoding}. Use connection.set_client_encoding(...), or give "
-                "client_encoding when connecting"
-            )
+        unreadable = setting_that_breaks(connection)
+        if unreadable is not None:
+            raise ConfigurationError(unreadable)
         if not connection.autocommit and not db.in_transaction():
             raise UnsupportedTransactionError(
                 "autocommit was switched off on this connection, so nobody would commit; "
@@ -443,6 +439,21 @@ def _note_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
+
+
+def setting_that_breaks(connection: Any) -> str | None:
+    """What SQL has set on a connection so that the driver goes wrong without noticing, in a sentence."""
+    encoding = connection.get_parameter_status("client_encoding")
+    date_style = connection.get_parameter_status("DateStyle")
+    if encoding != connection.encoding and encoding and _plain(encoding) != _plain(connection.encoding):
+        return (
+            f"client_encoding was set to {encoding} by SQL, which the driver does not notice: it would send "
+            f"text as {connection.encoding}. Use connection.set_client_encoding(...), or give "
+            "client_encoding when connecting"
+        )
+    if date_style and not date_style.startswith("ISO"):
+        return f"DateStyle was set to {date_style}, and the driver reads ISO dates only: SET DateStyle TO ISO"
+    return None
 
 
 def _plain(encoding: str) -> str:

@@ -17,8 +17,8 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
+from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
-from pgevents.store.read import check_id
 from pgevents.subscriptions.definition import Question, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -18,6 +17,7 @@ import attrs
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.events import Event, event_type_of
+from pgevents.fields import texts_in
 from pgevents.identifiers import Identifiers
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
@@ -189,16 +189,9 @@ def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> 
     if stream.types is not None and event.type not in stream.types:
         return False
     data: Any = serializer.encode(event.data, event.type) if stream.match else {}
-    return all(_json_text(data.get(field)) in values for field, values in stream.match)
-
-
-def _json_text(value: Any) -> str | None:
-    """The text that PostgreSQL's `->>` gives for a JSON value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return format(Decimal(repr(value)), "f")
-    return value if value is None or isinstance(value, str) else str(value)
+    return all(
+        not set(values).isdisjoint(texts_in(field, data, event.metadata)) for field, values in stream.match
+    )
 
 
 class Outcome:

@@ -39,6 +39,7 @@ from pgevents import (
     stream,
 )
 from pgevents.events import EventType
+from pgevents.store.options import ReadOptions
 from pgevents.streams import Stream
 from pgevents.subscriptions import Subscription
 
@@ -476,7 +477,7 @@ class Worker:
         """The tally up to a final bound, continued from the last one of the same streams."""
         text = streams_text(streams)
         base, known = self.known.get(text, (0, Tally()))
-        read = self.client.reader.read_final(streams, after=base)
+        read = self.client.reader.read_final(streams, ReadOptions(base))
         known = tally(read, known)
         if not self.client.db.in_transaction():
             self.known[text] = read.position.base, known
@@ -665,7 +666,7 @@ class Worker:
         after = 0
         if self.is_long(streams):
             after = max(0, self.client.horizon().id - self.rng.randrange(200))
-        read = self.client.reader.read_final(streams, after=after, wait=wait)
+        read = self.client.reader.read_final(streams, ReadOptions(after), wait=wait)
         ids = tuple(event.id for event in read)
         own = self.client.db.in_transaction()
         self.journal.finals.append(FinalRead(streams_text(streams), after, read.position.base, ids, own))

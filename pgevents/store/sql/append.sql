@@ -73,7 +73,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'PGE03', MESSAGE = 'a trigger of the events table saves an event while another '
             || 'one is inserted; save it with a plugin, or from a subscription';
     END IF;
-    PERFORM my_app.events_lock_save(_types, _data, _conditions, _key);
+    PERFORM my_app.events_lock_save(_types, _data, _metadata, _conditions, _key);
     -- [pause: locked]
     _last := my_app.events_publish();
     -- [pause: published]
@@ -114,7 +114,7 @@ BEGIN
             _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
                 AND (current_setting('pgevents.my_app_events', true) <> '') IS NOT TRUE
                 AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
-                AND my_app.events_try_event(_type, _data)
+                AND my_app.events_try_event(_type, _data, _metadata)
                 AND (_field IS NULL OR pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
                     AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value)))
             THEN pg_sequence_last_value('my_app.events_id_seq'::regclass) END;
@@ -140,7 +140,7 @@ BEGIN
             RETURNING id INTO _id;
             -- [pause: numbered]
             IF _id > _last AND set_config('pgevents.my_app_events', concat(
-                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}')), '|'), true) IS NOT NULL
+                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}', '{}')), '|'), true) IS NOT NULL
             THEN
                 RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
             END IF;
@@ -159,7 +159,9 @@ END
 $pgevents$;
 
 -- The locks of a save.
-CREATE OR REPLACE FUNCTION my_app.events_lock_save(_types text[], _data text[], _conditions jsonb, _key text) RETURNS void
+CREATE OR REPLACE FUNCTION my_app.events_lock_save(
+    _types text[], _data text[], _metadata text[], _conditions jsonb, _key text
+) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _count CONSTANT int := cardinality(_types);
@@ -170,8 +172,10 @@ BEGIN
     WHILE my_app.events_state(4) = '' LOOP  -- a look at some events, far apart, tells of most batches that they have too many keys
         _shared := ARRAY(
             SELECT DISTINCT k
-            FROM (SELECT _types[i] AS type, _data[i]::jsonb AS data FROM generate_series(1, _count, _step) AS i OFFSET 0) AS e,
-                unnest(my_app.events_event_keys(e.type, e.data)) AS k
+            FROM (
+                SELECT _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata
+                FROM generate_series(1, _count, _step) AS i OFFSET 0
+            ) AS e, unnest(my_app.events_event_keys(e.type, e.data, e.metadata)) AS k
             WHERE k IS NOT NULL);
         EXIT WHEN _step = 1;
         IF cardinality(_shared) * _step > 2 * my_app.events_key_limit() THEN
@@ -275,7 +279,7 @@ BEGIN
         RETURN ARRAY(
             SELECT id FROM my_app.events
             WHERE data->>'cart_id' = ANY (_values) AND id > _base AND (type = ANY (_types)) IS NOT FALSE
-                AND (_rest IS NULL OR my_app.events_has(data, _rest))
+                AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
             ORDER BY data->>'cart_id', id LIMIT greatest(_most, 0));
     END IF;
     -- end
@@ -284,19 +288,41 @@ BEGIN
     ELSIF _types IS NOT NULL THEN
         RETURN ARRAY(
             SELECT id FROM my_app.events
-            WHERE type = ANY (_types) AND id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+            WHERE type = ANY (_types) AND id > _base AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
             ORDER BY type, id LIMIT greatest(_most, 0));
     END IF;
     RETURN ARRAY(
         SELECT id FROM my_app.events
-        WHERE id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+        WHERE id > _base AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
         ORDER BY id LIMIT greatest(_most, 0));
 END
 $pgevents$;
 
-CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _match jsonb) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+-- Whether each of these fields has one of its values.
+CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _metadata jsonb, _match jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $pgevents$
 BEGIN
-    RETURN NOT EXISTS (SELECT FROM jsonb_each(_match) AS m WHERE coalesce(NOT m.value ? (_data->>m.key), true));
+    RETURN NOT EXISTS (
+        SELECT FROM jsonb_each(_match) AS m
+        WHERE coalesce(NOT m.value ? CASE
+            WHEN strpos(m.key, '.') = 0 THEN _data->>m.key ELSE my_app.events_text(_data, _metadata, m.key) END, true));
+END
+$pgevents$;
+
+-- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.
+CREATE OR REPLACE FUNCTION my_app.events_text(_data jsonb, _metadata jsonb, _field text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+DECLARE
+    _path text[] := string_to_array(_field, '.');
+BEGIN
+    IF cardinality(_path) > 1 AND _path[1] = 'metadata' THEN
+        _data := _metadata;
+        _path := _path[2:];
+    END IF;
+    FOR _n IN 1 .. cardinality(_path) - 1 LOOP
+        _data := _data->_path[_n];
+    END LOOP;
+    RETURN _data->>_path[cardinality(_path)];
 END
 $pgevents$;
 

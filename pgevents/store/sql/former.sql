@@ -5,6 +5,10 @@ DROP FUNCTION IF EXISTS
     my_app.events_append_own(text, jsonb, text, text[], bigint),
     my_app.events_append_plain(text, jsonb),
     my_app.events_append_rows(text[], text[], text[], jsonb, text, timestamptz),
+    my_app.events_event_keys(text, jsonb),
     my_app.events_fetch_view(regclass, text, text, int, text, text, text[]),
+    my_app.events_has(jsonb, jsonb),
+    my_app.events_lock_save(text[], text[], jsonb, text),
     my_app.events_refuse(),
-    my_app.events_repeated(text[], text[], text);
+    my_app.events_repeated(text[], text[], text),
+    my_app.events_try_event(text, jsonb);

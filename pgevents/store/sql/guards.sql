@@ -70,6 +70,11 @@ BEGIN
     ELSIF TG_OP <> 'TRUNCATE' THEN
         RETURN NULL;  -- the trigger after the statement knows which events it changed
     END IF;
+    IF TG_OP = 'TRUNCATE' THEN  -- ids may be given out anew, and a place would then stand for other events
+        UPDATE my_app.events_checkpoints
+        SET state = 'stopped', state_at = clock_timestamp(), generation = generation + 1,
+            leased_at = NULL, leased_until = NULL, error = 'the log was truncated: reset the subscription';
+    END IF;
     INSERT INTO my_app.events_maintenance (role, operation, reason, statement, events, ids)
     VALUES (
         session_user, TG_OP, _reason,
