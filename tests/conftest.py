@@ -67,7 +67,7 @@ def spare_databases(server_url: str) -> Iterator[list[tuple[str, Any]]]:
     yield spare
     for name, owner in spare:
         owner.close()
-        _on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def url(server_url: str, spare_databases: list[tuple[str, Any]]) -> Iterator[str
     """The connection string of an empty database of the test's own."""
     if not spare_databases:
         name = f"pgevents_test_{os.getpid()}_{next(_numbers)}"
-        _on(server_url, f"CREATE DATABASE {name}")
+        on(server_url, f"CREATE DATABASE {name}")
         spare_databases.append((name, _connect(make_dsn(**{**parse_dsn(server_url), "dbname": name}))))
     name, owner = spare_databases.pop()
     yield make_dsn(**{**parse_dsn(server_url), "dbname": name})
@@ -84,7 +84,7 @@ def url(server_url: str, spare_databases: list[tuple[str, Any]]) -> Iterator[str
         spare_databases.append((name, owner))
     except psycopg2.Error:
         owner.close()
-        _on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _connect(url: str) -> Any:
@@ -93,7 +93,8 @@ def _connect(url: str) -> Any:
     return connection
 
 
-def _on(url: str, sql: str) -> None:
+def on(url: str, sql: str) -> None:
+    """Run a statement on a server, in no transaction."""
     connection = _connect(url)
     connection.cursor().execute(sql)
     connection.close()

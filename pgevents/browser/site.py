@@ -16,7 +16,7 @@ from pgevents.browser.log import is_table
 from pgevents.browser.plugged import PageFailed, Plugged
 from pgevents.browser.security import HEADERS, check_form, form_token, set_token
 from pgevents.client import EventClient
-from pgevents.errors import PgEventsError
+from pgevents.errors import ConfigurationError, PgEventsError
 
 __all__ = ["Site"]
 
@@ -125,7 +125,10 @@ class Site:
                 if writer is None:
                     abort(403, "You may look, and change nothing.")
                 check_form(self._cookie)
-                return act(writer, **parts)
+                try:
+                    return act(writer, **parts)
+                except ConfigurationError as error:
+                    raise FilterError(str(error)) from error
 
             self.blueprint.add_url_rule(rule, act.__name__, view, methods=["POST"])
             return act

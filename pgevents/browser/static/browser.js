@@ -43,16 +43,14 @@ function follow() {
 }
 
 function refresh() {
-  const part = document.getElementById("refresh");
-  if (!part) return;
-  const every = Number(part.dataset.every);
+  const parts = () => [...document.querySelectorAll("[data-refresh]")];
+  if (!parts().length) return;
   async function again() {
-    const now = document.getElementById("refresh");
-    const isRead = document.hidden || now.querySelector("details[open]") || now.contains(document.activeElement);
-    try { if (!isRead) await replace(location.href, "refresh"); } catch (error) { /* the next turn tries again */ }
-    setTimeout(again, every);
+    const isRead = document.hidden || parts().some((part) => part.querySelector("details[open]") || part.contains(document.activeElement));
+    try { if (!isRead) await replace(location.href, ...parts().map((part) => part.id)); } catch (error) { /* the next turn tries again */ }
+    setTimeout(again, 5000);
   }
-  setTimeout(again, every);
+  setTimeout(again, 5000);
 }
 
 function slide() {
