@@ -16,8 +16,9 @@ from typing import Any
 import attrs
 
 from pgevents.errors import ConfigurationError, shown
+from pgevents.fields import check_field
 
-__all__ = ["Upcaster", "checked_upcasters", "make_event_class"]
+__all__ = ["Upcaster", "checked_renames", "checked_upcasters", "make_event_class"]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -161,3 +162,28 @@ def checked_upcasters(version: object, upcasters: object) -> dict[int, Upcaster]
             "where nothing changes give a function that returns its data"
         )
     return steps
+
+
+def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]:
+    """The older names of the fields of a type whose data are of this version.
+
+    Raises:
+        ConfigurationError: Not names of fields, or no older version that could have them.
+    """
+    if renamed is None:
+        return {}
+    if not isinstance(renamed, Mapping):
+        raise ConfigurationError(
+            f'renamed is a dict from a field to its older name, {{"cart_id": "cartId"}}, not {shown(renamed)}'
+        )
+    if version == 1:
+        raise ConfigurationError(
+            "renamed says what older versions call a field; there is none before version 1"
+        )
+    given: dict[Any, Any] = {**renamed}
+    return {
+        check_field(field): tuple(
+            check_field(name) for name in ([names] if isinstance(names, str) else names)
+        )
+        for field, names in given.items()
+    }

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
-from pgevents.declarations import Upcaster, checked_upcasters, make_event_class
+from pgevents.declarations import Upcaster, checked_renames, checked_upcasters, make_event_class
 from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError, shown
 
 if typing.TYPE_CHECKING:
@@ -58,6 +58,7 @@ class EventType:
     version: int = 1
     upcasters: Mapping[int, Upcaster] = attrs.field(factory=dict[int, Upcaster])
     formerly: tuple[str, ...] = ()
+    renamed: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict[str, tuple[str, ...]])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,6 +189,7 @@ def event(
     version: int = 1,
     upcasters: Mapping[int, Upcaster] | None = None,
     formerly: str | Iterable[str] = (),
+    renamed: Mapping[str, str | Iterable[str]] | None = None,
 ) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def event(
@@ -197,6 +199,7 @@ def event(
     version: int = 1,
     upcasters: Mapping[int, Upcaster] | None = None,
     formerly: str | Iterable[str] = (),
+    renamed: Mapping[str, str | Iterable[str]] | None = None,
 ) -> Any:
     """Make a class an event: `attrs.frozen`, and registered under a name.
 
@@ -209,6 +212,8 @@ def event(
             any, old data are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
+        renamed: For a field that streams are about, the name or names under which older versions store the
+            same value. Needed only where running the upcasters on probes does not show it.
 
     Raises:
         ConfigurationError: A name, version or upcaster that cannot work, or a class that cannot be an event.
@@ -225,6 +230,7 @@ def event(
     """
 
     steps = checked_upcasters(version, upcasters)
+    old_fields = checked_renames(version, renamed)
     old_names = tuple(
         _check_type_name(old) for old in ([formerly] if isinstance(formerly, str) else formerly)
     )
@@ -232,7 +238,7 @@ def event(
     def register(cls: type[T], type_name: str) -> type[T]:
         type_name = _check_type_name(type_name)
         event_class = make_event_class(cls, _names_at(2))
-        event_type = EventType(type_name, event_class, version, steps, old_names)
+        event_type = EventType(type_name, event_class, version, steps, old_names, old_fields)
         setattr(event_class, _MARK, event_type)
         EventTypes.everything.add(event_type)
         _names.cache_clear()
@@ -351,6 +357,10 @@ class EventTypes:
                 "event_types)"
             )
         return self._by_name.get(name)
+
+    def versioned(self) -> tuple[EventType, ...]:
+        """The types whose data have older versions."""
+        return tuple({id(kind): kind for kind in self._by_name.values() if kind.version > 1}.values())
 
     def nearest(self, name: str) -> str | None:
         """The registered name that an unknown one is probably a misspelling of, or None.

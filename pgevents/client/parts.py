@@ -45,7 +45,7 @@ class ClientParts:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.identifiers = Identifiers(self.serializer)
+        self.identifiers = Identifiers(self.serializer, types)
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
@@ -76,6 +76,8 @@ class ClientParts:
             self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+            self.identifiers.types = self.types
+            self.identifiers.forget()
         if "pgevents_hidden_fields" in hooks:
             self.identifiers.hidden = plugins.hidden_fields()
         is_changed = "pgevents_before_decode" in plugins.implemented
