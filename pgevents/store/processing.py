@@ -113,10 +113,14 @@ def split_error(text: str | None) -> tuple[str | None, str | None]:
 
 @attrs.frozen
 class Found:
-    """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound."""
+    """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound.
+
+    Also whether anything of the subscription is parked, if that was asked for.
+    """
 
     bound: int
     rows: Sequence[Any]
+    has_parked: bool = False
 
 
 def read_lanes(
@@ -125,6 +129,8 @@ def read_lanes(
     key: Sequence[str],
     places: Sequence[int | None],
     limit: int,
+    *,
+    parked_of: str = "",
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -134,6 +140,7 @@ def read_lanes(
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
         limit: At most so many events.
+        parked_of: The subscription of which to say whether anything is parked.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -151,7 +158,7 @@ def read_lanes(
         lane = f"mod(mod({hash_sql}, {count:d}) + {count:d}, {count:d})"
         ours = f" AND e.id > (%s::bigint[])[1 + {lane}]", (array,)
     branches: list[str] = []
-    params: list[Any] = [streams_json(streams) if streams else "[]"]
+    params: list[Any] = [streams_json(streams) if streams else "[]", parked_of]
     for stream in streams:
         where, values = where_sql(stream)
         branches.append(
@@ -167,14 +174,16 @@ def read_lanes(
         f"SELECT set_config('pgevents.bound', {spec.qualified('_final_bound')}(%s)::text, true);\n"
         "SELECT current_setting('pgevents.bound')::bigint AS id, NULL AS type, NULL AS data, NULL AS "
         "metadata, "
-        "NULL AS created_at, NULL AS updated_at, NULL AS key, NULL::bigint AS hash\n"
+        "NULL AS created_at, NULL AS updated_at, NULL AS key, "
+        f"EXISTS (SELECT FROM {spec.qualified('_parked')} WHERE name = %s AND state <> 'discarded')::int "
+        "AS hash\n"
         f"UNION ALL\n({found})"
     )
     rows = list(statements.session.execute(sql, params).fetchall())
     head = next(row for row in rows if row[1] is None)
     events = [row for row in rows if row[1] is not None]
     events.sort(key=_id_of)
-    return Found(int(head[0]), events)
+    return Found(int(head[0]), events, bool(head[7]))
 
 
 _NOTHING = (

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.worker import Outcome, Pace
+from pgevents.subscriptions.pace import Outcome, Pace
 
 __all__ = ["Board", "Task"]
 
@@ -100,7 +100,7 @@ class Board:
                         soonest = min(soonest, task.not_before)
                         continue
                     task.busy += 1
-                    task.turn = (lanes[0] + task.share) % task.lanes
+                    task.turn = (lanes[0] + 1) % task.lanes
                     self._next = at + 1
                     return task, lanes
                 self._changed.wait(max(0.0005, soonest - now))

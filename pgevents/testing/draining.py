@@ -40,6 +40,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     from pgevents.subscriptions import outside, worker
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.lanes import all_lanes
+    from pgevents.subscriptions.pace import Pace
     from pgevents.subscriptions.subscription import declared, work_of
 
     works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
@@ -47,7 +48,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     for work in works:
         settle(work)
         work.setup()
-    paces = [worker.Pace() for _ in works]
+    paces = [Pace() for _ in works]
     total = 0
     for _ in range(MOST_ROUNDS):
         before = total
@@ -55,7 +56,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         for work, pace in zip(works, paces, strict=True):
             for lane in all_lanes(work):
                 outcome = (
-                    outside.step(work, [lane])
+                    outside.step(work, [lane], pace)
                     if work.effects == "outside"
                     else worker.step(work, [lane], 1, pace)
                 )

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
+from psycopg2.extensions import parse_dsn
 
 from pgevents import EventClient
 from pgevents.demo import ORDERS
@@ -24,7 +26,7 @@ from pgevents.subscriptions import parked
 from pgevents.testing import drain
 
 from ..chromium import Browser
-from ..conftest import on
+from ..conftest import database
 from ..shop import CartCreated, CartProjection
 from .sites import SCRIPT, served
 
@@ -46,15 +48,12 @@ PAGES = {
 
 
 @pytest.fixture(scope="module")
-def shop(server_url: str) -> Iterator[EventClient]:
+def shop(pgevents_server: str) -> Iterator[EventClient]:
     """The demo's shop: some of its carts, or the whole day; the cart whose total is wrong; what followed."""
-    from urllib.parse import quote, urlencode
-
-    from psycopg2.extensions import parse_dsn
-
     name = f"pgevents_seen_{os.getpid()}"
-    on(server_url, f"CREATE DATABASE {name}")
-    url = "postgresql:///?" + urlencode({**parse_dsn(server_url), "dbname": name}, quote_via=quote)
+    server = database(pgevents_server)
+    server.execute_sql(f"CREATE DATABASE {name}")
+    url = "postgresql:///?" + urlencode({**parse_dsn(pgevents_server), "dbname": name}, quote_via=quote)
     client = shop_client(url, "demo")
     client.create_tables()
     orders = read_orders(ORDERS)
@@ -68,7 +67,8 @@ def shop(server_url: str) -> Iterator[EventClient]:
     drain(client, [check_receipt, keep_products])
     yield client
     client.db.close()
-    on(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.close()
 
 
 @pytest.fixture(scope="module")
