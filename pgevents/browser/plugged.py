@@ -88,7 +88,7 @@ class Plugged:
         plugins = self._client.plugins
         if hook not in plugins.implemented:
             return
-        told: list[Any] = list(plugins.tell(hook, **arguments))
+        told: list[Any] = list(plugins.notify(hook, **arguments))
         for given in reversed(told):
             for one in given if isinstance(given, Iterable) else ():  # pyright: ignore[reportUnknownVariableType]
                 if isinstance(one, kind):
