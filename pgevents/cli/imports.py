@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from attrs import define
@@ -34,6 +35,7 @@ from .store import Store
 
 __all__ = ["import_command"]
 
+T = TypeVar("T")
 PAGE = 1_000
 """So many lines are one transaction."""
 DIGEST = 8
@@ -120,10 +122,12 @@ def import_command(
         pages = _Pages(reader, store.writer(reader), source, refuse)
         position = 0
         lines = csv_lines(text, type_name, refuse) if form == "csv" else json_lines(text, refuse)
-        for page, some in groupby(lines, lambda line: line.number // PAGE):
-            known, new = pages.save(page, list(some))
+        for page, some in _ahead(
+            (page, list(some)) for page, some in groupby(lines, lambda line: line.number // PAGE)
+        ):
+            known, new = pages.save(page, some)
             done.events, done.known = done.events + new, done.known + known
-            if stops:
+            if pages.has_stopped:
                 break
             if file != "-":
                 position, before = raw.tell(), position
@@ -135,14 +139,28 @@ def import_command(
         sys.exit(1)
 
 
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
+
+
 class _Pages:
-    """Saves pages of lines, and notes in `<events>_imports` which lines they were."""
+    """Saves pages of lines, and notes in `<events>_imports` which lines they were.
+
+    Attributes:
+        has_stopped: Whether a line was refused that ends the import.
+    """
 
     def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
         self._session = reader.session
         self._writer = writer
         self._source = source
         self._refuse = refuse
+        self.has_stopped = False
         spec = reader.events.pgevents_spec
         notes = spec.qualified("_imports")
         self._keys_sql = KEYS_SQL.format(events=spec.qualified())
@@ -187,6 +205,7 @@ class _Pages:
                     middle = len(batch) // 2
                     batches += [batch[middle:], batch[:middle]]
                 elif self._refuse(batch[0].number, error):
+                    self.has_stopped = True
                     break
                 continue
             new += rest
