@@ -173,7 +173,7 @@ def test_more_text_than_one_value_holds_is_refused_in_plain_words(client: EventC
     data = f'{{"cart_id": "c1", "n": [{many}]}}'
     sql = (
         "SELECT my_app.events_append_many(array_fill('N'::text, ARRAY[10]), array_fill(%s::text, ARRAY[10]), "
-        "NULL, NULL, NULL, NULL)"
+        "NULL, NULL, NULL, NULL, NULL)"
     )
     for _ in range(9):
         client.db.execute_sql(sql, [data])

@@ -6,12 +6,15 @@
 CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
-    _state text := current_setting('pgevents.my_app_events', true);
+    _state text;
 BEGIN
-    IF starts_with(_state, 'the generation|') THEN  -- open for one statement: triggers may insert, too
-        PERFORM set_config('pgevents.my_app_events', overlay(_state PLACING 'used' FROM 1 FOR strpos(_state, '|') - 1), true);
+    IF current_setting('pgevents.my_app_events', true) = 'the generation|'
+        AND set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
+    THEN
         RETURN NULL;
-    ELSIF starts_with(_state, 'used|') THEN
+    END IF;
+    _state := current_setting('pgevents.my_app_events', true);
+    IF starts_with(_state, 'used|') THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
                 || 'save it with a plugin, or from a subscription';
@@ -57,6 +60,7 @@ DECLARE
     _ids bigint[];
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
+        NEW.data := my_app.events_refuse_event(NEW.type, NEW.data, NEW.metadata, NEW.created_at);
         NEW.updated_at := clock_timestamp();
         RETURN NEW;
     ELSIF _reason = '' THEN
