@@ -24,6 +24,7 @@ from pgevents.errors import (
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
 from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
+from pgevents.newest import LatestEvent, latest
 from pgevents.projections import (
     MultiStreamProjectionBase,
     ProjectionBase,
@@ -56,6 +57,7 @@ __all__ = [
     "HorizonHolder",
     "IdempotencyError",
     "InvalidValueError",
+    "LatestEvent",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -85,6 +87,7 @@ __all__ = [
     "event",
     "everything",
     "hookimpl",
+    "latest",
     "pipeline",
     "stream",
 ]

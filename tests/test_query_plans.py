@@ -16,7 +16,7 @@ from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, str
 from pgevents.store.functions import functions_sql
 from pgevents.store.session import Session
 
-from .conftest import _on, database, shop_client
+from .conftest import database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
 ANALYSED = ["analysed", "never analysed"]
@@ -54,11 +54,12 @@ def fill(client: EventClient) -> None:
 
 
 @pytest.fixture(scope="module", params=ANALYSED)
-def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClient]:
+def shop(request: pytest.FixtureRequest, pgevents_server: str) -> Iterator[EventClient]:
     """A shop of some size, with the planner's statistics and without any."""
     name = f"pgevents_plans_{os.getpid()}"
-    _on(server_url, f"CREATE DATABASE {name}")
-    db = database(make_dsn(**{**parse_dsn(server_url), "dbname": name}))
+    server = database(pgevents_server)
+    server.execute_sql(f"CREATE DATABASE {name}")
+    db = database(make_dsn(**{**parse_dsn(pgevents_server), "dbname": name}))
     client = shop_client(db, event_types=())
     client.create_tables()
     db.execute_sql(f"""CREATE INDEX "{USER}" ON my_app.events ((data->>'user_id'), id)""")
@@ -69,7 +70,8 @@ def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClien
         db.execute_sql("ANALYZE")
     yield shop_client(db, CartEvent)
     db.close()
-    _on(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.close()
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

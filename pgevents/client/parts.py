@@ -45,7 +45,7 @@ class ClientParts:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.identifiers = Identifiers(self.serializer)
+        self.identifiers = Identifiers(self.serializer, types)
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
@@ -66,7 +66,7 @@ class ClientParts:
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
-        self.plugins.tell("pgevents_after_commit", events=saved)
+        self.plugins.notify("pgevents_after_commit", events=saved)
 
     def _use_plugins(self, hooks: frozenset[str]) -> None:
         """Take up what plugins bring; called when any come or go that implement one of these hooks."""
@@ -76,6 +76,8 @@ class ClientParts:
             self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+            self.identifiers.types = self.types
+            self.identifiers.forget()
         if "pgevents_hidden_fields" in hooks:
             self.identifiers.hidden = plugins.hidden_fields()
         is_changed = "pgevents_before_decode" in plugins.implemented

@@ -16,7 +16,7 @@ import attrs
 
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
-from pgevents.events import Event, event_type_of
+from pgevents.events import Event, EventTypes, event_type_of
 from pgevents.fields import texts_in
 from pgevents.identifiers import Identifiers
 from pgevents.testing.capturing import capture_events
@@ -132,7 +132,9 @@ class Given:
     def _fold(self, projection: Any) -> Any:
         if self.client is not None:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
-        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer()).check(projection.get_streams())
+        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer(), EventTypes(())).check(
+            projection.get_streams()
+        )
         limit: Any = projection.as_of
         own = [one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)]
         if limit is not None:
