@@ -22,7 +22,7 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
-from pgevents.hooks.details import Conflict, Operation, Snapshot
+from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
 from pgevents.newest import LatestEvent, latest
 from pgevents.projections import (
@@ -41,6 +41,8 @@ from pgevents.streams import Stream, everything, stream
 
 __all__ = [
     "AppendOnlyError",
+    "BrowserLink",
+    "BrowserPage",
     "ConcurrencyError",
     "ConfigurationError",
     "Conflict",
