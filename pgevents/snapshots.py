@@ -258,7 +258,7 @@ class Snapshots:
             EventEncodeError: The view would come back other than it is.
             RetryableError: The log is being changed under maintenance.
         """
-        data, exact = self._proven(snapshot, key, is_changed)
+        data, exact = self.proven(snapshot, key, is_changed)
         redactions = None if noted is None else noted.redactions
         values = {
             "type": key.type,
@@ -311,7 +311,9 @@ class Snapshots:
             self.session.check_alive()
         return result
 
-    def _proven(self, snapshot: Snapshot, key: SnapshotKey, is_changed: bool) -> tuple[str, str | None]:
+    def proven(
+        self, snapshot: Snapshot, key: SnapshotKey, is_changed: bool = False
+    ) -> tuple[str, str | None]:
         """The data as JSON text, and the same to be kept as it is written if jsonb would give back another
         view.
 

@@ -30,22 +30,26 @@ def wait_for(
             "wait() in a handler or in a transaction could wait for itself: call it after the commit"
         )
     ids = _ids_of(awaited)
-    rows = statements.rows("rows", name=name)
+    rows: list[Any] = statements.rows("rows", name=name)
     if not rows:
         names = ", ".join(row[0] for row in statements.rows("names")) or "none"
         raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
     question: dict[str, Any] = json.loads(rows[0][2])
+    key: list[str] = question["key"]
+    is_of_views = key == ["$view"]
+    if is_of_views:  # which lanes an event belongs to, the program alone knows
+        key, rows = [], _least(rows)
     streams = [_stream(one) for one in question["streams"]]
     is_bare = isinstance(awaited, int)
     if is_bare and ids[0] > statements.value("arrivals"):
         raise ConfigurationError(f"event {ids[0]} is ahead of the log")
-    keys = None if is_bare else _followed(statements, streams, question["key"], ids)
+    keys = None if is_bare else _followed(statements, streams, key, ids)
     if keys is not None and not keys:
         return "not followed"
     end, pause = time.monotonic() + timeout, FIRST_PAUSE
     while True:
         if keys is None:
-            missing = _first_below(statements, streams, question["key"], rows, ids[0])
+            missing = _first_below(statements, streams, key, rows, ids[0])
         else:
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
@@ -59,8 +63,21 @@ def wait_for(
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
         pause = min(pause * 1.5, LONGEST_PAUSE)
         rows = statements.rows("rows", name=name)
+        if rows and is_of_views:
+            rows = _least(rows)
         if not rows:
             raise WaitError(f"subscription {name!r} is gone", reason="missing")
+
+
+def _least(rows: Sequence[Any]) -> list[Any]:
+    """All lanes as one that stands at the least place, without earlier divisions."""
+    first: Any = min(rows, key=lambda row: row[3])
+    least: list[Any] = list(first)
+    least[4] = "[]"
+    active = [row for row in rows if row[6] != "active"]
+    if active:
+        least[6], least[12] = active[0][6], active[0][12]
+    return [least]
 
 
 def _ids_of(awaited: Any) -> list[int]:
@@ -115,6 +132,8 @@ def _first_missing(
     }
     for event_id, key, hashed in keys:
         state = aside.get((key, event_id)) or aside.get(("", event_id))
+        if state is None and not key:  # without a key, or of views by other ids
+            state = next((found for (_, of), found in aside.items() if of == event_id), None)
         if state is not None and state != "discarded":
             if state == "retrying" and not parked_counts:
                 return event_id

@@ -8,12 +8,14 @@ from pgevents.subscriptions.control import Lease, discard, pause, rename, replay
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
+from pgevents.subscriptions.keeping import Keep, keep
 from pgevents.subscriptions.runner import Runner
 from pgevents.subscriptions.subscription import Subscription, subscription
 
 __all__ = [
     "Delivery",
     "ErrorPolicy",
+    "Keep",
     "LaneReport",
     "Lease",
     "ParkedEvent",
@@ -26,6 +28,7 @@ __all__ = [
     "current_delivery",
     "discard",
     "follow",
+    "keep",
     "overview",
     "park",
     "parked",

@@ -13,9 +13,22 @@ from pgevents.events import Event
 from pgevents.store.processing import Statements
 from pgevents.streams import Stream, check_field_name, merge_streams
 
-__all__ = ["Effects", "ErrorPolicy", "Question", "Work", "gate_of", "key_names", "park", "retry", "stop"]
+__all__ = [
+    "VIEW_KEY",
+    "Effects",
+    "ErrorPolicy",
+    "Question",
+    "Work",
+    "gate_of",
+    "key_names",
+    "park",
+    "retry",
+    "stop",
+]
 
 Effects = Literal["inside", "outside"]
+VIEW_KEY = ("$view",)
+"""In place of a key: the lanes go by ids of views, which the program tells of an event."""
 
 
 @attrs.frozen
@@ -157,6 +170,7 @@ class Work:
         handle: Takes events in order.
         takes_batches: Whether it takes all events of a batch at once, rather than one by one.
         setup: Called once in a process before the first event.
+        keeper: Of a kept view: what takes the lanes in place of the handler.
     """
 
     client: EventClient
@@ -170,6 +184,7 @@ class Work:
     handle: Callable[[Sequence[Event[Any]]], None]
     takes_batches: bool
     setup: Callable[[], None]
+    keeper: Any = None
 
     @property
     def statements(self) -> Statements:
