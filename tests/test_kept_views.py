@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from pgevents import ConfigurationError, EventClient
-from pgevents.subscriptions import Runner, keep
+from pgevents import EventClient
+from pgevents.subscriptions import keep
 from pgevents.testing import drain
 
 from .shop import CartCreated, CartProjection, ItemAddedToCart

@@ -416,3 +416,8 @@ SELECT {{hold_redactions}}();
 -- All that is parked of a key up to an id.
 SELECT event_id FROM {{parked}}
 WHERE name = %(name)s AND key = %(key)s AND event_id <= %(to)s AND state <> 'discarded' ORDER BY event_id;
+
+-- [is_wanted]
+-- Whether another transaction waits for this one.
+SELECT EXISTS (
+    SELECT FROM pg_locks AS l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)));

@@ -36,10 +36,12 @@ __all__ = ["Keep", "Keeper", "keep"]
 LANES = 8
 PAGE = 5_000
 """Events that are read at once."""
+MOST_EVENTS = 30_000
+"""Events in memory that wait to be folded: a reducer is called for many at once."""
 MOST_VIEWS = 20_000
 """Views in memory; with more, all are written, and read again when they are touched."""
-LONGEST = 4.0
-"""Seconds after which what was folded is committed. Who pauses or resizes waits as long."""
+LONGEST = 30.0
+"""Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
 CAREFUL_PAGE = 200
 MOST_RETRIES = 200
 LOOK_EVERY = 1.0
@@ -197,6 +199,8 @@ class _Fold:
         self.writes_all = writes_all
         self.lanes: list[Lane] = []
         self.views: dict[str, Held] = {}
+        self.pending: dict[str, tuple[Item, list[Found]]] = {}
+        self.pending_count = 0
         self.blocked: set[str] = set()
         self.failure = ""
         self.redactions = ""
@@ -213,28 +217,35 @@ class _Fold:
         retried = self._retry_due()
         is_careful = any(lane.was_cut_off for lane in claimed)
         limit, end = (CAREFUL_PAGE, 0.0) if is_careful else (PAGE, time.monotonic() + LONGEST)
-        items: list[tuple[int, int]] = []
+        count, touched = 0, dict[int, Item]()
         while True:
             batch = _read(self.rule, work, self.lanes, limit)
-            self._fold_page(batch)
-            items += [(item.id, item.lane) for item in batch.items]
+            self._take_page(batch)
+            count += len(batch.items)
+            touched.update({item.lane: item for item in batch.items})
             self.lanes = [attrs.evolve(lane, position=max(batch.to, lane.position)) for lane in self.lanes]
             if not batch.is_full or self.stop.is_set() or time.monotonic() >= end:
                 break
+            if work.statements.value("is_wanted"):
+                break
+            if self.pending_count >= MOST_EVENTS:
+                self._fold_pending(batch.to)
             if len(self.views) > MOST_VIEWS:
+                self._fold_pending(batch.to)
                 self._write()
                 self.views.clear()
+        self._fold_pending(batch.to)
         self._write()
-        if items or self.writes_all:
+        if count or self.writes_all:
             claimed = [attrs.evolve(lane, is_stale=True) for lane in claimed]
-        passed = [Item(event_id, None, None, "", 0, lane) for event_id, lane in items]
-        move(work, claimed, batch.to, passed)
+        move(work, claimed, batch.to, list(touched.values()))
         reached = {lane.number: lane.position for lane in self.lanes}
-        return Outcome(len(items) + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
+        return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
     # -- events of a page -----------------------------------------------------------------
 
-    def _fold_page(self, batch: Batch) -> None:
+    def _take_page(self, batch: Batch) -> None:
+        """Note the events of each view; they are folded together with those of later pages."""
         items = batch.items
         found = parking.blocked(self.work, self.lanes, items)
         self.blocked.update(found.first)
@@ -253,12 +264,22 @@ class _Fold:
             if text in self.blocked:  # an event from before this page cannot be folded
                 behind += mine
                 continue
-            held = self.views[text]
-            events = [(item.id, item.event, item.error) for item in mine if item.id > held.latest]
+            latest = self.views[text].latest
+            events = [(item.id, item.event, item.error) for item in mine if item.id > latest]
             if is_shared:  # an event may change several views: a reducer must not change it for the next
                 events = copy.deepcopy(events)
-            self._fold(held, mine[0], events, batch.to)
+            waiting = self.pending.get(text)
+            if waiting is None:
+                self.pending[text] = mine[0], events
+            else:
+                waiting[1].extend(events)
+            self.pending_count += len(events)
         parking.queue(self.work, behind)
+
+    def _fold_pending(self, to: int) -> None:
+        pending, self.pending, self.pending_count = self.pending, {}, 0
+        for text, (item, events) in pending.items():
+            self._fold(self.views[text], item, events, to)
 
     def _load(self, by_id: Mapping[str, Sequence[Item]]) -> None:
         """Bring views into memory, with all their events up to the places of their lanes."""
