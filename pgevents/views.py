@@ -193,7 +193,14 @@ def is_alike(one: Any, other: Any) -> bool:
         return bool(one == other)
     form, names = _form_of(kind)
     if form == "fields":
-        return all(is_alike(getattr(one, name), getattr(other, name)) for name in names)
+        for name in names:
+            mine, theirs = getattr(one, name), getattr(other, name)
+            if mine.__class__ in PLAIN:  # most are
+                if mine.__class__ is not theirs.__class__ or mine != theirs:
+                    return False
+            elif not is_alike(mine, theirs):
+                return False
+        return True
     if form == "list":
         return len(one) == len(other) and all(map(is_alike, one, other))
     if form == "dict":
@@ -266,8 +273,11 @@ def as_jsonb(value: Any) -> Any:
     if value.__class__ in PLAIN:
         return value
     if isinstance(value, dict):
-        pairs = sorted(cast("dict[str, Any]", value).items(), key=lambda pair: _key_order(pair[0]))
-        return {key: as_jsonb(part) for key, part in pairs}
+        fields = cast("dict[str, Any]", value)
+        return {
+            key: part if (part := fields[key]).__class__ in PLAIN else as_jsonb(part)
+            for key in _in_order(tuple(fields))
+        }
     if isinstance(value, (list, tuple)):
         return [as_jsonb(part) for part in cast("list[Any]", value)]
     if type(value) is float:
@@ -280,6 +290,11 @@ def as_jsonb(value: Any) -> Any:
 def jsonb_text(value: Any) -> str:
     """A JSON value as text, as PostgreSQL gives it back from jsonb; floats may be written otherwise."""
     return json.dumps(as_jsonb(value), ensure_ascii=False)
+
+
+@lru_cache(maxsize=4096)
+def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=_key_order))
 
 
 def _key_order(key: str) -> tuple[int, bytes]:
