@@ -12,6 +12,7 @@ from pgevents.errors import (
     EventDecodeError,
     EventEncodeError,
     IdempotencyError,
+    IncompleteViewsError,
     InvalidValueError,
     NotInstalledError,
     PgEventsError,
@@ -32,7 +33,7 @@ from pgevents.projections import (
 )
 from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
-from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.read import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
@@ -55,6 +56,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "IdempotencyError",
+    "IncompleteViewsError",
     "InvalidValueError",
     "MultiStreamProjectionBase",
     "NewEvent",
@@ -68,6 +70,7 @@ __all__ = [
     "RetryableError",
     "SaveResult",
     "SavedProjection",
+    "SavedViews",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",

@@ -20,6 +20,7 @@ from .health import doctor, stats
 from .imports import import_command
 from .log import append, init, stream_command, tail
 from .processing import COMMANDS
+from .rebuilding import rebuild_command
 from .store import is_on_command_line, store_options
 from .ui import ui
 from .views import diff, query, show
@@ -52,6 +53,7 @@ for command in (
     stats,
     doctor,
     ui,
+    rebuild_command,
     *COMMANDS,
 ):
     cli.add_command(command)

@@ -12,19 +12,28 @@ from pgevents.store.processing import Statements
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
 
-__all__ = ["KeptReport", "KeptStatus", "is_kept", "kept_name", "kept_reports", "status_of", "with_status"]
+__all__ = [
+    "KeptQuestion",
+    "KeptReport",
+    "KeptStatus",
+    "is_kept",
+    "kept_name",
+    "kept_reports",
+    "status_of",
+    "with_status",
+]
 
 # A place that has not moved is behind only if there is something to do above it.
 STATUS_SQL = """\
-SELECT k.complete_at IS NOT NULL AS is_complete, c.position, k.target,
-    EXISTS (SELECT FROM {parked} AS p WHERE p.name = k.name AND p.state <> 'discarded') AS has_parked,
-    CASE WHEN c.moved_at < clock_timestamp() - %s * interval '1 s' THEN EXISTS (
-        SELECT FROM {events} AS e WHERE e.id > c.position AND e.created_at < clock_timestamp() - %s *
-        interval '1 s'
-            AND (%s::text[] IS NULL OR e.type = ANY (%s::text[]))) ELSE false END AS is_stale
+SELECT count(*), bool_and(k.complete_at IS NOT NULL), min(c.position), max(k.target),
+    bool_or(EXISTS (SELECT FROM {parked} AS p WHERE p.name = k.name AND p.state <> 'discarded')),
+    bool_or(c.moved_at < clock_timestamp() - %s * interval '1 s' AND EXISTS (
+        SELECT FROM {events} AS e
+        WHERE e.id > c.position AND e.created_at < clock_timestamp() - %s * interval '1 s'
+            AND (%s::text[] IS NULL OR e.type = ANY (%s::text[]))))
 FROM {kept} AS k, LATERAL (
     SELECT min(position) AS position, min(moved_at) AS moved_at FROM {checkpoints} WHERE name = k.name) AS c
-WHERE k.name = %s
+WHERE k.name = ANY (%s)
 """
 
 
@@ -111,47 +120,50 @@ def kept_reports(session: Session, events: TableSpec, name: str | None = None) -
     return [make(*row) for row in Statements(session, events).rows("kept", name=name)]
 
 
-def _status_sql(
-    events: TableSpec, name: str, types: tuple[str, ...] | None, max_lag: float
-) -> tuple[str, list[Any]]:
-    names = {one: events.qualified(f"_{one}") for one in ("parked", "kept", "checkpoints")}
-    wanted = None if types is None else list(types)
-    sql = STATUS_SQL.format(events=events.qualified(), **names)
-    return sql, [max_lag, max_lag, wanted, wanted, name]
+@attrs.frozen
+class KeptQuestion:
+    """Kept views that a query is about.
 
-
-def status_of(
-    session: Session, events: TableSpec, name: str, types: tuple[str, ...] | None, max_lag: float
-) -> KeptStatus | None:
-    """How far a kept view is; None if it is not kept.
-
-    Args:
-        session: The database.
-        events: The events table.
-        name: The name of its places.
-        types: The types that it is folded from; None for any.
+    Attributes:
+        names: Their names.
+        types: The types that they are folded from; None for any.
         max_lag: Seconds after which a place that has not moved is stale, if there are events for it.
     """
-    row = session.execute(*_status_sql(events, name, types, max_lag)).fetchone()
-    return None if row is None else KeptStatus(*row)
+
+    names: tuple[str, ...]
+    types: tuple[str, ...] | None
+    max_lag: float
+
+
+def status_of(session: Session, events: TableSpec, asked: KeptQuestion) -> KeptStatus | None:
+    """How far kept views are, the least of them; None if one of them is not kept any more."""
+    row = session.execute(*_status_sql(events, asked)).fetchone()
+    return _status(asked, row)
 
 
 def with_status(
-    session: Session,
-    events: TableSpec,
-    name: str,
-    types: tuple[str, ...] | None,
-    max_lag: float,
-    statement: tuple[str, list[Any]],
+    session: Session, events: TableSpec, asked: KeptQuestion, statement: tuple[str, list[Any]]
 ) -> tuple[KeptStatus | None, list[Any]]:
-    """The rows of a statement on views, and how far these are: both as one snapshot sees them."""
-    status, params = _status_sql(events, name, types, max_lag)
+    """How far kept views are, and the rows of a statement on them: both as one snapshot sees them."""
+    status, params = _status_sql(events, asked)
     sql = (
-        f"SELECT s.*, q.* FROM (VALUES (1)) AS always LEFT JOIN ({status}) AS s ON true\n"
+        f"SELECT s.*, q.* FROM ({status}) AS s (found, is_complete, position, target, has_parked, is_stale)\n"
         f"LEFT JOIN (SELECT row_number() OVER () AS n, r.* FROM ({statement[0]}) AS r) AS q ON true\n"
         "ORDER BY q.n"
     )
     rows = session.execute(sql, [*params, *statement[1]]).fetchall()
-    head = rows[0][:5]
-    found = [tuple(row[6:]) for row in rows if row[5] is not None]
-    return (None if head[0] is None else KeptStatus(*head)), found
+    return _status(asked, rows[0][:6]), [tuple(row[7:]) for row in rows if row[6] is not None]
+
+
+def _status_sql(events: TableSpec, asked: KeptQuestion) -> tuple[str, list[Any]]:
+    names = {one: events.qualified(f"_{one}") for one in ("parked", "kept", "checkpoints")}
+    types = None if asked.types is None else list(asked.types)
+    sql = STATUS_SQL.format(events=events.qualified(), **names)
+    return sql, [asked.max_lag, asked.max_lag, types, types, list(asked.names)]
+
+
+def _status(asked: KeptQuestion, row: Any) -> KeptStatus | None:
+    found, is_complete, position, target, has_parked, is_stale = row
+    if found < len(asked.names):
+        return None
+    return KeptStatus(bool(is_complete), position or 0, target, bool(has_parked), bool(is_stale))

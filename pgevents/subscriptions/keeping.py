@@ -136,11 +136,14 @@ class Keeper:
 
     Attributes:
         rule: Whose view an event changes.
+        is_complete: Whether the view was complete at the last look.
+        reading_at: Up to which id it has folded, perhaps not committed yet.
         look_at: When to look again whether the view is complete, by `time.monotonic()`.
     """
 
     rule: Rule
     is_complete: bool = False
+    reading_at: int = 0
     look_at: float = 0.0
 
     def register(self, work: Work) -> None:
@@ -177,7 +180,7 @@ class Keeper:
             stop: Ends it after the events in hand.
         """
         with work.client.session.atomic():
-            batch = _Fold(self.rule, work, stop, writes_all=not self.is_complete)
+            batch = _Fold(self, work, stop, writes_all=not self.is_complete)
             outcome = batch.run(numbers, share)
         if batch.failure:
             control.stop(work.client, work.name, batch.failure)
@@ -192,8 +195,9 @@ class Keeper:
 class _Fold:
     """One transaction of a keeper."""
 
-    def __init__(self, rule: Rule, work: Work, stop: threading.Event, *, writes_all: bool) -> None:
-        self.rule = rule
+    def __init__(self, keeper: Keeper, work: Work, stop: threading.Event, *, writes_all: bool) -> None:
+        self.keeper = keeper
+        self.rule = rule = keeper.rule
         self.work = work
         self.stop = stop
         self.writes_all = writes_all
@@ -222,6 +226,7 @@ class _Fold:
             batch = _read(self.rule, work, self.lanes, limit)
             self._take_page(batch)
             count += len(batch.items)
+            self.keeper.reading_at = batch.to
             touched.update({item.lane: item for item in batch.items})
             self.lanes = [attrs.evolve(lane, position=max(batch.to, lane.position)) for lane in self.lanes]
             if not batch.is_full or self.stop.is_set() or time.monotonic() >= end:
