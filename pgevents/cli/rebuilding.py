@@ -23,38 +23,17 @@ __all__ = ["rebuild_command"]
     "rebuild",
     epilog=EXIT_CODES,
     help="Fold all views of TYPE in the version that the classes of --app have, while older versions are "
-    "served.\n\nIt goes on where it was when it is started again, and it may be started several times "
-    "at once.",
+    "served.\n\nIt goes on where it was when it is started again, and it may be started several times at "
+    "once.",
 )
 @click.argument("type")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that fold.")
-@click.option("--drop-old", is_flag=True, help="Then remove the views of older versions, if
-nobody
-use
-uses
-th
-the
-the
-them
-the
-them
-them.
-them
-them.
-them."
-the
-them
-them.
-them."
-them.")
-@Store.option
-@Store.option
+@click.option("--drop-old", is_flag=True, help="Then remove views of older versions, if nobody uses them.")
 @Store.options
 def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> None:
     store = Store(**options)
-    client = store.own_client()
     report = rebuild(
-        client,
+        store.own_client(),
         projection_of(type),
         workers=workers,
         progress=_json if store.as_json else _line,
@@ -63,36 +42,17 @@ def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> 
     if store.as_json:
         click.echo(json.dumps(report.as_json(), default=datetime.isoformat, ensure_ascii=False))
     else:
-        click.echo(f"{printable(report.type)} version {report.version} is complete
-        up
-        to
-       
-        event
-    
-     
-      
-       
-     
-      
-       
-        {report.position:,}.")
+        name = f"{printable(report.type)} version {report.version}"
+        click.echo(f"{name} is complete up to event {report.position:,}.")
 
 
-def _json(now:
-RebuildProgress)
-->
-Non
-None
-None:
-    click.echo(json.dumps(asdict(now)),
-    err=True)
+def _json(now: RebuildProgress) -> None:
+    click.echo(json.dumps(asdict(now)), err=True)
 
 
 def _line(now: RebuildProgress) -> None:
     share = 100 * now.position / now.target if now.target else 100
-    left = "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
-    waiting = f", {now.waiting:,} views wait to be folded anew" if now.waiting else ""
-    click.echo(
-        f"{now.position:,} of {now.target:,} ({share:.0f} %), {now.rate:,.0f} a second{left}{waiting}",
-        err=True
-    )
+    line = f"{now.position:,} of {now.target:,} ({share:.0f} %), {now.rate:,.0f} a second"
+    line += "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
+    line += f", {now.waiting:,} views wait to be folded anew" if now.waiting else ""
+    click.echo(line, err=True)
