@@ -180,7 +180,7 @@ class Keeper:
             stop: Ends it after the events in hand.
         """
         with work.client.session.atomic():
-            batch = _Fold(self, work, stop, writes_all=not self.is_complete)
+            batch = _Fold(self, work, stop)
             outcome = batch.run(numbers, share)
         if batch.failure:
             control.stop(work.client, work.name, batch.failure)
@@ -195,12 +195,11 @@ class Keeper:
 class _Fold:
     """One transaction of a keeper."""
 
-    def __init__(self, keeper: Keeper, work: Work, stop: threading.Event, *, writes_all: bool) -> None:
+    def __init__(self, keeper: Keeper, work: Work, stop: threading.Event) -> None:
         self.keeper = keeper
         self.rule = rule = keeper.rule
         self.work = work
         self.stop = stop
-        self.writes_all = writes_all
         self.lanes: list[Lane] = []
         self.views: dict[str, Held] = {}
         self.pending: dict[str, tuple[Item, list[Found]]] = {}
@@ -241,8 +240,9 @@ class _Fold:
                 self.views.clear()
         self._fold_pending(batch.to)
         self._write()
-        if count or self.writes_all:
-            claimed = [attrs.evolve(lane, is_stale=True) for lane in claimed]
+        claimed = [
+            attrs.evolve(lane, is_stale=True) for lane in claimed
+        ]  # queries answer as of the least place
         move(work, claimed, batch.to, list(touched.values()))
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
