@@ -23,8 +23,9 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
-from pgevents.hooks.details import Conflict, Operation, Snapshot
+from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
+from pgevents.newest import LatestEvent, latest
 from pgevents.projections import (
     MultiStreamProjectionBase,
     ProjectionBase,
@@ -35,12 +36,14 @@ from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
-from pgevents.store.read import EventStream
+from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
 
 __all__ = [
     "AppendOnlyError",
+    "BrowserLink",
+    "BrowserPage",
     "ConcurrencyError",
     "ConfigurationError",
     "Conflict",
@@ -58,6 +61,7 @@ __all__ = [
     "IdempotencyError",
     "IncompleteViewsError",
     "InvalidValueError",
+    "LatestEvent",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -88,6 +92,7 @@ __all__ = [
     "event",
     "everything",
     "hookimpl",
+    "latest",
     "pipeline",
     "stream",
 ]

@@ -203,8 +203,9 @@ def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
         fault = index_fault(client.session.execute, spec, index)
         if index.name not in rows:
             faults += 1
-            what = ", ".join(index.columns)
-            yield Finding("fault", f"{spec.qualified()} has no index on {what}", "pgevents init makes it")
+            yield Finding(
+                "fault", f"{spec.qualified()} has no index on {index.what}", "pgevents init makes it"
+            )
         elif fault is not None:
             faults += 1
             yield Finding("fault", *fault.split(": ", 1))

@@ -17,8 +17,8 @@ from pgevents.ids import id_text
 from pgevents.projection_classes import Declaration, check_event_classes
 from pgevents.reducers import Pipeline, Reducer, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
+from pgevents.store.options import AsOf, ReadOptions, check_as_of
 from pgevents.store.ordering import Position
-from pgevents.store.read import AsOf, check_as_of
 from pgevents.streams import Stream, everything, merge_streams, stream
 from pgevents.views import is_dict_class
 
@@ -129,7 +129,7 @@ class _Projection(Folding[V, E, I]):
         client = self.client
         if client is not None and "pgevents_after_fold" in client.plugins.implemented:
             if not self.has_staged_events and self.as_of is None:
-                client.plugins.tell("pgevents_after_fold", projection=self, events=self._events())
+                client.plugins.notify("pgevents_after_fold", projection=self, events=self._events())
 
     @property
     def position(self) -> Position:
@@ -210,7 +210,7 @@ class _Projection(Folding[V, E, I]):
         noted = client.snapshots.note(key if self._uses_snapshot else attrs.evolve(key, shape=None))
         saved = noted.saved
         after = 0 if saved is None else saved.latest_event_id
-        final = client.reader.read_final(self.get_streams(), after=after)
+        final = client.reader.read_final(self.get_streams(), ReadOptions(after))
         return client.save_snapshot(
             self,
             self.fold_on(noted.row, final, final.position),

@@ -12,6 +12,7 @@ import attrs
 
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text, named_classes, type_names
+from pgevents.fields import check_field, text_sql
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -44,7 +45,7 @@ TypesOfEach = tuple[tuple[str, ...] | None, ...]
 
 RESERVED = frozenset(
     ("type", "types", "event_type", "event_types", "after", "as_of", "final", "limit", "offset", "order_by")
-    + ("metadata", "streams", "where")
+    + ("metadata", "streams", "where", "reverse", "on_undecodable")
 )
 """Keywords that are options of some calls; as an identifier they would be a slip."""
 
@@ -84,7 +85,7 @@ class Stream(UnfrozenStream, Generic[D_co]):
 
     Attributes:
         types: Stored type names, or None for any type; an empty tuple matches nothing.
-        match: Field name to the texts that it may have, as `data->>'field'` gives them.
+        match: Field name to the texts that it may have, as `data->>'field'` gives them; see `fields`.
         classes: The event classes, if the types were named by classes alone: their fields are what can
             identify.
 
@@ -126,9 +127,10 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
     Args:
         types: An event class, a union of classes, a type's name, or a sequence of these; nothing means any
             type.
-        data: Identifiers by field name, for fields that cannot be written as keywords. An empty dict is
-            refused, because a filter that vanishes finds everybody's events; `everything` says that they are
-            meant.
+        data: Identifiers by field name, for fields that cannot be written as keywords: `{"order-no": 7}`,
+            nested ones (`{"customer.id": 7}`), and those of the metadata (`{"metadata.tenant": "acme"}`). An
+            empty dict is refused, because a filter that vanishes finds everybody's events; `everything` says
+            that they are meant.
         **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of.
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
@@ -192,7 +194,7 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
 
 
 def check_field_name(field: object) -> str:
-    """A field's name as it may stand in SQL: a Python identifier of at most 63 bytes.
+    """The name of a view's field as it may stand in SQL: a Python identifier of at most 63 bytes.
 
     Raises:
         ConfigurationError: Anything else.
@@ -205,7 +207,7 @@ def check_field_name(field: object) -> str:
     return str.__str__(field)  # itself; of an Enum that is a str, the text
 
 
-_checked_name = lru_cache(maxsize=1024)(check_field_name)
+_checked_name = lru_cache(maxsize=1024)(check_field)
 
 
 def identifier_text(field: str, value: object) -> str:
@@ -357,10 +359,7 @@ def shape_of(one: Stream[Any]) -> Shape:
 def where_sql(shape: Shape) -> str:
     """The condition of a stream as SQL with `%s` for its values; field names are checked identifiers."""
     fields, several_types = shape
-    parts = [
-        f"data->>'{check_field_name(field)}' {'= ANY(%s)' if several else '= %s'}"
-        for field, several in fields
-    ]
+    parts = [f"{text_sql(field)} {'= ANY(%s)' if several else '= %s'}" for field, several in fields]
     if several_types is not None:
         parts.append("type = ANY(%s)" if several_types else "type = %s")
     return " AND ".join(parts) or "true"

@@ -17,6 +17,7 @@ from peewee import DataError, PeeweeException, PostgresqlDatabase
 from pgevents import (
     ConcurrencyError,
     EventClient,
+    EventEncodeError,
     RetryableError,
     create_event_client,
     create_events_table,
@@ -85,7 +86,7 @@ PLAIN = "NULL, NULL, NULL, NULL, NULL, NULL"
 
 def test_append_one_saves_as_append_does(client: EventClient) -> None:
     """Type, data, metadata and time arrive; NULL metadata is none. The time is told in UTC."""
-    sql = ONE.format(f"%s, %s, {PLAIN}")
+    sql = ONE.format(f"%s, NULL, %s, {PLAIN}")
     client.save_event({"type": "FIRST", "data": {}})
     client.db.execute_sql("SET TIME ZONE 'Asia/Kolkata'")
     told = scalar(client.db, sql, [DATA, '{"by": "me"}', "2026-01-31 12:00+00"])
@@ -115,7 +116,7 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
 ) -> None:
     """Another count, other events, and whatever is NULL or from the future, are no permission."""
     client.save_event({"type": "A", "data": {"cart_id": "c1", "no_index": "x"}})
-    answer = scalar(client.db, ONE.format(f"NULL, NULL, {condition}"), [DATA])
+    answer = scalar(client.db, ONE.format(f"NULL, NULL, NULL, {condition}"), [DATA])
     assert answer.split(" ")[0] in ("conflict", "future")
     assert len(client.get_event_stream()) == 1
 
@@ -175,7 +176,7 @@ def test_the_function_for_one_event_refuses_it_too(client: EventClient, conditio
     """It leaves such a condition to the function for any events."""
     client.save_event({"type": "A", "data": {"cart_id": "c1"}})
     with pytest.raises(DataError, match="are texts"):
-        client.db.execute_sql(ONE.format(f"NULL, NULL, {condition}"), [DATA])
+        client.db.execute_sql(ONE.format(f"NULL, NULL, NULL, {condition}"), [DATA])
     assert len(client.get_event_stream()) == 1
 
 
@@ -255,7 +256,7 @@ def test_a_client_that_knows_another_order_of_the_indexes_asks_for_what_it_means
 def test_one_event_is_saved_by_the_function_for_one(
     make_client: Callable[..., EventClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a key, and without a condition or with one on one value of a data index."""
+    """With or without a key, and without a condition or with one on one value of a data index."""
     client = make_client(event_types=[Added])
     client.create_tables()
     client.save_event(Added("c0", "p0"))
@@ -272,11 +273,11 @@ def test_one_event_is_saved_by_the_function_for_one(
     validated(Added("c1", "p1"), 2, [stream(Added, cart_id="c1"), stream("Other", cart_id="c1")])
     validated(Added("c2", "p1"), 3, [stream(product_id="p1")])
     validated(Added("c1", "p1"), client.get_event_stream(cart_id="c1"))
-    assert called == ["one"] * 4
     client.save_event(Added("c1", "p1"), idempotency_key="key")
+    assert called == ["one"] * 5
     validated(Added("c1", "p1"), 6, [stream(note="none")])
     client.save_events([Added("c1", "p1")] * 2)
-    assert called[4:] == ["many"] * 3
+    assert called[5:] == ["many"] * 2
 
 
 @pytest.mark.parametrize("unstored", [Derived("x"), Constant("x")])
@@ -404,7 +405,9 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     assert answer["created_at"] == told
 
 
-MANY = "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, '2026-01-31 12:00+00')"
+MANY = (
+    "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, NULL, '{2026-01-31 12:00+00}')"
+)
 
 
 def test_append_many_saves_as_append_does(client: EventClient) -> None:
@@ -442,7 +445,7 @@ def test_append_many_saves_all_that_it_is_given_or_nothing(client: EventClient, 
     """Arrays of another form, of different lengths, or with NULL in them are refused."""
     with pytest.raises(peewee.PeeweeException):
         metadata = "" if arrays.count("ARRAY[") + arrays.count("'[") > 2 else ", NULL"
-        client.db.execute_sql(f"SELECT my_app.events_append_many({arrays}{metadata}, NULL, NULL, NULL)")
+        client.db.execute_sql(f"SELECT my_app.events_append_many({arrays}{metadata}, NULL, NULL, NULL, NULL)")
     assert len(client.get_event_stream()) == 0
 
 
@@ -546,3 +549,49 @@ def test_what_no_reader_gets_past_is_refused_at_the_door(
         client.db.execute_sql("SELECT my_app.events_append(%s, NULL, NULL, %s)", (events, at))
     client.db.execute_sql("SELECT my_app.events_append(%s)", (ONE_EVENT,))
     assert [event.type for event in client.get_event_stream()] == ["CART_CREATED", "A"]
+
+
+BAD = {
+    "a type has 1 to 200 characters": ("x" * 201, "{}", None, None),
+    "data are a JSON object": ("A", "[1]", None, None),
+    "metadata are a JSON object": ("A", "{}", '"text"', None),
+    "\\$version in metadata is a number from 1 to 10000": ("A", "{}", '{"$version": 1.5}', None),
+    "created_at lies in the years 1 to 9999": ("A", "{}", None, "0044-03-15 BC"),
+}
+"""What is wrong with an event, and the event."""
+BY_ONE = "SELECT my_app.events_append_one(%s, %s, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
+BY_MANY = """SELECT my_app.events_append_many(
+    ARRAY['A', %s], ARRAY['{}', %s], ARRAY['{}', %s], NULL, NULL, NULL,
+    ARRAY[now(), coalesce(%s::timestamptz, now())])"""
+BY_UPDATE = """UPDATE my_app.events
+    SET type = %s, data = %s, metadata = coalesce(%s, '{}')::jsonb, created_at = coalesce(%s, now())"""
+
+
+@pytest.mark.parametrize("sql", [BY_ONE, BY_MANY, BY_UPDATE])
+@pytest.mark.parametrize("reason", BAD)
+def test_no_way_into_the_table_takes_an_event_that_could_not_be_read(
+    client: EventClient, reason: str, sql: str
+) -> None:
+    """Neither of the append functions, nor an UPDATE under maintenance."""
+    client.save_event({"type": "A", "data": {}})
+    with pytest.raises(EventEncodeError, match=reason), client.maintenance("a test"):
+        client.session.execute(sql, BAD[reason])
+    assert [(one.type, one.data, one.metadata) for one in client.get_event_stream()] == [("A", {}, {})]
+
+
+def test_each_event_of_a_batch_has_its_time_and_key(client: EventClient) -> None:
+    """As they are given, or one time for all of them."""
+    sql = 'SELECT my_app.events_append_many(\'{A,A,A}\', \'{"{}","{}","{}"}\', NULL, NULL, NULL, %s, %s)'
+    at = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (3, 1, 2)]
+    assert scalar(client.db, sql, [["k", None, "k\x1f2"], at]) == 'saved 1-3 "2026-01-03T00:00:00"'
+    assert scalar(client.db, sql, [None, at[:1]]) == 'saved 4-6 "2026-01-03T00:00:00"'
+    assert [one.created_at for one in client.get_event_stream()] == at + at[:1] * 3
+    keys = "SELECT array_agg(idempotency_key ORDER BY id) FROM my_app.events"
+    assert scalar(client.db, keys) == ["k", None, "k\x1f2", None, None, None]
+    with pytest.raises(peewee.IntegrityError):
+        client.db.execute_sql(sql, [[None, None, "k"], at])
+    with pytest.raises(peewee.PeeweeException):
+        client.db.execute_sql(sql, [None, [*at[:2], None]])
+    with pytest.raises(peewee.PeeweeException, match="of one length"):
+        client.db.execute_sql(sql, [None, at[:2]])
+    assert scalar(client.db, "SELECT count(*) FROM my_app.events") == 6

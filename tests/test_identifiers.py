@@ -11,6 +11,7 @@ import pytest
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from pgevents import (
+    ConcurrencyError,
     ConfigurationError,
     EventClient,
     MultiStreamProjectionBase,
@@ -198,10 +199,13 @@ RENAMING: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
     _if_old,
     lambda data: {"cart_id": data["cart_id"] if "cart_id" in data else data["cartId"]},
     lambda data: {"cart_id": data.get("cart_id") or data.get("cartId")},
+    lambda data: {"cart_id": str(data["cartId"])},
+]
+MAKING: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
     lambda data: {"cart_id": data["cart_id"].lower()},
     lambda data: {"cart_id": f"shop-{data['cart_id']}"},
     lambda data: {**data, "cart_id": "the only one"},
-    lambda data: {"cart_id": data["cart"]["id"]},
+    lambda data: {"cart_id": data["carts"][0]},
 ]
 KEEPING: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
     lambda data: {**data, "currency": "GBP"},
@@ -214,6 +218,29 @@ KEEPING: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("upcaster", RENAMING)
+def test_an_identifier_that_an_upcaster_renames_finds_older_events(
+    client: EventClient, upcaster: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """By the new name, in reads, in conditions and in the test kit."""
+
+    @event("UPCAST", version=2, upcasters={1: upcaster})
+    class Upcast:
+        cart_id: str
+        currency: str = ""
+
+    shop_client(client.db, ()).save_event({"type": "UPCAST", "data": {"cartId": "c1"}})
+    own = shop_client(client.db, [Upcast, CartCreated])
+    own.save_event(Upcast("c1"))
+    seen = own.get_event_stream(Upcast, cart_id="c1")
+    assert [one.id for one in seen] == [1, 2]
+    assert len(own.get_event_stream(Upcast | CartCreated, cart_id="c1", final=True)) == 2
+    own.save_event_with_stream_validation(Upcast("c1"), seen)
+    with pytest.raises(ConcurrencyError):
+        own.save_event_with_stream_validation(Upcast("c1"), 1, stream(Upcast, cart_id="c1"))
+    assert given(_by_cart(Upcast)("c1"), Upcast("c1"), Upcast("c2")).view.count == 1
+
+
+@pytest.mark.parametrize("upcaster", MAKING)
 def test_an_identifier_that_an_upcaster_makes_is_refused(
     client: EventClient, upcaster: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:

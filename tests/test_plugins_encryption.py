@@ -757,6 +757,18 @@ def test_personal_values_stay_out_of_error_texts(
     with pytest.raises(EventDecodeError, match="event 1 of type 'CALLED', field 'phone'") as read:
         reader.get_event_stream()
     assert "5550100" not in "".join(traceback.format_exception(read.value))
+
+    @event("CALLED", version=2, upcasters={1: lambda data: data["phone"]})
+    class CalledLater:
+        about: str
+        phone: str
+
+    later = make_client(
+        event_types=CalledLater, plugins=[Encryption({CalledLater: Personal("about", {"phone": ""})})]
+    )
+    with pytest.raises(EventDecodeError, match="upcaster from version 1 returned str") as wrong:
+        later.get_event_stream()
+    assert "5550100" not in "".join(traceback.format_exception(wrong.value))
     with pytest.raises(EventEncodeError, match="'text' is personal") as raised:
         make_client().save_event({"type": "NOTE_WRITTEN", "data": {"about": "u1", "text": "5550100"}})
     assert "5550100" not in str(raised.value)

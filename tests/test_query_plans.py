@@ -16,7 +16,7 @@ from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, str
 from pgevents.store.functions import functions_sql
 from pgevents.store.session import Session
 
-from .conftest import _on, database, shop_client
+from .conftest import database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
 ANALYSED = ["analysed", "never analysed"]
@@ -54,11 +54,12 @@ def fill(client: EventClient) -> None:
 
 
 @pytest.fixture(scope="module", params=ANALYSED)
-def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClient]:
+def shop(request: pytest.FixtureRequest, pgevents_server: str) -> Iterator[EventClient]:
     """A shop of some size, with the planner's statistics and without any."""
     name = f"pgevents_plans_{os.getpid()}"
-    _on(server_url, f"CREATE DATABASE {name}")
-    db = database(make_dsn(**{**parse_dsn(server_url), "dbname": name}))
+    server = database(pgevents_server)
+    server.execute_sql(f"CREATE DATABASE {name}")
+    db = database(make_dsn(**{**parse_dsn(pgevents_server), "dbname": name}))
     client = shop_client(db, event_types=())
     client.create_tables()
     db.execute_sql(f"""CREATE INDEX "{USER}" ON my_app.events ((data->>'user_id'), id)""")
@@ -69,7 +70,8 @@ def shop(request: pytest.FixtureRequest, server_url: str) -> Iterator[EventClien
         db.execute_sql("ANALYZE")
     yield shop_client(db, CartEvent)
     db.close()
-    _on(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    server.execute_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    server.close()
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -165,6 +167,34 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
     "page of everything": (lambda c: next(iter(c.iter_event_stream())), {ID}, True),
     "page of types": (lambda c: next(iter(c.iter_event_stream(CartCreated))), {TYPE}, True),
     "page of an id": (lambda c: list(c.iter_event_stream(cart_id="c7")), {CART}, True),
+    "limited": (lambda c: c.get_event_stream(cart_id="c7", limit=3), {CART}, True),
+    "newest": (lambda c: c.get_event_stream(CartEvent, cart_id="c7", limit=3, reverse=True), {CART}, True),
+    "newest below": (
+        lambda c: c.get_event_stream(cart_id="c7", limit=3, reverse=True, after=9_000),
+        {CART},
+        True,
+    ),
+    "newest of a type": (
+        lambda c: c.get_event_stream(CartCreated, limit=3, reverse=True, after=500),
+        {TYPE, ID},
+        True,
+    ),
+    "newest of all": (lambda c: c.get_event_stream(limit=3, reverse=True, after=500), {ID}, True),
+    "newest of several": (
+        lambda c: c.get_event_streams(
+            [stream(cart_id="c7"), stream(product_id="p5")], limit=3, reverse=True, after=9_000
+        ),
+        {CART, PRODUCT},
+        True,
+    ),
+    "final page": (lambda c: c.get_event_stream(cart_id="c7", limit=3, final=True), {CART}, False),
+    "newest, final": (
+        lambda c: c.get_event_stream(CartEvent, cart_id="c7", limit=3, reverse=True, final=True),
+        {CART},
+        False,
+    ),
+    "page backwards": (lambda c: next(c.iter_event_stream(cart_id="c7", reverse=True)), {CART}, True),
+    "one event": (lambda c: c.get_event(77), {ID}, True),
     "several streams": (
         lambda c: c.get_event_streams(
             [stream(CartEvent, cart_id="c7"), stream(ItemAddedToCart, product_id="p5")]
@@ -201,7 +231,7 @@ def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatc
     follow."""
     call, expected, in_order = READS[read]
     monkeypatch.setattr(
-        "pgevents.store.read.one_value", lambda *asked: None
+        "pgevents.store.source.one_value", lambda *asked: None
     )  # none of them by the function with a kept plan
     statement, params = asked(lambda: call(shop), monkeypatch)
     plan, _, used = explain(shop, statement, params)
@@ -320,7 +350,7 @@ def test_a_table_without_its_index_would_be_noticed(
 ) -> None:
     """The tests above can fail: with the index gone the same question is a sequential scan or another
     index."""
-    monkeypatch.setattr("pgevents.store.read.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
     with shop.db.atomic() as transaction:
         shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')
         plan, _, used = explain(shop, *asked(lambda: shop.get_event_stream(cart_id="c7"), monkeypatch))

@@ -289,7 +289,7 @@ def test_an_id_without_a_text_of_its_own_is_refused(id: Any) -> None:
     """Also a text that reads like a tuple's."""
     with pytest.raises(ConfigurationError):
         id_text(id)
-    with pytest.raises(ConfigurationError, match="is no int"):
+    with pytest.raises(ConfigurationError, match="is not of type int"):
         id_of("five", int)
 
 

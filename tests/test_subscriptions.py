@@ -17,9 +17,9 @@ from pgevents import (
     create_projections_table,
     stream,
 )
-from pgevents.subscriptions import Subscription, checkpoint, follow
+from pgevents.subscriptions import Subscription, checkpoint, follow, reset, resume
 
-from .shop import CartCreated, ItemAddedToCart
+from .shop import CartCreated, CartProjection, ItemAddedToCart
 
 Make = Callable[..., EventClient]
 
@@ -137,6 +137,37 @@ def test_a_place_ahead_of_the_log_is_refused(client: EventClient) -> None:
     client.db.execute_sql("UPDATE my_app.events_checkpoints SET position = 99")
     with pytest.raises(ConfigurationError, match="set back"):
         subscription.process(lambda event: None)
+
+
+def test_a_truncated_log_stops_its_subscriptions(client: EventClient) -> None:
+    """The ids begin anew, so the place would pass over as many events as it has seen."""
+    subscription = Subscription(client, "carts")
+    client.save_events(carts(*range(20)))
+    assert subscription.process(lambda event: None) == 20
+    with client.maintenance("a new year"):
+        client.db.execute_sql("TRUNCATE my_app.events RESTART IDENTITY")
+    client.save_events(carts(*range(30)))
+    with pytest.raises(ConfigurationError, match="truncated: reset the subscription"):
+        subscription.process(lambda event: None)
+    reset(client, "carts")
+    resume(client, "carts")
+    assert subscription.process(lambda event: None) == 30
+
+
+def test_a_log_is_not_made_beside_what_is_left_of_another(client: EventClient) -> None:
+    """Places and snapshots of a dropped log stand at ids that will be those of other events."""
+    subscription = Subscription(client, "carts")
+    client.save_event(carts(1)[0])
+    CartProjection("c1", client).save_projection()
+    subscription.process(lambda event: None)
+    client.db.execute_sql("DROP TABLE my_app.events CASCADE")
+    for table in ("events_checkpoints", "views"):
+        with pytest.raises(ConfigurationError, match=f"DROP TABLE .*{table}"):
+            client.create_tables()
+        client.db.execute_sql(f"DROP TABLE my_app.{table}")
+    client.create_tables()
+    client.save_events(carts(2, 3))
+    assert subscription.process(lambda event: None) == 2
 
 
 def test_a_checkpoint_kept_outside_knows_its_server(client: EventClient) -> None:

@@ -13,6 +13,7 @@ from pgevents.browser.log import encrypted, event_rows, iso, row_json
 from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
 from pgevents.events import Event, EventType
+from pgevents.fields import texts_in
 
 __all__ = ["event_page", "identifiers_of"]
 
@@ -45,7 +46,7 @@ def event_page(client: EventClient, event_id: int) -> dict[str, Any] | None:
         "upcast_error": error,
         "is_encrypted": is_closed,
         "redactions": _redactions(client, event_id, event["updated_at"]),
-        "identifiers": identifiers_of(client, event["data"] if upcast is None else upcast),
+        "identifiers": identifiers_of(client, event["data"] if upcast is None else upcast, event["metadata"]),
         "related": related,
         "edges": _edges(related),
         "given": _given(client, event, kind, is_closed),
@@ -69,15 +70,15 @@ def _upcast(
         return None, f"{type(error).__name__}: {error}"
 
 
-def identifiers_of(client: EventClient, data: dict[str, Any]) -> list[dict[str, str]]:
+def identifiers_of(
+    client: EventClient, data: dict[str, Any], metadata: dict[str, Any]
+) -> list[dict[str, str]]:
     """The data indexes that an event has a value of."""
-    found: list[dict[str, str]] = []
-    for field in client.events.pgevents_spec.data_indexes:
-        value = data.get(field)
-        if isinstance(value, (str, int, float)):
-            text = value if isinstance(value, str) else json.dumps(value)
-            found.append({"field": field, "value": text})
-    return found
+    return [
+        {"field": field, "value": text}
+        for field in client.events.pgevents_spec.data_indexes
+        for text in texts_in(field, data, metadata)
+    ]
 
 
 def _redactions(client: EventClient, event_id: int, updated_at: str | None) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import attrs
 
 from pgevents.errors import ConfigurationError
 from pgevents.events import is_text
-from pgevents.streams import check_field_name
+from pgevents.fields import check_field, text_sql
 
 __all__ = ["LARGEST_ID", "Filter", "FilterError", "check_text", "number"]
 
@@ -84,8 +84,8 @@ class Filter:
         params: list[Any] = []
         for field, value in self.where:
             if field != self.indexed_field(indexed):
-                sql.append("data->>%s = %s")
-                params += [field, value]
+                sql.append(f"{text_sql(field)} = %s")
+                params.append(value)
         if self.indexed_field(indexed) is not None and self.types:
             sql.append("type = ANY (%s)")
             params.append(list(self.types))
@@ -111,7 +111,7 @@ class Filter:
         """The index ranges that hold all matching events: condition, parameters, and the index's order."""
         field = self.indexed_field(indexed)
         if field is not None:
-            column = f"data->>'{check_field_name(field)}'"
+            column = text_sql(field)
             return [(f"{column} = %s", [dict(self.where)[field]], column)]
         if self.types:
             return [("type = %s", [name], "type") for name in self.types]
@@ -146,7 +146,10 @@ def _pair(text: str, name: str) -> tuple[str, str]:
     field, sign, value = text.partition("=")
     if not sign or not field:
         raise FilterError(f"{name} is written FIELD=VALUE, as in {name}=cart_id=c1, not {text[:80]!r}")
-    return field, value
+    try:
+        return (check_field(field) if name == "where" else field), value
+    except ConfigurationError as error:
+        raise FilterError(f"{name}={field[:40]}: {error}") from error
 
 
 def _time(text: str, name: str) -> datetime | None:

@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.fields import path_of
 from pgevents.store.checks import find_installed
 from pgevents.subscriptions import follow
 
@@ -104,8 +106,9 @@ def _indexes(client: EventClient, named: tuple[str, ...], dropped: tuple[str, ..
 
 
 @click.command(
-    help="Save an event of TYPE. Its data are FIELD=TEXT and FIELD:=JSON arguments (cart_id=c1 quantity:=2), "
-    "or a JSON object, or - to read that from the standard input; fields that follow it are added.",
+    help="Save an event of TYPE. Its data are FIELD=TEXT and FIELD:=JSON arguments (cart_id=c1 quantity:=2 "
+    "customer.id=7), or a JSON object, or "
+    "- to read that from the standard input; fields that follow it are added.",
     epilog=EXIT_CODES,
 )
 @click.argument("type")
@@ -140,8 +143,10 @@ def append(
     store = Store(**options)
     if (after is None) != (not match):
         raise click.UsageError("--after ID and --stream FIELD=VALUE go together")
-    given = {"type": type, "data": event_data(data)}
-    more: dict[str, Any] = {"metadata": parse_json(metadata, "--metadata"), "idempotency_key": key}
+    found: dict[str, Any] = {"metadata": parse_json(metadata, "--metadata")}
+    found["data"] = event_data(data, found["metadata"])
+    given = {"type": type, "data": found["data"]}
+    more: dict[str, Any] = {"metadata": found["metadata"], "idempotency_key": key}
     if created_at is not None:
         more["created_at"] = _time(created_at, "--created-at")
     reader = store.open()
@@ -156,8 +161,8 @@ def append(
         show_event(event, store.as_json)
 
 
-def event_data(parts: Sequence[str]) -> dict[str, Any]:
-    """The data that the arguments of `append` describe."""
+def event_data(parts: Sequence[str], metadata: dict[str, Any]) -> dict[str, Any]:
+    """The data that the arguments of `append` describe; a field of the metadata is put there."""
     data: dict[str, Any] = {}
     if parts and not FIELD.fullmatch(parts[0]):
         data = parse_json(sys.stdin.read() if parts[0] == "-" else parts[0], "DATA")
@@ -167,10 +172,31 @@ def event_data(parts: Sequence[str]) -> dict[str, Any]:
         if found is None:
             raise click.UsageError(f"{part}: write FIELD=TEXT or FIELD:=JSON, as in cart_id=c1 quantity:=2")
         field, sign, value = found.groups()
-        if field in data:
-            raise click.UsageError(f"the field {field} is given twice")
-        data[field] = value if sign == "=" else _json_value(field, value)
+        column, keys = _path(field)
+        _put(
+            metadata if column == "metadata" else data,
+            keys,
+            value if sign == "=" else _json_value(field, value),
+        )
     return data
+
+
+def _path(field: str) -> tuple[str, tuple[str, ...]]:
+    try:
+        return path_of(field)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _put(place: Any, keys: Sequence[str], value: Any) -> None:
+    """Put a value at the end of a path of objects."""
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if place.__class__ is not dict:
+            raise click.UsageError(f"{'.'.join(keys)}: {key} is an object there, and given otherwise, too")
+    if keys[-1] in place:
+        raise click.UsageError(f"the field {'.'.join(keys)} is given twice")
+    place[keys[-1]] = value
 
 
 def _json_value(field: str, text: str) -> Any:

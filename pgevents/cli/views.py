@@ -81,13 +81,10 @@ def query(
     conditions, order = NEWEST, "id"
     params: list[Any] = [type]
     for field, values in stream_of((), match).match:
-        conditions += f" AND data->>'{field}' = ANY(%s)"  # a stream's fields are checked names
+        conditions += f" AND data->>'{_checked(field, 'a view')}' = ANY(%s)"
         params.append(list(values))
     if order_by is not None:
-        try:
-            order = f"data->'{check_field_name(order_by)}'"
-        except ConfigurationError as error:
-            raise click.UsageError(f"--order-by: {error}") from error
+        order = f"data->'{_checked(order_by, '--order-by')}'"
     rows = _rows(store.open(), conditions, params, f"{order} DESC" if descending else order, limit)
     if not rows and not store.as_json:
         click.echo(f"No projection of type {printable(type)} is saved with these values.")
@@ -97,6 +94,13 @@ def query(
             if store.as_json
             else f"{click.style(printable(row['id']), bold=True)}  {as_text(row['data'])}"
         )
+
+
+def _checked(field: str, what: str) -> str:
+    try:
+        return check_field_name(field)
+    except ConfigurationError as error:
+        raise click.UsageError(f"{what}: {error}") from error
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""What a client is made of, and the checks that its calls share."""
+"""What a client is made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
-from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, EventTypes
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
@@ -23,7 +22,7 @@ from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 
-__all__ = ["ClientParts", "check_flag"]
+__all__ = ["ClientParts"]
 
 
 class ClientParts:
@@ -46,7 +45,7 @@ class ClientParts:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.identifiers = Identifiers(self.serializer)
+        self.identifiers = Identifiers(self.serializer, types)
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
@@ -67,7 +66,7 @@ class ClientParts:
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
-        self.plugins.tell("pgevents_after_commit", events=saved)
+        self.plugins.notify("pgevents_after_commit", events=saved)
 
     def _use_plugins(self, hooks: frozenset[str]) -> None:
         """Take up what plugins bring; called when any come or go that implement one of these hooks."""
@@ -77,6 +76,8 @@ class ClientParts:
             self.identifiers.forget()
         if "pgevents_register_events" in hooks:
             self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+            self.identifiers.types = self.types
+            self.identifiers.forget()
         if "pgevents_hidden_fields" in hooks:
             self.identifiers.hidden = plugins.hidden_fields()
         is_changed = "pgevents_before_decode" in plugins.implemented
@@ -93,13 +94,3 @@ class ClientParts:
         if not self._is_checked:
             check_installed(self.session.execute, self.events.pgevents_spec)
             self._is_checked = True
-
-
-def check_flag(given: object, name: str) -> None:
-    """That an argument is a bool.
-
-    Raises:
-        ConfigurationError: Anything else.
-    """
-    if type(given) is not bool:
-        raise ConfigurationError(f"{name} is True or False, not {shown(given)}")

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pgevents.client.parts import ClientParts, check_flag
+from pgevents.client.parts import ClientParts
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
-from pgevents.store.read import AsOf, EventStream, OnUndecodable
+from pgevents.saving import check_key
+from pgevents.store.options import (
+    PLAIN,
+    AsOf,
+    OnUndecodable,
+    ReadOptions,
+    check_flag,
+    check_id,
+    check_on_undecodable,
+)
+from pgevents.store.results import EventStream
 from pgevents.streams import Stream, stream
 
 if TYPE_CHECKING:
@@ -30,6 +40,8 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = ...,
+        limit: int | None = ...,
+        reverse: bool = ...,
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
@@ -43,6 +55,8 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = ...,
+        limit: int | None = ...,
+        reverse: bool = ...,
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         as_of: AsOf | None = ...,
@@ -55,6 +69,8 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         data: Mapping[str, Any] | None = None,
         final: bool = False,
         as_of: AsOf | None = None,
@@ -65,7 +81,10 @@ class ReadingCalls(ClientParts):
 
         Args:
             types: A class, a union of classes, a type's name or a sequence of these; nothing means any.
-            after: Only events above this id.
+            after: Go on after the event of this id, in the order of the read: only events above it, or, in
+                reverse, below it.
+            limit: At most so many events.
+            reverse: The newest first.
             data: Identifiers by field name, for fields that cannot be written as keywords.
             final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late
                 event.
@@ -84,12 +103,21 @@ class ReadingCalls(ClientParts):
         Example:
             ```python
             history = client.get_event_stream(CartEvent, cart_id="c1")
+            newest = client.get_event_stream(CartEvent, cart_id="c1", limit=20, reverse=True)
+            older = client.get_event_stream(
+                CartEvent, cart_id="c1", limit=20, reverse=True, after=newest[-1].id
+            )
             ```
         """
         self.types.require_current(types)
-        wanted = [stream(types, data=data, **identifier)]
         return self.get_event_streams(
-            wanted, after=after, final=final, as_of=as_of, on_undecodable=on_undecodable
+            [stream(types, data=data, **identifier)],
+            after=after,
+            limit=limit,
+            reverse=reverse,
+            final=final,
+            as_of=as_of,
+            on_undecodable=on_undecodable,
         )
 
     def get_event_streams(
@@ -97,23 +125,27 @@ class ReadingCalls(ClientParts):
         streams: Sequence[Stream[D]],
         *,
         after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         final: bool = False,
         as_of: AsOf | None = None,
         on_undecodable: OnUndecodable = "raise",
     ) -> EventStream[D]:
         """The events of several streams in one order, each event once; arguments as for
         `get_event_stream`."""
-        check_flag(final, "final")
-        if not final:
-            return self.reader.read(streams, after=after, as_of=as_of, on_undecodable=on_undecodable)
-        if as_of is not None:
+        options = ReadOptions(after, limit, reverse, as_of, on_undecodable)
+        if not check_flag(final, "final"):
+            return self.reader.read(streams, options)
+        return self.reader.read_final(streams, options, wait=self._wait_for_final(options))
+
+    def _wait_for_final(self, options: ReadOptions) -> float:
+        """How long a final read may wait, if it is one that can be made."""
+        if options.as_of is not None:
             raise ConfigurationError(
                 "final and as_of exclude each other: the past up to an id is read with as_of alone"
             )
         self.check_installed()
-        return self.reader.read_final(
-            streams, after=after, wait=self.final_wait, on_undecodable=on_undecodable
-        )
+        return self.final_wait
 
     @overload
     def iter_event_stream(
@@ -122,7 +154,10 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = ...,
+        limit: int | None = ...,
+        reverse: bool = ...,
         data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
         as_of: AsOf | None = ...,
         on_undecodable: OnUndecodable = ...,
         **identifier: Any,
@@ -134,7 +169,10 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = ...,
+        limit: int | None = ...,
+        reverse: bool = ...,
         data: Mapping[str, Any] | None = ...,
+        final: bool = ...,
         as_of: AsOf | None = ...,
         on_undecodable: OnUndecodable = ...,
         **identifier: Any,
@@ -145,7 +183,10 @@ class ReadingCalls(ClientParts):
         /,
         *,
         after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         data: Mapping[str, Any] | None = None,
+        final: bool = False,
         as_of: AsOf | None = None,
         on_undecodable: OnUndecodable = "raise",
         **identifier: Any,
@@ -153,8 +194,8 @@ class ReadingCalls(ClientParts):
         """Like `get_event_stream`, one event at a time, for streams of any size: memory stays constant.
 
         Pages of the index are read as the loop goes on, so it may save events and holds no transaction open.
-        An event
-        that commits late, below a page that was read, is not seen: who must not miss any follows the log
+        An event that commits late, below a page that was read, is not seen. With `final=True` there is none:
+        each page waits until it is final. Who must not miss later events either, follows the log
         (`pgevents.subscriptions`).
 
         Example:
@@ -164,18 +205,63 @@ class ReadingCalls(ClientParts):
             ```
         """
         self.types.require_current(types)
-        return self.reader.pages([stream(types, data=data, **identifier)], after, as_of, on_undecodable)
+        return self.iter_event_streams(
+            [stream(types, data=data, **identifier)],
+            after=after,
+            limit=limit,
+            reverse=reverse,
+            final=final,
+            as_of=as_of,
+            on_undecodable=on_undecodable,
+        )
 
     def iter_event_streams(
         self,
         streams: Sequence[Stream[D]],
         *,
         after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
+        final: bool = False,
         as_of: AsOf | None = None,
         on_undecodable: OnUndecodable = "raise",
     ) -> Iterator[Event[D]]:
         """Like `get_event_streams`, one event at a time in constant memory."""
-        return self.reader.pages(streams, after, as_of, on_undecodable)
+        options = ReadOptions(after, limit, reverse, as_of, on_undecodable)
+        wait = self._wait_for_final(options) if check_flag(final, "final") else None
+        return self.reader.pages(streams, options, wait=wait)
+
+    def get_event(self, event_id: int, *, on_undecodable: OnUndecodable = "raise") -> Event[Any] | None:
+        """The event with this id, or None.
+
+        Args:
+            event_id: The id.
+            on_undecodable: As for `get_event_stream`; what is skipped is None.
+
+        Example:
+            ```python
+            saved = client.save_event({"type": "NOTED", "data": {}})
+            same = client.get_event(saved.id)
+            ```
+        """
+        check_id(event_id, "event_id")
+        check_on_undecodable(on_undecodable)
+        found = self.reader.by_ids([event_id], on_undecodable)
+        return found[0] if found else None
+
+    def get_saved(self, idempotency_key: str) -> list[Event[Any]]:
+        """The events that were saved with an idempotency key, in order; empty if it was not used.
+
+        Args:
+            idempotency_key: The key of a save or of a decision.
+
+        Example:
+            ```python
+            if not client.get_saved("payment 17"):
+                pay()
+            ```
+        """
+        return self.reader.by_key(check_key(idempotency_key))
 
     @overload
     def get_latest_event(
@@ -183,6 +269,7 @@ class ReadingCalls(ClientParts):
         types: TypeForm[D],
         /,
         *,
+        after: int = ...,
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         **identifier: Any,
@@ -193,6 +280,7 @@ class ReadingCalls(ClientParts):
         types: Types = ...,
         /,
         *,
+        after: int = ...,
         data: Mapping[str, Any] | None = ...,
         final: bool = ...,
         **identifier: Any,
@@ -202,6 +290,7 @@ class ReadingCalls(ClientParts):
         types: Any = None,
         /,
         *,
+        after: int = 0,
         data: Mapping[str, Any] | None = None,
         final: bool = True,
         **identifier: Any,
@@ -210,6 +299,7 @@ class ReadingCalls(ClientParts):
 
         Args:
             types: As for `get_event_stream`.
+            after: None, if it is not above this id.
             data: As for `get_event_stream`.
             final: Wait (10 seconds at most) until no event can appear below it, so that its id may be
                 validated against. False: do not wait, for display.
@@ -223,7 +313,7 @@ class ReadingCalls(ClientParts):
             latest = client.get_latest_event("CHECKED_OUT", cart_id="c1")
             ```
         """
-        check_flag(final, "final")
-        if final:
-            self.check_installed()
-        return self.reader.latest([stream(types, data=data, **identifier)], final=final, wait=self.final_wait)
+        wanted = [stream(types, data=data, **identifier)]
+        if check_flag(final, "final"):
+            return self.reader.latest(wanted, after, wait=self._wait_for_final(PLAIN))
+        return self.reader.latest(wanted, after)

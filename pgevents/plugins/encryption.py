@@ -223,11 +223,11 @@ class Encryption:
 
     def _check(self, client: EventClient, name: str) -> None:
         rule = self._rules[name]
-        indexed = set(rule.fields) & set(client.events.pgevents_spec.data_indexes)
-        if indexed:
-            raise ConfigurationError(
-                f"{name}: {sorted(indexed)[0]!r} is a data index; identifiers cannot be encrypted"
-            )
+        for field in client.events.pgevents_spec.data_indexes:
+            if field.split(".")[0] in rule.fields and not field.startswith("metadata."):
+                raise ConfigurationError(
+                    f"{name}: {field!r} is a data index; identifiers cannot be encrypted"
+                )
         kind = client.types.find(name)
         if kind is None:
             near = client.types.nearest(name)

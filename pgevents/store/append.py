@@ -15,15 +15,17 @@ from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
 from pgevents.streams import array_text, one_value, union_of_types
 
-__all__ = ["Answer", "Appender", "Row"]
+__all__ = ["Answer", "Appender", "Row", "Times"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
+Times = datetime | Sequence[datetime] | None
+"""When events happened: all of them, or each of them; None: now."""
 
 # Arguments that are not needed are NULL in the statement, because PostgreSQL would parse a stored default.
-PLAIN_SQL = "SELECT {append_one}(%s, %s, %s, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
-VALIDATED_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-MANY_SQL = r"SELECT {append_many}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s)"
+PLAIN_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
+VALIDATED_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+MANY_SQL = r"SELECT {append_many}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s, %s)"
 
 
 @attrs.define
@@ -34,7 +36,7 @@ class Answer:
         status: "saved", "repeated", "conflict", "reused" or "future"; only "saved" has written anything.
         ids: Of the events that were saved, now or before; that match, in a conflict; the last one issued, if
             "future".
-        created_at: When the events were saved; None if they were not.
+        created_at: When the events were saved, or the first of them; None if they were not.
         lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if
             asked for.
     """
@@ -61,8 +63,9 @@ class Appender:
         rows: Sequence[Row],
         positions: Sequence[Position] | None = None,
         key: str | None = None,
-        created_at: datetime | None = None,
+        created_at: Times = None,
         *,
+        keys: Sequence[str | None] | None = None,
         is_timed: bool = False,
     ) -> Answer:
         """Append events in one round trip, by the function for one event where that can do it.
@@ -70,11 +73,12 @@ class Appender:
         Args:
             rows: The events, at least one.
             positions: What must still hold; None to append whatever has happened.
-            key: The idempotency key.
-            created_at: When the events happened, if not now.
+            key: The idempotency key of all of them.
+            created_at: When all of them happened, or each of them; None: now.
+            keys: Instead of `key` the stored key of each event, which must be new.
             is_timed: Whether to tell how long the locks were waited for.
         """
-        sql, arguments = self.call_for(rows, positions, key, created_at)
+        sql, arguments = self.call_for(rows, positions, key, created_at, keys)
         if not is_timed:
             return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
@@ -88,24 +92,29 @@ class Appender:
         rows: Sequence[Row],
         positions: Sequence[Position] | None = None,
         key: str | None = None,
-        created_at: datetime | None = None,
+        created_at: Times = None,
+        keys: Sequence[str | None] | None = None,
     ) -> tuple[str, tuple[Any, ...]]:
         """The statement that appends these events, and its parameters."""
-        if len(rows) == 1 and key is None:
-            event = (*rows[0], created_at) if rows[0][2] != "{}" else (*rows[0][:2], None, created_at)
+        times = [created_at] if isinstance(created_at, datetime) else created_at
+        if len(rows) == 1:
+            ((name, text, metadata),) = rows
+            one_key, at = keys[0] if keys else key, times[0] if times else None
+            event = (name, text, None if metadata == "{}" else metadata, one_key, at)
             if positions is None:
                 return self._plain_sql, event
             condition = self._condition_on_one_value(positions)
             if condition is not None:
                 return self._validated_sql, event + condition
-        types, data, metadata = zip(*rows, strict=True)
+        types, data, metadata_of_all = zip(*rows, strict=True)
         return self._many_sql, (
             array_text(types),
             "\n".join(data),
-            None if all(text == "{}" for text in metadata) else "\n".join(metadata),
+            None if all(text == "{}" for text in metadata_of_all) else "\n".join(metadata_of_all),
             None if positions is None else json.dumps([position.as_json() for position in positions]),
             key,
-            created_at,
+            None if keys is None else list(keys),
+            None if times is None else array_text([at.isoformat() for at in times]),
         )
 
     def _condition_on_one_value(self, positions: Sequence[Position]) -> tuple[Any, ...] | None:
@@ -118,7 +127,8 @@ class Appender:
             return None
         field, value, types_of_each = asked
         types = union_of_types(types_of_each)
-        return field, value, None if types is None else array_text(types), *position.premise()
+        numbers = map(str, position.premise())  # which PostgreSQL reads as bigint, without a cast
+        return field, value, None if types is None else array_text(types), *numbers
 
 
 def answer_of(text: str) -> Answer:

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
+from pgevents.fields import function_sql, text_sql
 from pgevents.store.tables import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
@@ -40,11 +41,16 @@ DOORS = {
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     """The functions of `my_app.events` with these data indexes, and their generation."""
     text = "\n".join(map(_file, FILES))
-    text = FOR_EACH.sub(
-        lambda part: "".join(re.sub(r"\bcart_id\b", field, part[1]) for field in data_indexes), text
-    )
+    text = FOR_EACH.sub(lambda part: "".join(_for_field(field, part[1]) for field in data_indexes), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     return text.replace(GENERATION, generation), generation
+
+
+def _for_field(field: str, text: str) -> str:
+    """A part of the files that is written for the field `cart_id`, for another one."""
+    text = text.replace(function_sql("cart_id"), function_sql(field))
+    text = text.replace(text_sql("cart_id"), text_sql(field))
+    return re.sub(r"\bcart_id\b", lambda _: field, text)
 
 
 def _file(name: str) -> str:

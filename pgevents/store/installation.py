@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -17,15 +18,25 @@ from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
 from pgevents.store.ownership import (
+    index_is_former,
     log_of_snapshots,
     refuse_foreign,
     refuse_foreign_index,
+    refuse_leftovers,
     refuse_stale_functions,
     snapshots_mark,
 )
 from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import GUARDS, EventsModel, ProjectionsModel, TableSpec, column_ddl, view_guards
+from pgevents.store.tables import (
+    GUARDS,
+    EventsModel,
+    Index,
+    ProjectionsModel,
+    TableSpec,
+    column_ddl,
+    view_guards,
+)
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -82,6 +93,8 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
+        if is_new:
+            refuse_leftovers(session.execute, spec, views)
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
         _make(session, views, views.tables())
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
@@ -263,11 +276,24 @@ class _Table:
     def _missing_indexes(self) -> Iterator[Callable[[], object]]:
         for index in self.spec.indexes():
             name = self.spec.beside(f'"{index.name}"')
-            if _exists(self.session, "to_regclass", name):
-                refuse_foreign_index(self.session.execute, self.spec, index)
+            if not _exists(self.session, "to_regclass", name):
+                yield partial(self.session.execute, index.create_sql(self.spec.qualified()))
+            elif index_is_former(self.session.execute, self.spec, index):
+                yield partial(self._replace_index, index)
             else:
-                statement = index.create_sql(self.spec.qualified())
-                yield lambda statement=statement: self.session.execute(statement)  # type: ignore[misc]
+                refuse_foreign_index(self.session.execute, self.spec, index)
+
+    def _replace_index(self, index: Index) -> None:
+        """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""
+        own = self.spec.qualified()
+
+        def named(index: Index) -> str:
+            return self.spec.beside(f'"{index.name}"')
+
+        new = attrs.evolve(index, name=self.spec.index_name("new", index.name).strip('"'))
+        self.session.execute(new.create_sql(own))
+        _lock(self.session, own, NO_USERS)
+        self.session.execute(f'DROP INDEX {named(index)};\nALTER INDEX {named(new)} RENAME TO "{index.name}"')
 
     def _missing_additional_indexes(self) -> Iterator[Callable[[], object]]:
         for index in _additional_indexes(self.model):

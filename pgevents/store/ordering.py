@@ -35,6 +35,7 @@ class Position:
         ids: Ids of the events above the base.
         uncommitted: If this transaction had itself saved events at or below the base: an id below them all,
             and the ids of the matching events between it and the base. A savepoint may still take them back.
+        is_cut: Whether a limit left out later events, so that no save can be validated against it.
     """
 
     last_id: int
@@ -43,6 +44,7 @@ class Position:
     streams: tuple[Stream[Any], ...]
     ids: Sequence[int] = attrs.field(default=(), eq=False, repr=False)
     uncommitted: tuple[int, Sequence[int]] | None = attrs.field(default=None, eq=False, repr=False)
+    is_cut: bool = attrs.field(default=False, kw_only=True)
 
     def premise(self) -> tuple[int, int, int]:
         """What the append function checks: above which id so many events match, with what digest of ids."""

@@ -10,9 +10,11 @@ from pgevents.store.tables import Index, TableSpec, columns_of
 
 __all__ = [
     "index_fault",
+    "index_is_former",
     "log_of_snapshots",
     "refuse_foreign",
     "refuse_foreign_index",
+    "refuse_leftovers",
     "refuse_stale_functions",
     "snapshots_mark",
 ]
@@ -112,6 +114,23 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
             )
 
 
+def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) -> None:
+    """Refuse to make a log beside places and snapshots of one that was dropped: ids mean other events now.
+
+    Raises:
+        ConfigurationError: There are such rows. Nothing was changed.
+    """
+    left = {events.qualified("_checkpoints"): "position", projections.qualified(): "latest_event_id"}
+    for table, column in left.items():
+        if execute("SELECT to_regclass(%s)", [table]).fetchone()[0] is None:
+            continue
+        if execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} > 0)").fetchone()[0]:
+            raise ConfigurationError(
+                f"{table} still has rows of a log that was dropped, whose ids would mean other events of the "
+                f"one that is made now; nothing was changed. Drop it, too: DROP TABLE {table}"
+            )
+
+
 def refuse_stale_functions(execute: Any, spec: TableSpec) -> None:
     """Refuse to make a log whose name the functions of a renamed one still use: they would write into it.
 
@@ -179,6 +198,10 @@ def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
     row = execute(INDEX_SQL, [spec.qualified(), name]).fetchone()
     if row is None:
         return None
+    if _is_former(row, index):
+        return (
+            f"the index {name} has an entry for every event: create_tables(), or pgevents init, makes it anew"
+        )
     relkind, is_of_table, is_valid, method, columns, only, is_unique = row
     if relkind not in ("i", "I") or not is_of_table:
         return f"{name} is not an index of {spec.qualified()}: rename it"
@@ -195,3 +218,15 @@ def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
             f"REINDEX INDEX CONCURRENTLY {name}"
         )
     return None
+
+
+def index_is_former(execute: Any, spec: TableSpec, index: Index) -> bool:
+    """Whether an index that exists is the one that an earlier version made in its place."""
+    row = execute(INDEX_SQL, [spec.qualified(), spec.beside(f'"{index.name}"')]).fetchone()
+    return row is not None and _is_former(row, index)
+
+
+def _is_former(row: Any, index: Index) -> bool:
+    relkind, is_of_table, _, method, *described = row
+    is_own = relkind in ("i", "I") and is_of_table and method == "btree"
+    return is_own and index.former is not None and tuple(described) == index.former.described

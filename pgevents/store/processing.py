@@ -11,10 +11,11 @@ from typing import Any
 
 import attrs
 
+from pgevents.fields import text_sql
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, check_field_name
+from pgevents.streams import Stream
 
 __all__ = [
     "STACK",
@@ -113,10 +114,14 @@ def split_error(text: str | None) -> tuple[str | None, str | None]:
 
 @attrs.frozen
 class Found:
-    """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound."""
+    """A read for lanes: rows of events, each with the text and the hash of its key, and the final bound.
+
+    Also whether anything of the subscription is parked, if that was asked for.
+    """
 
     bound: int
     rows: Sequence[Any]
+    has_parked: bool = False
 
 
 def read_lanes(
@@ -125,6 +130,8 @@ def read_lanes(
     key: Sequence[str],
     places: Sequence[int | None],
     limit: int,
+    *,
+    parked_of: str = "",
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -134,6 +141,7 @@ def read_lanes(
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
         limit: At most so many events.
+        parked_of: The subscription of which to say whether anything is parked.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -141,7 +149,7 @@ def read_lanes(
     """
     spec = statements.spec
     low = min(place for place in places if place is not None)
-    key_sql = ", ".join(f"e.data->>'{check_field_name(name)}'" for name in key) or "NULL"
+    key_sql = ", ".join(text_sql(name, "e.") for name in key) or "NULL"
     hash_sql = f"hashtextextended(coalesce({key_sql}, ''), 0)" if key else "0::bigint"
     ours: tuple[str, tuple[Any, ...]] = ("", ())
     if len(places) > 1:
@@ -151,7 +159,7 @@ def read_lanes(
         lane = f"mod(mod({hash_sql}, {count:d}) + {count:d}, {count:d})"
         ours = f" AND e.id > (%s::bigint[])[1 + {lane}]", (array,)
     branches: list[str] = []
-    params: list[Any] = [streams_json(streams) if streams else "[]"]
+    params: list[Any] = [streams_json(streams) if streams else "[]", parked_of]
     for stream in streams:
         where, values = where_sql(stream)
         branches.append(
@@ -167,14 +175,16 @@ def read_lanes(
         f"SELECT set_config('pgevents.bound', {spec.qualified('_final_bound')}(%s)::text, true);\n"
         "SELECT current_setting('pgevents.bound')::bigint AS id, NULL AS type, NULL AS data, NULL AS "
         "metadata, "
-        "NULL AS created_at, NULL AS updated_at, NULL AS key, NULL::bigint AS hash\n"
+        "NULL AS created_at, NULL AS updated_at, NULL AS key, "
+        f"EXISTS (SELECT FROM {spec.qualified('_parked')} WHERE name = %s AND state <> 'discarded')::int "
+        "AS hash\n"
         f"UNION ALL\n({found})"
     )
     rows = list(statements.session.execute(sql, params).fetchall())
     head = next(row for row in rows if row[1] is None)
     events = [row for row in rows if row[1] is not None]
     events.sort(key=_id_of)
-    return Found(int(head[0]), events)
+    return Found(int(head[0]), events, bool(head[7]))
 
 
 _NOTHING = (
@@ -197,6 +207,6 @@ def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
         params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
     for field, values in stream.match:
         is_one = len(values) == 1
-        parts.append(f"e.data->>'{check_field_name(field)}' = {'%s' if is_one else 'ANY (%s)'}")
+        parts.append(f"{text_sql(field, 'e.')} = {'%s' if is_one else 'ANY (%s)'}")
         params.append(values[0] if is_one else list(values))
     return " AND ".join(parts) or "true", params

@@ -109,8 +109,7 @@ SELECT c.lane, c.lanes, c.question::text, c.position, c.layers::text, c.generati
     c.interruptions,
     CASE WHEN c.xmax::text <> '0' AND (next - c.xmax::text::bigint & 4294967295) BETWEEN 1 AND 2147483647 THEN
         pg_xact_status((next - (next - c.xmax::text::bigint & 4294967295))::text::xid8) = 'aborted' END,
-    clock_timestamp() > c.moved_at + interval '10 s',
-    EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state <> 'discarded')
+    clock_timestamp() > c.moved_at + interval '10 s'
 FROM {{checkpoints}} AS c, gate
 WHERE is_open AND c.name = %(name)s AND c.lane = ANY (%(lanes)s) AND c.state = 'active'
     AND (c.due_at IS NULL OR c.due_at <= clock_timestamp())
@@ -186,7 +185,7 @@ UPDATE {{checkpoints}} SET error = NULL WHERE name = %(name)s;
 UPDATE {{parked}} SET error = NULL WHERE error IS NOT NULL;
 
 -- [forget_lane_errors]
-UPDATE {{checkpoints}} SET error = NULL WHERE error IS NOT NULL;
+UPDATE {{checkpoints}} SET error = NULL WHERE error <> 'the log was truncated: reset the subscription';  -- which is the guard's
 
 -- [reset]
 UPDATE {{checkpoints}}
@@ -252,14 +251,14 @@ WHERE p.name = %(name)s AND p.state = 'retrying' AND p.due_at <= clock_timestamp
     AND p.event_id <= (%(positions)s::bigint[])[1 + mod(mod(p.hash, %(lanes)s) + %(lanes)s, %(lanes)s)]
     AND NOT EXISTS (
         SELECT FROM {{parked}} AS q
-        WHERE q.name = p.name AND q.key = p.key AND q.event_id < p.event_id AND q.state <> 'discarded' AND p.key <> '')
+        WHERE %(is_keyed)s AND q.name = p.name AND q.key = p.key AND q.event_id < p.event_id AND q.state <> 'discarded')
 ORDER BY p.due_at LIMIT 1;
 
 -- [attempt]
 UPDATE {{parked}}
 SET attempts = %(attempts)s, state = %(state)s, error = coalesce(%(error)s, error), failed_at = clock_timestamp(),
     due_at = CASE %(state)s WHEN 'retrying' THEN clock_timestamp() + %(delay)s * interval '1 s' END
-WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s;
+WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded';
 
 -- [key_queue]
 SELECT event_id, state, attempts FROM {{parked}}
@@ -267,13 +266,18 @@ WHERE name = %(name)s AND key = %(key)s AND event_id >= %(event_id)s AND state <
 ORDER BY event_id LIMIT %(limit)s;
 
 -- [release]
-DELETE FROM {{parked}} WHERE name = %(name)s AND key = %(key)s AND event_id = ANY (%(ids)s);
+DELETE FROM {{parked}}
+WHERE name = %(name)s AND key = %(key)s AND event_id = ANY (%(ids)s) AND state <> 'discarded';
 
 -- [promote]
--- The event that is now the first of its key is tried at once.
-UPDATE {{parked}} SET state = 'retrying', due_at = clock_timestamp()
-WHERE name = %(name)s AND key = %(key)s AND state = 'queued' AND event_id = (
-    SELECT min(event_id) FROM {{parked}} WHERE name = %(name)s AND key = %(key)s AND state <> 'discarded');
+-- An event that is the first of its key is tried at once.
+UPDATE {{parked}} AS p SET state = 'retrying', due_at = clock_timestamp()
+FROM (
+    SELECT key, (
+        SELECT q.event_id FROM {{parked}} AS q
+        WHERE q.name = %(name)s AND q.key = k.key AND q.state <> 'discarded' ORDER BY q.event_id LIMIT 1) AS event_id
+    FROM unnest(%(keys)s::text[]) AS k (key)) AS first
+WHERE p.name = %(name)s AND p.key = first.key AND p.event_id = first.event_id AND p.state = 'queued';
 
 -- [failing_keys]
 SELECT count(DISTINCT p.key)
@@ -289,7 +293,15 @@ WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
 
 -- [parked_of]
-SELECT name, key, event_id, state FROM {{parked}} WHERE name = %(name)s AND event_id = ANY (%(ids)s);
+-- Each with the state of the first event that is set aside of its key, for which it waits.
+SELECT p.name, p.key, p.event_id, p.state, CASE WHEN p.key = '' AND p.state <> 'queued' THEN p.state ELSE (
+    SELECT q.state FROM {{parked}} AS q
+    WHERE q.name = p.name AND q.key = p.key AND q.state <> 'discarded' ORDER BY q.event_id LIMIT 1) END
+FROM {{parked}} AS p WHERE p.name = %(name)s AND p.event_id = ANY (%(ids)s);
+
+-- [parked_below]
+SELECT min(event_id) FILTER (WHERE state = 'parked'), min(event_id)
+FROM {{parked}} WHERE name = %(name)s AND event_id <= %(event_id)s AND state <> 'discarded';
 
 -- [retry]
 UPDATE {{parked}} AS p
@@ -321,7 +333,8 @@ WHERE c.name = %(name)s ORDER BY c.lane;
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
-SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 

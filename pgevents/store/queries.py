@@ -25,7 +25,13 @@ FROM_THE_START = "id > (SELECT 0::bigint)"
 
 
 def select_events(
-    table: str, streams: Sequence[Stream[Any]], after: int | str, as_of: int | datetime | None, tail: str
+    table: str,
+    streams: Sequence[Stream[Any]],
+    after: int | str,
+    as_of: int | datetime | None,
+    tail: str,
+    *,
+    is_reverse: bool = False,
 ) -> tuple[str, list[Any]]:
     """Each event of the streams once, and the parameters.
 
@@ -35,6 +41,7 @@ def select_events(
         after: An id, or the SQL of one.
         as_of: Up to where, if not up to now.
         tail: What orders and limits the rows.
+        is_reverse: Whether `after` is what the events are below.
     """
     bounds: tuple[str, ...]
     bound_params: list[Any] = []
@@ -43,7 +50,7 @@ def select_events(
     elif after == 0 and all(one.match for one in streams):
         bounds = (FROM_THE_START,)
     else:
-        bounds = ("id > %s",)
+        bounds = ("id < %s" if is_reverse and after else "id > %s",)
         bound_params.append(after)
     if as_of is not None:
         bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)

@@ -11,6 +11,7 @@ import attrs
 import peewee
 
 from pgevents.errors import AppendOnlyError, ConfigurationError
+from pgevents.fields import check_field, described_sql, text_sql
 from pgevents.streams import check_field_name
 
 __all__ = [
@@ -31,19 +32,11 @@ AdditionalIndexes = Sequence[Any] | Callable[[type[peewee.Model]], Sequence[Any]
 EVENTS_SQL = """\
 CREATE TABLE IF NOT EXISTS {table} (
     id bigint GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME {sequence}) PRIMARY KEY,
-    type text NOT NULL
-        CONSTRAINT "a type has 1 to 200 characters" CHECK (length(type) BETWEEN 1 AND 200),
-    data jsonb NOT NULL
-        CONSTRAINT "data are a JSON object" CHECK (jsonb_typeof(data) = 'object'),
-    metadata jsonb NOT NULL DEFAULT '{{}}'
-        CONSTRAINT "metadata are a JSON object" CHECK (jsonb_typeof(metadata) = 'object')
-        CONSTRAINT "$version in metadata is a number from 1 to 10000" CHECK (
-            NOT metadata ? '$version'
-            OR metadata @? '$."$version" ? (@ >= 1 && @ <= 10000 && @ == @.floor())'),
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{{}}',
     idempotency_key text COLLATE "C",
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
-        CONSTRAINT "created_at lies in the years 1 to 9999" CHECK (
-            created_at BETWEEN '0001-01-03 00:00:00+00' AND '9999-12-29 00:00:00+00'),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 """
@@ -104,25 +97,43 @@ class Index:
 
     Attributes:
         name: Its name, without quotes.
-        columns: Columns and expressions, as SQL.
-        only: The condition of a unique, partial index; "" for an ordinary one.
+        columns: Columns, and `{field}` in the place of the field's text.
+        field: The field of the data that it is about, if any.
+        only: The condition of a partial index; "" for an ordinary one.
+        is_unique: Whether it is unique.
     """
 
     name: str
     columns: tuple[str, ...]
+    field: str | None = None
     only: str = ""
+    is_unique: bool = False
 
     def create_sql(self, table: str) -> str:
         """The statement that creates it on a table."""
-        create = "CREATE UNIQUE INDEX" if self.only else "CREATE INDEX"
-        where = f" WHERE {self.only}" if self.only else ""
-        return f'{create} IF NOT EXISTS "{self.name}" ON {table} ({", ".join(self.columns)}){where};\n'
+        create = "CREATE UNIQUE INDEX" if self.is_unique else "CREATE INDEX"
+        where = f" WHERE {self._filled(self.only)}" if self.only else ""
+        return f'{create} IF NOT EXISTS "{self.name}" ON {table} ({self.what}){where};\n'
+
+    @property
+    def what(self) -> str:
+        """What it indexes, as SQL."""
+        return self._filled(", ".join(self.columns))
+
+    def _filled(self, text: str) -> str:
+        return text if self.field is None else text.replace("{field}", f"({text_sql(self.field)})")
 
     @property
     def described(self) -> tuple[list[str], str, bool]:
         """Columns, condition and uniqueness in the words of `pg_get_indexdef` and `pg_get_expr`."""
-        columns = [re.sub(r"^\(data->>'(.*)'\)$", r"((data ->> '\1'::text))", one) for one in self.columns]
-        return columns, f"({self.only})" if self.only else "", bool(self.only)
+        text = "" if self.field is None else described_sql(self.field)
+        columns = [one.replace("{field}", f"({text})") for one in self.columns]
+        return columns, f"({self.only})".replace("{field}", text) if self.only else "", self.is_unique
+
+    @property
+    def former(self) -> Index | None:
+        """The form that an earlier version gave it, with an entry for every event that lacks the field."""
+        return attrs.evolve(self, only="") if self.field is not None and self.only else None
 
 
 @attrs.frozen
@@ -189,17 +200,25 @@ class TableSpec:
         """The table's indexes, without the additional ones."""
         if self.kind == "projections":
             return [
-                self._index(("data", field), "type", f"(data->>'{field}')", "id")
+                Index(self._index_name("data", field), ("type", "{field}", "id"), field)
                 for field in self.data_indexes
             ]
         return [
-            self._index(("type",), "type", "id"),
-            self._index(("idempotency_key",), "idempotency_key", only="idempotency_key IS NOT NULL"),
-            *[self._index(("data", field), f"(data->>'{field}')", "id") for field in self.data_indexes],
+            Index(self._index_name("type"), ("type", "id")),
+            Index(
+                self._index_name("idempotency_key"),
+                ("idempotency_key",),
+                only="idempotency_key IS NOT NULL",
+                is_unique=True,
+            ),
+            *[
+                Index(self._index_name("data", field), ("{field}", "id"), field, only="{field} IS NOT NULL")
+                for field in self.data_indexes
+            ],
         ]
 
-    def _index(self, parts: tuple[str, ...], *columns: str, only: str = "") -> Index:
-        return Index(self.index_name(*parts).strip('"'), columns, only)
+    def _index_name(self, *parts: str) -> str:
+        return self.index_name(*parts).strip('"')
 
     def guards(self) -> dict[str, str]:
         """The DDL of the triggers that keep the log append-only, by their names.
@@ -342,7 +361,9 @@ def create_events_table(
         schema: The schema that holds it, made by `client.create_tables()`; None: the connection's own.
         name: The table's name, at most 48 bytes (functions and indexes are named after it).
         data_indexes: Fields of the events' data to index, the most selective first. They are also what
-            validated saves lock by, so name the ids that streams are about.
+            validated saves lock by, so name the ids that streams are about. A dot leads into an object
+            (`customer.id`), and into the metadata (`metadata.tenant`). An event without the field costs
+            nothing.
         additional_indexes: Column names or tuples of them, or Peewee indexes; or a function that
             takes the model and returns these.
 
@@ -404,7 +425,8 @@ def _model(
 ) -> type[_PgEventsModel]:
     if isinstance(data_indexes, str):
         raise ConfigurationError(f"data_indexes is a list of field names; write [{data_indexes!r}]")
-    fields = tuple(check_field_name(field) for field in data_indexes)
+    check = check_field if kind == "events" else check_field_name
+    fields = tuple(check(field) for field in data_indexes)
     if len(set(fields)) != len(fields):
         raise ConfigurationError(f"data_indexes names a field twice: {list(fields)}")
     _check_name("table", name, 48)

@@ -17,8 +17,8 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
+from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
-from pgevents.store.read import check_id
 from pgevents.subscriptions.definition import Question, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
 
@@ -299,9 +299,14 @@ def replay(
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
+
+    Raises:
+        ConfigurationError: There is no such subscription.
+        RetryableError: A batch did not end within 10 seconds.
     """
     note = f"tried again by {by or _role(client)}: {reason}" if reason.strip() else None
-    found = statements_of(client).run("retry", name=name, key=key, event_id=event_id, note=note)
+    with every_lane(client, name):
+        found = statements_of(client).run("retry", name=name, key=key, event_id=event_id, note=note)
     return int(found.rowcount)
 
 
@@ -338,7 +343,7 @@ def discard(
             raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
         note = f"{by or _role(client)}: {reason}"
         statements.run("discard", name=name, key=found[0][0], event_id=event_id, note=note)
-        statements.run("promote", name=name, key=found[0][0])
+        statements.run("promote", name=name, keys=[found[0][0]])
 
 
 def parked_rows(

@@ -10,8 +10,9 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
+from pgevents.fields import check_field
 from pgevents.store.processing import Statements
-from pgevents.streams import Stream, check_field_name, merge_streams
+from pgevents.streams import Stream, merge_streams
 
 __all__ = [
     "VIEW_KEY",
@@ -151,7 +152,7 @@ def key_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
     """
     if key is None:
         return ()
-    return tuple(check_field_name(name) for name in ((key,) if isinstance(key, str) else key))
+    return tuple(check_field(name) for name in ((key,) if isinstance(key, str) else key))
 
 
 @attrs.frozen(eq=False)

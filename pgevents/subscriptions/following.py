@@ -10,7 +10,8 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.store.identity import log_identity
-from pgevents.store.read import EventStream, check_id
+from pgevents.store.options import ReadOptions, check_id
+from pgevents.store.results import EventStream
 from pgevents.streams import Stream, stream
 from pgevents.subscriptions.transient import is_transient, let_go
 
@@ -61,7 +62,7 @@ def follow(
     pause = FIRST_PAUSE
     while not ended.is_set():
         try:
-            batch: EventStream[Any] = client.reader.read_final(wanted, after=last, limit=BATCH)
+            batch: EventStream[Any] = client.reader.read_final(wanted, ReadOptions(last, BATCH))
             now = _identity(client)  # after the read: what was read before a change is of the server then
         except Exception as error:
             if not is_transient(error) or client.db.in_transaction():

@@ -20,16 +20,17 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
+from pgevents.fields import path_of
 from pgevents.store.kept import kept_name
 from pgevents.store.ordering import last_issued
 from pgevents.store.processing import read_lanes
 from pgevents.subscriptions import control, lanes, parking
 from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, Work
 from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, is_passed, move
+from pgevents.subscriptions.pace import NEVER, Outcome
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_rows import Held, earlier_events, held_views, write
 from pgevents.subscriptions.whose import Rule, rule_of
-from pgevents.subscriptions.worker import NEVER, Outcome
 
 __all__ = ["Keep", "Keeper", "keep"]
 
@@ -217,12 +218,14 @@ class _Fold:
         if not claimed:
             return Outcome()
         self.redactions = work.statements.value("hold_redactions")  # to the commit nobody changes the log
-        retried = self._retry_due()
+        retried = 0
         is_careful = any(lane.was_cut_off for lane in claimed)
         limit, end = (CAREFUL_PAGE, 0.0) if is_careful else (PAGE, time.monotonic() + LONGEST)
         count, touched = 0, dict[int, Item]()
         while True:
             batch = _read(self.rule, work, self.lanes, limit)
+            if batch.has_parked and not count:  # with the lanes at their places
+                retried = retried or self._retry_due()
             self._take_page(batch)
             count += len(batch.items)
             self.keeper.reading_at = batch.to
@@ -252,7 +255,7 @@ class _Fold:
     def _take_page(self, batch: Batch) -> None:
         """Note the events of each view; they are folded together with those of later pages."""
         items = batch.items
-        found = parking.blocked(self.work, self.lanes, items)
+        found = parking.blocked(self.work, batch)
         self.blocked.update(found.first)
         by_id: dict[str, list[Item]] = {}
         behind: list[Item] = []
@@ -409,14 +412,14 @@ def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
         return attrs.evolve(batch, items=there)
     count = claimed[0].lanes
     low = min(lane.position for lane in claimed)
-    found = read_lanes(work.statements, work.question.streams, (), [low], limit)
+    found = read_lanes(work.statements, work.question.streams, (), [low], limit, parked_of=work.name)
     for lane in claimed:
         if lane.position > found.bound:
             lanes.check_ahead(work, lane)
     by_number = {lane.number: lane for lane in claimed}
     of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
     for row, (event, error) in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
-        of_row.append((row, event, error, rule.ids(row[1], row[2], event)))
+        of_row.append((row, event, error, rule.ids(row, event)))
     hashes = _hashes(work, {text for *_, ids in of_row for text in ids})
     items: list[Item] = []
     for row, event, error, ids in of_row:
@@ -426,13 +429,18 @@ def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
             if mine is not None and event_id > mine.position and not is_passed(mine.layers, event_id, hashed):
                 items.append(Item(event_id, event, error, text, hashed, mine.number))
     is_full = len(found.rows) == limit
-    return Batch(items, int(found.rows[-1][0]) if is_full else found.bound, found.bound, is_full)
+    to = int(found.rows[-1][0]) if is_full else found.bound
+    return Batch(items, to, found.bound, is_full, found.has_parked)
 
 
 def _is_there(item: Item, field: str) -> bool:
     """Whether an event without a key text has the field at all: then its text is empty."""
-    data: Any = None if item.event is None else item.event.data
-    value: object = cast(Any, data).get(field) if isinstance(data, dict) else getattr(data, field, None)
+    if item.event is None:
+        return False
+    column, keys = path_of(field)
+    value: Any = getattr(item.event, column)
+    for key in keys:
+        value = cast(Any, value).get(key) if isinstance(value, dict) else getattr(value, key, None)
     return value is not None
 
 

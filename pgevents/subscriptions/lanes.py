@@ -64,7 +64,6 @@ class Lane:
         interruptions: Errors of the database at this place.
         was_cut_off: Whether the transaction that had the lane last was aborted: its worker may have died.
         is_stale: Whether the place was not written for 10 seconds.
-        has_parked: Whether anything of the subscription is parked.
     """
 
     number: int
@@ -81,7 +80,6 @@ class Lane:
     interruptions: int
     was_cut_off: bool
     is_stale: bool
-    has_parked: bool
 
 
 @attrs.frozen
@@ -114,23 +112,29 @@ class Batch:
         to: With these, everything of the lanes is read up to this id.
         bound: Everything of the streams is final up to this id.
         is_full: Whether there may be more below the bound.
+        has_parked: Whether anything of the subscription is parked. (Looked at with the lanes in hand: the
+            claim's snapshot may be older than the lanes that it got.)
     """
 
     items: Sequence[Item]
     to: int
     bound: int
     is_full: bool
+    has_parked: bool
 
 
 def ensure(work: Work, position: int = 0) -> None:
     """Make the rows of a subscription that has none."""
-    work.statements.run(
-        "ensure",
-        name=work.name,
-        lanes=work.lanes,
-        question=json.dumps(work.question.as_json()),
-        position=position,
-    )
+    with work.client.session.atomic():
+        # Of two programs that begin with different numbers of lanes, the first one's rows stand.
+        work.statements.run("gate", gate=work.gate)
+        work.statements.run(
+            "ensure",
+            name=work.name,
+            lanes=work.lanes,
+            question=json.dumps(work.question.as_json()),
+            position=position,
+        )
 
 
 def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False) -> list[Lane]:
@@ -172,11 +176,11 @@ def all_lanes(work: Work) -> list[int]:
 
 
 def _lane(row: Sequence[Any]) -> Lane:
-    number, lanes, question, position, layers, *rest, was_cut_off, is_stale, has_parked = row
+    number, lanes, question, position, layers, *rest, was_cut_off, is_stale = row
     make: Any = Lane
     made: Lane = make(
         *(number, lanes, question_of(question), position, layers_of(layers)),
-        *(*rest, bool(was_cut_off), is_stale, has_parked),
+        *(*rest, bool(was_cut_off), is_stale),
     )
     return made
 
@@ -205,12 +209,13 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
     for lane in lanes:
         places[lane.number] = lane.position
         layers[lane.number] = lane.layers
-    found = read_lanes(work.statements, work.question.streams, work.question.key, places, limit)
+    question = work.question
+    found = read_lanes(work.statements, question.streams, question.key, places, limit, parked_of=work.name)
     for lane in lanes:
         if lane.position > found.bound:
             check_ahead(work, lane)
     items: list[Item] = []
-    has_layers, is_keyed = any(layers.values()), bool(work.question.key)
+    has_layers, is_keyed = any(layers.values()), bool(question.key)
     for row, (event, error) in zip(found.rows, decoded(work, found.rows), strict=True):
         event_id, key, hashed = int(row[0]), row[6], row[7]
         number = hashed % count
@@ -220,7 +225,8 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
             error = error or _key_error(work, key, event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
     is_full = len(found.rows) == limit
-    return Batch(items, int(found.rows[-1][0]) if is_full else found.bound, found.bound, is_full)
+    to = int(found.rows[-1][0]) if is_full else found.bound
+    return Batch(items, to, found.bound, is_full, found.has_parked)
 
 
 def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:

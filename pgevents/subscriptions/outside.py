@@ -17,8 +17,8 @@ from pgevents.deliveries import delivering
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Item, Lane, claim, read
+from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import let_go
-from pgevents.subscriptions.worker import NEVER, Outcome
 
 __all__ = ["step"]
 
@@ -45,15 +45,16 @@ class _Leased:
     failure: parking.Failure = ""
 
 
-def step(work: Work, numbers: Sequence[int], stop: threading.Event = NEVER) -> Outcome:
+def step(work: Work, numbers: Sequence[int], pace: Pace, stop: threading.Event = NEVER) -> Outcome:
     """Take one lane and handle its next events, each in no transaction.
 
     Args:
         work: The subscription.
         numbers: Lanes to choose from, in order of preference.
+        pace: Whether a retry or new events are next.
         stop: Ends it after the event in hand.
     """
-    leased = _take(work, numbers)
+    leased = _take(work, numbers, pace)
     if leased is None:
         return Outcome()
     if leased.failure:
@@ -68,7 +69,7 @@ def step(work: Work, numbers: Sequence[int], stop: threading.Event = NEVER) -> O
         _run(work, "give_back", leased.lane)
 
 
-def _take(work: Work, numbers: Sequence[int]) -> _Leased | None:
+def _take(work: Work, numbers: Sequence[int], pace: Pace) -> _Leased | None:
     with work.client.session.atomic():
         lanes = claim(work, numbers, 1)
         if not lanes:
@@ -83,13 +84,20 @@ def _take(work: Work, numbers: Sequence[int]) -> _Leased | None:
         lane = attrs.evolve(lane, generation=generation, announced=None)
         if lanes[0].announced:  # it waits, or is parked now
             _run(work, "give_back", lane)
-            return _Leased(lane, Batch((), lane.position, 0, True), parking.NOTHING, None, failure)
-        tried = parking.due(work, [lane])
-        if tried is not None:
-            parking.fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None)
-            return _Leased(lane, Batch((), lane.position, 0, True), parking.NOTHING, tried)
+            return _Leased(lane, _nothing(lane), parking.NOTHING, None, failure)
         batch = read(work, [lane], BATCH)
-        return _Leased(lane, batch, parking.blocked(work, [lane], batch.items))
+        tried = parking.due(work, [lane]) if batch.has_parked else None
+        if tried is not None and pace.takes_retry(batch):
+            if tried.attempts >= work.policy.attempts:  # tried before, by a worker that is gone
+                failure = parking.fail_again(work, tried.key, tried.event_id, tried.attempts, GONE)
+                return _Leased(lane, _nothing(lane), parking.NOTHING, None, failure)
+            parking.fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None)
+            return _Leased(lane, _nothing(lane), parking.NOTHING, tried)
+        return _Leased(lane, batch, parking.blocked(work, batch))
+
+
+def _nothing(lane: Lane) -> Batch:
+    return Batch((), lane.position, 0, True, False)
 
 
 def _handle_all(work: Work, leased: _Leased, stop: threading.Event) -> Outcome:

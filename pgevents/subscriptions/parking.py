@@ -17,7 +17,7 @@ from pgevents.errors import EventDecodeError
 from pgevents.events import Event
 from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane
+from pgevents.subscriptions.lanes import Batch, Item, Lane
 
 __all__ = [
     "Blocked",
@@ -79,9 +79,10 @@ class Blocked:
 NOTHING = Blocked({}, frozenset(), False)
 
 
-def blocked(work: Work, lanes: Sequence[Lane], items: Sequence[Item]) -> Blocked:
+def blocked(work: Work, batch: Batch) -> Blocked:
     """What is parked of these events' keys."""
-    if not items or not any(lane.has_parked for lane in lanes):
+    items = batch.items
+    if not items or not batch.has_parked:
         return NOTHING
     keys = list({item.key for item in items})
     rows = work.statements.rows("blocked", name=work.name, keys=keys, ids=[item.id for item in items])
@@ -93,7 +94,10 @@ def blocked(work: Work, lanes: Sequence[Lane], items: Sequence[Item]) -> Blocked
 
 
 def queue(work: Work, items: Sequence[Item]) -> None:
-    """Put events behind the one that blocks their key."""
+    """Put events behind the one that blocks their key.
+
+    If that one is gone by now (discarded while the lane was leased), the first of them is tried at once.
+    """
     if items:
         work.statements.run(
             "queue",
@@ -102,6 +106,7 @@ def queue(work: Work, items: Sequence[Item]) -> None:
             ids=[item.id for item in items],
             hashes=[item.hash for item in items],
         )
+        work.statements.run("promote", name=work.name, keys=list({item.key for item in items}))
 
 
 def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: bool = False) -> Failure:
@@ -123,7 +128,7 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
     note: dict[str, Any] = {
         "name": work.name,
         "lane": lane.number,
-        "interruptions": 0,
+        "interruptions": lane.interruptions,  # the place has not moved
         "careful": careful,
         "announced": announced,
     }
@@ -179,17 +184,20 @@ class Due:
     attempts: int
     lane: Lane
 
+    def attempts_of(self, item: Item) -> int:
+        """How many times an event that is tried with it has failed: those behind it were never tried."""
+        return self.attempts if item.id == self.event_id else 0
+
 
 def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
     """The retry that is due for longest in these lanes."""
-    if not any(lane.has_parked for lane in lanes):
-        return None
     count = lanes[0].lanes
     positions = ["NULL"] * count
     for lane in lanes:
         positions[lane.number] = str(lane.position)
     text = "{" + ",".join(positions) + "}"
-    rows = work.statements.rows("due", name=work.name, positions=text, lanes=count)
+    is_keyed = bool(work.question.key)
+    rows = work.statements.rows("due", name=work.name, positions=text, lanes=count, is_keyed=is_keyed)
     if not rows:
         return None
     key, event_id, attempts, hashed = rows[0]
@@ -197,7 +205,10 @@ def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
 
 
 def waiting_behind(work: Work, tried: Due, limit: int) -> list[int]:
-    """The ids of the event that is tried and of those right behind it that wait for nothing else."""
+    """The ids of the event that is tried and of those right behind it that wait for nothing else.
+
+    None of them if it is not the first of its key any more.
+    """
     if not work.question.key:
         return [tried.event_id]
     rows = work.statements.rows(
@@ -208,7 +219,7 @@ def waiting_behind(work: Work, tried: Due, limit: int) -> list[int]:
         if ids and state != "queued":
             break
         ids.append(event_id)
-    return ids
+    return ids if ids[:1] == [tried.event_id] else []
 
 
 def events_of(work: Work, ids: Sequence[int]) -> dict[int, tuple[Event[Any] | None, Exception | None]]:
@@ -230,7 +241,7 @@ def release(work: Work, key: str, ids: Sequence[int]) -> None:
     """These events were handled; with the last one the key is free, in the same commit."""
     work.statements.run("release", name=work.name, key=key, ids=list(ids))
     if work.question.key:
-        work.statements.run("promote", name=work.name, key=key)
+        work.statements.run("promote", name=work.name, keys=[key])
 
 
 def fail_again(work: Work, key: str, event_id: int, attempts: int, error: str | None) -> Failure:

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, DatabaseUnavailableError
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import Statements
 from pgevents.streams import stream
@@ -26,6 +27,7 @@ from pgevents.subscriptions.control import all_rows
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
+from pgevents.subscriptions.pace import Outcome
 from pgevents.subscriptions.subscription import work_of
 from pgevents.subscriptions.transient import is_transient, let_go
 
@@ -122,10 +124,14 @@ class Runner:
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, frame: self.stop())
-        client.check_installed()
+        self._insist(client.check_installed, DatabaseUnavailableError)  # a server that was never there
         if not self._other_databases:
             check_models(client, self.works)
-        tasks = [self._task(work, workers) for work in self.works]
+        tasks: list[Task] = []
+        for work in self.works:
+            self._insist(partial(self._begin, work, workers, tasks))
+        if self._stop.is_set():
+            return
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         board = Board(tasks)
         threads = [
@@ -158,7 +164,20 @@ class Runner:
         """Wait until `run()`, in another thread, has begun; whether it has."""
         return self._ready.wait(timeout)
 
-    def _task(self, work: Work, workers: int) -> Task:
+    def _insist(self, call: Callable[[], object], *but: type[Exception]) -> None:
+        """Make a call until the server is not cut off in the middle of it."""
+        while not self._stop.is_set():
+            try:
+                call()
+                return
+            except Exception as error:
+                if not is_transient(error) or isinstance(error, but):
+                    raise
+                log.warning("the runner cannot begin yet: %s", str(error).strip())
+                let_go(self.client)
+                self._stop.wait(max(self._poll, 0.2))
+
+    def _begin(self, work: Work, workers: int, tasks: list[Task]) -> None:
         task = Task(work, workers=workers)
         try:
             settle(work)
@@ -168,7 +187,7 @@ class Runner:
         rows = all_rows(self.client, work.name)
         task.lanes = rows[0].lanes
         work.setup()
-        return task
+        tasks.append(task)
 
     def _work(self, board: Board) -> None:
         with self._context():
@@ -181,7 +200,7 @@ class Runner:
                 if taken is None:
                     return
                 task, lanes = taken
-                outcome: worker.Outcome | None = None
+                outcome: Outcome | None = None
                 try:
                     outcome = self._step(task, lanes)
                 except Exception as error:
@@ -199,18 +218,18 @@ class Runner:
             if not self.client.db.is_closed():
                 self.client.db.close()
 
-    def _step(self, task: Task, lanes: list[int]) -> worker.Outcome:
+    def _step(self, task: Task, lanes: list[int]) -> Outcome:
         work = task.work
         try:
             if work.keeper is not None:
-                outcome: worker.Outcome = work.keeper.step(work, lanes, task.share, self._stop)
+                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop)
                 return outcome
             if work.effects == "outside":
-                return outside.step(work, lanes, self._stop)
+                return outside.step(work, lanes, task.pace, self._stop)
             return worker.step(work, lanes, task.share, task.pace, self._stop)
         except QuestionChangedError:
             settle(work)
-            return worker.Outcome(is_more=True)
+            return Outcome(is_more=True)
 
 
 class _Poller:
@@ -296,8 +315,10 @@ class _Poller:
     def _changes(self) -> None:
         """What others did: resumed, reset, resized; and what has become due."""
         tasks = {task.work.name: task for task in self.board.tasks}
-        for name, changed_at, lanes, is_due, has_due in self.statements.rows("changes", names=self.names):
+        rows = self.statements.rows("changes", names=self.names)
+        for name, changed_at, lanes, is_active, is_due, has_due in rows:
             task = tasks[name]
+            task.is_held = not is_active
             if (changed_at, lanes) != (task.changed_at, task.lanes):
                 if task.changed_at:
                     task.standing_by = ""

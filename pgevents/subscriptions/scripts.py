@@ -120,7 +120,7 @@ def _next(work: Work, limit: int) -> _Next:
     if not lanes:
         return _Next()
     found = read(work, lanes, limit)
-    blocked = parking.blocked(work, lanes, found.items)
+    blocked = parking.blocked(work, found)
     behind = [item for item in found.items if blocked.is_behind(item) and not blocked.is_parked(item)]
     parking.queue(work, behind)
     aside = {item.id for item in behind} | blocked.parked

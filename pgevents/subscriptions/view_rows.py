@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from pgevents.events import Event, UndecodedData
+from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import Noted
 from pgevents.store.queries import COLUMNS
@@ -120,12 +121,12 @@ def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
         [to for _, to in wanted],
     ]
     for one, field in zip(rule.streams, rule.fields, strict=True):
-        conditions = [f"data->>'{field}' = w.vid", "id > w.after", "id <= w.upto"]
+        conditions = [f"{text_sql(field)} = w.vid", "id > w.after", "id <= w.upto"]
         if one.types is not None:
             conditions.append("type = ANY (%s)")
             params.append(list(one.types))
         for name, values in one.match:
-            conditions.append(f"data->>'{name}' = ANY (%s)")
+            conditions.append(f"{text_sql(name)} = ANY (%s)")
             params.append(list(values))
         parts.append(f"(SELECT {COLUMNS} FROM {spec.qualified()} WHERE {' AND '.join(conditions)})")
     every = " UNION ".join(parts)

@@ -12,8 +12,9 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
+from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
-from pgevents.streams import Stream, identifier_text, stream
+from pgevents.streams import Stream, stream
 
 __all__ = ["Rule", "rule_of"]
 
@@ -69,22 +70,20 @@ class Rule:
             )
         return made
 
-    def ids(self, kind: str, data: str, event: Event[Any] | None) -> list[str]:
+    def ids(self, row: Sequence[Any], event: Event[Any] | None) -> list[str]:
         """The ids of the views that an event changes, as text and in order.
 
         Args:
-            kind: The event's type.
-            data: Its data as they are stored.
+            row: The event as it is stored: id, type, data and metadata as text, and more.
             event: The event, decoded; None if it cannot be.
         """
-        stored: Mapping[str, Any] = json.loads(data)
+        kind, data, metadata = row[1], json.loads(row[2]), json.loads(row[3] or "{}")
         if self.ids_of is None:
-            found = {
-                _text(stored[field])
-                for one, field in zip(self.streams, self.fields, strict=True)
-                if stored.get(field) is not None and matches(one, kind, stored)
-            }
-            return sorted(found)
+            pairs = zip(self.streams, self.fields, strict=True)
+            found = [
+                texts_in(field, data, metadata) for one, field in pairs if matches(one, kind, data, metadata)
+            ]
+            return sorted({text for texts in found for text in texts})
         if event is None:
             return []
         given: Any = self.ids_of(event)
@@ -92,25 +91,18 @@ class Rule:
             raise ConfigurationError(
                 f"{self.projection.__name__}.ids_of(event) returns a set of ids, not {given!r}"
             )
-        texts = {id_text(one) for one in given}
         return sorted(
-            text for text in texts if any(matches(one, kind, stored) for one in self.made(text).get_streams())
+            text
+            for text in {id_text(one) for one in given}
+            if any(matches(one, kind, data, metadata) for one in self.made(text).get_streams())
         )
 
 
-def matches(one: Stream[Any], kind: str, stored: Mapping[str, Any]) -> bool:
+def matches(one: Stream[Any], kind: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     """Whether a stored event belongs to a stream."""
     if one.types is not None and kind not in one.types:
         return False
-    return all(
-        stored.get(field) is not None and _text(stored[field]) in values for field, values in one.match
-    )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (dict, list, float)):  # nothing that identifies
-        return json.dumps(value)
-    return identifier_text("id", value)
+    return all(set(texts_in(field, data, metadata)) & set(values) for field, values in one.match)
 
 
 def rule_of(projection: Any, client: EventClient) -> Rule:

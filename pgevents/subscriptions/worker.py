@@ -4,102 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from pgevents.deliveries import delivering
 from pgevents.errors import UnsupportedTransactionError
-from pgevents.events import Event
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.handling import Hand, StopHereError, give_all
 from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move, read
-from pgevents.subscriptions.transient import check_ours, is_deadlock, is_transient, let_go
+from pgevents.subscriptions.pace import NEVER, Outcome, Pace
+from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
 
-__all__ = ["NEVER", "Outcome", "Pace", "step"]
+__all__ = ["step"]
 
-BATCH_SECONDS = 0.05
-"""A batch ends so long after it began: what it has saved holds back whoever follows the whole log."""
 UNCOUNTED = 3
 """So many errors of the database at one place count for nothing."""
 SUSPECT_EVENTS = 200
 """How many events are given one by one where a worker died."""
-ALONE_SECONDS = 10.0
-"""For how long batches run one at a time after a deadlock, at first; twice as long each time."""
-NEVER = threading.Event()
-
-
-@attrs.define(eq=False)
-class Pace:
-    """What the workers of one process know of a subscription; all of it may be wrong without harm.
-
-    Attributes:
-        size: How many events the next batch reads.
-        alone_until: Until when batches run one at a time, by `time.monotonic()`.
-        alone_seconds: For how long they do after the next deadlock.
-    """
-
-    size: int = 50
-    alone_until: float = 0.0
-    alone_seconds: float = ALONE_SECONDS
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether batches run one at a time."""
-        return time.monotonic() < self.alone_until
-
-    def note_deadlock(self) -> None:
-        """From now on one batch at a time, for some seconds."""
-        now = time.monotonic()
-        is_again = self.alone_until and now < self.alone_until + 60
-        self.alone_seconds = min(self.alone_seconds * 2, 120.0) if is_again else ALONE_SECONDS
-        self.alone_until = now + self.alone_seconds
-
-    def adapt(self, handled: int, seconds: float, is_full: bool, most: int) -> None:
-        """So many events took so long: read about what fits into a batch."""
-        if seconds >= BATCH_SECONDS or (handled < self.size and is_full):
-            self.size = max(4, min(most, handled + handled // 4))
-        elif is_full and seconds < BATCH_SECONDS / 2:
-            self.size = min(most, self.size * 2)
-
-
-@attrs.frozen
-class Outcome:
-    """What a step did.
-
-    Attributes:
-        handled: How many events were handled or set aside.
-        claimed: How many lanes it had.
-        reached: Up to which id these lanes have nothing left.
-        is_more: Whether the same lanes have more to do at once.
-    """
-
-    handled: int = 0
-    claimed: int = 0
-    reached: Mapping[int, int] = attrs.field(factory=dict[int, int])
-    is_more: bool = False
-
-
-@attrs.define
-class _Hand:
-    """What is in the hands of a step, should it fail."""
-
-    lanes: Sequence[Lane] = ()
-    item: Item | None = None
-    tried: parking.Due | None = None
-    error: Exception | None = None
-    failure: parking.Failure = ""
-    retry_now: parking.Due | None = None
-
-
-class _StopHere(Exception):
-    """A handler failed at an event, or at a whole batch (-1); the savepoint was rolled back."""
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(str(error))
-        self.index = index
-        self.error = error
 
 
 def step(
@@ -118,7 +41,7 @@ def step(
         QuestionChangedError: See there.
         Exception: An error of the database outside the handler; nothing was done.
     """
-    hand = _Hand()
+    hand = Hand()
     try:
         with work.client.session.atomic():
             outcome = _step(work, numbers, share, pace, stop, hand)
@@ -136,7 +59,7 @@ def step(
 
 
 def _step(
-    work: Work, numbers: Sequence[int], share: int, pace: Pace, stop: threading.Event, hand: _Hand
+    work: Work, numbers: Sequence[int], share: int, pace: Pace, stop: threading.Event, hand: Hand
 ) -> Outcome:
     hand.lanes = lanes = claim(work, numbers, share, alone=pace.is_alone)
     if not lanes:
@@ -146,13 +69,13 @@ def _step(
         for lane in cut_off:
             hand.failure = _suspect(work, lane) or hand.failure
         return Outcome(claimed=len(lanes), is_more=True)
-    tried = parking.due(work, lanes)
-    if tried is not None:
-        return _retry(work, tried, pace, stop, hand)
-    together = _together(lanes)
-    is_careful = together[0].careful > 0 or together[0].interruptions >= UNCOUNTED
+    together = _together(lanes, pace)
+    is_careful = _is_careful(together[0])
     batch = read(work, together, 1 if is_careful else pace.size)
-    blocked = parking.blocked(work, together, batch.items)
+    tried = parking.due(work, lanes) if batch.has_parked else None
+    if tried is not None and pace.takes_retry(batch):
+        return _retry(work, tried, pace, stop, hand)
+    blocked = parking.blocked(work, batch)
     if is_careful and together[0].announced is not None and batch.items:
         item = batch.items[0]
         if together[0].announced != item.id and not blocked.is_parked(item) and not blocked.is_behind(item):
@@ -161,11 +84,21 @@ def _step(
     return _handle_batch(work, together, batch, blocked, pace, stop, hand)
 
 
-def _together(lanes: Sequence[Lane]) -> Sequence[Lane]:
-    """Those lanes that are handled in one batch: a lane that is to be careful with is alone in its own."""
-    if lanes[0].careful or lanes[0].interruptions >= UNCOUNTED:
-        return lanes[:1]
-    return [lane for lane in lanes if not lane.careful and lane.interruptions < UNCOUNTED]
+def _is_careful(lane: Lane) -> bool:
+    """Whether a lane's events are given one by one."""
+    return lane.careful > 0 or lane.interruptions >= UNCOUNTED
+
+
+def _together(lanes: Sequence[Lane], pace: Pace) -> Sequence[Lane]:
+    """Those lanes that are handled in one batch: one that is to be careful with is alone in its own.
+
+    Such a lane and the others take turns, so that neither waits for as long as the others have work.
+    """
+    careful = [lane for lane in lanes if _is_careful(lane)]
+    pace.was_careful = bool(careful) and (len(careful) == len(lanes) or not pace.was_careful)
+    if pace.was_careful:
+        return careful[:1]
+    return [lane for lane in lanes if not _is_careful(lane)]
 
 
 def _handle_batch(
@@ -175,7 +108,7 @@ def _handle_batch(
     blocked: parking.Blocked,
     pace: Pace,
     stop: threading.Event,
-    hand: _Hand,
+    hand: Hand,
 ) -> Outcome:
     start = time.monotonic()
     items = batch.items
@@ -183,8 +116,8 @@ def _handle_batch(
     aside = {item.id for item in behind} | blocked.parked
     todo = [item for item in items if item.id not in aside]
     try:
-        done = _give_all(work, todo, stop, hand) if todo else 0
-    except _StopHere as failed:
+        done = give_all(work, todo, stop, hand) if todo else 0
+    except StopHereError as failed:
         if failed.index < 0:  # which event it was shows when they come one by one
             for lane in lanes:
                 count = sum(item.lane == lane.number for item in todo)
@@ -196,9 +129,7 @@ def _handle_batch(
         hand.failure = parking.fail(work, lane, item, parking.error_text(failed.error), before)
         return Outcome(claimed=len(lanes), is_more=True)
     is_cut = done < len(todo)
-    to = todo[done - 1].id if is_cut and done else batch.to
-    if is_cut and not done:
-        return Outcome(claimed=len(lanes), is_more=True)
+    to = todo[done - 1].id if is_cut else batch.to
     passed = [item for item in items if item.id <= to]
     parking.queue(work, [item for item in behind if item.id <= to])
     move(work, lanes, to, passed)
@@ -207,66 +138,10 @@ def _handle_batch(
     return Outcome(len(passed), len(lanes), reached, is_cut or batch.is_full)
 
 
-def _give_all(work: Work, items: Sequence[Item], stop: threading.Event, hand: _Hand) -> int:
-    """Give events to the handler, in a savepoint; how many, before the batch had to end.
-
-    Raises:
-        _StopHere: The handler failed; the savepoint was rolled back.
-    """
-    session = work.client.session
-    end = time.monotonic() + BATCH_SECONDS
-    session.execute("SAVEPOINT pgevents_batch")
-    index = -1
-    try:
-        if work.takes_batches and len(items) > 1 and items[0].error is None:
-            index, done = -1, next((i for i, item in enumerate(items) if item.error is not None), len(items))
-            hand.item = items[0]
-            _give(work, [item.event for item in items[:done] if item.event is not None])
-        else:
-            index = done = 0
-            for item in items:
-                if done and (stop.is_set() or time.monotonic() > end):
-                    break
-                index, hand.item = done, item
-                if item.error is not None:
-                    raise item.error
-                assert item.event is not None
-                has_saved = _give(work, [item.event])
-                done += 1
-                if has_saved:
-                    break
-        hand.item = None
-        session.execute("RELEASE SAVEPOINT pgevents_batch")
-    except Exception as error:
-        if is_transient(error) or not _roll_back(work):
-            hand.error = error
-            raise
-        raise _StopHere(index, error) from error
-    return done
-
-
-def _give(work: Work, events: Sequence[Event[Any]]) -> bool:
-    """Call the handler; whether it has saved events."""
-    with delivering(work.name, events[0] if len(events) == 1 else None) as delivery:
-        work.handle(events)
-    check_ours(work.client)
-    return delivery.saves > 0
-
-
-def _roll_back(work: Work) -> bool:
-    """Back to the savepoint; whether that was possible."""
-    try:
-        work.client.session.execute("ROLLBACK TO SAVEPOINT pgevents_batch")
-        work.client.session.execute("RELEASE SAVEPOINT pgevents_batch")
-    except Exception:  # the handler ended the transaction, or the connection broke
-        return False
-    return True
-
-
 # -- retries --------------------------------------------------------------------------------
 
 
-def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: _Hand) -> Outcome:
+def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: Hand) -> Outcome:
     """Try a parked event again, and what waits behind it; where workers have died, announce it before."""
     if tried.lane.announced is None:
         return _try_again(work, tried, pace.size, stop, hand)
@@ -280,16 +155,21 @@ def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, ha
 
 
 def _retry_announced(
-    work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: _Hand
+    work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: Hand
 ) -> Outcome:
     hand.lanes = lanes = claim(work, [tried.lane.number], 1)
-    if not lanes or lanes[0].was_cut_off:
-        return Outcome(is_more=True)  # it is due again later
+    if not lanes or lanes[0].generation != tried.lane.generation:
+        return Outcome(is_more=True)  # it is due again later, perhaps in another lane
+    if lanes[0].was_cut_off:
+        hand.failure = _suspect(work, lanes[0])
+        return Outcome(claimed=1, is_more=True)
     return _try_again(work, attrs.evolve(tried, lane=lanes[0]), 1, stop, hand)
 
 
-def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event, hand: _Hand) -> Outcome:
+def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event, hand: Hand) -> Outcome:
     ids = parking.waiting_behind(work, tried, limit)
+    if not ids:
+        return Outcome(claimed=1, is_more=True)
     found = parking.events_of(work, ids)
     todo = [
         Item(event_id, *found[event_id], tried.key, 0, tried.lane.number)
@@ -299,12 +179,11 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
     hand.tried = tried
     single = attrs.evolve(work, takes_batches=False)
     try:
-        done = _give_all(single, todo, stop, hand) if todo else 0
-    except _StopHere as failed:
+        done = give_all(single, todo, stop, hand) if todo else 0
+    except StopHereError as failed:
         item, text = todo[failed.index], parking.error_text(failed.error)
-        before = tried.attempts if item.id == tried.event_id else 0
-        hand.failure = parking.fail_again(work, tried.key, item.id, before + 1, text)
-        return Outcome(handled=failed.index, claimed=1, is_more=True)
+        hand.failure = parking.fail_again(work, tried.key, item.id, tried.attempts_of(item) + 1, text)
+        return Outcome(claimed=1, is_more=True)
     last = todo[done - 1].id if done else ids[-1]
     passed = [event_id for event_id in ids if event_id <= last]
     parking.release(work, tried.key, passed)
@@ -326,7 +205,7 @@ def _suspect(work: Work, lane: Lane) -> parking.Failure:
     return ""
 
 
-def _interrupted(work: Work, hand: _Hand, pace: Pace) -> Outcome:
+def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
     """The database ended a transaction in a handler: note it at its lane, in a transaction of its own."""
     error = hand.error
     assert error is not None
@@ -345,12 +224,12 @@ def _interrupted(work: Work, hand: _Hand, pace: Pace) -> Outcome:
         was = next(lane for lane in hand.lanes if lane.number == item.lane)
         if lane is None or lane.position != was.position or lane.generation != was.generation:
             return Outcome(claimed=len(lanes), is_more=True)
-        if tried is not None:
-            failure = parking.fail_again(work, tried.key, tried.event_id, tried.attempts + 1, text)
+        failure = ""
+        if tried is not None and (counts or lane.interruptions >= UNCOUNTED):
+            failure = parking.fail_again(work, tried.key, item.id, tried.attempts_of(item) + 1, text)
         elif counts or lane.interruptions >= UNCOUNTED:
             failure = parking.fail(work, lane, item, text, 0 if lane.interruptions >= UNCOUNTED else 1)
         else:
-            failure = ""
             interruptions = lane.interruptions + 1
             _note(work, lane, interruptions=interruptions, delay=0.01 * 2**interruptions, error=text)
     if failure:

@@ -40,6 +40,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     from pgevents.subscriptions import outside, worker
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.lanes import all_lanes
+    from pgevents.subscriptions.pace import Pace
     from pgevents.subscriptions.subscription import declared, work_of
 
     works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
@@ -47,7 +48,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     for work in works:
         settle(work)
         work.setup()
-    paces = [worker.Pace() for _ in works]
+    paces = [Pace() for _ in works]
     total = 0
     for _ in range(MOST_ROUNDS):
         before = total
@@ -57,7 +58,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
                 if work.keeper is not None:
                     outcome = work.keeper.step(work, [lane], 1)
                 elif work.effects == "outside":
-                    outcome = outside.step(work, [lane])
+                    outcome = outside.step(work, [lane], pace)
                 else:
                     outcome = worker.step(work, [lane], 1, pace)
                 total += outcome.handled

@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
-from pgevents.events import Event, event_type_of
+from pgevents.events import Event, EventTypes, event_type_of
+from pgevents.fields import texts_in
 from pgevents.identifiers import Identifiers
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
@@ -132,7 +132,9 @@ class Given:
     def _fold(self, projection: Any) -> Any:
         if self.client is not None:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
-        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer()).check(projection.get_streams())
+        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer(), EventTypes(())).check(
+            projection.get_streams()
+        )
         limit: Any = projection.as_of
         own = [one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)]
         if limit is not None:
@@ -189,16 +191,9 @@ def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> 
     if stream.types is not None and event.type not in stream.types:
         return False
     data: Any = serializer.encode(event.data, event.type) if stream.match else {}
-    return all(_json_text(data.get(field)) in values for field, values in stream.match)
-
-
-def _json_text(value: Any) -> str | None:
-    """The text that PostgreSQL's `->>` gives for a JSON value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return format(Decimal(repr(value)), "f")
-    return value if value is None or isinstance(value, str) else str(value)
+    return all(
+        not set(values).isdisjoint(texts_in(field, data, event.metadata)) for field, values in stream.match
+    )
 
 
 class Outcome:

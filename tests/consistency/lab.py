@@ -35,10 +35,12 @@ from pgevents import (
     create_events_table,
     create_projections_table,
     everything,
+    latest,
     pipeline,
     stream,
 )
 from pgevents.events import EventType
+from pgevents.store.options import ReadOptions
 from pgevents.streams import Stream
 from pgevents.subscriptions import Subscription
 
@@ -46,10 +48,14 @@ from ..conftest import database
 from .variants import RIGHT, Variant
 
 TYPES = ("A", "B", "C")
-FIELDS = ("k", "g", "tenant")
-"""The data indexes; `tenant` is the same on every event, and `u` is a field without an index."""
+FIELDS = ("k", "g", "tenant", "o")
+"""The data indexes; `tenant` is the same on every event, `u` is a field without an index, and `o` what `k`
+was called in the first version of the type R."""
 EPOCH = 1.0
 """Seconds after which identifiers change, so that streams stay short however long a race lasts."""
+
+NEWEST_ALONE = -1
+"""In place of a count, where a decision rests on the newest event alone."""
 
 Streams = Sequence[Stream[Any]]
 
@@ -65,20 +71,38 @@ def _client_on(db: PostgresqlDatabase, classes: Sequence[type[Any]], **options: 
     return create_event_client(db, events, views, classes, **options)
 
 
-def _class_of(name: str) -> type[Any]:
+class _Lookup:
+    """Lets an instance be looked into as the data of others are."""
+
+    __slots__ = ()
+
+    def __getitem__(self, field: str) -> Any:
+        return getattr(self, field)
+
+
+def _class_of(name: str, **options: Any) -> type[Any]:
     """A class for decisions of one type; in no registry, so that no other test meets it."""
     kinds = dict.fromkeys(("k", "g", "u", "tenant", "m", "saw_streams"), str) | {
         "saw_count": int,
         "saw_last": int,
     }
-    made: Any = attrs.make_class(
-        name, {field: attrs.field(type=kind) for field, kind in kinds.items()}, frozen=True, slots=True
-    )
-    made.__pgevents_type__ = EventType(name, made)
+    fields = {field: attrs.field(type=kind) for field, kind in kinds.items()}
+    if options:
+        fields |= {name: attrs.field(type=kind | None, default=None) for name, kind in kinds.items()}
+    made: Any = attrs.make_class(name, fields, bases=(_Lookup,), frozen=True, slots=True)
+    made.__pgevents_type__ = EventType(name, made, **options)
     return cast("type[Any]", made)
 
 
+def _to_k(data: dict[str, Any]) -> dict[str, Any]:
+    data = dict(data)
+    data["k"] = data.pop("o")
+    return data
+
+
 CLASSES = {name: _class_of(name) for name in TYPES}
+RENAMED = _class_of("R", version=2, upcasters={1: _to_k})
+"""Events of two versions: what is `k` in the second is `o` in the first."""
 
 
 # -- shapes of questions ------------------------------------------------------------
@@ -113,6 +137,7 @@ SHAPES: dict[str, Callable[[Names], list[Stream[Any]]]] = {
     "list": lambda names: (
         many_values(names) if names.rng.random() < 0.2 else [stream("A", k=names.several("k"))]
     ),
+    "renamed": lambda names: [stream("R", k=names.one("k"))],
     "hot value": lambda names: [stream("A", tenant="acme", k=names.one("k")), stream("C", tenant="acme")],
 }
 SHAPES["mixed"] = lambda names: SHAPES[names.rng.choice(list(SHAPES)[:-1])](names)
@@ -224,6 +249,8 @@ WEIGHTS: dict[str, int] = {
     "by_tail": 8,
     "validated_batch": 4,
     "decide": 8,
+    "by_newest": 6,
+    "decide_newest": 6,
     "transaction": 10,
     "snapshot": 6,
     "final": 6,
@@ -241,6 +268,7 @@ STEPS: dict[str, int] = {
     "small_batch": 2,
     "many": 1,
     "decide": 1,
+    "decide_newest": 1,
 }
 
 
@@ -356,12 +384,22 @@ class Worker:
 
     @cached_property
     def client(self) -> EventClient:
-        return lab_client(self.url)
+        return _client_on(database(self.url), (RENAMED,) if self.is_renamed else ())
+
+    @cached_property
+    def old_client(self) -> EventClient:
+        """A program that knows the first version alone."""
+        return _client_on(self.client.db, ())
+
+    @property
+    def is_renamed(self) -> bool:
+        return self.race.shape == "renamed"
 
     @cached_property
     def typed_client(self) -> EventClient:
         """One for instances, on the same connection: the functions for one event are for these above all."""
-        return _client_on(self.client.db, tuple(CLASSES.values()))
+        classes = (RENAMED,) if self.is_renamed else tuple(CLASSES.values())
+        return _client_on(self.client.db, classes)
 
     def run(self) -> None:
         """Do one thing after another until time is up."""
@@ -386,7 +424,7 @@ class Worker:
         data |= {"m": f"{self.number}-{self.last_marker}"} | {
             f"saw_{name}": value for name, value in (saw or {}).items()
         }
-        return {"type": self.rng.choice(TYPES), "data": data}
+        return {"type": "R" if self.is_renamed else self.rng.choice(TYPES), "data": data}
 
     def acknowledge(self, events: Sequence[Event[Any]]) -> None:
         for event in events:
@@ -413,8 +451,11 @@ class Worker:
         self.save([*events, self.new(), self.new()])
 
     def save(self, events: list[dict[str, Any]]) -> None:
+        client = self.client
+        if self.is_renamed and self.rng.random() < 0.5:
+            client, events = self.old_client, [_by_old_name(event) for event in events]
         with self.expecting(events):
-            self.acknowledge(self.client.save_events(events))
+            self.acknowledge(client.save_events(events))
         self.journal.counts["plain"] += 1
 
     def validated(
@@ -436,7 +477,8 @@ class Worker:
         """As an instance, which mostly belongs to the stream that it is decided on."""
         asked = dict(streams[0].match).get("k", ())
         own = {"k": asked[0]} if len(asked) == 1 and self.rng.random() < 0.8 else {}
-        decision = CLASSES[new["type"]](**new["data"] | own)
+        cls = RENAMED if self.is_renamed else CLASSES[new["type"]]
+        decision = cls(**new["data"] | own)
         return self.typed_client.save_event_with_stream_validation(decision, known, given)
 
     def streams(self) -> list[Stream[Any]]:
@@ -476,7 +518,7 @@ class Worker:
         """The tally up to a final bound, continued from the last one of the same streams."""
         text = streams_text(streams)
         base, known = self.known.get(text, (0, Tally()))
-        read = self.client.reader.read_final(streams, after=base)
+        read = self.client.reader.read_final(streams, ReadOptions(base))
         known = tally(read, known)
         if not self.client.db.in_transaction():
             self.known[text] = read.position.base, known
@@ -516,6 +558,32 @@ class Worker:
         self.journal.counts["validated"] += 1
         self.journal.counts["decisions"] += 1
         self.journal.counts["tries of decisions"] += len(decided)
+
+    def by_newest(self) -> None:
+        """A read of the newest event alone: what it is decided on is that there is no newer one."""
+        streams = self.streams()
+        read = self.client.get_event_streams(streams, limit=1, reverse=True)
+        self.think()
+        self.validated(read, newest(read), streams)
+
+    def decide_newest(self) -> None:
+        """The same by `decide`, of a question with one stream."""
+        asked, *_ = self.streams()
+        decided: list[dict[str, Any]] = []
+
+        def decider(last: Event[Any] | None) -> dict[str, Any]:
+            self.think()
+            saw = newest([] if last is None else [last])
+            noted = {"streams": streams_text([asked]), "count": saw.count, "last": saw.last}
+            decided.append(self.new(noted))
+            return decided[-1]
+
+        match = {field: list(values) for field, values in asked.match}
+        with self.expecting(decided):
+            question = latest(asked.types, data=match or everything)
+            self.acknowledge(self.client.decide(question, decider))
+        self.journal.withdrawn |= {event["data"]["m"] for event in decided[:-1]}
+        self.journal.counts["validated"] += 1
 
     def repeat(self) -> None:
         """One of few keys, with its content, by everybody: it is saved once, and everybody hears of that."""
@@ -614,6 +682,19 @@ class Worker:
                 with suppress(ConcurrencyError):
                     self.validated(read, Tally(-1, -1), streams)
 
+    def withdrawn_newest(self) -> None:
+        """The newest event is one of a savepoint which was rolled back: it is not the newest any more."""
+        with self.joint():
+            streams = self.streams()
+            with self.joint() as withdraw:
+                self.plain()
+                read = self.client.get_event_streams(streams, limit=1, reverse=True)
+                withdraw()
+            self.rest()
+            if any(event.data["m"] in self.journal.withdrawn for event in read):
+                with suppress(ConcurrencyError):
+                    self.validated(read, newest(read), streams)
+
     def many(self) -> None:
         """So many saves that the transaction passes from single keys to the bulk lock."""
         for _ in range(self.rng.choice([3, 25])):
@@ -665,7 +746,7 @@ class Worker:
         after = 0
         if self.is_long(streams):
             after = max(0, self.client.horizon().id - self.rng.randrange(200))
-        read = self.client.reader.read_final(streams, after=after, wait=wait)
+        read = self.client.reader.read_final(streams, ReadOptions(after), wait=wait)
         ids = tuple(event.id for event in read)
         own = self.client.db.in_transaction()
         self.journal.finals.append(FinalRead(streams_text(streams), after, read.position.base, ids, own))
@@ -679,6 +760,17 @@ class Worker:
         ids = tuple(event.id for event in read)
         self.journal.finals.append(FinalRead(streams_text([stream()]), after, bound, ids))
         self.journal.counts["final reads"] += 1
+
+
+def newest(events: Sequence[Event[Any]]) -> Tally:
+    """What a read of the newest event alone has seen; of older ones it says nothing."""
+    return Tally(NEWEST_ALONE, events[0].id if events else 0)
+
+
+def _by_old_name(event: dict[str, Any]) -> dict[str, Any]:
+    data = dict(event["data"])
+    data["o"] = data.pop("k")
+    return {"type": event["type"], "data": data}
 
 
 def tally(events: Sequence[Event[Any]], start: Tally | None = None) -> Tally:

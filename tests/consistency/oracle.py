@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import psycopg2
 
-from .lab import Journal, Tally
+from .lab import NEWEST_ALONE, Journal, Tally
 
 
 @attrs.define
@@ -26,7 +26,7 @@ class Log:
         connection = psycopg2.connect(url)
         cursor = connection.cursor()
         cursor.execute("SELECT id, type, data FROM lab.events ORDER BY id")
-        rows = cursor.fetchall()
+        rows = [(event_id, kind, _renamed(kind, data)) for event_id, kind, data in cursor.fetchall()]
         connection.close()
         return cls(rows)
 
@@ -50,6 +50,11 @@ class Log:
                 )
             ]
         return self._found[streams]
+
+
+def _renamed(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """What is `k` in the second version of the type R is `o` in the first."""
+    return data | {"k": data["o"]} if kind == "R" and "o" in data else data
 
 
 @attrs.frozen
@@ -89,13 +94,14 @@ def judge(url: str, shape: str, journal: Journal) -> Report:
 
 
 def _decisions(log: Log) -> Iterator[str]:
-    """Each validated save saw exactly the matching events that precede it in the log."""
+    """Each validated save saw exactly the matching events that precede it in the log; one that rests on the
+    newest alone saw which that is."""
     for event_id, _, data in log.rows:
-        if "saw_streams" in data:
+        if data.get("saw_streams"):
             ids = log.ids(data["saw_streams"])
             before = bisect_left(ids, event_id)
             last = ids[before - 1] if before else 0
-            if (data["saw_count"], data["saw_last"]) != (before, last):
+            if data["saw_count"] not in (before, NEWEST_ALONE) or data["saw_last"] != last:
                 saw = f"saw {data['saw_count']} up to {data['saw_last']}"
                 yield f"decision: {event_id} {saw}, but {before} up to {last} precede it"
 

@@ -20,10 +20,12 @@ RACES: dict[str, Race] = {
     "lock and check in one statement, one event": Race("one key", weights={"by_position": 1}),
     "check by a count without a digest": Race("one key", weights={"plain": 10, "withdrawn_premise": 5}),
     "own events taken for final": Race("one key", weights={"plain": 10, "withdrawn_premise": 5}),
+    "newest alone, and not that it stands": Race("one key", weights={"plain": 10, "withdrawn_newest": 5}),
     "plain saves without locks, one event": Race("one key", weights={"plain": 5, "by_position": 5}),
     "validated saves without BULK while batches run, one event": Race(
         "one key", weights={"bulk_batch": 4, "by_position": 5}
     ),
+    "the older name of a field is not locked": Race("renamed", weights={"plain": 5, "by_position": 5}),
     "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "bound inside the reading statement": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "bound inside the reading statement, one value": Race(

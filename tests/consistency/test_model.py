@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from pgevents import ConcurrencyError, EventClient, IdempotencyError, stream
-from pgevents.store.read import EventStream
+from pgevents.store.results import EventStream
 
 from .lab import Tally, TallyProjection, lab_client, streams_of, streams_text, tally
 

@@ -21,6 +21,7 @@ from pgevents import (
     create_projections_table,
     stream,
 )
+from pgevents.store.options import ReadOptions
 
 from ..conftest import database
 from ..shop import ItemAddedToCart
@@ -208,9 +209,14 @@ def test_a_final_read_after_an_id_claims_nothing_that_is_in_flight_below_it(
         slow.save_event(item("c1"))
         seen = other.save_event(item("c1"))
         with pytest.raises(RetryableError, match="was not final within"):
-            client.reader.read_final([stream(cart_id="c1")], after=seen.id, wait=0.2)
-    assert client.reader.read_final([stream(cart_id="c1")], after=seen.id, wait=0.2).position.base == seen.id
-    far = client.reader.read_final([stream(cart_id="c1")], after=10**6, wait=0.2)  # no such id was given out
+            client.reader.read_final([stream(cart_id="c1")], ReadOptions(seen.id), wait=0.2)
+    assert (
+        client.reader.read_final([stream(cart_id="c1")], ReadOptions(seen.id), wait=0.2).position.base
+        == seen.id
+    )
+    far = client.reader.read_final(
+        [stream(cart_id="c1")], ReadOptions(10**6), wait=0.2
+    )  # no such id was given out
     assert far.position.base == 10**6
 
 

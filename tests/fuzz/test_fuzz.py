@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -242,8 +243,22 @@ def append_by_sql(rng: random.Random, client: EventClient, count: Count) -> None
 # -- files ------------------------------------------------------------
 
 
+def by_command(*arguments: str) -> str:
+    """What a command of the command line says, which ends as commands do."""
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", ["pgevents", *arguments])
+        with pytest.raises(SystemExit) as ended:  # anything else is an error of the program's own
+            main()
+    said.seek(0)
+    output = said.read()
+    assert ended.value.code in (0, 1, None), output
+    assert "Traceback" not in output
+    return output
+
+
 def import_a_file(rng: random.Random, client: EventClient, count: Count, url: str, folder: Path) -> None:
-    """A file of lines is imported, but for those that are refused by their numbers."""
+    """Lines are imported, but for those that are refused by their numbers; an export gives them back."""
     path, lines, is_broken = folder / f"{rng.getrandbits(64):x}.jsonl", [], rng.random() < 0.3
     for _ in range(rng.choice((1, 30, 300))):
         count.inputs += 1
@@ -254,22 +269,22 @@ def import_a_file(rng: random.Random, client: EventClient, count: Count, url: st
         lines.append(line if is_line else rng.choice(("", "{}", "[1]", "\ufeff{", line[:-2])))
     path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
     before = client.db.execute_sql("SELECT coalesce(max(id), 0) FROM my_app.events").fetchone()[0]
-    url = f"postgresql:///?{urlencode(parse_dsn(url))}"
-    arguments = ["pgevents", "import", str(path), "--skip", "--database", url, "--events", "my_app.events"]
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
-        patch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as ended:  # anything else is an error of the program's own
-            main()
-    said.seek(0)
-    output = said.read()
-    assert ended.value.code in (0, 1, None), output
-    assert "Traceback" not in output
+    store = ["--database", f"postgresql:///?{urlencode(parse_dsn(url))}", "--events", "my_app.events"]
+    output = by_command("import", str(path), "--skip", *store)
+    skipped = {int(number) for number in re.findall(r"^skipped line (\d+):", output, re.MULTILINE)}
     read = client.get_event_stream(after=before)
+    kept = [line for number, line in enumerate(lines, 1) if number not in skipped and line]
+    assert len(kept) == len(read), output
+    for one, line in zip(read, kept, strict=True):
+        expected = json.loads(as_jsonb(line.removeprefix("\ufeff")), parse_constant=str)
+        assert one.type == expected["type"]
+        assert same(expected["data"], one.data), f"{line} was read as {one.data!r}"
+    by_command("export", str(path), "--after", str(before), *store)
+    exported = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert [(one["id"], one["type"]) for one in exported] == [(one.id, one.type) for one in read]
+    assert all(same(one.data, line["data"]) for one, line in zip(read, exported, strict=True))
     count.stored += len(read)
     count.refused += len(lines) - len(read)
-    for one in read:
-        assert json.loads(client.serializer.dump(one.data, None, "T")[0]) == one.data
     path.unlink()
 
 

@@ -129,13 +129,11 @@ def handlers(race: Race, client: EventClient, own: Any) -> list[Any]:
     transaction."""
 
     def is_first_try(name: str, event: Event[Any]) -> bool:
-        with own.lock:
-            found = own.db.execute_sql(
-                "SELECT count(*) FROM tried WHERE subscription = %s AND event_id = %s", [name, event.id]
-            ).fetchone()[0]
-            if not found:
-                own.db.execute_sql("INSERT INTO tried VALUES (%s, %s)", [name, event.id])
-        return not found
+        return own.execute(
+            "INSERT INTO tried SELECT %(name)s, %(id)s "
+            "WHERE NOT EXISTS (SELECT FROM tried WHERE subscription = %(name)s AND event_id = %(id)s)",
+            {"name": name, "id": event.id},
+        )
 
     def handle(name: str, event: Event[Any], execute: Any) -> None:
         key = str(event.data.get("cart_id") or "") if name != "plain" and name != "batches" else "all"
@@ -167,11 +165,10 @@ def handlers(race: Race, client: EventClient, own: Any) -> list[Any]:
         if luck < race.failures and is_first_try("outside", event):
             raise ValueError(f"the first try of {event.id} fails")
         key = str(event.data.get("cart_id") or "")
-        with own.lock:
-            own.db.execute_sql(
-                "INSERT INTO handled (subscription, event_id, key) VALUES ('outside', %s, %s)",
-                [event.id, key],
-            )
+        own.execute(
+            "INSERT INTO handled (subscription, event_id, key) VALUES ('outside', %(id)s, %(key)s)",
+            {"id": event.id, "key": key},
+        )
 
     class Batches(Subscription[Any]):
         name = "batches"
@@ -187,9 +184,21 @@ def handlers(race: Race, client: EventClient, own: Any) -> list[Any]:
 
 
 class _Own:
+    """A connection beside that of the client, made anew when it was cut off."""
+
     def __init__(self, url: str) -> None:
         self.db: Any = database(url, thread_safe=False)
         self.lock = threading.Lock()
+
+    def execute(self, sql: str, params: dict[str, Any]) -> bool:
+        """Whether the statement wrote a row."""
+        with self.lock:
+            for _ in range(20):
+                try:
+                    return bool(self.db.execute_sql(sql, params).rowcount)
+                except peewee.PeeweeException:
+                    self.db.close()
+            raise AssertionError("the laboratory's own connection is cut off again and again")
 
 
 def work(url: str, race: Race) -> None:

@@ -80,7 +80,7 @@ def replay_unlocked() -> None:
         seen = [
             lanes.Lane(
                 *(row.lane, row.lanes, row.question, row.position, row.layers, row.generation),
-                *(False, 0, None, 0, None, 0, False, False, True),
+                *(False, 0, None, 0, None, 0, False, False),
             )
             for row in rows
         ]

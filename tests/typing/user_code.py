@@ -15,6 +15,7 @@ from pgevents import (
     Event,
     EventClient,
     EventStream,
+    LatestEvent,
     MultiStreamProjectionBase,
     Position,
     ProjectionBase,
@@ -28,6 +29,7 @@ from pgevents import (
     derive,
     event,
     hookimpl,
+    latest,
     pipeline,
     stream,
 )
@@ -186,6 +188,26 @@ def reading(client: EventClient) -> None:
     assert_type(client.get_event_stream("CART_CREATED"), EventStream[Any])
     assert_type(client.get_event_stream(["CART_CREATED", CartCreated], cart_id=["c1"]), EventStream[Any])
     assert_type(client.get_event_stream(), EventStream[Any])
+    newest = client.get_event_stream(CartCreated, limit=3, reverse=True, after=7, cart_id="c1")
+    assert_type(newest, EventStream[CartCreated])
+    assert_type(client.iter_event_stream(CartCreated, final=True, limit=5), Iterator[Event[CartCreated]])
+    assert_type(client.get_event(7), Event[Any] | None)
+    assert_type(latest(CartCreated, cart_id="c1"), LatestEvent[CartCreated])
+    assert_type(latest(), LatestEvent[Any])
+
+    def number(last: Event[CartCreated] | None) -> CartCreated:
+        return CartCreated("c1", "u1" if last is None else last.data.user_id)
+
+    def number_in_cart(cart: CartView, last: Event[CartCreated] | None) -> CartCreated:
+        return CartCreated(cart.id, "u1" if last is None else last.data.user_id)
+
+    client.decide(latest(CartCreated), number)
+    client.decide(
+        latest(CartCreated), lambda last: CartCreated("c", "u" if last is None else last.data.user_id)
+    )
+    client.decide((CartProjection("c1", client), latest(CartCreated)), number_in_cart)
+    client.decide((latest(CartCreated), CartProjection("c1", client)), lambda last, cart: None)
+    assert_type(client.get_saved("key"), list[Event[Any]])
     assert_type(client.iter_event_stream(CartEvent, after=3), Iterator[Event[CartEvent]])
     assert_type(client.get_latest_event(CartCreated, cart_id="c1"), Event[CartCreated] | None)
     assert_type(client.get_latest_event(CartEvent), Event[CartEvent] | None)

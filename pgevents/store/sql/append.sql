@@ -12,9 +12,9 @@ CREATE OR REPLACE FUNCTION my_app.events_state(_part int) RETURNS text LANGUAGE 
     SELECT coalesce(split_part(current_setting('pgevents.my_app_events', true), '|', _part), '')
 $pgevents$;
 
-CREATE OR REPLACE FUNCTION my_app.events_remember(_published text, _keys text, _scope text) RETURNS text
+CREATE OR REPLACE FUNCTION my_app.events_remember(_published bigint, _locks text) RETURNS text
 LANGUAGE sql VOLATILE AS $pgevents$
-    SELECT set_config('pgevents.my_app_events', concat('|', _published, '|', _keys, '|', _scope), true)
+    SELECT set_config('pgevents.my_app_events', concat('|', _published, '|', _locks), true)
 $pgevents$;
 
 -- Appends events that are one document: the way into the table for other programs.
@@ -41,7 +41,8 @@ BEGIN
     SELECT array_agg(e->>'type' ORDER BY n), array_agg((e->'data')::text ORDER BY n), array_agg((e->'metadata')::text ORDER BY n)
     INTO _types, _data, _metadata
     FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
-    _answer := string_to_array(my_app.events_append_many(_types, _data, _metadata, _conditions, _key, _created_at), ' ');
+    _answer := string_to_array(my_app.events_append_many(
+        _types, _data, _metadata, _conditions, _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END), ' ');
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'status', _answer[1],
         'ids', ARRAY(
@@ -54,28 +55,38 @@ $pgevents$;
 -- Appends any number of events.
 --   _types, _data, _metadata: of one dimension, from 1, and of one length; data and metadata are JSON. No metadata of an
 --       event is NULL, no metadata at all NULL or an empty array.
--- Result: '<status> <ids>', for 'saved' also ' "<created_at in UTC>"'. Ids are parted by commas, or '<first>-<last>'.
+--   _key: an idempotency key of all of them.
+--   _keys: instead of it the stored key of each event, to bring along those of another log; one that is there is an error.
+--   _times: when they happened: NULL is now, one is of all of them, else there is one for each.
+-- Result: '<status> <ids>', for 'saved' also ' "<created_at of the first, in UTC>"'. Ids are parted by commas, or
+-- '<first>-<last>'.
 CREATE OR REPLACE FUNCTION my_app.events_append_many(
-    _types text[], _data text[], _metadata text[], _conditions jsonb, _key text, _created_at timestamptz
+    _types text[], _data text[], _metadata text[], _conditions jsonb, _key text, _keys text[], _times timestamptz[]
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
 DECLARE
     _form CONSTANT text := '[1:' || cardinality(_types) || ']';
+    _locks text;
     _last bigint;
     _answer text;
 BEGIN
-    PERFORM my_app.events_refuse_transaction();
-    IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form THEN
+    IF NOT my_app.events_is_usual_transaction() THEN
+        PERFORM my_app.events_refuse_transaction();
+    END IF;
+    IF array_dims(_types) <> _form OR array_dims(_data) IS DISTINCT FROM array_dims(_types) OR array_dims(_metadata) <> _form
+        OR array_dims(_keys) <> _form OR array_dims(_times) NOT IN (_form, '[1:1]')
+    THEN
         RAISE array_subscript_error USING
-            MESSAGE = 'types, data and metadata of events to append are arrays of one dimension, from 1, and of one length';
+            MESSAGE = 'types, data, metadata, keys and times of events to append are arrays of one dimension, from 1, and of one '
+                || 'length';
     ELSIF my_app.events_state(1) <> '' THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03', MESSAGE = 'a trigger of the events table saves an event while another '
             || 'one is inserted; save it with a plugin, or from a subscription';
     END IF;
-    PERFORM my_app.events_lock_save(_types, _data, _conditions, _key);
+    _locks := my_app.events_lock_save(_types, _data, _metadata, _conditions, _key);
     -- [pause: locked]
-    _last := my_app.events_publish();
+    _last := my_app.events_publish(_locks);
     -- [pause: published]
     IF _key IS NOT NULL THEN
         _answer := my_app.events_saved_before(_types, _data, _key);
@@ -85,7 +96,7 @@ BEGIN
     END IF;
     -- [pause: checked]
     IF _answer IS NULL THEN
-        _answer := my_app.events_insert(_types, _data, _metadata, _key, _created_at, _last);
+        _answer := my_app.events_insert(_types, _data, _metadata, _key, _keys, _times, _last);
     END IF;
     RETURN _answer;
 END
@@ -94,9 +105,10 @@ $pgevents$;
 -- Appends one event in few steps, as the first save of its transaction, if no lock has to be waited for and the condition
 -- holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
 -- expression ready anew in each transaction.
+--   _key: an idempotency key, or NULL
 --   _field, _value, _types, _base, _seen, _digest: a condition on one value of a data index, or NULL. _types: NULL is any
 CREATE OR REPLACE FUNCTION my_app.events_append_one(
-    _type text, _data jsonb, _metadata jsonb, _created_at timestamptz,
+    _type text, _data jsonb, _metadata jsonb, _key text, _created_at timestamptz,
     _field text, _value text, _types text[], _base bigint, _seen bigint, _digest bigint
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -104,6 +116,7 @@ SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan A
 DECLARE
     _last bigint;
     _ids bigint[];
+    _is_refused boolean;
     _id bigint;
     _at timestamptz;
 BEGIN
@@ -114,7 +127,8 @@ BEGIN
             _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
                 AND (current_setting('pgevents.my_app_events', true) <> '') IS NOT TRUE
                 AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
-                AND my_app.events_try_event(_type, _data)
+                AND pg_try_advisory_xact_lock(my_app.events_key('idempotency', _key)) IS NOT FALSE
+                AND my_app.events_try_event(_type, _data, _metadata)
                 AND (_field IS NULL OR pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
                     AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value)))
             THEN pg_sequence_last_value('my_app.events_id_seq'::regclass) END;
@@ -129,18 +143,23 @@ BEGIN
             EXIT short;
         END;
         -- [pause: published]
-        IF _field IS NOT NULL THEN
+        IF _key IS NOT NULL THEN
+            _is_refused := my_app.events_saved_before(ARRAY[_type], ARRAY[_data::text], _key) IS NOT NULL;
+        END IF;
+        IF _field IS NOT NULL AND _is_refused IS NOT TRUE THEN
             _ids := my_app.events_above(_field, ARRAY[_value], _types, NULL, _base, _seen + 1);
+            _is_refused := (_base <= _last AND my_app.events_is_as_read(_ids, _seen, _digest)) IS NOT TRUE;
         END IF;
         -- [pause: checked]
-        IF _field IS NULL OR _base <= _last AND my_app.events_is_as_read(_ids, _seen, _digest) THEN
+        IF _is_refused IS NOT TRUE THEN
             _at := coalesce(_created_at, clock_timestamp());
-            INSERT INTO my_app.events (type, data, metadata, created_at, updated_at)
-            VALUES (_type, _data, coalesce(_metadata, '{}'), _at, _at)
+            INSERT INTO my_app.events (type, data, metadata, idempotency_key, created_at, updated_at)
+            VALUES (
+                _type, my_app.events_storable(_type, _data, _metadata, _created_at), coalesce(_metadata, '{}'), _key, _at, _at)
             RETURNING id INTO _id;
             -- [pause: numbered]
             IF _id > _last AND set_config('pgevents.my_app_events', concat(
-                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}')), '|'), true) IS NOT NULL
+                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}', '{}')), '|'), true) IS NOT NULL
             THEN
                 RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
             END IF;
@@ -154,12 +173,14 @@ BEGIN
             'base', _base, 'seen', _seen, 'digest', _digest,
             'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
         )) END,
-        NULL, _created_at);
+        _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END);
 END
 $pgevents$;
 
--- The locks of a save.
-CREATE OR REPLACE FUNCTION my_app.events_lock_save(_types text[], _data text[], _conditions jsonb, _key text) RETURNS void
+-- The locks of a save. Result: what to remember of them, '<keys>|<scope>'.
+CREATE OR REPLACE FUNCTION my_app.events_lock_save(
+    _types text[], _data text[], _metadata text[], _conditions jsonb, _key text
+) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _count CONSTANT int := cardinality(_types);
@@ -170,8 +191,10 @@ BEGIN
     WHILE my_app.events_state(4) = '' LOOP  -- a look at some events, far apart, tells of most batches that they have too many keys
         _shared := ARRAY(
             SELECT DISTINCT k
-            FROM (SELECT _types[i] AS type, _data[i]::jsonb AS data FROM generate_series(1, _count, _step) AS i OFFSET 0) AS e,
-                unnest(my_app.events_event_keys(e.type, e.data)) AS k
+            FROM (
+                SELECT _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata
+                FROM generate_series(1, _count, _step) AS i OFFSET 0
+            ) AS e, unnest(my_app.events_event_keys(e.type, e.data, e.metadata)) AS k
             WHERE k IS NOT NULL);
         EXIT WHEN _step = 1;
         IF cardinality(_shared) * _step > 2 * my_app.events_key_limit() THEN
@@ -189,20 +212,22 @@ BEGIN
     IF _key IS NOT NULL THEN
         _exclusive := _exclusive || my_app.events_key('idempotency', _key);
     END IF;
-    PERFORM my_app.events_lock_keys(_shared, _exclusive, _conditions IS NOT NULL);
+    RETURN my_app.events_lock_keys(_shared, _exclusive, _conditions IS NOT NULL);
 END
 $pgevents$;
 
 -- Publishes a lower bound of the ids to come, before any is taken: as a shared lock, modulo 2^31, in the key space of the
--- table. The first one of the transaction stands. Result: the last id issued.
-CREATE OR REPLACE FUNCTION my_app.events_publish() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $pgevents$
+-- table. The first one of the transaction stands. Remembers it, and what is to be remembered of locks. Result: the last id
+-- issued.
+CREATE OR REPLACE FUNCTION my_app.events_publish(_locks text) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _last CONSTANT bigint := my_app.events_last_issued();
     _published CONSTANT bigint := least(_last, nullif(my_app.events_state(2), '')::bigint);
 BEGIN
     PERFORM pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_published & 2147483647)::int);
-    PERFORM my_app.events_remember(_published::text, my_app.events_state(3), my_app.events_state(4));
-    RETURN _last;
+    IF my_app.events_remember(_published, _locks) IS NOT NULL THEN
+        RETURN _last;
+    END IF;
 END
 $pgevents$;
 
@@ -275,7 +300,7 @@ BEGIN
         RETURN ARRAY(
             SELECT id FROM my_app.events
             WHERE data->>'cart_id' = ANY (_values) AND id > _base AND (type = ANY (_types)) IS NOT FALSE
-                AND (_rest IS NULL OR my_app.events_has(data, _rest))
+                AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
             ORDER BY data->>'cart_id', id LIMIT greatest(_most, 0));
     END IF;
     -- end
@@ -284,19 +309,41 @@ BEGIN
     ELSIF _types IS NOT NULL THEN
         RETURN ARRAY(
             SELECT id FROM my_app.events
-            WHERE type = ANY (_types) AND id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+            WHERE type = ANY (_types) AND id > _base AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
             ORDER BY type, id LIMIT greatest(_most, 0));
     END IF;
     RETURN ARRAY(
         SELECT id FROM my_app.events
-        WHERE id > _base AND (_rest IS NULL OR my_app.events_has(data, _rest))
+        WHERE id > _base AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
         ORDER BY id LIMIT greatest(_most, 0));
 END
 $pgevents$;
 
-CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _match jsonb) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+-- Whether each of these fields has one of its values.
+CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _metadata jsonb, _match jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE AS $pgevents$
 BEGIN
-    RETURN NOT EXISTS (SELECT FROM jsonb_each(_match) AS m WHERE coalesce(NOT m.value ? (_data->>m.key), true));
+    RETURN NOT EXISTS (
+        SELECT FROM jsonb_each(_match) AS m
+        WHERE coalesce(NOT m.value ? CASE
+            WHEN strpos(m.key, '.') = 0 THEN _data->>m.key ELSE my_app.events_text(_data, _metadata, m.key) END, true));
+END
+$pgevents$;
+
+-- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.
+CREATE OR REPLACE FUNCTION my_app.events_text(_data jsonb, _metadata jsonb, _field text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+DECLARE
+    _path text[] := string_to_array(_field, '.');
+BEGIN
+    IF cardinality(_path) > 1 AND _path[1] = 'metadata' THEN
+        _data := _metadata;
+        _path := _path[2:];
+    END IF;
+    FOR _n IN 1 .. cardinality(_path) - 1 LOOP
+        _data := _data->_path[_n];
+    END LOOP;
+    RETURN _data->>_path[cardinality(_path)];
 END
 $pgevents$;
 
@@ -318,20 +365,24 @@ $pgevents$;
 
 -- Inserts. The guard lets only an open setting of this generation pass.
 CREATE OR REPLACE FUNCTION my_app.events_insert(
-    _types text[], _data text[], _metadata text[], _key text, _created_at timestamptz, _last bigint
+    _types text[], _data text[], _metadata text[], _key text, _keys text[], _times timestamptz[], _last bigint
 ) RETURNS text LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _count CONSTANT int := coalesce(cardinality(_types), 0);
-    _at CONSTANT timestamptz := coalesce(_created_at, clock_timestamp());
     _ids CONSTANT bigint[] := ARRAY(SELECT nextval('my_app.events_id_seq'::regclass) FROM generate_series(1, _count));
+    _at CONSTANT timestamptz := coalesce(_times[1], clock_timestamp());
     _state CONSTANT text := current_setting('pgevents.my_app_events');
+    _guard text;
 BEGIN
-    PERFORM set_config('pgevents.my_app_events', 'the generation' || _state, true);
+    _guard := set_config('pgevents.my_app_events', 'the generation|', true);
     INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
-    SELECT _ids[i], _types[i], _data[i]::jsonb, coalesce(_metadata[i]::jsonb, '{}'),
-        _key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _at, _at
-    FROM generate_series(1, _count) AS i;
-    PERFORM set_config('pgevents.my_app_events', _state, true);
+    SELECT _ids[i], type, my_app.events_storable(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END), coalesce(metadata, '{}'),
+        coalesce(_key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _keys[i]), at, at
+    FROM (
+        SELECT i, _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata, CASE WHEN cardinality(_times) > 1 THEN _times[i] ELSE _at END AS at
+        FROM generate_series(1, _count) AS i OFFSET 0
+    ) AS given;
+    _guard := set_config('pgevents.my_app_events', _state, true);
     -- [pause: numbered]
     IF _ids[1] <= _last THEN
         PERFORM my_app.events_refuse_order(_ids[1], _last);

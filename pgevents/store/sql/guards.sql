@@ -6,12 +6,15 @@
 CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
-    _state text := current_setting('pgevents.my_app_events', true);
+    _state text;
 BEGIN
-    IF starts_with(_state, 'the generation|') THEN  -- open for one statement: triggers may insert, too
-        PERFORM set_config('pgevents.my_app_events', overlay(_state PLACING 'used' FROM 1 FOR strpos(_state, '|') - 1), true);
+    IF current_setting('pgevents.my_app_events', true) = 'the generation|'
+        AND set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
+    THEN
         RETURN NULL;
-    ELSIF starts_with(_state, 'used|') THEN
+    END IF;
+    _state := current_setting('pgevents.my_app_events', true);
+    IF starts_with(_state, 'used|') THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
                 || 'save it with a plugin, or from a subscription';
@@ -57,6 +60,7 @@ DECLARE
     _ids bigint[];
 BEGIN
     IF TG_LEVEL = 'ROW' THEN
+        NEW.data := my_app.events_refuse_event(NEW.type, NEW.data, NEW.metadata, NEW.created_at);
         NEW.updated_at := clock_timestamp();
         RETURN NEW;
     ELSIF _reason = '' THEN
@@ -69,6 +73,11 @@ BEGIN
         SELECT count(*), (array_agg(id ORDER BY id))[1:1000] INTO _events, _ids FROM changed;
     ELSIF TG_OP <> 'TRUNCATE' THEN
         RETURN NULL;  -- the trigger after the statement knows which events it changed
+    END IF;
+    IF TG_OP = 'TRUNCATE' THEN  -- ids may be given out anew, and a place would then stand for other events
+        UPDATE my_app.events_checkpoints
+        SET state = 'stopped', state_at = clock_timestamp(), generation = generation + 1,
+            leased_at = NULL, leased_until = NULL, error = 'the log was truncated: reset the subscription';
     END IF;
     INSERT INTO my_app.events_maintenance (role, operation, reason, statement, events, ids)
     VALUES (
@@ -97,14 +106,14 @@ BEGIN
         IF TG_OP = 'UPDATE' THEN
             SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
             FROM (
-                SELECT e.data->>f AS key, min(e.id) AS first
+                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first
                 FROM (SELECT * FROM before UNION ALL SELECT * FROM after) AS e, unnest(_kept.fields) AS f
-                WHERE e.data->>f IS NOT NULL GROUP BY 1) AS t;
+                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
         ELSE
             SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
             FROM (
-                SELECT e.data->>f AS key, min(e.id) AS first FROM before AS e, unnest(_kept.fields) AS f
-                WHERE e.data->>f IS NOT NULL GROUP BY 1) AS t;
+                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first FROM before AS e, unnest(_kept.fields) AS f
+                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
         END IF;
         EXECUTE 'DELETE FROM ' || to_regclass(_kept.projections) || ' WHERE type = $1 AND version = $2 AND id = ANY ($3)'
         USING _kept.type, _kept.version, _ids;

@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION my_app.events_key(_kind text, _text text) RETURNS big
 $pgevents$;
 
 -- The keys of an event.
-CREATE OR REPLACE FUNCTION my_app.events_event_keys(_type text, _data jsonb) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION my_app.events_event_keys(_type text, _data jsonb, _metadata jsonb) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE AS $pgevents$
     SELECT ARRAY[
         my_app.events_key('table', ''), my_app.events_key('type', _type)
@@ -25,7 +25,7 @@ LANGUAGE sql IMMUTABLE AS $pgevents$
 $pgevents$;
 
 -- Whether all of them could be locked, shared, without waiting. (It takes less time than an array of them.)
-CREATE OR REPLACE FUNCTION my_app.events_try_event(_type text, _data jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION my_app.events_try_event(_type text, _data jsonb, _metadata jsonb) RETURNS boolean
 LANGUAGE sql VOLATILE AS $pgevents$
     SELECT pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('table', ''))
         AND pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('type', _type))
@@ -48,7 +48,7 @@ $pgevents$;
 -- How many keys one transaction may lock one by one: a share of the server's lock table, but always those of one event.
 CREATE OR REPLACE FUNCTION my_app.events_key_limit() RETURNS int LANGUAGE sql STABLE AS $pgevents$
     SELECT greatest(
-        cardinality(my_app.events_event_keys('', '{}')) + 3,
+        cardinality(my_app.events_event_keys('', '{}', '{}')) + 3,
         current_setting('max_locks_per_transaction')::int
             * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 32)
 $pgevents$;

@@ -113,11 +113,12 @@ LANGUAGE sql VOLATILE AS $pgevents$
         AND (l.classid::bigint << 32 | l.objid::bigint) = ANY (_keys)
 $pgevents$;
 
--- Locks within the limits of a transaction, and remembers how many keys that were. Beyond the limit the bulk lock, which
+-- Locks within the limits of a transaction. Beyond the limit the bulk lock, which
 -- excludes all who decide, stands for the keys of the transaction's own events; beyond twice the limit it may decide on no
 -- more. Who has locked the whole table needs no other key.
 --   _shared: NULL is too many
-CREATE OR REPLACE FUNCTION my_app.events_lock_keys(_shared bigint[], _exclusive bigint[], _decides boolean) RETURNS void
+-- Result: how many keys the transaction has locked, and its scope, as it remembers them: '<keys>|<scope>'.
+CREATE OR REPLACE FUNCTION my_app.events_lock_keys(_shared bigint[], _exclusive bigint[], _decides boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $pgevents$
 DECLARE
     _table CONSTANT bigint := my_app.events_key('table', '');
@@ -151,7 +152,7 @@ BEGIN
     PERFORM my_app.events_acquire(
         CASE WHEN _decides THEN _shared || _bulk ELSE _shared END,
         CASE WHEN _scope = 'bulk' THEN _exclusive || _bulk ELSE _exclusive END);
-    PERFORM my_app.events_remember(my_app.events_state(2), _count::text, _scope);
+    RETURN concat(_count, '|', _scope);
 END
 $pgevents$;
 
@@ -159,7 +160,10 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION my_app.events_lock(_streams jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
-    PERFORM my_app.events_refuse_transaction();
-    PERFORM my_app.events_lock_keys('{}', my_app.events_stream_keys(_streams), true);
+    IF NOT my_app.events_is_usual_transaction() THEN
+        PERFORM my_app.events_refuse_transaction();
+    END IF;
+    PERFORM my_app.events_remember(
+        nullif(my_app.events_state(2), '')::bigint, my_app.events_lock_keys('{}', my_app.events_stream_keys(_streams), true));
 END
 $pgevents$;

@@ -1,5 +1,11 @@
 -- What is refused, before anything is written.
 
+-- Whether a transaction is as most are: the promises can be kept, and what is answered will be durable.
+CREATE OR REPLACE FUNCTION my_app.events_is_usual_transaction() RETURNS boolean LANGUAGE sql VOLATILE AS $pgevents$
+    SELECT current_setting('transaction_isolation') = 'read committed' AND NOT pg_is_in_recovery()
+        AND current_setting('synchronous_commit') <> 'off'
+$pgevents$;
+
 -- A transaction in which a promise could not be kept. In any other, what is answered will be durable.
 CREATE OR REPLACE FUNCTION my_app.events_refuse_transaction() RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
 BEGIN
@@ -23,6 +29,34 @@ BEGIN
         MESSAGE = 'the sequence of the events table gave out id ' || _id || ' after id ' || _last
             || ': it must be CACHE 1, INCREMENT 1, NO CYCLE and never be set back';
 END
+$pgevents$;
+
+-- An event that no reader could take; the data of any other. NULL is left to the columns.
+CREATE OR REPLACE FUNCTION my_app.events_refuse_event(_type text, _data jsonb, _metadata jsonb, _created_at timestamptz)
+RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $pgevents$
+DECLARE
+    _reason CONSTANT text := CASE
+        WHEN length(_type) NOT BETWEEN 1 AND 200 THEN 'a type has 1 to 200 characters'
+        WHEN jsonb_typeof(_data) <> 'object' THEN 'data are a JSON object'
+        WHEN jsonb_typeof(_metadata) <> 'object' THEN 'metadata are a JSON object'
+        WHEN _metadata ? '$version' AND NOT _metadata @? '$."$version" ? (@ >= 1 && @ <= 10000 && @ == @.floor())' THEN
+            '$version in metadata is a number from 1 to 10000'
+        WHEN _created_at NOT BETWEEN '0001-01-03 00:00:00+00' AND '9999-12-29 00:00:00+00' THEN
+            'created_at lies in the years 1 to 9999' END;
+BEGIN
+    IF _reason IS NOT NULL THEN
+        RAISE check_violation USING MESSAGE = _reason;
+    END IF;
+    RETURN _data;
+END
+$pgevents$;
+
+-- The data of an event that may be stored; an error in place of all others. (The table's CHECK constraints would say so, but
+-- PostgreSQL reads their text anew at each INSERT, which takes as long as all the rest of it.)
+CREATE OR REPLACE FUNCTION my_app.events_storable(_type text, _data jsonb, _metadata jsonb, _created_at timestamptz)
+RETURNS jsonb LANGUAGE sql VOLATILE AS $pgevents$
+    SELECT CASE WHEN length(_type) BETWEEN 1 AND 200 AND jsonb_typeof(_data) = 'object' AND _metadata IS NULL AND _created_at IS NULL
+        THEN _data ELSE my_app.events_refuse_event(_type, _data, _metadata, _created_at) END
 $pgevents$;
 
 -- Conditions that match nothing, so that the save would be checked against nothing.

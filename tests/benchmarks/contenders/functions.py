@@ -15,9 +15,9 @@ from .ours import PgEvents
 
 __all__ = ["APPEND", "APPEND_ABOVE", "APPEND_MANY", "FETCH", "Functions", "sql_types"]
 
-APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
-APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, 'cart_id', %s, %s, %s, 0, 0)"
-APPEND_MANY = r"SELECT shop.events_append_many(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL)"
+APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
+APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, 'cart_id', %s, %s, %s, 0, 0)"
+APPEND_MANY = r"SELECT shop.events_append_many(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL, NULL)"
 FETCH = "SELECT shop.events_fetch('cart_id', %s, %s, 0)"
 FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %s, %s, 0)"
 

@@ -1,0 +1,92 @@
+"""Fields that can identify events: what they may be called, and where their text stands in an event."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, cast
+
+from pgevents.errors import ConfigurationError, shown
+
+__all__ = ["check_field", "described_sql", "function_sql", "path_of", "text_sql", "texts_in"]
+
+MAX_BYTES = 63
+# Nothing that has a meaning in SQL text, a statement of the driver, a dollar quote or a list of fields.
+PART = re.compile(r"[\w@/#:+-](?:[\w@/#:+ -]*[\w@/#:+-])?")
+METADATA = "metadata"
+
+
+def check_field(field: object) -> str:
+    """The name of a field of stored events, as it may stand in SQL.
+
+    A name with dots is a path: `customer.id` is the field `id` of the object in the field `customer`, and
+    `metadata.tenant` stands in the event's metadata. A key that itself has a dot cannot be named.
+
+    Raises:
+        ConfigurationError: Anything else than such a name of at most 63 bytes.
+    """
+    text = field if isinstance(field, str) else ""
+    is_short = len(text.encode(errors="replace")) <= MAX_BYTES
+    if not is_short or not all(PART.fullmatch(part) for part in text.split(".")):
+        raise ConfigurationError(
+            "field names consist of letters, digits, _ - @ / # : + and spaces, with dots between the names "
+            f"of nested fields, and have at most {MAX_BYTES} bytes: not {shown(field)}"
+        )
+    return str.__str__(text)  # itself; of an Enum that is a str, the text
+
+
+@lru_cache(maxsize=1024)
+def path_of(field: str) -> tuple[str, tuple[str, ...]]:
+    """The column of the events table, and the keys of the objects that lead to a field."""
+    keys = tuple(check_field(field).split("."))
+    return (METADATA, keys[1:]) if keys[0] == METADATA and len(keys) > 1 else ("data", keys)
+
+
+def text_sql(field: str, table: str = "") -> str:
+    """The SQL that gives a field's text: `data->>'cart_id'`, `data->'customer'->>'id'`.
+
+    Args:
+        field: A field's name.
+        table: What stands before the columns, such as `e.`.
+    """
+    column, (*outer, last) = path_of(field)
+    path = "".join(f"->'{key}'" for key in outer)
+    return f"{table}{column}{path}->>'{last}'"
+
+
+def function_sql(field: str) -> str:
+    """The same of the variables `_data` and `_metadata`, by functions whose names say their schema."""
+    column, (*outer, last) = path_of(field)
+    value = f"_{column}"
+    for key in outer:
+        value = f"pg_catalog.jsonb_object_field({value}, '{key}')"
+    return f"pg_catalog.jsonb_object_field_text({value}, '{last}')"
+
+
+def described_sql(field: str) -> str:
+    """The same in the words of `pg_get_indexdef`."""
+    column, (*outer, last) = path_of(field)
+    value = column
+    for key in outer:
+        value = f"({value} -> '{key}'::text)"
+    return f"({value} ->> '{last}'::text)"
+
+
+def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
+    """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
+    column, keys = path_of(field)
+    value: Any = metadata if column == METADATA else data
+    for key in keys:
+        value = cast("Mapping[str, Any]", value).get(key) if isinstance(value, Mapping) else None
+    return [] if value is None or isinstance(value, (Mapping, list)) else [_text(value)]
+
+
+def _text(value: Any) -> str:
+    """The text that PostgreSQL's `->>` gives for a JSON value that is no object or list."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")
+    return str(value)

@@ -1,0 +1,98 @@
+"""Under which names older versions of an event store a field: found by running upcasters on probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pgevents.events import EventType
+
+__all__ = ["stored_names"]
+
+PROBES = 100
+"""How many fields an upcaster may read before nothing is said about it."""
+MARK = "\0"
+"""Begins the text of a value that is stored; a derived one has two."""
+
+
+def stored_names(kind: EventType, field: str) -> list[set[str]] | None:
+    """For each version, the first one first, the names under which it may store a field of the newest one.
+
+    What `@event(renamed=...)` says goes before what the upcasters show. Those are run on values that know
+    where they come from; what they do with values that only real ones allow is not known, and taken for
+    nothing.
+
+    Returns:
+        None if an upcaster makes the field of something else, so that the value is not stored as it is.
+    """
+    older: list[set[str]] = []
+    for start in range(1, kind.version):
+        if field in kind.renamed:
+            older.append({field, *kind.renamed[field]})
+            continue
+        presets = (frozenset[str](), frozenset([field]), _texts_in(kind, start) - {field})
+        found = [_source(kind, start, field, preset) for preset in presets]
+        if any(name is not None and name.startswith(MARK) for name in found):
+            return None
+        older.append({name for name in found if name is not None} or {field})
+    return [*older, {field}]
+
+
+def _source(kind: EventType, start: int, field: str, preset: Iterable[str]) -> str | None:
+    """Where a version stores what becomes a field; `MARK` if nowhere, None if that cannot be said."""
+    names = dict.fromkeys(preset)
+    for _ in range(PROBES):
+        data: dict[str, Any] = {name: _Value(name) for name in names}
+        try:
+            for version in range(start, kind.version):
+                step = kind.upcasters.get(version)
+                data = data if step is None else step(data)
+            found: Any = data
+            for key in field.split("."):
+                found = None if found is None else found.get(key)
+        except KeyError as error:
+            missing = error.args[0] if error.args else None
+            if not isinstance(missing, str) or missing in names:
+                return None
+            names[missing] = None  # it reads this field
+        except Exception:  # an upcaster that fails on probes cannot be judged, and is let pass
+            return None
+        else:
+            text = None if found is None else str(found)
+            return text if text is None else text[1:] if text.startswith(MARK) else MARK
+    return None
+
+
+def _texts_in(kind: EventType, start: int) -> frozenset[str]:
+    """The texts that stand in upcasters: the fields that they may ask for."""
+    codes = [getattr(step, "__code__", None) for version, step in kind.upcasters.items() if version >= start]
+    return frozenset(
+        text for code in codes if code is not None for text in code.co_consts if isinstance(text, str)
+    )
+
+
+class _Value:
+    """A stored value of which nothing is known but the field that it stands in."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return MARK + self._name
+
+    def _derived(self, *_: object, **__: object) -> _Value:
+        return _Value(MARK + self._name)  # no longer what is stored
+
+    def __getitem__(self, key: object) -> _Value:
+        return _Value(f"{self._name}.{key}") if isinstance(key, str) else self._derived()
+
+    def get(self, key: object, default: object = None) -> _Value:
+        return self[key]
+
+    def __getattr__(self, name: str) -> Callable[..., _Value]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._derived
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _derived
+    __floordiv__ = __mod__ = __neg__ = __round__ = _derived

@@ -1,0 +1,80 @@
+"""How fast the workers of one process go at a subscription, and what a step of theirs did."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+import attrs
+
+from pgevents.subscriptions.lanes import Batch
+
+__all__ = ["ALONE_SECONDS", "BATCH_SECONDS", "NEVER", "Outcome", "Pace"]
+
+BATCH_SECONDS = 0.05
+"""A batch ends so long after it began: what it has saved holds back whoever follows the whole log."""
+ALONE_SECONDS = 10.0
+"""For how long batches run one at a time after a deadlock, at first; twice as long each time."""
+NEVER = threading.Event()
+
+
+@attrs.define(eq=False)
+class Pace:
+    """What the workers of one process know of a subscription; all of it may be wrong without harm.
+
+    Attributes:
+        size: How many events the next batch reads.
+        alone_until: Until when batches run one at a time, by `time.monotonic()`.
+        alone_seconds: For how long they do after the next deadlock.
+        has_retried: Whether the last step was a retry: the next one is for new events, if there are any.
+        was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
+            any.
+    """
+
+    size: int = 50
+    alone_until: float = 0.0
+    alone_seconds: float = ALONE_SECONDS
+    has_retried: bool = False
+    was_careful: bool = False
+
+    def takes_retry(self, batch: Batch) -> bool:
+        """Whether a retry that is due goes before the batch: they take turns, so that neither waits long."""
+        self.has_retried = not (self.has_retried and batch.items)
+        return self.has_retried
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether batches run one at a time."""
+        return time.monotonic() < self.alone_until
+
+    def note_deadlock(self) -> None:
+        """From now on one batch at a time, for some seconds."""
+        now = time.monotonic()
+        is_again = self.alone_until and now < self.alone_until + 60
+        self.alone_seconds = min(self.alone_seconds * 2, 120.0) if is_again else ALONE_SECONDS
+        self.alone_until = now + self.alone_seconds
+
+    def adapt(self, handled: int, seconds: float, is_full: bool, most: int) -> None:
+        """So many events took so long: read about what fits into a batch."""
+        if seconds >= BATCH_SECONDS or (handled < self.size and is_full):
+            self.size = max(4, min(most, handled + handled // 4))
+        elif is_full and seconds < BATCH_SECONDS / 2:
+            self.size = min(most, self.size * 2)
+
+
+@attrs.frozen
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        handled: How many events were handled or set aside.
+        claimed: How many lanes it had.
+        reached: Up to which id these lanes have nothing left.
+        is_more: Whether the same lanes have more to do at once.
+    """
+
+    handled: int = 0
+    claimed: int = 0
+    reached: Mapping[int, int] = attrs.field(factory=dict[int, int])
+    is_more: bool = False
