@@ -1,6 +1,16 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.comparisons import (
+    Comparison,
+    at_least,
+    at_most,
+    between,
+    is_not,
+    less_than,
+    more_than,
+    one_of,
+)
 from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
@@ -46,6 +56,7 @@ __all__ = [
     "BrowserPage",
     "ConcurrencyError",
     "ConfigurationError",
+    "Comparison",
     "Conflict",
     "ConnectionLostError",
     "DatabaseError",
@@ -83,6 +94,9 @@ __all__ = [
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
     "ViewFields",
+    "at_least",
+    "at_most",
+    "between",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
@@ -92,7 +106,11 @@ __all__ = [
     "event",
     "everything",
     "hookimpl",
+    "is_not",
     "latest",
+    "less_than",
+    "more_than",
+    "one_of",
     "pipeline",
     "stream",
 ]

@@ -9,6 +9,7 @@ import click
 from pgevents.distribution import NAME
 
 from .demo import demo
+from .exchange import schema, views
 from .exports import export_command
 from .frame import EXIT_CODES, Commands, run
 from .health import doctor, stats
@@ -43,6 +44,8 @@ for command in (
     show,
     query,
     diff,
+    schema,
+    views,
     import_command,
     export_command,
     stats,

@@ -191,7 +191,8 @@ class ProjectionCalls(ClientParts):
                 query, "wait" for them (10 seconds at most), or "allow" an answer in part.
             max_lag: Of kept views: seconds after which the result says that it is stale.
             data: Values by field name, for fields that cannot be written as keywords.
-            **match: Field and value. A list means any of; a field that is an array matches it exactly.
+            **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
+                comparison: `total=at_least(100)`, `between`, `is_not` and their like.
                 Numbers, Decimals, dates, times and booleans are compared as what they are.
 
         Returns:

@@ -12,6 +12,7 @@ from peewee import PostgresqlDatabase
 from typing_extensions import assert_type
 
 from pgevents import (
+    Comparison,
     Event,
     EventClient,
     EventStream,
@@ -23,13 +24,18 @@ from pgevents import (
     SavedViews,
     SaveResult,
     Stream,
+    at_least,
+    between,
     create_event_client,
     create_events_table,
     create_projections_table,
     derive,
     event,
     hookimpl,
+    is_not,
     latest,
+    more_than,
+    one_of,
     pipeline,
     stream,
 )
@@ -192,6 +198,11 @@ def reading(client: EventClient) -> None:
     assert_type(newest, EventStream[CartCreated])
     assert_type(client.iter_event_stream(CartCreated, final=True, limit=5), Iterator[Event[CartCreated]])
     assert_type(client.get_event(7), Event[Any] | None)
+    large = stream(ItemAddedToCart, quantity=at_least(10), price_at_time=between(1, 2.5), after=3)
+    assert_type(large, Stream[ItemAddedToCart])
+    assert_type(one_of("a", "b"), list[str])
+    assert_type(is_not("a", "b"), Comparison)
+    client.query_projections(CartProjection, total=more_than(3))
     assert_type(latest(CartCreated, cart_id="c1"), LatestEvent[CartCreated])
     assert_type(latest(), LatestEvent[Any])
 
