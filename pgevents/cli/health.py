@@ -11,7 +11,7 @@ import click
 from attrs import asdict
 
 from pgevents.diagnosis import diagnose
-from pgevents.subscriptions import overview
+from pgevents.subscriptions import kept_views, overview
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
@@ -55,6 +55,7 @@ def stats(**options: Any) -> None:
                 dict(zip(("type", "version", "saved", "oldest_event_id", "saved_at"), row, strict=True))
                 for row in saved
             ],
+            "kept": [report.as_json() for report in kept_views(client)],
             "bytes": {"events": sizes[0], "projections": sizes[1]},
             "horizon": {"id": horizon.id, "last_issued": horizon.last_issued},
             "subscriptions": [
@@ -90,6 +91,13 @@ def stats(**options: Any) -> None:
         table.add_row(printable(report.name), report.state, *cells)
     if reports:
         console.print(table)
+    for report in kept_views(client):
+        state = "complete" if report.complete_at else f"being built, up to event {report.target:,}"
+        waiting = f", {report.waiting:,} views wait to be folded anew" if report.waiting else ""
+        console.print(
+            f"{printable(report.type)} version {report.version} is kept: {state}, at event "
+            f"{report.position:,}{waiting}"
+        )
     total = sum(count for _, count, *_ in types)
     console.print(
         f"{total:,} events in {sizes[0] / 1e6:,.1f} MB, {sum(row[2] for row in saved):,} projections in "

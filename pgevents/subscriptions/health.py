@@ -12,6 +12,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.store.processing import read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
+from pgevents.subscriptions.definition import VIEW_KEY
 from pgevents.subscriptions.lanes import is_passed
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
@@ -276,6 +277,9 @@ def _lag(client: EventClient, rows: Sequence[Row]) -> tuple[int, int]:
     """How many events stand above the places of their lanes, and the first of them."""
     question = rows[0].question
     statements = statements_of(client)
+    if question.key == VIEW_KEY:  # which lanes an event belongs to, the program alone knows
+        rows = [attrs.evolve(min(rows, key=lambda row: row.position), layers=())]
+        question = attrs.evolve(question, key=())
     count, first, places = 0, 0, [row.position for row in rows]
     while count < MOST_COUNTED:
         found = read_lanes(statements, question.streams, question.key, list(places), 10_000)

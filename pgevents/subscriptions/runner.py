@@ -69,7 +69,8 @@ class Runner:
 
         Args:
             client: The client that reads, and that handlers save with.
-            subscriptions: Functions made by `@subscription`, `Subscription` classes or instances.
+            subscriptions: Functions made by `@subscription`, `Subscription` classes or instances, and what
+                `keep(...)` gives.
             poll: Seconds between looks when nothing comes; shorter while events come.
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
@@ -224,6 +225,9 @@ class Runner:
     def _step(self, task: Task, lanes: list[int]) -> Outcome:
         work = task.work
         try:
+            if work.keeper is not None:
+                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop)
+                return outcome
             if work.effects == "outside":
                 return outside.step(work, lanes, task.pace, self._stop)
             return worker.step(work, lanes, task.share, task.pace, self._stop)

@@ -56,6 +56,7 @@ def test_a_runner_works_in_a_process_of_multiprocessing(client: EventClient, url
     for process in processes:
         process.start()
     until(lambda: client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0] == 20, 30)
+    until(lambda: overview(client)[0].workers == 4, 30)
     for process in processes:
         process.terminate()
         process.join(15)
