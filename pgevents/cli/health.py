@@ -91,12 +91,12 @@ def stats(**options: Any) -> None:
         table.add_row(printable(report.name), report.state, *cells)
     if reports:
         console.print(table)
-    for report in kept_views(client):
-        state = "complete" if report.complete_at else f"being built, up to event {report.target:,}"
-        waiting = f", {report.waiting:,} views wait to be folded anew" if report.waiting else ""
+    for kept in kept_views(client):
+        state = "complete" if kept.complete_at else f"being built, up to event {kept.target:,}"
+        waiting = f", {kept.waiting:,} views wait to be folded anew" if kept.waiting else ""
         console.print(
-            f"{printable(report.type)} version {report.version} is kept: {state}, at event "
-            f"{report.position:,}{waiting}"
+            f"{printable(kept.type)} version {kept.version} is kept: {state}, at event "
+            f"{kept.position:,}{waiting}"
         )
     total = sum(count for _, count, *_ in types)
     console.print(
