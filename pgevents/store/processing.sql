@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS {{runners}} (
     workers int NOT NULL,
     names text[] NOT NULL,
     notes jsonb NOT NULL DEFAULT '{}',
+    batch_seconds jsonb NOT NULL DEFAULT '{}',  -- by subscription: how long a batch takes
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -339,9 +340,10 @@ SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 
 -- [here]
-INSERT INTO {{runners}} (id, host, pid, workers, names, notes)
-VALUES (%(id)s, %(host)s, %(pid)s, %(workers)s, %(names)s, %(notes)s)
-ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), notes = excluded.notes;
+INSERT INTO {{runners}} (id, host, pid, workers, names, notes, batch_seconds)
+VALUES (%(id)s, %(host)s, %(pid)s, %(workers)s, %(names)s, %(notes)s, %(batch_seconds)s)
+ON CONFLICT (id) DO UPDATE
+SET seen_at = clock_timestamp(), notes = excluded.notes, batch_seconds = excluded.batch_seconds;
 
 -- [gone]
 DELETE FROM {{runners}} WHERE id = %(id)s;
@@ -353,6 +355,10 @@ DELETE FROM {{runners}} WHERE seen_at < clock_timestamp() - interval '1 day';
 SELECT r.id, r.host, r.pid, r.workers, r.names, r.notes::text, r.seen_at,
     extract(epoch FROM clock_timestamp() - r.seen_at)::float8
 FROM {{runners}} AS r ORDER BY r.seen_at DESC;
+
+-- [batch_seconds]
+SELECT max((r.batch_seconds->>%(name)s)::float8) FROM {{runners}} AS r
+WHERE r.seen_at > clock_timestamp() - interval '30 s';
 
 -- [workers]
 SELECT n.name, sum(r.workers)::int

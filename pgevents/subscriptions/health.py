@@ -94,6 +94,8 @@ class SubscriptionReport:
         notes: What runners say about it.
         lanes: Its lanes.
         problems: What is wrong with it, in words; empty if nothing is.
+        batch_seconds: How long a batch takes, at the slowest of its runners; 0 before the first one. With
+            effects outside it is not measured.
     """
 
     name: str
@@ -110,6 +112,7 @@ class SubscriptionReport:
     notes: tuple[str, ...]
     lanes: tuple[LaneReport, ...]
     problems: tuple[str, ...] = ()
+    batch_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -259,6 +262,7 @@ def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: flo
         notes,
         lanes,
         tuple(problems),
+        float(statements.value("batch_seconds", name=name) or 0.0),
     )
 
 

@@ -121,6 +121,10 @@ class Runner:
             raise ConfigurationError(
                 "a runner has transactions of its own: call run() outside of db.atomic()"
             )
+        if signals and threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError(
+                "signals=True works in the main thread only: call run() there, or call stop() yourself"
+            )
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, frame: self.stop())
@@ -334,7 +338,10 @@ class _Poller:
             for task in self.board.tasks
             if task.pace.is_alone
         }
-        self.statements.run("here", **self.identity, notes=json.dumps(notes))
+        batches = {task.work.name: task.pace.batch_seconds for task in self.board.tasks}
+        self.statements.run(
+            "here", **self.identity, notes=json.dumps(notes), batch_seconds=json.dumps(batches)
+        )
         self.statements.run("saw", last=last)
         self.statements.run("forget_seen", last=last)
         self.statements.run("long_gone")
