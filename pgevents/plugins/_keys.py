@@ -14,7 +14,7 @@ __all__ = ["KeyTable", "SubjectForgottenError"]
 
 KEY_BYTES = 64
 NOBODY = ""
-"""The subject of the check key, which encrypts nothing: it tells a wrong master key before a save."""
+"""The subject of the check key, which encrypts nothing: it reveals a wrong master key before a save."""
 
 # A dead row keeps its key until VACUUM, so one dead row is enough for autovacuum.
 TABLE_SQL = """\
@@ -38,7 +38,7 @@ SELECT s, sha512(
     || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
 FROM unnest(%s::text[]) AS s ON CONFLICT (subject) DO NOTHING
 """
-# Held until the snapshot is committed: a subject is forgotten before it or after it, never in between.
+# Rows stay locked until the snapshot is committed, so no subject is forgotten between fold and commit.
 HOLD_SQL = """\
 SELECT subject, forgotten_at FROM {keys}
 WHERE subject = ANY(%s) OR subject IN (
@@ -56,7 +56,7 @@ RETURNING true
 
 
 class SubjectForgottenError(PgEventsError):
-    """An event with personal data of a subject that was forgotten; nothing was written.
+    """An event has personal data of a subject that was forgotten; nothing was written.
 
     Attributes:
         subject: The subject.
@@ -68,13 +68,13 @@ class SubjectForgottenError(PgEventsError):
 
 
 class KeyTable:
-    """Reads and writes keys. None is ever kept in memory: another process may delete it.
+    """Reads and writes keys. No key is cached, because another process may delete it.
 
     Args:
         master_key: 32 bytes that keys are wrapped with, or None.
 
     Raises:
-        ConfigurationError: Another kind of master key, or `cryptography` is not installed.
+        ConfigurationError: The master key is not 32 bytes, or `cryptography` is not installed.
     """
 
     def __init__(self, master_key: bytes | None) -> None:
@@ -86,7 +86,7 @@ class KeyTable:
         self._checked = b""
 
     def create(self, client: EventClient) -> None:
-        """Make the table and its check key, if they are missing.
+        """Create the table and its check key if they are missing.
 
         Raises:
             ConfigurationError: The keys were wrapped with another master key.
@@ -98,46 +98,46 @@ class KeyTable:
         self._add(client, [NOBODY])
 
     def find(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes | None]:
-        """The keys of those subjects that have a row; None of one that was forgotten."""
+        """The keys of the subjects that have a row; None for a subject that was forgotten."""
         return {
             subject: None if key is None else self._unwrapped(bytes(key))
             for subject, key in execute(client, FIND_SQL, [list(subjects)]).fetchall()
         }
 
     def make(self, client: EventClient, subjects: Sequence[str]) -> dict[str, bytes]:
-        """The keys of subjects; those who have none get one.
+        """The keys of subjects; a subject without a key gets a new one.
 
         Raises:
             SubjectForgottenError: One of them was forgotten.
             ConfigurationError: The keys were wrapped with another master key; no key was made.
             NotInstalledError: `client.create_tables()` has not run with this plugin.
         """
-        found = self._find_checked(client, subjects)
-        missing = [subject for subject in subjects if subject not in found]
+        keys = self._find_checked(client, subjects)
+        missing = [subject for subject in subjects if subject not in keys]
         if missing:
             self._add(client, missing)
-            found |= self.find(client, missing)
+            keys |= self.find(client, missing)
         for subject in subjects:
-            if found[subject] is None:
+            if keys[subject] is None:
                 raise SubjectForgottenError(f"{subject!r} was forgotten; nothing was written", subject)
-        return cast("dict[str, bytes]", found)
+        return cast("dict[str, bytes]", keys)
 
     def hold(
         self, client: EventClient, subjects: Sequence[str], type: str, id: str
     ) -> list[tuple[str, datetime | None]]:
-        """Keep these subjects, and those whose data the snapshot held before, as they are until the
+        """Lock the rows of these subjects, and of those whose data the snapshot held before, until the
         transaction ends.
 
         Returns:
-            Each of them, and when it was forgotten.
+            Each subject, and when it was forgotten.
         """
-        found: list[tuple[str, datetime | None]] = execute(
+        rows: list[tuple[str, datetime | None]] = execute(
             client, HOLD_SQL, [list(subjects), type, id]
         ).fetchall()
-        return found
+        return rows
 
     def forget(self, client: EventClient, subject: str) -> bool:
-        """Delete a subject's key, for ever; whether there was one. No master key is needed."""
+        """Delete a subject's key for ever; returns whether there was a key. Needs no master key."""
         if execute(client, FORGET_NEW_SQL, [subject]).fetchone() is not None:
             return False
         return execute(client, FORGET_SQL, [subject]).fetchone() is not None
@@ -160,7 +160,7 @@ class KeyTable:
         if self._master_key is None:
             execute(client, MAKE_SQL, [list(subjects)])
             return
-        for subject in subjects:  # wrapped before they are sent, so that no log of statements opens data
+        for subject in subjects:  # wrapped before they are sent, so that a log of statements reveals no key
             key = self._aead.AESSIV.generate_key(8 * KEY_BYTES)
             execute(client, ADD_SQL, [subject, self._keywrap.aes_key_wrap(self._master_key, key)])
 
