@@ -47,6 +47,8 @@ def wait_for(
     while True:
         if keys is None:
             missing = _first_below(statements, streams, definition["key"], rows, ids[0])
+            if missing is None and not parked_counts:
+                missing = _first_aside(statements, name, ids[0])
         else:
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
@@ -109,17 +111,17 @@ def _first_missing(
 ) -> int | None:
     """The first of the events that is not handled yet; None if all are."""
     parked = {
-        (key, event_id): state
-        for _, key, event_id, state in statements.rows(
+        (key, event_id): (state, first)
+        for _, key, event_id, state, first in statements.rows(
             "parked_of", name=name, ids=[event_id for event_id, _, _ in keys]
         )
     }
     for event_id, key, hashed in keys:
-        state = parked.get((key, event_id)) or parked.get(("", event_id))
-        if state is not None and state != "discarded":
-            if state == "retrying" and not parked_counts:
-                return event_id
+        state, first = parked.get((key, event_id)) or parked.get(("", event_id)) or ("", "")
+        if state and state != "discarded":
             if not parked_counts:
+                if first == "retrying":
+                    return event_id
                 raise WaitError(f"event {event_id} is {state} in subscription {name!r}", reason="parked")
             continue
         row = rows[hashed % len(rows)]
@@ -128,6 +130,14 @@ def _first_missing(
         if row[3] < event_id and not is_passed:
             return event_id
     return None
+
+
+def _first_aside(statements: Statements, name: str, event_id: int) -> int | None:
+    """The first event up to an id that is set aside and is being tried again."""
+    parked, first = statements.rows("parked_below", name=name, event_id=event_id)[0]
+    if parked is not None:
+        raise WaitError(f"event {parked} is parked in subscription {name!r}", reason="parked")
+    return None if first is None else int(first)
 
 
 def _first_below(
