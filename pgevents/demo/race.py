@@ -135,7 +135,7 @@ def _buy(url: str, schema: str, cart: str, product_id: str, start: Any, answers:
     except SoldOut:
         answer = "sold out"
     except threading.BrokenBarrierError:
-        answer = "waited for the others in vain"
+        answer = "the other buyers did not start"
     except Exception as error:
         start.abort()  # so that nobody waits for this buyer
         answer = f"{type(error).__name__}: {' '.join(str(error).split())}"

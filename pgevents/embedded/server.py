@@ -280,7 +280,7 @@ def embedded_database(
     if not 0 < len(database.encode()) < 64 or "\0" in database:
         raise ValueError(f"a database cannot be named {database!r}: 1 to 63 bytes, no NUL")
     if fixed := _FIXED.intersection(settings or ()):
-        raise ValueError(f"an embedded server chooses by itself: {', '.join(sorted(fixed))}")
+        raise ValueError(f"settings that an embedded server sets itself: {', '.join(sorted(fixed))}")
     programs = _find_programs()
     folder = tempfile.mkdtemp(prefix="pgevents-") if path is None else os.path.abspath(path)
     owner = os.getpid()

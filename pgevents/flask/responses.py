@@ -52,7 +52,7 @@ def _respond(error: HTTPException, cause: Exception, **fields: Any) -> Response:
 def _conflict(error: ConcurrencyError) -> Response:
     ids = list(error.conflicting_ids)
     events = ", ".join(map(str, ids))
-    text = f"Something came in between (events {events}). Nothing was changed: look again, then decide anew."
+    text = f"Something came in between (events {events}). Nothing was changed: look again, then decide again."
     return _respond(Conflict(text), error, conflicting_ids=ids)
 
 

@@ -162,8 +162,8 @@ class SnapshotNotes:
         values = {"text": subject, "number": int(subject) if is_number else subject}
         params = {"subject": subject, "values": json.dumps(values)}
         deleted, unknown, missing = 0, 0, list[str]()
-        for name, stands in execute(client, TABLES_SQL).fetchall():
-            if not stands:
+        for name, exists in execute(client, TABLES_SQL).fetchall():
+            if not exists:
                 missing.append(name)
                 continue
             names = {"table": name, "name": literal(name)}

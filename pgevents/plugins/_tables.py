@@ -20,7 +20,7 @@ def execute(client: EventClient, sql: str, params: Any = None, **names: str) -> 
     Args:
         client: The client whose tables are meant.
         sql: A statement; `{events}`, `{projections}`, `{keys}`, `{uses}`, `{fields}` and `{this_table}` (the
-            full name of the projections table, as a value) stand for names.
+            full name of the projections table, as a value) are replaced.
         params: Its parameters.
         **names: Further names, quoted.
     """

@@ -81,7 +81,7 @@ def waiting_backends(execute: Any) -> list[Waiting]:
     """
     by_pid: dict[int, Waiting] = {}
     for pid, application, _, seconds, blocker, *of_blocker in execute(WAITING_SQL, None).fetchall():
-        held_by = Blocker(blocker or None, *of_blocker)  # 0 stands for a prepared transaction
+        held_by = Blocker(blocker or None, *of_blocker)  # pid 0: a prepared transaction
         waiting = by_pid.get(pid, Waiting(pid, application, seconds, ()))
         by_pid[pid] = attrs.evolve(waiting, blockers=(*waiting.blockers, held_by))
     return list(by_pid.values())

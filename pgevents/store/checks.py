@@ -185,7 +185,7 @@ def sequence_fault(execute: Any, spec: TableSpec) -> str | None:
     if greatest is None or greatest <= last:
         return None
     return (
-        f"the sequence {sequence} stands at {last}, behind the last event {greatest} "
+        f"the sequence {sequence} is at {last}, behind the last event {greatest} "
         "(a RESTART, or a restore without its sequence); "
         f"set it: SELECT setval('{sequence}', {greatest})"
     )

@@ -198,7 +198,7 @@ def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
         return None
     if _is_former(row, index):
         return (
-            f"the index {name} has an entry for every event: create_tables(), or pgevents init, makes it anew"
+            f"the index {name} has an entry for every event: create_tables(), or pgevents init, replaces it"
         )
     relkind, is_of_table, is_valid, method, columns, only, is_unique = row
     if relkind not in ("i", "I") or not is_of_table:
