@@ -15,11 +15,11 @@ from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
 from pgevents.newest import LatestEvent, NewestOfStream
-from pgevents.saving import SaveOptions, Saver
+from pgevents.saving import CONDITION, SaveOptions, Saver
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
-from pgevents.streams import Stream
+from pgevents.streams import Stream, refuse_for_reads
 
 __all__ = ["Decider", "PlainProjection", "Projection"]
 
@@ -145,6 +145,7 @@ class Decider:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
+        refuse_for_reads(decision.streams, CONDITION)
         with self.hooks.observed(Operation("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)

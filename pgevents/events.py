@@ -362,6 +362,12 @@ class EventTypes:
         """The types whose data have older versions."""
         return tuple({id(kind): kind for kind in self._by_name.values() if kind.version > 1}.values())
 
+    def all(self) -> list[EventType]:
+        """The registered types, by name."""
+        return sorted(
+            {kind.name: kind for kind in self._by_name.values()}.values(), key=lambda kind: kind.name
+        )
+
     def nearest(self, name: str) -> str | None:
         """The registered name that an unknown one is probably a misspelling of, or None.
 

@@ -577,6 +577,10 @@ def make_client():
     views = create_projections_table("my_app", "projections", ["user_id"])
     return create_event_client(os.environ["PGEVENTS_DATABASE_URL"], events, views, plugins=[Veto()])
 
+def added_only():
+    whole = make_client()
+    return create_event_client(whole.db, whole.events, whole.projections, [Added])
+
 def flask_app():
     from flask import Flask
     from pgevents.flask import PgEvents
@@ -629,6 +633,22 @@ def test_diff_shows_a_view_then_and_now(log: Command, app: str) -> None:
     found = json.loads(log("diff", "CLI_CART", "c7", "--json", *options)[1])
     assert (found["then"]["quantity"], found["now"]["quantity"]) == (0, 3)
     assert "no projection class" in log("diff", "OTHER", "c7", *options)[2]
+
+
+def test_events_are_described_for_other_tools(log: Command, app: str) -> None:
+    """A schema of one type, a document of all, and SQL views that other programs read."""
+    options = ["--app", "cli_app:added_only"]
+    schema = json.loads(log("schema", "CLI_ADDED", *options)[1])
+    assert schema["required"] == ["cart_id", "quantity"]
+    document = json.loads(log("schema", "--title", "Shop", *options)[1])
+    assert (document["info"]["title"], list(document["components"]["messages"])) == ("Shop", ["CLI_ADDED"])
+    assert "did you mean" in log("schema", "CLI_ADDD", *options)[2]
+    code, out, error = log("views", *options)
+    assert (code, error) == (0, "")
+    assert out.startswith('"my_app_views"."cli_added": event_id,')
+    (view,) = [json.loads(line) for line in log("views", "--json", *options)[1].splitlines()]
+    assert view["columns"][-2:] == ["cart_id", "quantity"]
+    assert log("views", "--reader", "nobody", *options)[0] == 1
 
 
 def test_help_describes_the_commands_without_docstrings() -> None:

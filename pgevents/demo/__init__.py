@@ -7,6 +7,7 @@ penny.
 - `race.py`: eight processes buy the last piece
 - `audit.py`: adds up the CSV itself, without any of the above
 - `report.py`: compares the figures of the views with the audit
+- `tour.py`: a cart with a wrong total, and running subscriptions, for a tour of the browser
 - `run.py`: runs all steps in order
 - `screen.py`: shows progress and results in a terminal
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import attrs
 from pgevents.events import Event, NewEvent
 from pgevents.streams import Stream
 
-__all__ = ["Conflict", "Operation", "Snapshot"]
+__all__ = ["BrowserLink", "BrowserPage", "Conflict", "Operation", "Snapshot"]
 
 
 @attrs.frozen
@@ -87,3 +87,37 @@ class Operation:
     events: int = 0
     status: str = ""
     lock_wait: float | None = None
+
+
+@attrs.frozen
+class BrowserLink:
+    """A link that a plugin adds to a page of the browser.
+
+    Attributes:
+        label: What it says.
+        url: Where it leads: an `https:` or `http:` address, or one of this site that begins with `/`. Other
+            addresses are left out, and logged.
+    """
+
+    label: str
+    url: str
+
+
+@attrs.frozen
+class BrowserPage:
+    """A page that a plugin adds to the browser.
+
+    Attributes:
+        name: Its place in the address: small letters, digits and hyphens.
+        title: Its heading, and its name in the menu.
+        show: Called with the query string's values, in a transaction that only reads; returns the page's
+            data, ready for JSON, or None for "not found". They are the page's `.json`, too. A list of objects
+            is shown as a table, everything else as a tree.
+        template: The Jinja source of the page's content, for a look of its own; it finds the data as `data`.
+            Values are escaped; the policy forbids scripts and styles inside it.
+    """
+
+    name: str
+    title: str
+    show: Callable[[Mapping[str, str]], dict[str, Any] | None]
+    template: str | None = None

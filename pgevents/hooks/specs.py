@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import cattrs
 
     from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
-    from pgevents.hooks.details import Conflict, Operation, Snapshot
+    from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 
@@ -396,6 +396,81 @@ def pgevents_observe(client: EventClient, operation: Operation) -> AbstractConte
             start = time.perf_counter()
             yield
             print(operation.name, operation.events, time.perf_counter() - start)
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_event_links(client: EventClient, event: StoredEvent) -> Iterable[BrowserLink] | None:
+    """Called when the browser shows an event: give it links of your own.
+
+    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
+    the links.
+
+    Args:
+        client: The browser's client.
+        event: The event as it is stored; what is encrypted is still encrypted.
+
+    Returns:
+        The links, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_event_links(self, event):
+            if event.type == "INVOICE_SENT":
+                return [BrowserLink("The invoice", f"https://books.example/{event.data['number']}")]
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_identifier_links(
+    client: EventClient, field: str, value: str
+) -> Iterable[BrowserLink] | None:
+    """Called when the browser shows an identifier (a cart, a customer): give it links of your own.
+
+    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
+    the links.
+
+    Args:
+        client: The browser's client.
+        field: The identifier's field.
+        value: Its value, as text.
+
+    Returns:
+        The links, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_identifier_links(self, field, value):
+            if field == "user_id":
+                return [BrowserLink("In the customer desk", f"https://desk.example/?user={quote(value)}")]
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_pages(client: EventClient) -> Iterable[BrowserPage] | None:
+    """Called for each page of the browser: add pages of your own, which stand in its menu.
+
+    An error is logged; the browser is shown without the pages.
+
+    Args:
+        client: The browser's client.
+
+    Returns:
+        The pages, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_pages(self, client):
+            def show(query):
+                return {"waiting": Outbox.select().count()}
+
+            return [BrowserPage("outbox", "Outbox", show)]
         ```
     """
 

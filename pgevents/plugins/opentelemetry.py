@@ -42,6 +42,7 @@ class OpenTelemetry:
     | `pgevents.subscription.parked` | `{event}` | parked events |
     | `pgevents.subscription.parked.age` | `s` | time since the oldest of them was parked |
     | `pgevents.subscription.attempts` | `{attempt}` | failed attempts of events that are not handled yet |
+    | `pgevents.subscription.batch.time` | `s` | how long a batch takes, at the slowest runner |
 
     The values for subscriptions are queried from the database whenever metrics are collected.
 
@@ -177,6 +178,7 @@ class _Gauges:
             ("parked", "{event}", "Parked events", lambda report: report.parked),
             ("parked.age", "s", "Age of the oldest of them", _parked_age),
             ("attempts", "{attempt}", "Failed attempts", lambda report: report.attempts),
+            ("batch.time", "s", "Duration of a batch", lambda report: report.batch_seconds),
         )
         for name, unit, description, value in measures:
             meter.create_observable_gauge(
