@@ -109,6 +109,7 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         RetryableError: A batch did not end in time.
     """
     statements = statements_of(client)
+    refused: ConfigurationError | None = None
     with client.session.atomic():
         patience = f"SELECT set_config('lock_timeout', '{PATIENCE}', true);\n"
         statements.run("gate", before=patience, gate=gate_of(client, name))
@@ -117,7 +118,13 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         if not rows:
             names = ", ".join(row[0] for row in statements.rows("names")) or "none"
             raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
-        yield rows
+        try:
+            yield rows
+        except ConfigurationError as error:  # before anything was written
+            refused = error
+    if refused is not None:
+        # After the commit: an aborted transaction would look as if a worker had died with its lanes.
+        raise refused
 
 
 def pause(client: EventClient, name: str) -> list[Lease]:
@@ -195,6 +202,11 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
         last = statements.value("arrivals")
         if position > last:
             raise ConfigurationError(f"position={position} is ahead of the log, which ends at {last}")
+        if position > min(row.position for row in rows) and statements.rows("kept", name=name):
+            raise ConfigurationError(
+                f"{name!r} are kept views, and their place is not moved forward by hand: they would lack the "
+                "events that are left out"
+            )
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
         asked = json.dumps((question or rows[0].question).as_json())
         statements.run("reset", name=name, position=position, question=asked)

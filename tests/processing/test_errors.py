@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgevents import Event
+import pytest
+
+from pgevents import ConfigurationError, Event, stream
 from pgevents.subscriptions import (
     check,
     discard,
@@ -17,6 +19,8 @@ from pgevents.subscriptions import (
     subscription,
     worker,
 )
+from pgevents.subscriptions.change import StandsByError, settle
+from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.pace import Pace
 from pgevents.testing import drain
 
@@ -208,3 +212,22 @@ def test_many_handlers_of_one_event(shop: Shop) -> None:
     drain(shop.client, [shop.function(), other])
     assert given == [1] and parked(shop.client, "other") == []
     assert len(parked(shop.client, "writer")) == 1
+
+
+def test_who_is_refused_does_not_look_as_if_it_had_died(shop: Shop) -> None:
+    """An old program finds a wider question: nothing is suspect afterwards, and no event is charged."""
+    shop.options = {"lanes": 1, "on_error": retry(1)}
+    shop.streams = stream("CART_CREATED")
+    old = shop.work(shop.client)
+    shop.streams = stream(["CART_CREATED", "NEW"])
+    shop.save("c1")
+    shop.work(shop.other)
+    shop.client.db.execute_sql("UPDATE my_app.events_checkpoints SET careful = 9, announced = 1")
+    with pytest.raises(QuestionChangedError):
+        worker.step(old, [0], 1, Pace())
+    with pytest.raises(StandsByError):
+        settle(old)
+    with pytest.raises(ConfigurationError):
+        reset(shop.client, "writer", 99)
+    shop.drain()
+    assert shop.given == [1] and parked(shop.client, "writer") == []
