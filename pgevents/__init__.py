@@ -22,6 +22,7 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
+from pgevents.fields import many
 from pgevents.hooks.details import Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
 from pgevents.projections import (
@@ -84,6 +85,7 @@ __all__ = [
     "derive",
     "event",
     "everything",
+    "many",
     "hookimpl",
     "pipeline",
     "stream",

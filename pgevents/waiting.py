@@ -90,7 +90,7 @@ def _followed(
     parts: list[str] = []
     params: list[Any] = [list(ids)]
     for one in streams:
-        sql, values = where_sql(one)
+        sql, values = where_sql(statements.spec, one)
         parts.append(sql)
         params += values
     sql = (
