@@ -225,6 +225,19 @@ def test_a_list_may_be_indexed_later(db: PostgresqlDatabase) -> None:
     assert [one.id for one in listed.get_event_stream(product_ids="p2")] == [1, 2, 3, 4]
 
 
+def test_values_that_were_lost_are_noticed_and_taken_again(shop: EventClient) -> None:
+    """A client whose table of values is gone, or unguarded, is told so before it saves or reads finally."""
+    for loss in ("DROP TABLE shop.events_lists", "DROP TRIGGER pgevents_lists ON shop.events_lists"):
+        before = values_of(shop)
+        shop.db.execute_sql(loss)
+        fresh = create_event_client(shop.db, shop.events, shop.projections, ())
+        with pytest.raises(NotInstalledError, match="not noted, or not guarded"):
+            fresh.save_event(bought("p2"))
+        fresh.create_tables()
+        assert values_of(shop) == before
+        fresh.save_event(bought("p2"))
+
+
 def test_without_such_a_field_an_event_writes_nothing_more(shop: EventClient) -> None:
     """Neither a value, nor a page of the table of values."""
     sql = "SELECT count(*), pg_current_wal_lsn() IS NOT NULL FROM shop.events_lists"

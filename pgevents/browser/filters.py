@@ -122,9 +122,8 @@ class Filter:
 def _has_sql(spec: TableSpec, field: str) -> str:
     if field not in spec.lists:
         return f"{text_sql(field)} = %s"
-    return (
-        f"id IN (SELECT l.id FROM {spec.qualified('_lists')} AS l WHERE l.field = '{field}' AND l.value = %s)"
-    )
+    lists = spec.qualified("_lists")
+    return f"id IN (SELECT l.id FROM {lists} AS l WHERE l.field = '{field}' AND l.value = %s)"
 
 
 def check_text(text: str) -> None:

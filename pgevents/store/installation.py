@@ -95,8 +95,6 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         refuse_foreign(session.execute, spec, table_statements(spec))
         if is_new:
             refuse_leftovers(session.execute, spec, views)
-        if not _exists(session, "to_regclass", spec.qualified("_lists")):
-            found = attrs.evolve(found, lists=())
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
         _make(session, views, views.tables())
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
