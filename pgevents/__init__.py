@@ -1,6 +1,16 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.comparisons import (
+    Comparison,
+    at_least,
+    at_most,
+    between,
+    is_not,
+    less_than,
+    more_than,
+    one_of,
+)
 from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
@@ -23,8 +33,9 @@ from pgevents.errors import (
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
 from pgevents.fields import many
-from pgevents.hooks.details import Conflict, Operation, Snapshot
+from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
+from pgevents.newest import LatestEvent, latest
 from pgevents.projections import (
     MultiStreamProjectionBase,
     ProjectionBase,
@@ -41,8 +52,11 @@ from pgevents.streams import Stream, everything, stream
 
 __all__ = [
     "AppendOnlyError",
+    "BrowserLink",
+    "BrowserPage",
     "ConcurrencyError",
     "ConfigurationError",
+    "Comparison",
     "Conflict",
     "ConnectionLostError",
     "DatabaseError",
@@ -57,6 +71,7 @@ __all__ = [
     "HorizonHolder",
     "IdempotencyError",
     "InvalidValueError",
+    "LatestEvent",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -77,6 +92,9 @@ __all__ = [
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
     "ViewFields",
+    "at_least",
+    "at_most",
+    "between",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
@@ -87,6 +105,11 @@ __all__ = [
     "everything",
     "many",
     "hookimpl",
+    "is_not",
+    "latest",
+    "less_than",
+    "more_than",
+    "one_of",
     "pipeline",
     "stream",
 ]

@@ -14,11 +14,12 @@ from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
-from pgevents.saving import SaveOptions, Saver
+from pgevents.newest import LatestEvent, NewestOfStream
+from pgevents.saving import CONDITION, SaveOptions, Saver
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
-from pgevents.streams import Stream
+from pgevents.streams import Stream, refuse_for_reads
 
 __all__ = ["Decider", "PlainProjection", "Projection"]
 
@@ -132,7 +133,7 @@ class Decider:
         key: str | None = None,
     ) -> list[Event[Any]]:
         """Try until it holds; the last conflict is raised."""
-        chosen = _projections_of(projections)
+        chosen = self._premises_of(projections)
         _check_decider(decider)
         if type(retries) is not int or retries < 0:
             raise ConfigurationError(f"retries is a whole number, 0 or more, not {shown(retries)}")
@@ -144,10 +145,20 @@ class Decider:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
+        refuse_for_reads(decision.streams, CONDITION)
         with self.hooks.observed(Operation("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)
         return saved
+
+    def _premises_of(self, given: Any) -> Sequence[Projection[Any]]:
+        """What a decision rests on, with each `latest(...)` made what can be read."""
+        named = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else (given,))
+        return _projections_of([self._newest(one) if isinstance(one, LatestEvent) else one for one in named])
+
+    def _newest(self, asked: Any) -> NewestOfStream[Any]:
+        self.saver.types.require_current(asked.types)
+        return NewestOfStream(asked, self.saver.reader)
 
     def _run(self, decision: _Decision, retries: int, operation: Operation) -> list[Event[Any]]:
         # nothing is tried again: a deadlock has ended the whole transaction
@@ -238,15 +249,13 @@ class _Decision:
         return saved
 
 
-def _projections_of(given: Any) -> Sequence[Projection[Any]]:
+def _projections_of(projections: Sequence[Any]) -> Sequence[Projection[Any]]:
     """The projections that a decision rests on.
 
     Raises:
         ConfigurationError: None, or something else in their place.
         StagedEventsError: One with staged events, or an `as_of`.
     """
-    is_several = isinstance(given, (list, tuple))
-    projections: tuple[Any, ...] = tuple(cast("Sequence[Any]", given)) if is_several else (given,)
     if not projections:
         raise ConfigurationError("decide needs at least one projection to decide on")
     for projection in projections:
@@ -258,7 +267,7 @@ def _projections_of(given: Any) -> Sequence[Projection[Any]]:
                 "first the projection, then the decider" if callable(projection) else "in the decider's order"
             )
             raise ConfigurationError(
-                f"decide takes a projection, or a list or tuple of them, and a decider, not "
+                f"decide takes a projection or latest(...), or a list or tuple of them, and a decider, not "
                 f"{shown(projection)} ({hint})"
             )
         if projection.has_staged_events or projection.as_of is not None:

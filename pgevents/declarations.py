@@ -18,38 +18,38 @@ import attrs
 from pgevents.errors import ConfigurationError, shown
 from pgevents.fields import check_field
 
-__all__ = ["Upcaster", "checked_renames", "checked_upcasters", "made_event_class"]
+__all__ = ["Upcaster", "checked_renames", "checked_upcasters", "make_event_class"]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
 MAX_VERSION = 10_000
-"""Of an event's data; the table checks it, too."""
+"""The highest version of an event's data; the table checks it, too."""
 
 
-def made_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
-    """A class with fields, made by attrs unless it has them already.
+def make_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
+    """Make a class an attrs class, unless attrs or `dataclasses` has made it already, and check it.
 
     Args:
-        cls: What `@event` stands above.
+        cls: The object that `@event` decorates.
         scope: The names at that place, for annotations that are text.
 
     Raises:
-        ConfigurationError: Something else than a class, one that makes its instances in a way of its own, or
-            one that attrs would make another class of than was meant.
+        ConfigurationError: Not a class, a class that cannot have fields (an Enum, a tuple ...), or one that
+            attrs would read otherwise than its author means.
     """
     _refuse_other_kinds(cls)
-    made: type[Any] = cls
+    event_class: type[Any] = cls
     if "__attrs_attrs__" not in vars(cls) and "__dataclass_fields__" not in vars(cls):
         _refuse_what_attrs_does_not_know(cls)
         try:
-            made = attrs.frozen(cls)
+            event_class = attrs.frozen(cls)
         except Exception as error:
             raise ConfigurationError(
                 f"{cls.__qualname__} cannot be an event class: attrs refuses it ({error})"
             ) from error
-    _check_field_names(made)
-    _resolve_annotations(made, scope)
-    return made
+    _check_field_names(event_class)
+    _resolve_annotations(event_class, scope)
+    return event_class
 
 
 NO_EVENTS: Mapping[type[Any], str] = {
@@ -82,7 +82,7 @@ def _refuse_other_kinds(cls: Any) -> None:
 
 
 def _refuse_what_attrs_does_not_know(cls: type[Any]) -> None:
-    """What belongs to dataclasses: attrs would take it for a value, or pass it over."""
+    """Refuse features of dataclasses, which attrs would take for values or ignore."""
     name = cls.__qualname__
     instead = "put @dataclass below @event, or use attrs"
     if any("__dataclass_fields__" in vars(base) for base in cls.__mro__[1:]):
@@ -108,7 +108,7 @@ def _refuse_what_attrs_does_not_know(cls: type[Any]) -> None:
 
 def _check_field_names(cls: type[Any]) -> None:
     fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
-    for name in [one.name for one in fields]:
+    for name in [field.name for field in fields]:
         is_mangled = name.startswith("__") or re.match(rf"_{cls.__name__.lstrip('_')}__", name)
         if is_mangled or name == "self" or not name.isidentifier() or keyword.iskeyword(name):
             raise ConfigurationError(
@@ -118,11 +118,11 @@ def _check_field_names(cls: type[Any]) -> None:
 
 
 def _resolve_annotations(cls: type[Any], scope: Mapping[str, Any]) -> None:
-    """Annotations that are text are looked up here, where classes of the same function have names.
+    """Resolve annotations that are text here, where classes of the same function have names.
 
-    What is defined further below is looked up by the first save or read, which says what it does not find.
+    Names that are defined further below are resolved by the first save or read, which reports missing ones.
     """
-    if not attrs.has(cls) or not any(isinstance(one.type, str) for one in attrs.fields(cls)):
+    if not attrs.has(cls) or not any(isinstance(field.type, str) for field in attrs.fields(cls)):
         return
     try:
         attrs.resolve_types(cls, localns=dict(scope) if "<locals>" in cls.__qualname__ else None)

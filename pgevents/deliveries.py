@@ -1,5 +1,5 @@
-"""What a handler has in its hands: whatever it saves carries the cause, and outside a transaction a key of
-its own."""
+"""The delivery that a handler works on: events that it saves carry the cause, and outside a transaction an
+idempotency key."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Delivery", "current_delivery", "delivering"]
 
 @attrs.define
 class Delivery:
-    """An event, or several, that a subscription's handler was given.
+    """An event, or a batch of events, that a subscription has given to its handler.
 
     Attributes:
         name: The subscription.
-        event: The event, if it is one.
-        generation: With effects outside, a fence for receivers: it grows whenever the event's lane changes
-            hands. 0 with effects inside.
+        event: The event; None for a batch.
+        generation: With effects outside, a fence for receivers: it grows whenever another worker takes the
+            event's lane. 0 with effects inside.
         saves: How many times the handler has saved so far.
     """
 
@@ -33,14 +33,14 @@ class Delivery:
     saves: int = 0
 
     def metadata(self) -> dict[str, Any]:
-        """What every event carries that the handler saves."""
+        """Metadata of every event that the handler saves."""
         if self.event is None:
             return {}
         correlation = self.event.metadata.get("correlation_id", str(self.event.id))
         return {"causation_id": self.event.id, "correlation_id": correlation}
 
     def key(self) -> str | None:
-        """The idempotency key of the save in hand; None in a transaction, which needs none."""
+        """The idempotency key of the current save; None inside a transaction, which needs none."""
         if self.event is None or not self.generation:
             return None
         return f"{self.name}/{self.event.id}/{self.saves}"
@@ -50,7 +50,7 @@ _current: ContextVar[Delivery | None] = ContextVar("pgevents_delivery", default=
 
 
 def current_delivery() -> Delivery | None:
-    """What this thread is handling, if it is a handler's.
+    """The delivery that this thread handles; None outside a handler.
 
     Example:
         ```python
@@ -65,7 +65,7 @@ def current_delivery() -> Delivery | None:
 
 @contextmanager
 def delivering(name: str, event: Event[Any] | None, generation: int = 0) -> Generator[Delivery, None, None]:
-    """For the time of the block, what is saved is caused by this event."""
+    """Inside the block, events that are saved name this event as their cause."""
     delivery = Delivery(name, event, generation)
     token = _current.set(delivery)
     try:

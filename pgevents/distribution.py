@@ -1,4 +1,4 @@
-"""The installed distribution: its name on the package index, and a namesake that must not stand beside it."""
+"""The installed distribution: its name on the package index, and a namesake that overwrites its files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 __all__ = ["NAME", "install_hint", "warn_about_namesake"]
 
 NAME = "pgevents-store"
-"""What `pip install` is given. The name `pgevents` on the index belongs to another project, whose
-modules lie in a folder `pgevents`, too."""
+"""The name for `pip install`. The name `pgevents` on the index belongs to another project, whose modules are
+in a folder `pgevents`, too."""
 
 
 def install_hint(extra: str) -> str:
@@ -28,7 +28,7 @@ def warn_about_namesake() -> None:
     except PackageNotFoundError:
         return
     if "pgevents.testing" in (other.read_text("entry_points.txt") or ""):
-        return  # a checkout of this project that was installed before it had its name
+        return  # a checkout of this project from before its distribution was renamed
     warnings.warn(
         f"the distribution pgevents {other.version}, of another project, is installed beside {NAME}, and "
         f"both have a package pgevents: remove the two and install one (pip uninstall pgevents {NAME}, then "

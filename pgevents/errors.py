@@ -35,7 +35,7 @@ class _Shown(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: short, however large, deep or unwilling it is."""
+    """A value as an error shows it: short, however large or deep, and also if its repr() fails."""
     try:
         return _Shown().repr(value)
     except Exception:  # of a __repr__ that is not ours, or an int of too many digits
@@ -51,8 +51,7 @@ class ConfigurationError(PgEventsError, ValueError):
 
 
 class InvalidValueError(ConfigurationError):
-    """A value that comes from outside as a rule, such as an identifier, an idempotency key, a time or an id,
-    and that cannot be one."""
+    """A value that as a rule comes from outside (an identifier, a key, a time, an id) is not valid."""
 
 
 class NotInstalledError(PgEventsError, LookupError):
@@ -60,7 +59,7 @@ class NotInstalledError(PgEventsError, LookupError):
 
 
 class UnknownEventTypeError(PgEventsError, LookupError):
-    """An event class or a type's name that this client does not know.
+    """An event class or type name that is not registered with this client.
 
     Attributes:
         event_type: The class or name that was given.
@@ -72,7 +71,7 @@ class UnknownEventTypeError(PgEventsError, LookupError):
 
 
 class EventEncodeError(PgEventsError, ValueError):
-    """An event, its metadata or a view that cannot be stored as JSON in PostgreSQL."""
+    """An event, its metadata or a view cannot be stored as JSON in PostgreSQL."""
 
 
 class EventDecodeError(PgEventsError, ValueError):
@@ -81,7 +80,7 @@ class EventDecodeError(PgEventsError, ValueError):
     Attributes:
         event_id: The id of the stored event, or None if it was never stored.
         event_type: Its type (of a snapshot: the projection's type).
-        field: The field at fault, if it is known.
+        field: The field at fault; None if the error does not come from a field.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class ConcurrencyError(RetryableError):
         conflicting_ids: Ids of the events that the caller had not read (at most 100).
         expected: The position or id that the caller gave.
         attempts: How many times it was tried.
-        retry_after: Seconds after which a plugin asked for one more try, or None.
+        retry_after: Seconds after which a plugin wants another try, or None.
     """
 
     def __init__(
@@ -144,8 +143,7 @@ class DatabaseUnavailableError(PgEventsError, ConnectionError):
 
 
 class DatabaseError(PgEventsError):
-    """PostgreSQL refused a statement for a reason that no other error stands for, such as a missing
-    privilege.
+    """PostgreSQL refused a statement for a reason without an error class, such as a missing privilege.
 
     Attributes:
         sqlstate: PostgreSQL's five-character code; empty if the driver refused.
@@ -171,7 +169,7 @@ class IdempotencyError(PgEventsError, ValueError):
 
 
 class WaitError(PgEventsError, TimeoutError):
-    """A subscription has not dealt with an event, and will not before somebody or something else acts.
+    """A subscription has not handled an event in time, or cannot before somebody acts.
 
     Attributes:
         reason: "timeout", "parked", "paused", "stopped" or "missing".
@@ -192,8 +190,8 @@ class AppendOnlyError(PgEventsError, TypeError):
 
 
 class StagedEventsError(PgEventsError, RuntimeError):
-    """The projection holds staged (unsaved) or hand-fed events, and the call needs saved history only."""
+    """The projection holds staged (unsaved) or hand-fed events, and the call accepts saved events only."""
 
 
 class PluginError(PgEventsError, ValueError):
-    """A plugin that cannot be registered; the message says what to correct."""
+    """A plugin cannot be registered or called; the message says what to correct."""

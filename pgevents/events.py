@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
-from pgevents.declarations import Upcaster, checked_renames, checked_upcasters, made_event_class
+from pgevents.declarations import Upcaster, checked_renames, checked_upcasters, make_event_class
 from pgevents.errors import ConfigurationError, EventDecodeError, UnknownEventTypeError, shown
 
 if typing.TYPE_CHECKING:
@@ -37,7 +37,6 @@ __all__ = [
     "event_type_of",
     "is_text",
     "make_event",
-    "make_events",
     "named_classes",
     "type_names",
 ]
@@ -52,7 +51,7 @@ MAX_NAME = 200
 
 @attrs.frozen
 class EventType:
-    """What `@event` knows of a class: its name in the log, its version and its past."""
+    """What `@event` records of a class: its name in the log, its version, and how older versions are read."""
 
     name: str
     cls: type[Any]
@@ -68,10 +67,10 @@ class EventType:
 
 
 class UnfrozenEvent:
-    """An event while it is being made: the slots without the freeze.
+    """An event under construction: the slots of `Event` without the freeze.
 
-    Who makes many sets the attributes of one of these, and at last its `__class__` to `Event`. That takes a
-    third of the time of `Event(...)`, whose `__init__` has to get round the freeze for each attribute.
+    Code that makes many events sets the attributes of such an object, and then its `__class__` to `Event`.
+    This is faster than `Event(...)`, whose `__init__` has to bypass the freeze for each attribute.
     """
 
     __slots__ = ("__weakref__", "created_at", "data", "id", "metadata", "type", "updated_at")
@@ -81,13 +80,13 @@ class UnfrozenEvent:
 class Event(UnfrozenEvent, Generic[D_co]):
     """An event as it stands in the log: the envelope and, inside it, your own class.
 
-    Two are equal if all of it is; they can stand in sets and be keys of dicts, whatever data they hold.
+    Two events are equal if all their fields are. Events are hashable, whatever data they hold.
 
     Attributes:
-        id: Its place in the one total order of the log.
+        id: Its place in the total order of the log.
         type: The name under which it is stored.
         data: An instance of the class registered for the type, or a dict if there is none.
-        metadata: What is known about the event rather than by it (correlation id, actor, ...).
+        metadata: Facts about the saving of the event (correlation id, actor, ...), beside its data.
         created_at: When it was saved (or the `created_at` that the save was given); has a time zone.
         updated_at: Equal to `created_at` unless the event was redacted.
     """
@@ -101,33 +100,16 @@ class Event(UnfrozenEvent, Generic[D_co]):
 
 
 def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: datetime) -> Event[T]:
-    """An event as it stands in the log once it is saved."""
-    made: Any = UnfrozenEvent()
-    made.id = id
-    made.type = type
-    made.data = data
-    made.metadata = metadata
-    made.created_at = made.updated_at = at
-    made.__class__ = Event
-    event: Event[T] = made
-    return event
-
-
-def make_events(
-    ids: Iterable[int], names: Iterable[str], several: Iterable[T], at: datetime
-) -> list[Event[T]]:
-    """The same of several without metadata, which takes less time in one loop."""
-    events: list[Event[T]] = []
-    for event_id, name, data in zip(ids, names, several, strict=True):
-        made: Any = UnfrozenEvent()
-        made.id = event_id
-        made.type = name
-        made.data = data
-        made.metadata = {}
-        made.created_at = made.updated_at = at
-        made.__class__ = Event
-        events.append(made)
-    return events
+    """The envelope of an event that was saved at this time and never redacted."""
+    unfrozen: Any = UnfrozenEvent()
+    unfrozen.id = id
+    unfrozen.type = type
+    unfrozen.data = data
+    unfrozen.metadata = metadata
+    unfrozen.created_at = unfrozen.updated_at = at
+    unfrozen.__class__ = Event
+    saved: Event[T] = unfrozen
+    return saved
 
 
 @attrs.frozen
@@ -137,7 +119,7 @@ class NewEvent:
     Attributes:
         type: The name under which it will be stored.
         data: An instance of a registered class, or a dict.
-        metadata: Metadata of this one event; a JSON object.
+        metadata: The metadata of this event; a JSON object.
     """
 
     type: str
@@ -153,7 +135,7 @@ class StoredEvent:
         id: Its id; 0 if it is about to be saved.
         type: The name under which it is stored.
         version: The version of its data's shape.
-        data: The data, as JSON gives them.
+        data: The data as a dict of JSON values.
         metadata: The metadata.
     """
 
@@ -166,12 +148,12 @@ class StoredEvent:
 
 @attrs.frozen
 class UndecodedData:
-    """What stands for data that cannot be read, for a reader that goes on (`on_undecodable="raw"`).
+    """Takes the place of data that cannot be read, for a reader that continues (`on_undecodable="raw"`).
 
     Attributes:
         text: The data as they are stored: JSON text.
-        error: What is wrong with them, or with the event's envelope. Where a time of the envelope is beyond
-            what a datetime holds, the nearest datetime stands there.
+        error: What is wrong with the data, or with the envelope. A time of the envelope that a datetime
+            cannot hold is replaced by the nearest datetime.
     """
 
     text: str
@@ -185,11 +167,11 @@ def _check_type_name(name: object) -> str:
         raise ConfigurationError(
             f"an event type's name has at most {MAX_NAME} characters and no control characters: {name!r:.240}"
         )
-    return str.__str__(name)  # of an Enum that is a str, the text
+    return str.__str__(name)  # the plain text, also of an Enum that is a str
 
 
 def is_text(value: str) -> bool:
-    """Whether a str can be sent as UTF-8 at all: one with half of a surrogate pair cannot."""
+    """Whether a str can be encoded as UTF-8: half of a surrogate pair cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -255,13 +237,13 @@ def event(
 
     def register(cls: type[T], type_name: str) -> type[T]:
         type_name = _check_type_name(type_name)
-        made = made_event_class(cls, _names_at(2))
-        kind = EventType(type_name, made, version, steps, old_names, old_fields)
-        setattr(made, _MARK, kind)
-        EventTypes.everything.add(kind)
+        event_class = make_event_class(cls, _names_at(2))
+        event_type = EventType(type_name, event_class, version, steps, old_names, old_fields)
+        setattr(event_class, _MARK, event_type)
+        EventTypes.everything.add(event_type)
         _names.cache_clear()
-        _classes.cache_clear()  # a base class stands for one more class now
-        return made
+        _classes.cache_clear()  # a base class may stand for the new class, too
+        return event_class
 
     if isinstance(name, type) or inspect.isroutine(name):
         bare: Any = name
@@ -276,7 +258,7 @@ def event(
 
 
 def _names_at(depth: int) -> Mapping[str, Any]:
-    """The names of the function or module that called so many calls above the caller."""
+    """The local names of the frame that is `depth` calls above the caller."""
     frame = inspect.currentframe()
     for _ in range(depth + 1):
         frame = None if frame is None else frame.f_back
@@ -289,29 +271,29 @@ def event_type_of(cls: type[Any]) -> EventType:
     Raises:
         UnknownEventTypeError: The class was not made by `@event`.
     """
-    kind: EventType | None = vars(cls).get(_MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    event_type: EventType | None = vars(cls).get(_MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     shown = getattr(cls, "__qualname__", repr(cls))
-    if kind is None:
+    if event_type is None:
         raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
-    if kind.cls is not cls:
+    if event_type.cls is not cls:
         raise UnknownEventTypeError(
             f"{shown} was made anew by another decorator above @event, so it is not the class that reads "
             "give; put @event on top",
             cls,
         )
-    return kind
+    return event_type
 
 
 def _event_types_of(cls: type[Any]) -> list[EventType]:
     """The types that a class stands for: its own, and those of the event classes that derive from it."""
-    found, pending = [event_type_of(cls)], cls.__subclasses__()
+    event_types, pending = [event_type_of(cls)], cls.__subclasses__()
     while pending:
-        below = pending.pop(0)
-        kind = vars(below).get(_MARK)
-        if kind is not None and kind.cls is below:
-            found.append(kind)
-        pending.extend(below.__subclasses__())
-    return found
+        subclass = pending.pop(0)
+        event_type = vars(subclass).get(_MARK)
+        if event_type is not None and event_type.cls is subclass:
+            event_types.append(event_type)
+        pending.extend(subclass.__subclasses__())
+    return event_types
 
 
 class EventTypes:
@@ -320,9 +302,9 @@ class EventTypes:
     A client made without `event_types` uses `EventTypes.everything`: all classes decorated so far, and later.
 
     Attributes:
-        restricted: Whether there are no classes but those given.
-        revision: Changes whenever a class is added, so that whoever remembers what he found can tell.
-        has_former: Whether a class among them was defined again, and another has taken its place.
+        restricted: Whether the registry holds only the classes that it was made for.
+        revision: Changes whenever a class is added, so that caches can be invalidated.
+        has_former: Whether a class was defined again, so that another has taken its place.
     """
 
     everything: typing.ClassVar[EventTypes]
@@ -335,16 +317,16 @@ class EventTypes:
         self._by_class: dict[type[Any], EventType] = {}
         self._ambiguous: dict[str, list[str]] = {}
         for cls in _flatten(classes):
-            for kind in _event_types_of(cls):
-                self.add(kind)
+            for event_type in _event_types_of(cls):
+                self.add(event_type)
 
-    def add(self, kind: EventType) -> None:
-        """Register a type; a class that is defined again (a reloaded module) replaces its former self."""
-        for name in kind.names:
-            known = self._by_name.get(name)
-            if known is not None and known.cls is not kind.cls:
-                self._note_clash(name, known.cls, kind.cls)
-            self._by_name[name] = kind
+    def add(self, event_type: EventType) -> None:
+        """Register a type; a class that is defined again (a reloaded module) replaces the former one."""
+        for name in event_type.names:
+            registered = self._by_name.get(name)
+            if registered is not None and registered.cls is not event_type.cls:
+                self._note_clash(name, registered.cls, event_type.cls)
+            self._by_name[name] = event_type
         self._by_class = {}
         self.revision += 1
 
@@ -357,15 +339,14 @@ class EventTypes:
             self._ambiguous.setdefault(name, [repr(former)]).append(repr(latter))
 
     def extended(self, added: Sequence[type[Any]]) -> EventTypes:
-        """A registry of its own with the classes that plugins bring added; the shared one is left as it
-        is."""
+        """A copy of this registry with the classes that plugins bring; the shared registry stays as it is."""
         if not added or not self.restricted:
             return self  # classes made by @event are in the shared registry already
-        made = EventTypes(())
-        made._by_name = dict(self._by_name)
+        copy = EventTypes(())
+        copy._by_name = dict(self._by_name)
         for cls in added:
-            made.add(event_type_of(cls))
-        return made
+            copy.add(event_type_of(cls))
+        return copy
 
     def find(self, name: str) -> EventType | None:
         """The type registered under a stored name, or None."""
@@ -381,61 +362,73 @@ class EventTypes:
         """The types whose data have older versions."""
         return tuple({id(kind): kind for kind in self._by_name.values() if kind.version > 1}.values())
 
+    def all(self) -> list[EventType]:
+        """The registered types, by name."""
+        return sorted(
+            {kind.name: kind for kind in self._by_name.values()}.values(), key=lambda kind: kind.name
+        )
+
     def nearest(self, name: str) -> str | None:
         """The registered name that an unknown one is probably a misspelling of, or None.
 
-        Names that differ in a number only are no misspellings.
+        Names that differ in a number only are not misspellings.
         """
-        found = difflib.get_close_matches(name, self._by_name, 1, 0.9)
-        if not found or found[0] == name or _without_number(found[0]) == _without_number(name):
+        close = difflib.get_close_matches(name, self._by_name, 1, 0.9)
+        if not close or close[0] == name or _without_number(close[0]) == _without_number(name):
             return None
-        return found[0]
+        return close[0]
 
     def known(self, cls: type[Any]) -> EventType | None:
-        """The type of a class of which an event was saved before, and no other claims its name; else None."""
+        """The cached type of a class whose events `of` has accepted; None before that."""
         return self._by_class.get(cls)
 
     def of(self, instance: object) -> EventType:
         """The type of an event that is to be saved.
 
         Raises:
-            UnknownEventTypeError: No event, or an event that this client was not made for.
+            UnknownEventTypeError: Not an event, or an event that this client was not made for.
         """
         if isinstance(instance, type):
             name = instance.__qualname__
             raise UnknownEventTypeError(
                 f"{name} is a class; an event is an instance of it: {name}(...)", instance
             )
-        cls, by_class = (
-            type(instance),
-            self._by_class,
-        )  # before the names are looked at: `add` leaves it behind
-        kind = event_type_of(cls)
-        self._refuse_former(kind)
-        if self.restricted and self._by_name.get(kind.name) is not kind:
+        cls = type(instance)
+        by_class = self._by_class  # before the look-ups: if `add` comes in between, it drops this cache
+        event_type = event_type_of(cls)
+        self._refuse_former(event_type)
+        if self.restricted and self._by_name.get(event_type.name) is not event_type:
             raise UnknownEventTypeError(
-                f"this client was created without the event type {kind.name!r} ({cls.__qualname__}); "
+                f"this client was created without the event type {event_type.name!r} ({cls.__qualname__}); "
                 "add the class to its event_types",
                 cls,
             )
-        if kind.cls is cls and kind.name not in self._ambiguous and self._by_name.get(kind.name) is kind:
-            by_class[cls] = kind
-        return kind
+        if (
+            event_type.cls is cls
+            and event_type.name not in self._ambiguous
+            and self._by_name.get(event_type.name) is event_type
+        ):
+            by_class[cls] = event_type
+        return event_type
 
-    def _refuse_former(self, kind: EventType) -> None:
-        """Refuse a class that was defined again since, or of which this registry has a former definition."""
-        known = self._by_name.get(kind.name)
-        if known is None or known.cls is kind.cls or not _same_definition(known.cls, kind.cls):
+    def _refuse_former(self, event_type: EventType) -> None:
+        """Refuse a class that was defined again, or of which this registry has a former definition."""
+        registered = self._by_name.get(event_type.name)
+        if (
+            registered is None
+            or registered.cls is event_type.cls
+            or not _same_definition(registered.cls, event_type.cls)
+        ):
             return
         raise UnknownEventTypeError(
-            f"{kind.cls.__qualname__} was defined again (a module was reloaded?): there are two classes of "
-            f"this name, and reads give instances of the one that this client knows for {kind.name!r}; "
-            "import the class anew where it is used, or make the client anew",
-            kind.cls,
+            f"{event_type.cls.__qualname__} was defined again (a module was reloaded?): "
+            "there are two classes of this name, and reads give instances of the one that this client "
+            f"knows for {event_type.name!r}; import the class anew where it is used, or make the client anew",
+            event_type.cls,
         )
 
     def require_current(self, wanted: Any) -> None:
-        """That no class among these was defined again since: reads would give instances of its successor.
+        """Refuse classes that were defined again: reads would give instances of their successors.
 
         Args:
             wanted: What names types, as for `names`.
@@ -456,8 +449,8 @@ class EventTypes:
             wanted: A class, a union of classes, a name, a sequence of these, or None for any type.
 
         Raises:
-            UnknownEventTypeError: A class that is no event.
-            ConfigurationError: Something that is no type at all.
+            UnknownEventTypeError: A class is not an event class.
+            ConfigurationError: Something does not name a type.
         """
         return None if wanted is None else type_names(wanted)
 
@@ -467,10 +460,10 @@ def _without_number(name: str) -> str:
 
 
 def type_names(wanted: Any) -> tuple[str, ...]:
-    """What `EventTypes.names` tells of anything but None."""
+    """The stored names that `types` arguments other than None stand for; see `EventTypes.names`."""
     try:
         return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
-    except TypeError:  # not hashable, so not remembered
+    except TypeError:  # not hashable, so not cached
         return _names.__wrapped__(wanted)
     except RecursionError:
         raise ConfigurationError(
@@ -480,35 +473,34 @@ def type_names(wanted: Any) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def _names(wanted: Any) -> tuple[str, ...]:
-    """Stored names out of whatever names types."""
-    found: dict[str, None] = {}
+    """The stored names of classes, unions, names and sequences of these."""
+    names: dict[str, None] = {}
     for item in _flatten(wanted):
         if isinstance(item, str):
-            found[_check_type_name(item)] = None
+            names[_check_type_name(item)] = None
         else:
-            found.update(dict.fromkeys(name for kind in _event_types_of(item) for name in kind.names))
-    return tuple(found)
+            names.update(dict.fromkeys(name for of_item in _event_types_of(item) for name in of_item.names))
+    return tuple(names)
 
 
 def named_classes(wanted: Any) -> tuple[type[Any], ...]:
-    """The event classes that a `types` argument stands for; none if it names any type by a text."""
+    """The event classes that a `types` argument stands for; empty if it names a type by text."""
     try:
         return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
-    except TypeError:  # not hashable, so not remembered
+    except TypeError:  # not hashable, so not cached
         return _classes.__wrapped__(wanted)
 
 
 @lru_cache(maxsize=1024)
 def _classes(wanted: Any) -> tuple[type[Any], ...]:
-    named = list(_flatten(wanted))
-    if any(isinstance(item, str) for item in named):
+    items = list(_flatten(wanted))
+    if any(isinstance(item, str) for item in items):
         return ()
-    return tuple(dict.fromkeys(kind.cls for item in named for kind in _event_types_of(item)))
+    return tuple(dict.fromkeys(of_item.cls for item in items for of_item in _event_types_of(item)))
 
 
 def _flatten(wanted: Any) -> Iterable[Any]:
-    """Classes and names out of a class, a union, an annotated alias, a name or (nested) sequences of
-    these."""
+    """The classes and names in a class, a union, an alias, a name or (nested) sequences of these."""
     if wanted is None:
         return
     if isinstance(wanted, (str, type)):
@@ -538,8 +530,8 @@ def _flatten(wanted: Any) -> Iterable[Any]:
         )
 
 
-def _same_definition(one: type[Any], other: type[Any]) -> bool:
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+def _same_definition(former: type[Any], latter: type[Any]) -> bool:
+    return (former.__module__, former.__qualname__) == (latter.__module__, latter.__qualname__)
 
 
 EventTypes.everything = EventTypes()

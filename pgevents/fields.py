@@ -21,6 +21,7 @@ __all__ = [
     "split_many",
     "text_sql",
     "texts_in",
+    "value_in",
 ]
 
 MAX_BYTES = 63
@@ -104,9 +105,9 @@ def text_sql(field: str, table: str = "") -> str:
 
 
 def json_sql(field: str, table: str = "") -> str:
-    """The SQL that gives a field's JSON value: `data->'product_ids'`."""
-    before, _, last = text_sql(field, table).rpartition("->>")
-    return f"{before}->{last}"
+    """The SQL that gives a field as JSON: `data->'cart_id'`."""
+    column, keys = path_of(field)
+    return f"{table}{column}" + "".join(f"->'{key}'" for key in keys)
 
 
 def function_sql(field: str) -> str:
@@ -136,12 +137,18 @@ def described_sql(field: str) -> str:
 
 def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
+    value = value_in(field, data, metadata)
+    values: list[Any] = [*value] if isinstance(value, list) else [value]
+    return [_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
+
+
+def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """What JSON has in a field; None if it is missing."""
     column, keys = path_of(field)
     value: Any = metadata if column == METADATA else data
     for key in keys:
         value = cast("Mapping[str, Any]", value).get(key) if isinstance(value, Mapping) else None
-    values: list[Any] = [*value] if isinstance(value, list) else [value]
-    return [_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
+    return value
 
 
 def _text(value: Any) -> str:

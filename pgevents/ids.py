@@ -1,4 +1,4 @@
-"""Ids of projections: as text in the projections table, and back."""
+"""Ids of projections to the text that the projections table holds, and back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ __all__ = ["id_of", "id_text"]
 
 
 def id_text(id: object) -> str:
-    """A projection's id as text: as it stands in the events, if it can identify events; a tuple as a JSON
-    array.
+    """A projection's id as text: that of the same value as an identifier of events; a tuple as a JSON array.
 
     Raises:
-        ConfigurationError: None, a value that has no text of its own, or text that PostgreSQL cannot hold.
+        ConfigurationError: None, a value whose class defines no text, or text that PostgreSQL cannot hold.
     """
     if isinstance(id, str) and not isinstance(id, Enum):
         if _parts(id) is not None:
@@ -36,9 +35,8 @@ def id_text(id: object) -> str:
         return _dump([_part(part) for part in parts])
     if type(id).__str__ is object.__str__ or isinstance(id, datetime):
         raise ConfigurationError(
-            f"{shown(id)} cannot identify a projection, as it has no text of its own; give a str, int, bool, "
-            f"UUID, Enum "
-            "or a tuple of these"
+            f"{shown(id)} cannot identify a projection, as it has no text of its own; "
+            "give a str, int, bool, UUID, Enum or a tuple of these"
         )
     try:
         text = str(id)
@@ -52,18 +50,20 @@ def id_of(text: str, kind: Any = Any) -> Any:
 
     Args:
         text: What `id_text` gave.
-        kind: The id's type, if a class says so: int, UUID, an Enum, `tuple[UUID, str]`, a NamedTuple.
-            Without one, text stays text, and the parts of a tuple are what JSON makes of them.
+        kind: The id's type, if the projection declares it: int, UUID, an Enum, `tuple[UUID, str]`, a
+            NamedTuple. Without a type, text stays text, and the parts of a tuple are JSON's values.
 
     Raises:
-        ConfigurationError: The text is none of that type.
+        ConfigurationError: The text is not an id of that type.
     """
     parts = _parts(text)
     try:
         return _typed(text if parts is None else parts, kind)
     except (LookupError, TypeError, ValueError) as error:
         name = getattr(kind, "__name__", kind)
-        raise ConfigurationError(f"the id {text!r} of a saved projection is no {name}: {error}") from error
+        raise ConfigurationError(
+            f"the id {text!r} of a saved projection is not of type {name}: {error}"
+        ) from error
 
 
 def _part(value: object) -> Any:
@@ -79,15 +79,15 @@ def _dump(parts: Sequence[Any]) -> str:
 
 
 def _parts(text: str) -> list[Any] | None:
-    """The parts of a tuple's text; None of any other text."""
+    """The parts of a tuple's text; None for any other text."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:
-        found = json.loads(text)
+        parts = json.loads(text)
     except ValueError:
         return None
-    is_tuple = found and all(type(part) in (str, int, bool) for part in found) and _dump(found) == text
-    return found if is_tuple else None
+    is_tuple = parts and all(type(part) in (str, int, bool) for part in parts) and _dump(parts) == text
+    return parts if is_tuple else None
 
 
 def _typed(value: Any, wanted: Any) -> Any:
@@ -95,7 +95,7 @@ def _typed(value: Any, wanted: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        return tuple(_typed(part, one) for part, one in zip(value, kinds, strict=True))
+        return tuple(_typed(part, part_kind) for part, part_kind in zip(value, kinds, strict=True))
     if hasattr(kind, "_fields"):  # a NamedTuple
         hints = typing.get_type_hints(kind)
         named = zip(kind._fields, value, strict=True)
@@ -105,7 +105,7 @@ def _typed(value: Any, wanted: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else {"true": True, "false": False}[value]
     if isinstance(kind, type) and issubclass(kind, Enum):
-        texts = {identifier_text("id", one): one for one in kind}
+        texts = {identifier_text("id", member): member for member in kind}
         return texts[identifier_text("id", value)]
     if kind is int:
         return int(value)

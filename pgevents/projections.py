@@ -129,7 +129,7 @@ class _Projection(Folding[V, E, I]):
         client = self.client
         if client is not None and "pgevents_after_fold" in client.plugins.implemented:
             if not self.has_staged_events and self.as_of is None:
-                client.plugins.tell("pgevents_after_fold", projection=self, events=self._events())
+                client.plugins.notify("pgevents_after_fold", projection=self, events=self._events())
 
     @property
     def position(self) -> Position:

@@ -42,11 +42,11 @@ class Pipeline:
     """Reducers in order, then derivations; made by `pipeline()` and `derive()`, composed with `|`.
 
     Attributes:
-        stages: What every event passes, in order.
-        derived: What is computed once, from the finished view.
+        stages: The stages that every event passes, in order.
+        derived: The fields that are computed once, from the finished view.
 
     Raises:
-        ConfigurationError: A field that is both folded and derived: from a snapshot it would count twice.
+        ConfigurationError: A field is both folded and derived: a fold from a snapshot would count it twice.
     """
 
     stages: tuple[_Fields | _Whole, ...] = ()
@@ -60,8 +60,8 @@ class Pipeline:
         if both:
             raise ConfigurationError(
                 f"{both[0]!r} is both folded and derived: the derivation would replace what was folded, "
-                f"and a "
-                "snapshot would fold on from it; fold into a field of its own, and derive another from it"
+                "and a fold from a snapshot would start from that; fold into a separate field, and derive "
+                "this one from it"
             )
 
     @property
@@ -77,16 +77,16 @@ class Pipeline:
 
     @property
     def folds_the_whole_view(self) -> bool:
-        """Whether a reducer gets and gives the whole view."""
+        """Whether a reducer takes and returns the whole view."""
         return any(isinstance(stage, _Whole) for stage in self.stages)
 
     @property
     def functions(self) -> list[tuple[str, Callable[..., Any]]]:
         """All functions in order, each with the field that it is for; "" for the whole view."""
-        found: list[tuple[str, Callable[..., Any]]] = []
+        functions: list[tuple[str, Callable[..., Any]]] = []
         for stage in self.stages:
-            found += stage.reducers if isinstance(stage, _Fields) else [("", stage.reducer)]
-        return found + [(f"derived {name}", function) for name, function in self.derived]
+            functions += stage.reducers if isinstance(stage, _Fields) else [("", stage.reducer)]
+        return functions + [(f"derived {name}", function) for name, function in self.derived]
 
     @property
     def is_empty(self) -> bool:
@@ -103,8 +103,8 @@ class Pipeline:
 
         Args:
             events: In the order of the log.
-            view: The view to start from (of an attrs class or a dataclass, or a dict); reducers that return
-                new values leave it as it is. One that was folded before goes through `reopened` first.
+            view: The view to start from (of an attrs class or a dataclass, or a dict). It stays unchanged if
+                reducers return new values. A view that was folded before must pass `reopened` first.
 
         Returns:
             The view after all events, derived fields included.
@@ -149,7 +149,7 @@ class Pipeline:
         return cast(V, folded)
 
     def reopened(self, view: V, initial: V) -> V:
-        """A finished view, ready to be folded on: its derived fields are as before any event.
+        """A finished view, ready to be folded further: its derived fields get their initial values.
 
         Args:
             view: A view that this pipeline has folded.
@@ -173,33 +173,33 @@ def _check_derived(values: Mapping[str, Any], folded: Any) -> None:
         if before is not after and before != after:
             raise ConfigurationError(
                 f"{name!r} is derived, and a reducer of the whole view has changed it from {before!r} to "
-                f"{after!r}: the derivation would replace that, and a snapshot would not know it"
+                f"{after!r}: the derivation would replace that, and a snapshot would lose it"
             )
 
 
 def _merge(stages: Iterable[_Fields | _Whole]) -> tuple[_Fields | _Whole, ...]:
-    """Neighbouring stages of fields as one: fields are independent of each other, so one pass serves them."""
+    """Merge neighbouring stages of fields: fields do not depend on each other, so one pass folds them."""
     merged: list[_Fields | _Whole] = []
-    for is_fields, several in groupby(stages, lambda stage: isinstance(stage, _Fields)):
+    for is_fields, group in groupby(stages, lambda stage: isinstance(stage, _Fields)):
         if not is_fields:
-            merged += several
+            merged += group
             continue
         by_field: dict[str, list[Reducer]] = {}
-        for name, reducer in (pair for stage in several for pair in cast(_Fields, stage).reducers):
+        for name, reducer in (pair for stage in group for pair in cast(_Fields, stage).reducers):
             by_field.setdefault(name, []).append(reducer)
         merged.append(_Fields(tuple((name, _in_order(reducers)) for name, reducers in by_field.items())))
     return tuple(merged)
 
 
 def _in_order(reducers: Sequence[Reducer]) -> Reducer:
-    """One reducer that does what several of a field do, one after the other on each event."""
+    """A reducer that applies all reducers of a field to each event, in order."""
     if len(reducers) == 1:
         return reducers[0]
     return lambda value, event: reduce(lambda before, reducer: reducer(before, event), reducers, value)
 
 
 def _fold_fields(reducers: Sequence[tuple[str, Reducer]], events: Iterable[Event[Any]], view: Any) -> Any:
-    """One pass in chunks: within a chunk each field is folded by itself, in C but for its reducer."""
+    """Fold fields in one pass over chunks of events; within a chunk `functools.reduce` folds each field."""
     state = {name: value_of(view, name) for name, _ in reducers}
     rest = iter(events)
     while chunk := list(islice(rest, CHUNK)):
@@ -225,8 +225,8 @@ def pipeline(*whole: Reducer, **fields: Reducer | Sequence[Reducer]) -> Pipeline
     stages: list[_Fields | _Whole] = [_Whole(_checked(reducer, "a reducer")) for reducer in whole]
     pairs: list[tuple[str, Reducer]] = []
     for name, given in fields.items():
-        several: Any = given if isinstance(given, Sequence) else (given,)  # pyright: ignore[reportUnknownVariableType]
-        pairs += [(name, _checked(reducer, name)) for reducer in several]
+        reducers: Any = given if isinstance(given, Sequence) else (given,)  # pyright: ignore[reportUnknownVariableType]
+        pairs += [(name, _checked(reducer, name)) for reducer in reducers]
     if pairs:
         stages.append(_Fields(tuple(pairs)))
     return Pipeline(tuple(stages))
@@ -236,7 +236,7 @@ def derive(**fields: Derivation) -> Pipeline:
     """Fields that follow from the rest of the view: computed once, when all events are folded.
 
     Args:
-        **fields: By field of the view, a function `view -> value`; a later one sees what an earlier one gave.
+        **fields: By field of the view, a function `view -> value`. Each sees the fields derived before it.
 
     Example:
         ```python

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
+from itertools import repeat
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -25,19 +27,25 @@ from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent,
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
-from pgevents.store.append import Answer, Appender, Row
+from pgevents.store.append import Answer, Appender, Row, Times
 from pgevents.store.options import check_id
 from pgevents.store.ordering import Position
 from pgevents.store.read import Reader
 from pgevents.store.results import EventStream
 from pgevents.store.session import Session
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream, merge_streams, refuse_for_reads
 
-__all__ = ["Latest", "SaveOptions", "Saver", "check_key", "position_of"]
+__all__ = ["Latest", "CONDITION", "SaveOptions", "Saver", "check_key", "position_of"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
 Streams = Sequence[Stream[Any]] | Stream[Any] | None
+
+CONDITION = (
+    "a save locks what it rests on, and checks it, by single values of identifiers; who saves an event could "
+    "not tell whose range it falls into"
+)
+"""Why a comparison is no condition of a save."""
 
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
@@ -59,6 +67,8 @@ def position_of(latest: Latest, streams: Streams) -> Position:
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
     if isinstance(latest, EventStream):
         latest = latest.position
+    read = latest.streams if isinstance(latest, Position) else ()
+    refuse_for_reads([*(given or ()), *read], CONDITION)
     if isinstance(latest, Position):
         if given is not None and set(given) != set(latest.streams):
             raise ConfigurationError(
@@ -102,17 +112,17 @@ def _check_key(instance: object, attribute: object, key: Any) -> None:
         check_key(key)
 
 
-def _check_created_at(instance: object, attribute: object, when: Any) -> None:
-    if when is None:
-        return
-    if not isinstance(when, datetime) or when.tzinfo is None:
-        raise InvalidValueError(
-            f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), not {shown(when)}"
-        )
-    if not EARLIEST < when < LATEST:  # in another time zone it could not be read
-        raise InvalidValueError(
-            f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
-        )
+def _check_created_at(instance: object, attribute: object, given: Any) -> None:
+    for when in given if isinstance(given, (list, tuple)) else () if given is None else (given,):
+        if not isinstance(when, datetime) or when.tzinfo is None:
+            raise InvalidValueError(
+                f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), or a list with one "
+                f"for each event, not {shown(when)}"
+            )
+        if not EARLIEST < when < LATEST:  # in another time zone it could not be read
+            raise InvalidValueError(
+                f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
+            )
 
 
 def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
@@ -127,7 +137,8 @@ class SaveOptions:
     Attributes:
         metadata: For each of the events.
         key: The idempotency key.
-        created_at: When the events happened, if not now.
+        created_at: When the events happened, all of them or each of them, if not now.
+        keys: Instead of `key` the stored key of each event that comes from another log; it must be new.
         positions: What was read, for a validated save; None for a plain one.
         expected: What the caller gave for it.
         attempt: 1, or more inside a `decide`.
@@ -137,11 +148,27 @@ class SaveOptions:
 
     metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=_check_metadata)
     key: str | None = attrs.field(default=None, validator=_check_key)
-    created_at: datetime | None = attrs.field(default=None, validator=_check_created_at)
+    created_at: Times = attrs.field(default=None, validator=_check_created_at)
     positions: Sequence[Position] | None = None
     expected: Any = None
     attempt: int = 1
     key_names_command: bool = False
+    keys: Sequence[str | None] | None = None
+
+    def times_of(self, count: int) -> list[datetime] | None:
+        """When each of so many events happened; None if there is one time for all of them.
+
+        Raises:
+            InvalidValueError: There are more or fewer times than events.
+        """
+        if self.created_at is None or isinstance(self.created_at, datetime):
+            return None
+        if len(self.created_at) != count:
+            raise InvalidValueError(
+                f"created_at has {len(self.created_at)} times for {count} events: give one for each, or one "
+                "datetime for all"
+            )
+        return [when.astimezone(timezone.utc) for when in self.created_at]
 
     @property
     def streams(self) -> tuple[Stream[Any], ...]:
@@ -335,6 +362,7 @@ class Saver:
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         rows, as_read = encoded
+        times = options.times_of(len(rows))
         answer = self._answer(rows, options, is_timed=operation is not None)
         if operation is not None:
             operation.status, operation.lock_wait = answer.status, answer.lock_wait
@@ -343,8 +371,10 @@ class Saver:
         if at is None:
             return False, self._saved_before(answer, as_read, options)
         return True, [
-            make_event(event_id, name, data, metadata, at)
-            for event_id, (name, data, metadata) in zip(answer.ids, as_read, strict=True)
+            make_event(event_id, name, data, metadata, when)
+            for event_id, (name, data, metadata), when in zip(
+                answer.ids, as_read, times or repeat(at), strict=times is not None
+            )
         ]
 
     def _answer(self, rows: Sequence[Row], options: SaveOptions, *, is_timed: bool) -> Answer:
@@ -352,16 +382,21 @@ class Saver:
         if positions is not None:  # those with much to count have it counted now, without a lock
             shortened = self.reader.shortened
             positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
-        append = self.appender.append
+        append = partial(
+            self.appender.append,
+            rows,
+            positions,
+            options.key,
+            options.created_at,
+            keys=options.keys,
+            is_timed=is_timed,
+        )
         try:
-            return append(rows, positions, options.key, options.created_at, is_timed=is_timed)
-        except IdempotencyError as error:  # another batch was saved with this key while this one waited
-            if self.session.in_transaction():
-                raise IdempotencyError(
-                    f"idempotency key {options.key!r}: {error}; run the whole db.atomic() block again",
-                    key=options.key or "",
-                ) from error
-            return append(rows, positions, options.key, options.created_at, is_timed=is_timed)
+            return append()
+        except IdempotencyError:  # an import brought this key along, while this save was on its way
+            if options.keys is not None or self.session.in_transaction():
+                raise
+            return append()
 
     def _saved_before(self, answer: Answer, events: Sequence[Part], options: SaveOptions) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""

@@ -1,4 +1,4 @@
-"""What command lines have in common: FIELD=VALUE arguments, and text that a terminal does not obey."""
+"""Shared by the command lines: FIELD=VALUE arguments, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parse_match(parts: Sequence[str]) -> dict[str, list[str]]:
     """The values of each field in FIELD=VALUE arguments; a field given twice means any of its values.
 
     Raises:
-        ConfigurationError: An argument without a sign.
+        ConfigurationError: An argument has no `=`.
     """
     values: dict[str, list[str]] = {}
     for part in parts:
@@ -28,9 +28,9 @@ def parse_match(parts: Sequence[str]) -> dict[str, list[str]]:
 def printable(text: str) -> str:
     r"""The text with each character that does not print in the form that JSON gives it, such as `\u001b`.
 
-    What a terminal would obey (escape sequences, line breaks, changes of the writing direction) becomes
-    visible. JSON text keeps its meaning.
+    Characters that control a terminal (escape sequences, line breaks, changes of the writing direction)
+    become visible. JSON text keeps its meaning.
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -1,4 +1,4 @@
-"""Waiting until a subscription has dealt with an event."""
+"""Waits until a subscription has handled an event."""
 
 from __future__ import annotations
 
@@ -35,18 +35,20 @@ def wait_for(
     if not rows:
         names = ", ".join(row[0] for row in statements.rows("names")) or "none"
         raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
-    question: dict[str, Any] = json.loads(rows[0][2])
-    streams = [_stream(one) for one in question["streams"]]
+    definition: dict[str, Any] = json.loads(rows[0][2])
+    streams = [_stream(stored) for stored in definition["streams"]]
     is_bare = isinstance(awaited, int)
     if is_bare and ids[0] > statements.value("arrivals"):
         raise ConfigurationError(f"event {ids[0]} is ahead of the log")
-    keys = None if is_bare else _followed(statements, streams, question["key"], ids)
+    keys = None if is_bare else _followed(statements, streams, definition["key"], ids)
     if keys is not None and not keys:
         return "not followed"
     end, pause = time.monotonic() + timeout, FIRST_PAUSE
     while True:
         if keys is None:
-            missing = _first_below(statements, streams, question["key"], rows, ids[0])
+            missing = _first_below(statements, streams, definition["key"], rows, ids[0])
+            if missing is None and not parked_counts:
+                missing = _first_aside(statements, name, ids[0])
         else:
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
@@ -69,10 +71,10 @@ def _ids_of(awaited: Any) -> list[int]:
         return [awaited.id]
     if isinstance(awaited, int):
         return [check_id(awaited, "the event")]
-    found: list[Any] = list(awaited)
-    if not found or not all(isinstance(one, Event) for one in found):
+    events: list[Any] = list(awaited)
+    if not events or not all(isinstance(event, Event) for event in events):
         raise ConfigurationError("wait() takes an event, a list of events, or an id")
-    return [one.id for one in found]
+    return [event.id for event in events]
 
 
 def _stream(stored: dict[str, Any]) -> Stream[Any]:
@@ -84,13 +86,13 @@ def _stream(stored: dict[str, Any]) -> Stream[Any]:
 def _followed(
     statements: Statements, streams: Sequence[Stream[Any]], key: Sequence[str], ids: Sequence[int]
 ) -> list[tuple[int, str, int]]:
-    """Those events that the subscription follows: id, key and the key's hash."""
+    """Those of the events that the subscription follows: id, key and the key's hash."""
     fields = ", ".join(text_sql(name, "e.") for name in key)
     text = f"coalesce({fields}, '')" if key else "''"
     parts: list[str] = []
     params: list[Any] = [list(ids)]
-    for one in streams:
-        sql, values = where_sql(statements.spec, one)
+    for stream in streams:
+        sql, values = where_sql(statements.spec, stream)
         parts.append(sql)
         params += values
     sql = (
@@ -107,19 +109,19 @@ def _first_missing(
     rows: Sequence[Any],
     parked_counts: bool,
 ) -> int | None:
-    """The first of the events that is not dealt with."""
-    aside = {
-        (key, event_id): state
-        for _, key, event_id, state in statements.rows(
+    """The first of the events that is not handled yet; None if all are."""
+    parked = {
+        (key, event_id): (state, first)
+        for _, key, event_id, state, first in statements.rows(
             "parked_of", name=name, ids=[event_id for event_id, _, _ in keys]
         )
     }
     for event_id, key, hashed in keys:
-        state = aside.get((key, event_id)) or aside.get(("", event_id))
-        if state is not None and state != "discarded":
-            if state == "retrying" and not parked_counts:
-                return event_id
+        state, first = parked.get((key, event_id)) or parked.get(("", event_id)) or ("", "")
+        if state and state != "discarded":
             if not parked_counts:
+                if first == "retrying":
+                    return event_id
                 raise WaitError(f"event {event_id} is {state} in subscription {name!r}", reason="parked")
             continue
         row = rows[hashed % len(rows)]
@@ -130,6 +132,14 @@ def _first_missing(
     return None
 
 
+def _first_aside(statements: Statements, name: str, event_id: int) -> int | None:
+    """The first event up to an id that is set aside and is being tried again."""
+    parked, first = statements.rows("parked_below", name=name, event_id=event_id)[0]
+    if parked is not None:
+        raise WaitError(f"event {parked} is parked in subscription {name!r}", reason="parked")
+    return None if first is None else int(first)
+
+
 def _first_below(
     statements: Statements,
     streams: Sequence[Stream[Any]],
@@ -137,20 +147,20 @@ def _first_below(
     rows: Sequence[Any],
     event_id: int,
 ) -> int | None:
-    """The first event of the subscription up to an id that is not dealt with, or the id while it is not
-    final."""
+    """The first event of the subscription up to an id that is not handled yet, or the id if it is not final;
+    None if there is neither."""
     places = [row[3] for row in rows]
     while True:
-        found = read_lanes(statements, streams, key, list(places), 1_000)
-        for row in found.rows:
+        page = read_lanes(statements, streams, key, list(places), 1_000)
+        for row in page.rows:
             layers: Sequence[Any] = json.loads(rows[row[7] % len(rows)][4])
             if row[0] > event_id:
                 break
             if not any(row[0] <= reached[row[7] % count] for count, reached in layers):
                 return int(row[0])
-        if len(found.rows) < 1_000 or found.rows[-1][0] > event_id:
-            return None if found.bound >= event_id else event_id
-        places = [max(place, int(found.rows[-1][0])) for place in places]
+        if len(page.rows) < 1_000 or page.rows[-1][0] > event_id:
+            return None if page.bound >= event_id else event_id
+        places = [max(place, int(page.rows[-1][0])) for place in places]
 
 
 def _why_not(statements: Statements, name: str, event_id: int, timeout: float) -> str:
@@ -158,8 +168,7 @@ def _why_not(statements: Statements, name: str, event_id: int, timeout: float) -
     if horizon.id < event_id and horizon.holders:
         holder = horizon.holders[0]
         return (
-            f"event {event_id} was not final within {timeout} s: backend {holder.pid} (since "
-            f"{holder.since}) is in "
-            "the middle of a save"
+            f"event {event_id} was not final within {timeout} s: "
+            f"backend {holder.pid} (since {holder.since}) is in the middle of a save"
         )
-    return f"subscription {name!r} has not dealt with event {event_id} within {timeout} s"
+    return f"subscription {name!r} has not handled event {event_id} within {timeout} s"

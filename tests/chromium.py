@@ -96,6 +96,27 @@ class Browser:
         """What the console has shown since it was last asked: errors, and what the policy forbade."""
         return [entry["message"] for entry in self._call("/se/log", {"type": "browser"})]
 
+    def devtools(self, command: str, **params: Any) -> Any:
+        """A command of the DevTools protocol."""
+        return self._call("/goog/cdp/execute", {"cmd": command, "params": params})
+
+    def show(self, *, dark: bool = False, width: int = 1200, height: int = 860, zone: str = "UTC") -> None:
+        """From now on, as by a person with such a window, such colours and such a time zone."""
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.devtools("Emulation.setEmulatedMedia", features=[feature])
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
+        self.devtools("Emulation.setTimezoneOverride", timezoneId=zone)
+
+    def write(self, selector: str, text: str) -> None:
+        """Write into a field, or press keys in it."""
+        self._ask(selector, "value", {"text": text})
+
+    def press(self, key: str) -> None:
+        """Press a key where the focus is; `TAB` is U+E004."""
+        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self._call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
+
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("/screenshot")))
 
@@ -103,9 +124,9 @@ class Browser:
         self._call("", method="DELETE")
 
 
-@pytest.fixture
-def open_browser(tmp_path: Path) -> Iterator[Callable[..., Browser]]:
-    """Browsers, each with a profile of its own."""
+@pytest.fixture(scope="module")
+def driver_port() -> Iterator[int]:
+    """Where a driver listens, for the tests of one file."""
     if CHROMIUM is None or DRIVER is None:
         pytest.skip(
             "chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)"
@@ -113,14 +134,27 @@ def open_browser(tmp_path: Path) -> Iterator[Callable[..., Browser]]:
     with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         started = next(line for line in driver.stdout if "successfully on port" in line)
-        port = int(started.rstrip(".\n").rsplit(" ", 1)[1])
-        opened: list[Browser] = []
-
-        def open_one(*more: str) -> Browser:
-            opened.append(Browser(port, str(tmp_path / f"profile{len(opened)}"), *more))
-            return opened[-1]
-
-        yield open_one
-        for browser in opened:
-            browser.quit()
+        yield int(started.rstrip(".\n").rsplit(" ", 1)[1])
         driver.terminate()
+
+
+@pytest.fixture(scope="module")
+def chromium(driver_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for the tests of a file."""
+    browser = Browser(driver_port, str(tmp_path_factory.mktemp("chromium")), "--window-size=1200,900")
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def open_browser(driver_port: int, tmp_path: Path) -> Iterator[Callable[..., Browser]]:
+    """Browsers, each with a profile of its own."""
+    opened: list[Browser] = []
+
+    def open_one(*more: str) -> Browser:
+        opened.append(Browser(driver_port, str(tmp_path / f"profile{len(opened)}"), *more))
+        return opened[-1]
+
+    yield open_one
+    for browser in opened:
+        browser.quit()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from peewee import PostgresqlDatabase
 from psycopg2.extensions import make_dsn, parse_dsn
@@ -23,12 +21,10 @@ from .shop import CartEvent
 # one.
 sys.path.append(str(Path(__file__).parent.parent))
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A server to make databases on: the one that PGEVENTS_DATABASE_URL names, or an embedded one."""
+def pgevents_server() -> Iterator[str]:
+    """The server of the test kit's fixtures: one of more connections, for races."""
     given = os.environ.get("PGEVENTS_DATABASE_URL")
     if given:
         yield given
@@ -37,66 +33,10 @@ def server_url() -> Iterator[str]:
         yield db.url
 
 
-# A database costs a test a third of a second on a busy machine, so a used one is emptied and used again.
-EMPTY_SQL = """
-DO $$
-DECLARE
-    _schema name;
-BEGIN
-    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid();
-    FOR _schema IN
-        SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
-    LOOP
-        EXECUTE format('DROP SCHEMA %I CASCADE', _schema);
-    END LOOP;
-    CREATE SCHEMA public;
-    GRANT USAGE ON SCHEMA public TO PUBLIC;
-    IF EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database()) THEN
-        RAISE 'a prepared transaction was left behind';
-    END IF;
-    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
-END $$
-"""
-
-
-@pytest.fixture(scope="session")
-def spare_databases(server_url: str) -> Iterator[list[tuple[str, Any]]]:
-    """Emptied databases, each with a connection of its owner's."""
-    spare: list[tuple[str, Any]] = []
-    yield spare
-    for name, owner in spare:
-        owner.close()
-        _on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
 @pytest.fixture
-def url(server_url: str, spare_databases: list[tuple[str, Any]]) -> Iterator[str]:
+def url(pgevents_url: str) -> str:
     """The connection string of an empty database of the test's own."""
-    if not spare_databases:
-        name = f"pgevents_test_{os.getpid()}_{next(_numbers)}"
-        _on(server_url, f"CREATE DATABASE {name}")
-        spare_databases.append((name, _connect(make_dsn(**{**parse_dsn(server_url), "dbname": name}))))
-    name, owner = spare_databases.pop()
-    yield make_dsn(**{**parse_dsn(server_url), "dbname": name})
-    try:
-        owner.cursor().execute(EMPTY_SQL)
-        spare_databases.append((name, owner))
-    except psycopg2.Error:
-        owner.close()
-        _on(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-def _connect(url: str) -> Any:
-    connection: Any = psycopg2.connect(url)
-    connection.autocommit = True
-    return connection
-
-
-def _on(url: str, sql: str) -> None:
-    connection = _connect(url)
-    connection.cursor().execute(sql)
-    connection.close()
+    return make_dsn(**parse_dsn(pgevents_url))
 
 
 def database(url: str, **options: Any) -> PostgresqlDatabase:

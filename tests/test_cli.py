@@ -577,6 +577,10 @@ def make_client():
     views = create_projections_table("my_app", "projections", ["user_id"])
     return create_event_client(os.environ["PGEVENTS_DATABASE_URL"], events, views, plugins=[Veto()])
 
+def added_only():
+    whole = make_client()
+    return create_event_client(whole.db, whole.events, whole.projections, [Added])
+
 def flask_app():
     from flask import Flask
     from pgevents.flask import PgEvents
@@ -629,6 +633,22 @@ def test_diff_shows_a_view_then_and_now(log: Command, app: str) -> None:
     found = json.loads(log("diff", "CLI_CART", "c7", "--json", *options)[1])
     assert (found["then"]["quantity"], found["now"]["quantity"]) == (0, 3)
     assert "no projection class" in log("diff", "OTHER", "c7", *options)[2]
+
+
+def test_events_are_described_for_other_tools(log: Command, app: str) -> None:
+    """A schema of one type, a document of all, and SQL views that other programs read."""
+    options = ["--app", "cli_app:added_only"]
+    schema = json.loads(log("schema", "CLI_ADDED", *options)[1])
+    assert schema["required"] == ["cart_id", "quantity"]
+    document = json.loads(log("schema", "--title", "Shop", *options)[1])
+    assert (document["info"]["title"], list(document["components"]["messages"])) == ("Shop", ["CLI_ADDED"])
+    assert "did you mean" in log("schema", "CLI_ADDD", *options)[2]
+    code, out, error = log("views", *options)
+    assert (code, error) == (0, "")
+    assert out.startswith('"my_app_views"."cli_added": event_id,')
+    (view,) = [json.loads(line) for line in log("views", "--json", *options)[1].splitlines()]
+    assert view["columns"][-2:] == ["cart_id", "quantity"]
+    assert log("views", "--reader", "nobody", *options)[0] == 1
 
 
 def test_help_describes_the_commands_without_docstrings() -> None:
@@ -721,10 +741,94 @@ def test_mended_lines_are_imported_alone(log: Command, tmp_path: Path) -> None:
     assert sorted(json.loads(line)["data"]["n"] for line in lines) == list(range(1_500))
 
 
+def test_a_line_that_the_database_refuses_is_told_alone(log: Command, tmp_path: Path) -> None:
+    """Of a page that is saved as one batch: what stands before it is saved, with `--skip` all others."""
+    rows = [json.dumps({"type": "N", "data": {"cart_id": f"n{number}"}}) for number in range(300)]
+    long = "".join(chr(256 + n * 7919 % 20_000) for n in range(3_000))  # more than an index takes
+    bad = {77, 200}
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "".join((r if n not in bad else r.replace(f"n{n}", long)) + "\n" for n, r in enumerate(rows))
+    )
+    code, _, error = log("import", path)
+    assert (code, error.count("\n")) == (1, 1)
+    assert "line 78: " in error and "index row" in error
+    assert len(log("stream", "--type", "N")[1].splitlines()) == 77
+    code, _, error = log("import", path, "--skip")
+    assert code == 1
+    assert [line.partition(":")[0] for line in error.splitlines()[:-1]] == [
+        "skipped line 78",
+        "skipped line 201",
+    ]
+    assert "imported 221 events" in error
+    path.write_text("".join(row + "\n" for row in rows))
+    assert "imported 2 events" in log("import", path)[2]
+    lines = log("stream", "--type", "N", "--json")[1].splitlines()
+    assert sorted(json.loads(line)["data"]["cart_id"] for line in lines) == sorted(
+        f"n{n}" for n in range(300)
+    )
+
+
+def test_lines_with_keys_and_times_are_one_batch(log: Command, tmp_path: Path) -> None:
+    """Each keeps its own; one whose key saved another event is told alone, the same event is known."""
+    assert log("append", "K", '{"n": 7}', "--key", "k7")[0] == 0
+    assert log("append", "K", '{"n": -1}', "--key", "k9")[0] == 0
+    rows = [
+        {
+            "type": "K",
+            "data": {"n": n},
+            "created_at": f"2026-01-{1 + n % 28:02}T00:00:00+00:00",
+            **({"idempotency_key": f"k{n}"} if n % 3 != 2 else {}),
+        }
+        for n in range(100)
+    ]
+    rows[9]["idempotency_key"] = "k9"
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, error = log("import", path, "--skip")
+    assert code == 1
+    assert "skipped line 10: its idempotency key 'k9' saved another event before" in error
+    assert "imported 98 events" in error and "known 1, skipped 1" in error
+    log("export", tmp_path / "copy.jsonl", "--type", "K")
+    copied = [json.loads(line) for line in (tmp_path / "copy.jsonl").read_text().splitlines()]
+    stored = {one["data"]["n"]: (one["created_at"], one.get("idempotency_key")) for one in copied}
+    for row in rows:
+        if row["data"]["n"] not in (7, 9):
+            assert stored[row["data"]["n"]] == (row["created_at"], row.get("idempotency_key"))
+
+
+def test_an_import_that_was_killed_goes_on(log: Command, database: str, tmp_path: Path) -> None:
+    """Killed in the middle, again and again: in the end each line is saved once, in order."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"type": "N", "data": {{"n": {n}}}}}\n' for n in range(12_000)))
+    environment = {**os.environ, "PGEVENTS_DATABASE_URL": database}
+    command = [sys.executable, "-c", "from pgevents.cli import main; main()", "import", str(path)]
+    with psycopg2.connect(database) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        killed = 0
+        for least in (1, 3_000, 7_000):
+            with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+                while process.poll() is None:
+                    cursor.execute("SELECT count(*) FROM my_app.events WHERE type = 'N'")
+                    if cursor.fetchone()[0] >= least:
+                        process.kill()
+                        killed += 1
+                        break
+        assert killed
+        assert log("import", path)[0] == 0
+        cursor.execute("SELECT array_agg((data->>'n')::int ORDER BY id) FROM my_app.events WHERE type = 'N'")
+        assert cursor.fetchone()[0] == list(range(12_000))
+    connection.close()
+
+
 POISON = [
     *(
         f'{{"type": "P", "data": {{"a": {value}}}}}'
-        for value in (r'"\u0000"', r'"\ud800"', "1e400", "NaN", "9" * 5_000, "[" * 5_000 + "]" * 5_000)
+        for value in (
+            r'"\u0000"', r'"\ud800"', "1e400", "NaN", "-0.0", "-Infinity",
+            "9" * 5_000, "[" * 5_000 + "]" * 5_000,
+        )
     ),
     *(f'{{"type": {name}, "data": {{}}}}' for name in ('""', f'"{"P" * 201}"', r'"P\n"', r'"P\u0000"', "1")),
     *(

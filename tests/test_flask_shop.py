@@ -24,10 +24,10 @@ from flask.testing import FlaskClient
 from pgevents import EventTypes
 from pgevents.flask import current_events
 
-from .chromium import Browser, open_browser
+from .chromium import Browser, driver_port, open_browser
 from .test_flask import as_url
 
-__all__ = ["open_browser"]
+__all__ = ["driver_port", "open_browser"]
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "flask_shop"
 WORKERS = 4

@@ -508,7 +508,7 @@ def test_a_plugin_that_saves_for_its_own_saves_is_stopped(
     else:
         assert client.save_event(C1).id == 1
         assert (
-            "Audit saves in pgevents_after_commit, and again for what it saved there, 3 times" in caplog.text
+            "Audit saves in pgevents_after_commit, which calls pgevents_after_commit again, 3" in caplog.text
         )
     (saved,) = client.db.execute_sql("SELECT count(*) FROM my_app.events").fetchone()
     assert saved == count

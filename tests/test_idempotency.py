@@ -213,3 +213,30 @@ def test_values_of_another_kind_are_other_content(client: EventClient) -> None:
     for value in (True, "1", 2, [1], None):
         with pytest.raises(IdempotencyError):
             any_type.save_event(given(value), idempotency_key="k")
+
+
+def test_a_key_that_an_import_brings_along_meanwhile_is_found(client: EventClient, make_client: Make) -> None:
+    """An import does not lock each key: a save that waits for its commit gives what was imported."""
+    row = ("CART_CREATED", '{"cart_id": "c1", "user_id": "u1"}', "{}")
+    found: list[Any] = []
+    other = make_client()
+
+    def save() -> None:
+        for data in (CartCreated("c1", "u1"), CartCreated("c1", "u2")):
+            try:
+                found.append(other.save_event(data, idempotency_key="k"))
+            except IdempotencyError as error:
+                found.append(error)
+        other.db.close()
+
+    with client.db.atomic():
+        client.appender.append([row, row], keys=["k", None])
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(10)
+    saved = client.get_event_stream()
+    assert found[0] == saved[0]
+    assert isinstance(found[1], IdempotencyError)
+    assert len(saved) == 2

@@ -112,7 +112,7 @@ def test_an_index_that_is_not_complete_is_refused(client: EventClient, url: str)
         with pytest.raises(psycopg2.errors.LockNotAvailable):
             cursor.execute(
                 """CREATE INDEX CONCURRENTLY "events$data$n$idx" ON my_app.events ((data->>'n'), id)
-                    WHERE (data->>'n') IS NOT NULL"""
+                WHERE data->>'n' IS NOT NULL"""
             )
         writer.rollback()
         wider = create_event_client(
@@ -543,12 +543,12 @@ def test_a_trigger_of_the_log_saves_nothing_itself(client: EventClient, how: str
     assert len(client.get_event_stream()) == 0
 
 
-def test_a_database_without_an_encoding_is_refused(server_url: str, url: str) -> None:
+def test_a_database_without_an_encoding_is_refused(pgevents_server: str, url: str) -> None:
     """SQL_ASCII takes bytes for text, and another client could not read them."""
     from psycopg2.extensions import make_dsn, parse_dsn
 
     name = f"{parse_dsn(url)['dbname']}_ascii"
-    admin: Any = psycopg2.connect(server_url)
+    admin: Any = psycopg2.connect(pgevents_server)
     admin.autocommit = True
     admin.cursor().execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
     try:

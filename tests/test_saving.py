@@ -16,6 +16,7 @@ from pgevents import (
     EventClient,
     EventEncodeError,
     IdempotencyError,
+    InvalidValueError,
     NewEvent,
     UnknownEventTypeError,
     create_event_client,
@@ -25,6 +26,8 @@ from pgevents import (
 )
 
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart
+
+NOW = datetime.now(timezone.utc)
 
 
 def test_ids_follow_the_order_given(client: EventClient) -> None:
@@ -112,6 +115,29 @@ def test_a_time_that_could_not_be_read_everywhere_is_refused(client: EventClient
         for zone in ("Etc/GMT+12", "Etc/GMT-14"):
             client.db.execute_sql(f"SET TimeZone = '{zone}'")
             assert client.get_event_stream()[-1].created_at == near
+
+
+def test_each_event_of_a_batch_may_have_its_time(client: EventClient) -> None:
+    """The saved events have the times given, in UTC, and so has a read; plain or validated."""
+    times = [datetime(2020, 1, day, tzinfo=timezone(timedelta(hours=2))) for day in (2, 3, 1)]
+    batch = [CartCreated("c1", "u1")] * 3
+    saved = client.save_events(batch, created_at=times)
+    saved += client.save_events_with_stream_validation(
+        batch, client.get_event_stream(), created_at=tuple(times), idempotency_key="k"
+    )
+    assert [one.created_at for one in saved] == times * 2
+    assert {one.created_at.utcoffset() for one in saved} == {timedelta(0)}
+    assert client.get_event_stream() == saved
+    (single,) = client.save_events(batch[:1], created_at=times[:1])
+    assert single.created_at == times[0]
+
+
+@pytest.mark.parametrize("times", [[], [NOW], [NOW] * 3, [NOW, None], [NOW, NOW.replace(tzinfo=None)], "now"])
+def test_there_are_as_many_times_as_events(client: EventClient, times: Any) -> None:
+    """Each with its zone; else nothing is saved."""
+    with pytest.raises(InvalidValueError, match="created_at"):
+        client.save_events([CartCreated("c1", "u1")] * 2, created_at=times)
+    assert len(client.get_event_stream()) == 0
 
 
 @pytest.mark.parametrize(

@@ -468,7 +468,7 @@ def test_one_can_wait_until_an_event_is_dealt_with(client: EventClient, log_tabl
         with client.db.atomic(), pytest.raises(ConfigurationError, match="after the commit"):
             client.wait("writer", saved)
     late = client.save_event(CartCreated("late", "u1"))
-    with pytest.raises(WaitError, match="has not dealt with event"):
+    with pytest.raises(WaitError, match="has not handled event"):
         client.wait("writer", late, timeout=0.1)
     pause(client, "writer")
     with pytest.raises(WaitError, match="is paused"):

@@ -29,12 +29,6 @@ from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAdd
 pytest_plugins = ["pytester"]
 
 
-@pytest.fixture(scope="session")
-def pgevents_server(server_url: str) -> str:
-    """The kit's fixtures on the server that the whole suite uses."""
-    return server_url
-
-
 NOON = datetime(2024, 3, 1, 12, tzinfo=timezone.utc)
 CART = CartProjection("c1")
 CREATED = CartCreated("c1", "u1")
@@ -281,17 +275,19 @@ def test_figures():
 """
 
 
-def test_a_fresh_store_takes_less_than_150_milliseconds(pytester: pytest.Pytester, server_url: str) -> None:
+def test_a_fresh_store_takes_less_than_150_milliseconds(
+    pytester: pytest.Pytester, pgevents_server: str
+) -> None:
     """After the first, in a suite of its own, as an application's; the fastest, as machines have other work,
     too."""
     if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
         pytest.skip("measures time, and the machine has far more to do than it can")
-    pytester.makepyfile(SUITE.format(url=server_url))
+    pytester.makepyfile(SUITE.format(url=pgevents_server))
     result = pytester.runpytest_subprocess("-q", "-s", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=21)
     process, fastest, _median = next(line.split()[-3:] for line in result.outlines if "seconds" in line)
     assert float(fastest) < 0.15
-    with closing(psycopg2.connect(server_url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(pgevents_server)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"]
         )

@@ -9,7 +9,7 @@ app.register_blueprint(browser(client, authorize=lambda: current_user.is_admin))
 ```
 """
 
-from pgevents.browser.site import browser
+from pgevents.browser.blueprint import browser
 from pgevents.browser.standalone import make_app, serve
 
 __all__ = ["browser", "make_app", "serve"]

@@ -18,6 +18,7 @@ __all__ = [
     "encrypted",
     "event_rows",
     "iso",
+    "is_table",
     "page_of",
     "row_json",
 ]
@@ -205,3 +206,14 @@ def iso(when: datetime) -> str:
 def encrypted(data: Mapping[str, Any]) -> bool:
     """Whether stored data hold a field that is encrypted."""
     return any(isinstance(value, dict) and "$encrypted" in value for value in data.values())
+
+
+def is_table(value: Sequence[Any]) -> bool:
+    """Whether a list is best read as a table: several objects of the same few fields, none of them nested."""
+    if len(value) < 2 or not all(isinstance(row, dict) for row in value):
+        return False
+    names = list(value[0])
+    return 0 < len(names) <= 8 and all(
+        list(row) == names and not any(isinstance(inner, (list, dict)) for inner in row.values())
+        for row in value
+    )

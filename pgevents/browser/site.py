@@ -1,265 +1,194 @@
-"""The blueprint: addresses, permissions, headers; each page as HTML and as JSON from the same data."""
+"""What the pages of one blueprint share: who may see and change, and each page as HTML and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import (
-    Blueprint,
-    Response,
-    abort,
-    jsonify,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Blueprint, Response, abort, jsonify, make_response, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from pgevents.browser.event import event_page
-from pgevents.browser.filters import Filter, FilterError, check_text, number
-from pgevents.browser.log import COUNT_LIMIT, chart_of, count_of, page_of
-from pgevents.browser.things import projection_classes, thing_page
-from pgevents.browser.types import types_page
-from pgevents.browser.views import projection_page, projection_types, query_page
+from pgevents.browser.classes import projection_classes
+from pgevents.browser.filters import FilterError
+from pgevents.browser.lag import Samples, plot
+from pgevents.browser.log import is_table
+from pgevents.browser.plugged import PageFailed, Plugged
+from pgevents.browser.security import HEADERS, check_form, form_token, set_token
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 
-__all__ = ["browser"]
+__all__ = ["Site"]
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 SLOWEST = "5s"
 """How long a statement of a page may take at the server."""
 
 Page = Callable[..., Any]
+Writer = Callable[[], "str | None"]
 
 
-def browser(
-    client: EventClient,
-    *,
-    authorize: Callable[[], bool],
-    projections: Iterable[type[Any]] | None = None,
-    name: str = "pgevents_browser",
-    url_prefix: str | None = "/pgevents",
-) -> Blueprint:
-    """A Flask blueprint that shows a client's log; it reads only.
+class Site:
+    """The pages of one blueprint.
 
-    Args:
-        client: The client whose log, views and types are shown.
-        authorize: Called before each page, in the request: whether the person may see it. There is no
-            default, because a log holds what customers did.
-        projections: The projection classes to fold; by default all that the program has defined.
-        name: The blueprint's name, for `url_for`.
-        url_prefix: Where it stands.
-
-    Returns:
-        The blueprint, for `app.register_blueprint(...)`.
-
-    Raises:
-        ConfigurationError: `authorize` cannot be called, or `client` is not a client.
-
-    Example:
-        ```python
-        app.register_blueprint(browser(client, authorize=lambda: session.get("role") == "admin"))
-        ```
+    Attributes:
+        client: The client whose log is shown.
+        blueprint: Where the pages stand.
+        name: The blueprint's name.
+        samples: How far behind subscriptions were, as this process saw it.
+        plugged: What the client's plugins add.
     """
-    if not callable(authorize):
-        raise ConfigurationError(
-            "browser(client, authorize=...) takes a function that says whether the person of this request "
-            f"may see the log, not {authorize!r}"
-        )
-    if not hasattr(client, "get_event_stream"):
-        raise ConfigurationError(f"browser(client, ...) takes an event client, not {client!r}")
-    given = None if projections is None else tuple(projections)
-    site = Blueprint(
-        name,
-        __name__,
-        url_prefix=url_prefix,
-        template_folder="templates",
-        static_folder="static",
-        static_url_path="/assets",
-    )
 
-    @site.before_request
-    def check() -> None:  # pyright: ignore[reportUnusedFunction]
-        if authorize() is not True:
-            abort(403)
+    def __init__(
+        self,
+        client: EventClient,
+        blueprint: Blueprint,
+        authorize: Callable[[], bool],
+        authorize_write: Writer | None,
+        projections: Iterable[type[Any]] | None,
+    ) -> None:
+        """Nothing is asked of the database yet; arguments as for `browser`."""
+        self.client = client
+        self.blueprint = blueprint
+        self.name = blueprint.name
+        self.samples = Samples()
+        self.plugged = Plugged(client)
+        self._authorize = authorize
+        self._authorize_write = authorize_write
+        self._given = None if projections is None else tuple(projections)
+        self._cookie = f"{blueprint.name}_form"
+        blueprint.before_request(self._check)
+        blueprint.after_request(self._secure)
+        blueprint.errorhandler(HTTPException)(self._failed)
+        blueprint.errorhandler(FilterError)(self._not_meant)
+        blueprint.errorhandler(PgEventsError)(self._refused)
+        blueprint.errorhandler(PageFailed)(self._plugin_failed)
 
-    @site.after_request
-    def secure(response: Response) -> Response:  # pyright: ignore[reportUnusedFunction]
-        for header, value in HEADERS.items():
-            response.headers[header] = value
-        if request.endpoint == f"{name}.static":
-            response.headers["Cache-Control"] = "max-age=3600"
-        return response
+    @property
+    def classes(self) -> dict[str, type[Any]]:
+        """The projection classes that pages can fold, by type."""
+        return projection_classes(self._given)
 
-    @site.errorhandler(HTTPException)
-    def failed(error: HTTPException) -> Any:  # pyright: ignore[reportUnusedFunction]
-        return _error(error.code or 500, error.name, error.description or "")
+    @property
+    def writer(self) -> str | None:
+        """The name of the person of this request, if they may change something."""
+        name: Any = None if self._authorize_write is None else self._authorize_write()
+        return name if isinstance(name, str) and name.strip() else None
 
-    @site.errorhandler(FilterError)
-    def not_meant(error: FilterError) -> Any:  # pyright: ignore[reportUnusedFunction]
-        return _error(400, "Not understood", str(error))
+    def page(self, rule: str, template: str, *, add: Page | None = None) -> Callable[[Page], Page]:
+        """A page at an address, and its JSON at the same address with `.json`.
 
-    @site.errorhandler(PgEventsError)
-    def refused(error: PgEventsError) -> Any:  # pyright: ignore[reportUnusedFunction]
-        return _error(503, "The store did not answer", str(error))
-
-    def page(rule: str, template: str) -> Callable[[Page], Page]:
-        """A page at an address, and its JSON at the same address with `.json`; None is 404."""
+        Args:
+            rule: The address.
+            template: Its template.
+            add: Adds what plugins have to say to the page's data, outside of its transaction.
+        """
 
         def register(build: Page) -> Page:
-            def answer(as_json: bool, **parts: Any) -> Any:
-                with client.session.atomic():
-                    client.session.execute(f"SET LOCAL statement_timeout = '{SLOWEST}'")
-                    client.session.execute("SET TRANSACTION READ ONLY")
-                    data = build(**parts)
-                if data is None:
-                    abort(404)
-                if as_json:
-                    return jsonify(data)
-                return render_template(
-                    f"pgevents_browser/{template}", **data, **_common(name, build.__name__)
-                )
-
             for suffix, as_json in (("", False), (".json", True)):
                 endpoint = build.__name__ + ("_json" if as_json else "")
-                view = wraps(build)(_with(answer, as_json))
-                site.add_url_rule(rule + suffix, endpoint, view)
+                view = wraps(build)(self._view(build, template, add, as_json))
+                self.blueprint.add_url_rule(rule + suffix, endpoint, view)
             return build
 
         return register
 
-    @page("/log", "log.html")
-    def log() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        wanted = Filter.of(request.args)
-        before, after = number(request.args, "before"), number(request.args, "after")
-        found = page_of(client, wanted, before, after)
-        count = count_of(client, wanted)
+    def _view(self, build: Page, template: str, add: Page | None, as_json: bool) -> Page:
+        """The view function of a page, whose `build` gives its data, or None for 404.
+
+        With `redirect` in the data, the HTML is at that address.
+        """
+
+        def view(**parts: Any) -> Any:
+            session = self.client.session
+            with session.atomic():
+                session.execute(f"SET LOCAL statement_timeout = '{SLOWEST}'")
+                session.execute("SET TRANSACTION READ ONLY")
+                data = build(**parts)
+            if data is None:
+                abort(404, "There is nothing here: no such event, view, subscription or page.")
+            if add is not None:
+                data["plugged"] = add(data)
+            onward = data.pop("redirect", None)
+            if as_json:
+                return jsonify(data)
+            return redirect(onward) if onward else self._render(template, build.__name__, data)
+
+        return view
+
+    def action(self, rule: str) -> Callable[[Page], Page]:
+        """A form's address: for who may change something, and from a page of this site only."""
+
+        def register(act: Page) -> Page:
+            @wraps(act)
+            def view(**parts: Any) -> Any:
+                writer = self.writer
+                if writer is None:
+                    abort(403, "You may look, and change nothing.")
+                check_form(self._cookie)
+                try:
+                    return act(writer, **parts)
+                except ConfigurationError as error:
+                    raise FilterError(str(error)) from error
+
+            self.blueprint.add_url_rule(rule, act.__name__, view, methods=["POST"])
+            return act
+
+        return register
+
+    def _render(self, template: str, here: str, data: dict[str, Any]) -> str:
+        """A page as HTML."""
+        writer = self.writer
+        query = request.query_string.decode()
+        return render_template(
+            f"pgevents_browser/{template}",
+            **data,
+            **self._frame(here),
+            twin=f"{request.path}.json" + (f"?{query}" if query else ""),
+            writer=writer,
+            token=None if writer is None else form_token(self._cookie),
+        )
+
+    def _frame(self, here: str) -> dict[str, Any]:
+        """What the frame of every page needs."""
         return {
-            **found,
-            "filter": _filter_json(wanted),
-            "is_newest": before is None and after is None,
-            "count": count,
-            "count_limit": COUNT_LIMIT,
-            "chart": chart_of(client, wanted),
-            "links": {
-                "older": None if found["older"] is None else wanted.query(before=found["older"]),
-                "newer": None if found["newer"] is None else wanted.query(after=found["newer"]),
-                "newest": wanted.query(),
-            },
-            "indexes": list(client.events.pgevents_spec.data_indexes),
+            "site": self.name,
+            "here": here,
+            "plugged_pages": self.plugged.titles,
+            "plot": plot,
+            "is_table": is_table,
         }
 
-    @page("/events/<int:event_id>", "event.html")
-    def event(event_id: int) -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
-        return event_page(client, event_id) if event_id < 2**63 else None
+    def _check(self) -> None:
+        if self._authorize() is not True:
+            abort(403)
 
-    @page("/thing", "thing.html")
-    def thing() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        wanted = Filter.of(request.args).where
-        if len(wanted) != 1:
-            raise FilterError("a thing is one identifier: thing?where=cart_id=c1")
-        return thing_page(
-            client,
-            *wanted[0],
-            projection_classes(given),
-            view=request.args.get("view") or None,
-            at=number(request.args, "at"),
-            until=number(request.args, "until"),
-        )
+    def _secure(self, response: Response) -> Response:
+        for header, value in HEADERS.items():
+            response.headers[header] = value
+        if request.endpoint == f"{self.name}.static":
+            response.headers["Cache-Control"] = "max-age=3600"
+        set_token(response, self._cookie, self.blueprint.url_prefix or "/")
+        return response
 
-    @page("/projections", "projections.html")
-    def projections_list() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return projection_types(client, projection_classes(given))
+    def _failed(self, error: HTTPException) -> Any:
+        return self._error(error.code or 500, error.name, error.description or "")
 
-    @page("/views", "query.html")
-    def query() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        wanted, kind = Filter.of(request.args), _wanted("type")
-        order, after = request.args.get("order", "id"), request.args.get("after")
-        found = query_page(client, kind, wanted.where, order, after)
-        same = {"type": kind, "order": order}
-        where = [("where", f"{field}={value}") for field, value in wanted.where]
-        onward = (
-            None if found["next"] is None else urlencode([*same.items(), *where, ("after", found["next"])])
-        )
-        return {**found, "links": {"next": onward, "first": urlencode([*same.items(), *where])}}
+    def _not_meant(self, error: FilterError) -> Any:
+        return self._error(400, "Not understood", str(error))
 
-    @page("/view", "projection.html")
-    def projection() -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
-        kind, view_id = _wanted("type"), _wanted("id")
-        return projection_page(client, kind, view_id, projection_classes(given).get(kind))
+    def _refused(self, error: PgEventsError) -> Any:
+        return self._error(503, "The store did not answer", str(error))
 
-    @page("/types", "types.html")
-    def types() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return types_page(client)
+    def _plugin_failed(self, error: PageFailed) -> Any:
+        return self._error(500, "The plugin's page failed", str(error))
 
-    @site.get("/")
-    def index() -> Any:  # pyright: ignore[reportUnusedFunction]
-        return redirect(url_for(f"{name}.log"))
-
-    return site
-
-
-def _with(answer: Page, as_json: bool) -> Page:
-    def view(**parts: Any) -> Any:
-        return answer(as_json, **parts)
-
-    return view
-
-
-def _wanted(name: str) -> str:
-    """What the query string must name."""
-    value = request.args.get(name, "")
-    check_text(value)
-    if not value:
-        raise FilterError(f"this page is about one {name}: ?{name}=...")
-    return value
-
-
-def _common(name: str, here: str) -> dict[str, Any]:
-    """What every template gets."""
-    return {
-        "site": name,
-        "here": here,
-        "twin": f"{request.path}.json"
-        + (f"?{request.query_string.decode()}" if request.query_string else ""),
-    }
-
-
-def _filter_json(wanted: Filter) -> dict[str, Any]:
-    return {
-        "type": list(wanted.types),
-        "where": [f"{field}={value}" for field, value in wanted.where],
-        "meta": [f"{key}={value}" for key, value in wanted.metadata],
-        "since": None if wanted.since is None else wanted.since.isoformat(),
-        "until": None if wanted.until is None else wanted.until.isoformat(),
-        "text": wanted.text,
-        "is_empty": wanted.is_empty,
-    }
-
-
-def _error(code: int, title: str, text: str) -> Any:
-    if request.path.endswith(".json"):
-        response = jsonify(error=title, message=text)
-    else:
-        blueprint = request.blueprint or ""
-        page: Mapping[str, Any] = {"title": title, "text": text, "code": code, "twin": None, "here": ""}
-        response = make_response(render_template("pgevents_browser/error.html", site=blueprint, **page))
-    response.status_code = code
-    return response
+    def _error(self, code: int, title: str, text: str) -> Any:
+        if request.path.endswith(".json"):
+            response = jsonify(error=title, message=text)
+        else:
+            page = render_template(
+                "pgevents_browser/error.html", title=title, text=text, code=code, twin=None, **self._frame("")
+            )
+            response = make_response(page)
+        response.status_code = code
+        return response

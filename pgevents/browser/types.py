@@ -11,7 +11,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import EventType
 
-__all__ = ["types_page"]
+__all__ = ["type_names", "types_page"]
 
 SAMPLE = 1_000
 """Of how many of its newest events the stored versions of a type are taken."""
@@ -34,12 +34,18 @@ SELECT DISTINCT coalesce(metadata->>'$version', '1') FROM (
 """
 
 
+def type_names(client: EventClient) -> list[str]:
+    """The types that stand in the log."""
+    table = client.events.pgevents_spec.qualified()
+    return [row[0] for row in client.session.execute(NAMES_SQL.format(table=table), None).fetchall()]
+
+
 def types_page(client: EventClient) -> dict[str, Any]:
     """Every type that stands in the log."""
     table = client.events.pgevents_spec.qualified()
     execute = client.session.execute
     found: list[dict[str, Any]] = []
-    for (name,) in execute(NAMES_SQL.format(table=table), None).fetchall():
+    for name in type_names(client):
         (count,) = execute(COUNT_SQL.format(table=table, limit=COUNT_LIMIT + 1), [name]).fetchone()
         ends = [
             execute(END_SQL.format(table=table, order=order), [name]).fetchone() for order in ("ASC", "DESC")

@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
+from pgevents.browser.classes import saved_types
 from pgevents.browser.diff import changes
 from pgevents.browser.filters import LARGEST_ID, FilterError
 from pgevents.browser.log import COUNT_LIMIT, iso
-from pgevents.browser.things import saved_types
+from pgevents.browser.travel import FOLDED, count_folded, is_closed
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, DatabaseError
 from pgevents.streams import check_field_name
 
 __all__ = ["projection_page", "projection_types", "query_page"]
@@ -23,29 +26,41 @@ COLUMNS = "id, data::text, latest_event_id, version, created_at, updated_at"
 
 
 def projection_types(client: EventClient, classes: dict[str, type[Any]]) -> dict[str, Any]:
-    """Each projection type with its saved versions, and whether this program has a class for it."""
+    """Each projection type with its saved versions, how many views are of the class's version already, and
+    whether this program has a class for it."""
     table = client.projections.pgevents_spec.qualified()
-    sql = (
-        f"SELECT version, count(*), max(updated_at) FROM "
-        f"(SELECT version, updated_at FROM {table} WHERE type = %s LIMIT {COUNT_LIMIT + 1}) AS found "
-        "GROUP BY version ORDER BY version"
-    )
+    sql = f"""\
+WITH found AS MATERIALIZED (
+    SELECT id, version, updated_at FROM {table} WHERE type = %s LIMIT {COUNT_LIMIT + 1}
+)
+SELECT version, count(*), max(updated_at), (SELECT count(DISTINCT id) FROM found)
+FROM found GROUP BY version ORDER BY version
+"""
     found: list[dict[str, Any]] = []
     for name in sorted({*saved_types(client), *classes}):
         rows = client.session.execute(sql, [name]).fetchall()
         cls = classes.get(name)
+        versions = [
+            {"version": version, "count": count, "updated_at": iso(at)} for version, count, at, _ in rows
+        ]
+        total = rows[0][3] if rows else 0
         found.append(
             {
                 "type": name,
                 "class": None if cls is None else f"{cls.__module__}:{cls.__qualname__}",
                 "version": None if cls is None else cls.version,
-                "versions": [
-                    {"version": version, "count": count, "updated_at": iso(at)} for version, count, at in rows
-                ],
-                "count": sum(row[1] for row in rows),
+                "versions": versions,
+                "count": total,
+                "rebuilt": None if cls is None else _rebuilt(rows, total, cls.version),
             }
         )
     return {"projections": found, "count_limit": COUNT_LIMIT}
+
+
+def _rebuilt(rows: Sequence[Any], total: int, version: int) -> dict[str, int] | None:
+    """How many views are of a version already; None if all are, or if there are too many to count."""
+    done = sum(row[1] for row in rows if row[0] == version)
+    return None if done == total or total > COUNT_LIMIT else {"done": done, "of": total}
 
 
 def query_page(
@@ -107,35 +122,62 @@ def query_page(
 
 
 def projection_page(
-    client: EventClient, name: str, view_id: str, cls: type[Any] | None
+    client: EventClient, name: str, view_id: str, cls: type[Any] | None, *, is_patient: bool = False
 ) -> dict[str, Any] | None:
-    """One projection: what is saved, and, where a class is there, what a fold gives now."""
+    """One projection: what is saved, and, where a class is there, what a fold gives now.
+
+    Args:
+        client: Whose projections.
+        name: The projection type.
+        view_id: The view's id.
+        cls: The class that folds it, if there is one.
+        is_patient: Whether to fold, however many events that are.
+    """
     table = client.projections.pgevents_spec.qualified()
     sql = f"SELECT {COLUMNS} FROM {table} WHERE type = %s AND id = %s ORDER BY version DESC"
     saved = [_row(row) for row in client.session.execute(sql, [name, view_id]).fetchall()]
-    folded, error, differences = None, None, list[dict[str, Any]]()
-    is_closed = cls is not None and "pgevents_before_decode" in client.plugins.implemented
-    if cls is not None and not is_closed:
-        try:  # as of the end: only a view of now is told to plugins, which may save it
-            folded = cls(view_id, client, as_of=LARGEST_ID).as_json()
-        except Exception as fault:  # reducers are the application's code: whatever they raise is shown
-            error = f"{type(fault).__name__}: {fault}"
-        same = [one for one in saved if one["version"] == cls.version]
-        if same and folded is not None:
-            differences = changes(same[0]["data"], folded)
-    if not saved and folded is None:
+    found = _Fold() if cls is None else _fold(client, cls, view_id, is_patient)
+    same = [one for one in saved if cls is not None and one["version"] == cls.version]
+    differences = changes(same[0]["data"], found.view) if same and found.view is not None else []
+    if not saved and found.view is None:
         return None
     return {
         "type": name,
         "id": view_id,
         "saved": saved,
-        "folded": folded,
+        "folded": found.view,
         "folded_version": None if cls is None else cls.version,
-        "error": error,
-        "closed": is_closed,
+        "error": found.error,
+        "closed": found.is_closed,
+        "too_long": found.too_long,
         "changes": differences,
         "identifiers": _identifiers(client, cls, view_id),
     }
+
+
+@attrs.frozen
+class _Fold:
+    """A view folded now, or why there is none."""
+
+    view: Any = None
+    error: str | None = None
+    is_closed: bool = False
+    too_long: int | None = None
+
+
+def _fold(client: EventClient, cls: type[Any], view_id: str, is_patient: bool) -> _Fold:
+    """Fold from the start: from a snapshot it would only repeat what the snapshot says."""
+    try:
+        if is_closed(client, cls, view_id, LARGEST_ID):
+            return _Fold(is_closed=True)
+        if not is_patient and count_folded(client, cls, view_id, 0, LARGEST_ID, FOLDED) > FOLDED:
+            return _Fold(too_long=FOLDED)
+        # As of the end: only a view of now is told to plugins, which may save it.
+        return _Fold(cls(view_id, client, as_of=LARGEST_ID, load_existing_projection=False).as_json())
+    except DatabaseError:
+        raise
+    except Exception as fault:  # reducers are the application's code: whatever they raise is shown
+        return _Fold(error=f"{type(fault).__name__}: {fault}")
 
 
 def _identifiers(client: EventClient, cls: type[Any] | None, view_id: str) -> list[dict[str, str]]:

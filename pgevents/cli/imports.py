@@ -6,29 +6,41 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from attrs import define
 
 from pgevents.client import EventClient
 from pgevents.codec.serialization import VERSION_KEY
-from pgevents.errors import PgEventsError
+from pgevents.errors import (
+    ConfigurationError,
+    DatabaseError,
+    EventEncodeError,
+    IdempotencyError,
+    UnknownEventTypeError,
+)
+from pgevents.saving import SaveOptions
 from pgevents.terminal import printable
 
 from .application import refusals_of_plugins
 from .files import FORMAT, form_of, progress, report
 from .frame import EXIT_CODES, fail
-from .lines import Line, csv_lines, json_lines, open_file
+from .lines import Line, Refuse, csv_lines, json_lines, open_file
 from .store import Store
 
 __all__ = ["import_command"]
 
+T = TypeVar("T")
 PAGE = 1_000
 """So many lines are one transaction."""
 DIGEST = 8
+REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
+"""What a save raises if something is wrong with its events."""
 
 NOTES_SQL = """\
 CREATE TABLE IF NOT EXISTS {notes} (
@@ -38,6 +50,11 @@ CREATE TABLE IF NOT EXISTS {notes} (
 LOCK_SQL = """\
 INSERT INTO {notes} (source, page, lines) VALUES (%s, %s, ''::bytea)
 ON CONFLICT (source, page) DO UPDATE SET source = excluded.source RETURNING lines
+"""
+KEYS_SQL = """\
+SELECT given.number, stored.type = given.type AND stored.data = given.data::jsonb
+FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS given (key, type, data, number)
+JOIN {events} AS stored ON stored.idempotency_key = given.key
 """
 NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page = %s"
 
@@ -87,7 +104,6 @@ def import_command(
         raise click.UsageError("--key is a text of 1 to 500 characters")
     reader = store.open()
     reader.check_installed()
-    pages = _Pages(reader, store.writer(reader), source)
     start, done = time.perf_counter(), _Imported()
     stops: list[str] = []
 
@@ -103,11 +119,16 @@ def import_command(
         open_file(file) as (raw, text),
         progress("Import", os.fstat(raw.fileno()).st_size if file != "-" else 0) as advance,
     ):
+        pages = _Pages(reader, store.writer(reader), source, refuse)
         position = 0
         lines = csv_lines(text, type_name, refuse) if form == "csv" else json_lines(text, refuse)
-        for page, some in groupby(lines, lambda line: line.number // PAGE):
-            known, new = pages.save(page, list(some))
+        for page, some in _ahead(
+            (page, list(some)) for page, some in groupby(lines, lambda line: line.number // PAGE)
+        ):
+            known, new = pages.save(page, some)
             done.events, done.known = done.events + new, done.known + known
+            if pages.has_stopped:
+                break
             if file != "-":
                 position, before = raw.tell(), position
                 advance(position - before)
@@ -118,82 +139,148 @@ def import_command(
         sys.exit(1)
 
 
-class _Pages:
-    """Saves pages of lines, and notes in `<events>_imports` which lines they were."""
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; each is made in another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
 
-    def __init__(self, reader: EventClient, writer: EventClient, source: str) -> None:
-        self._reader = reader
+
+class _Pages:
+    """Saves pages of lines, and notes in `<events>_imports` which lines they were.
+
+    Attributes:
+        has_stopped: Whether a line was refused that ends the import.
+    """
+
+    def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
+        self._session = reader.session
         self._writer = writer
         self._source = source
+        self._refuse = refuse
+        self.has_stopped = False
         spec = reader.events.pgevents_spec
-        self._notes = spec.qualified("_imports")
-        execute = reader.session.execute
-        (found,) = execute("SELECT to_regclass(%s) IS NOT NULL", [self._notes]).fetchone()
+        notes = spec.qualified("_imports")
+        self._keys_sql = KEYS_SQL.format(events=spec.qualified())
+        self._lock_sql, self._note_sql = LOCK_SQL.format(notes=notes), NOTE_SQL.format(notes=notes)
+        (found,) = self._session.execute("SELECT to_regclass(%s) IS NOT NULL", [notes]).fetchone()
         if not found:
-            with reader.session.atomic():
-                execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self._notes])
-                execute(NOTES_SQL.format(notes=self._notes), None)
+            with self._session.atomic():
+                self._session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [notes])
+                self._session.execute(NOTES_SQL.format(notes=notes))
 
     def save(self, page: int, lines: Sequence[Line]) -> tuple[int, int]:
         """Save the lines of a page that are not there yet; how many were there, and how many are new."""
-        execute = self._reader.session.execute
-        with self._reader.session.atomic():
-            sql = LOCK_SQL.format(notes=self._notes)
-            noted = bytearray(execute(sql, [self._source, page]).fetchone()[0])
-            noted.extend(bytes(PAGE * DIGEST - len(noted)))
-            new = [line for line in lines if not self._is_known(line, noted)]
-            count = 0
-            for some in _batches(new):
-                try:
-                    count += self._append(some)
-                except PgEventsError as error:
-                    fail(f"lines {some[0].number} to {some[-1].number}: {error}")
-            if new:
-                last = new[-1].number % PAGE
-                used = max(last + 1, len(noted.rstrip(b"\0")) // DIGEST + 1)
-                values = [bytes(noted[: used * DIGEST]), self._source, page]
-                execute(NOTE_SQL.format(notes=self._notes), values)
-        return len(lines) - count, count
+        with self._session.atomic():
+            (stored,) = self._session.execute(self._lock_sql, [self._source, page]).fetchone()
+            notes = _Notes(self._source, stored)
+            missing = [line for line in lines if not notes.holds(line)]
+            new, known = self._append(missing)
+            if new or known:
+                notes.add(new)
+                notes.add(known)
+                self._session.execute(self._note_sql, [notes.stored(), self._source, page])
+        return len(lines) - len(missing) + len(known), len(new)
 
-    def _is_known(self, line: Line, noted: bytearray) -> bool:
-        """Whether the line was saved before; if not, it is noted."""
-        place = slice(line.number % PAGE * DIGEST, (line.number % PAGE + 1) * DIGEST)
-        digest = line.digest()
-        if bytes(noted[place]) == digest:
-            return True
-        if any(noted[place]):
+    def _append(self, lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+        """Append lines as one batch: those that were saved now, and those that their keys had saved before.
+
+        Where something is wrong with a batch, its halves are saved one after the other, and so on, until it
+        is known with which line.
+        """
+        new, known = list[Line](), list[Line]()
+        batches = [lines] if lines else []
+        while batches:
+            batch = batches.pop()
+            try:
+                with self._session.atomic():
+                    before = self._saved_by_keys(batch)
+                    rest = [line for line in batch if line.number not in before] if before else batch
+                    if rest:
+                        self._save(rest)
+            except REFUSALS as error:
+                if len(batch) > 1:
+                    middle = len(batch) // 2
+                    batches += [batch[middle:], batch[:middle]]
+                elif self._refuse(batch[0].number, error):
+                    self.has_stopped = True
+                    break
+                continue
+            new += rest
+            known += [line for line in batch if line.number in before]
+        return new, known
+
+    def _saved_by_keys(self, lines: Sequence[Line]) -> set[int]:
+        """The numbers of those lines that an earlier save with their key has saved.
+
+        Raises:
+            IdempotencyError: It has saved something else.
+        """
+        keyed = [line for line in lines if line.key is not None]
+        if not keyed:
+            return set()
+        columns = zip(*[(line.key, line.type, line.data_text) for line in keyed], strict=True)
+        rows = self._session.execute(self._keys_sql, [list(column) for column in columns]).fetchall()
+        for number, is_same in rows:
+            if not is_same:
+                key = keyed[number - 1].key
+                raise IdempotencyError(f"its idempotency key {key!r} saved another event before", key=key)
+        return {keyed[number - 1].number for number, _ in rows}
+
+    def _save(self, lines: Sequence[Line]) -> None:
+        now = datetime.now(timezone.utc)
+        times = [line.created_at or now for line in lines] if any(line.created_at for line in lines) else None
+        keys = [line.key for line in lines] if any(line.key for line in lines) else None
+        if not self._writer.plugins.implemented:
+            # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
+            rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
+            answer = self._writer.appender.append(rows, created_at=times, keys=keys)
+            if answer.status != "saved":
+                raise IdempotencyError("its idempotency key was saved by another transaction meanwhile")
+            return
+        for line in lines:
+            if VERSION_KEY in line.metadata:
+                fail(
+                    f"line {line.number} holds data of another version, which plugins do not see: import "
+                    "without --app and --plugin"
+                )
+        events = [{"type": line.type, "data": line.data, "metadata": line.metadata} for line in lines]
+        with refusals_of_plugins(self._writer):
+            self._writer.saver.save(events, SaveOptions(created_at=times, keys=keys))
+
+
+class _Notes:
+    """What is noted of one page: a digest of each line that was saved, at the line's place."""
+
+    def __init__(self, source: str, stored: bytes) -> None:
+        self._source = source
+        self._noted = bytearray(stored).ljust(PAGE * DIGEST, b"\0")
+        self._digests: dict[int, bytes] = {}
+
+    def holds(self, line: Line) -> bool:
+        """Whether the line was saved before."""
+        digest = self._digests[line.number] = line.digest()
+        noted = self._noted[_place(line)]
+        if noted != digest and any(noted):
             fail(
                 f"line {line.number}: another event was imported from this line of {self._source!r} before; "
                 "give another --key"
             )
-        noted[place] = digest
-        return False
+        return noted == digest
 
-    def _append(self, lines: Sequence[Line]) -> int:
-        """Append lines of one time and one key, if any; how many are new."""
-        created_at, key = lines[0].created_at, lines[0].key
-        if not self._writer.plugins.implemented:
-            # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
-            rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
-            answer = self._writer.appender.append(rows, None, key, created_at)
-            if answer.status == "reused":
-                fail(f"line {lines[0].number}: its idempotency key {key!r} saved another event before")
-            return len(lines) if answer.status == "saved" else 0
-        if any(VERSION_KEY in line.metadata for line in lines):
-            fail(
-                f"line {lines[0].number} and those after it hold data of another version, which plugins do "
-                "not see: import without --app and --plugin"
-            )
-        events = [{"type": line.type, "data": line.data, "metadata": line.metadata} for line in lines]
-        with refusals_of_plugins(self._writer):
-            self._writer.save_events(events, idempotency_key=key, created_at=created_at)
-        return len(lines)
+    def add(self, lines: Sequence[Line]) -> None:
+        """Note lines that were looked for."""
+        for line in lines:
+            self._noted[_place(line)] = self._digests[line.number]
+
+    def stored(self) -> bytes:
+        """The notes as they are stored, without the empty places at the end."""
+        used = -(-len(self._noted.rstrip(b"\0")) // DIGEST)
+        return bytes(self._noted[: used * DIGEST])
 
 
-def _batches(lines: Sequence[Line]) -> Iterator[list[Line]]:
-    """Lines that are appended by one call: of one time, without keys; each line with a key is one call."""
-    for key, some in groupby(lines, lambda line: (line.created_at, line.key)):
-        batch = list(some)
-        if key[1] is not None and len(batch) > 1:
-            fail(f"lines {batch[0].number} and {batch[1].number} have the same idempotency key")
-        yield batch
+def _place(line: Line) -> slice:
+    start = line.number % PAGE * DIGEST
+    return slice(start, start + DIGEST)

@@ -9,9 +9,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
+from functools import partial
 from typing import IO, Any, cast
 
 import click
@@ -28,8 +29,8 @@ __all__ = ["BadLine", "Line", "csv_lines", "json_lines", "open_file"]
 
 csv.field_size_limit(2**31 - 1)  # an event's data is one field
 TYPE_LIMIT, KEY_LIMIT, VERSION_LIMIT = 200, 600, 10_000
-NOTHING: tuple[Any, str] = (None, "")
-_skip_blanks = re.compile(r"[ \t\r\n]*").match
+_fraction = re.compile(r"[0-9][.eE]").search
+_between = re.compile(r"[ \t\r\n]*[{,:}][ \t\r\n]*").match
 _value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
 
 
@@ -67,6 +68,8 @@ class Line:
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).digest()
 
 
+Texts = Callable[[], Mapping[str, str]]
+"""Gives the JSON texts of an event's members, by name."""
 Refuse = Callable[[int, object], bool]
 """Called with a line's number and what is wrong with it; whether that ends the import."""
 
@@ -88,7 +91,7 @@ def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
         if line.strip(" \t\r\n"):
             try:
                 _check_text(line)
-                yield _line(number, _members(line))
+                yield _line(number, _members(line), partial(_texts_of_members, line))
             except (BadLine, EventEncodeError, ValueError, RecursionError) as reason:
                 if refuse(number, reason):
                     return
@@ -112,26 +115,23 @@ def csv_lines(text: IO[str], type_name: str | None, refuse: Refuse) -> Iterator[
             row = next(rows, None)
             if row is None:
                 return
-            yield _line(number, _csv_members(row, type_name))
+            yield _line(number, *_csv_members(row, type_name))
         except (BadLine, EventEncodeError, ValueError, RecursionError, csv.Error) as reason:
             if refuse(number, reason):
                 return
 
 
-def _csv_members(row: dict[Any, Any], type_name: str | None) -> dict[str, tuple[Any, str]]:
-    """The members of an event, each with its JSON text."""
+def _csv_members(row: dict[Any, Any], type_name: str | None) -> tuple[dict[str, Any], Texts]:
+    """The members of an event, and what gives their JSON text."""
     if None in row or None in row.values():
         raise BadLine("it has another number of fields than the header")
     _check_text("".join(row.values()))
     if type_name:
-        return {"type": (type_name, ""), "data": (dict(row), dump_json(dict(row), "the data"))}
-    found: dict[str, tuple[Any, str]] = {
-        name: (row[name], "") for name in ("type", "created_at", KEY_COLUMN) if row.get(name)
-    }
-    for name in ("data", "metadata"):
-        if row.get(name):
-            found[name] = json.loads(row[name]), row[name]
-    return found
+        return {"type": type_name, "data": dict(row)}, dict
+    found: dict[str, Any] = {
+        name: row[name] for name in ("type", "created_at", KEY_COLUMN) if row.get(name)
+    } | {name: json.loads(row[name]) for name in ("data", "metadata") if row.get(name)}
+    return found, lambda: row
 
 
 def _check_text(text: str) -> None:
@@ -141,66 +141,78 @@ def _check_text(text: str) -> None:
         raise BadLine("it is not in UTF-8") from None
 
 
-def _members(text: str) -> dict[str, tuple[Any, str]]:
-    """The members of a JSON object, each with its text; what follows a name twice is refused."""
-    found: dict[str, tuple[Any, str]] = {}
-    at = _expect(text, 0, "{", "an event is a JSON object")
-    while True:
+def _members(text: str) -> dict[str, Any]:
+    """The members of a JSON object; a name that stands twice is refused."""
+    objects: list[list[tuple[str, Any]]] = []
+
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        objects.append(pairs)
+        return dict(pairs)
+
+    try:
+        found = json.loads(text, object_pairs_hook=noted)
+    except ValueError as error:
+        raise BadLine(f"it is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BadLine("an event is a JSON object")
+    members = cast("dict[str, Any]", found)
+    if len(members) < len(objects[-1]):  # the outermost object comes last
+        raise BadLine("a name stands twice in the event")
+    return members
+
+
+def _texts_of_members(text: str) -> dict[str, str]:
+    """The texts of the members of a JSON object, for numbers that Python would round."""
+    texts: dict[str, str] = {}
+    at = _skip(text, 0)
+    while at < len(text):
         name, end = _value_at(text, at)
-        at = _expect(text, end, ":", "a name is followed by a colon")
-        value, end = _value_at(text, at)
-        if not isinstance(name, str) or name in found:
-            raise BadLine(f"the name {name!r} is no text, or stands twice")
-        found[name] = value, text[at:end]
-        end = _blanks(text, end)
-        if text[end : end + 1] == "}":
-            _expect(text, end + 1, "", "nothing follows the object")
-            return found
-        at = _expect(text, end, ",", "members are separated by commas")
+        begin = _skip(text, end)
+        _, end = _value_at(text, begin)
+        texts[name] = text[begin:end]
+        at = _skip(text, end)
+    return texts
 
 
-def _blanks(text: str, at: int) -> int:
-    found = _skip_blanks(text, at)
+def _skip(text: str, at: int) -> int:
+    """The place behind a sign and the blanks around it, in text that is known to be JSON."""
+    found = _between(text, at)
     return at if found is None else found.end()
 
 
-def _expect(text: str, at: int, sign: str, rule: str) -> int:
-    """The place behind a sign (behind the end, if it is empty) and the blanks around it."""
-    at = _blanks(text, at)
-    if text[at : at + max(1, len(sign))] != sign:
-        raise BadLine(f"it is not JSON: {rule} (character {at + 1})")
-    return _blanks(text, at + len(sign))
-
-
-def _line(number: int, members: dict[str, tuple[Any, str]]) -> Line:
-    name, data, metadata, created_at, key = (
-        members.get(field, NOTHING)[0] for field in ("type", "data", "metadata", "created_at", KEY_COLUMN)
-    )
+def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
+    name, data, metadata = members.get("type"), members.get("data"), members.get("metadata") or {}
     if not isinstance(name, str) or not isinstance(data, dict):
         raise BadLine('an event has a "type", which is text, and "data", which is an object')
     if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
         raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")
-    known: dict[str, Any] = cast("dict[str, Any]", metadata or {})
-    if not isinstance(metadata or {}, dict):
+    if not name.isascii():
+        dump_json(name, "the type")
+    if not isinstance(metadata, dict):
         raise BadLine('"metadata" is an object')
-    dump_json(name, "the type")
-    # What a save refuses is refused here; the text goes in as it stands.
-    dump_json(cast(object, data), "the data")
-    dump_json(known, "the metadata")
-    version: Any = known.get(VERSION_KEY, 1)
+    version: Any = cast("dict[str, Any]", metadata).get(VERSION_KEY, 1)
     if type(version) is not int or not 1 <= version <= VERSION_LIMIT:
         raise BadLine(f"{VERSION_KEY} in the metadata is a whole number from 1 to {VERSION_LIMIT:,}")
-    data_text, metadata_text = members["data"][1], members["metadata"][1] if known else "{}"
     return Line(
         number,
         name,
         cast("dict[str, Any]", data),
-        _one_line(data_text),
-        known,
-        _one_line(metadata_text),
-        _created_at(created_at),
-        _key(key),
+        _exact_text("data", cast(object, data), texts),
+        cast("dict[str, Any]", metadata),
+        _exact_text("metadata", cast(object, metadata), texts) if metadata else "{}",
+        _created_at(members.get("created_at")),
+        _key(members.get(KEY_COLUMN)),
     )
+
+
+def _exact_text(member: str, value: object, texts: Texts) -> str:
+    """The JSON text of data or metadata, with every number as the file has it.
+
+    Raises:
+        EventEncodeError: A save would refuse it, too.
+    """
+    text = dump_json(value, f"the {member}")
+    return _one_line(texts()[member]) if _fraction(text) and member in texts() else text
 
 
 def _one_line(text: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any, TypeVar, overload
 from pgevents.client.parts import ClientParts
 from pgevents.deciding import Projection
 from pgevents.events import Event
+from pgevents.newest import LatestEvent
 
 __all__ = ["DecidingCalls"]
 
+D = TypeVar("D")
 T = TypeVar("T")
 V = TypeVar("V")
 W = TypeVar("W")
@@ -45,7 +47,37 @@ class DecidingCalls(ClientParts):
     @overload
     def decide(
         self,
-        projections: Sequence[Projection[Any]],
+        projections: LatestEvent[D],
+        decider: Callable[[Event[D] | None], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[Projection[V], LatestEvent[D]],
+        decider: Callable[[V, Event[D] | None], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[LatestEvent[D], Projection[V]],
+        decider: Callable[[Event[D] | None, V], T | None],
+        *,
+        retries: int = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        idempotency_key: str | None = ...,
+    ) -> list[Event[Any]]: ...
+    @overload
+    def decide(
+        self,
+        projections: Sequence[Projection[Any] | LatestEvent[Any]],
         decider: Callable[..., Any],
         *,
         retries: int = ...,
@@ -69,10 +101,10 @@ class DecidingCalls(ClientParts):
         same streams at the first try.
 
         Args:
-            projections: A projection, or several that the decision rests on.
-            decider: Called with the view (or views, in order); returns an event, a list of events, or None
-                for nothing, or yields events. It may be called several times, so it should do nothing but
-                decide.
+            projections: A projection, `latest(...)`, or several of them that the decision rests on.
+            decider: Called with the view (or views, in order; of `latest(...)` the event, or None if there
+                is none). It returns an event, a list of events, or None for nothing, or yields events. It may
+                be called several times, so it should do nothing but decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
             idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and

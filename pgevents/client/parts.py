@@ -66,7 +66,7 @@ class ClientParts:
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
-        self.plugins.tell("pgevents_after_commit", events=saved)
+        self.plugins.notify("pgevents_after_commit", events=saved)
 
     def _use_plugins(self, hooks: frozenset[str]) -> None:
         """Take up what plugins bring; called when any come or go that implement one of these hooks."""

@@ -175,7 +175,8 @@ class ProjectionCalls(ClientParts):
             offset: Leave out so many first.
             version: With names alone: only this version.
             data: Values by field name, for fields that cannot be written as keywords.
-            **match: Field and value. A list means any of; a field that is an array matches it exactly.
+            **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
+                comparison: `total=at_least(100)`, `between`, `is_not` and their like.
                 Numbers, Decimals, dates, times and booleans are compared as what they are.
 
         Raises:

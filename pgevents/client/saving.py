@@ -37,7 +37,7 @@ class SavingCalls(ClientParts):
         *,
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-        created_at: datetime | None = None,
+        created_at: datetime | Sequence[datetime] | None = None,
     ) -> list[Event[T]]:
         """Save events, all or none, in one round trip.
 
@@ -45,7 +45,8 @@ class SavingCalls(ClientParts):
             events: Instances of event classes, or dicts `{"type": ..., "data": {...}}`; none is `[]`.
             metadata: A JSON object for each of them; keys that begin with `$` are reserved.
             idempotency_key: A save repeated with its key saves nothing and returns what the first one saved.
-            created_at: When they happened, with a time zone (for imports); by default now.
+            created_at: When they happened, with a time zone (for imports): one time for all of them, or a
+                list with one for each; by default now.
 
         Returns:
             The saved events, in the order given.
@@ -86,7 +87,7 @@ class SavingCalls(ClientParts):
         *,
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-        created_at: datetime | None = None,
+        created_at: datetime | Sequence[datetime] | None = None,
     ) -> list[Event[T]]:
         """Save events only if the streams hold exactly what the caller has read.
 

@@ -1,4 +1,4 @@
-"""The cattrs converter of events and views: what they need beyond JSON, each from its own JSON type alone."""
+"""The cattrs converter of events and views: types beyond JSON, and no conversion between JSON types."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ Structure = Callable[[Any, Any], Any]
 
 
 def make_event_converter() -> cattrs.Converter:
-    """A cattrs converter with what events need beyond JSON: Decimal, UUID, date, datetime with its zone,
-        tuples.
+    """A cattrs converter for what events hold beyond JSON: Decimal, UUID, dates and times, tuples, sets.
 
-    Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused. What is stored
-    is taken as the JSON type that it is: "3" is no int, and a text is no list of its letters.
+    Money stays exact: a Decimal is stored as text. A datetime without a time zone is refused. JSON types are
+    not converted: "3" is not an int, and a text is not a list of its letters.
     """
     converter = make_converter(unstruct_collection_overrides={tuple: list})
     for kind, to_text, from_text in (
@@ -99,7 +98,7 @@ LISTS = (list, tuple, set, frozenset, deque, Sequence, Set)
 
 
 def _refuse_other_containers(converter: cattrs.Converter) -> None:
-    """Lists are made of lists and dicts of dicts: cattrs takes any iterable, also a text."""
+    """Accept only lists for lists and only objects for dicts; cattrs takes any iterable, even a text."""
     inside = _Inside()
 
     def is_container(kind: Any) -> bool:
@@ -108,7 +107,7 @@ def _refuse_other_containers(converter: cattrs.Converter) -> None:
     def make_hook(kind: Any, converter: cattrs.Converter) -> Structure:
         inside.kinds += (kind,)
         try:
-            structure = converter.get_structure_hook(kind, cache_result=False)  # what cattrs has for it
+            structure = converter.get_structure_hook(kind, cache_result=False)  # cattrs' own hook
         finally:
             inside.kinds = inside.kinds[:-1]
         container: type[Any] = _json_container(kind) or list
@@ -124,13 +123,13 @@ def _refuse_other_containers(converter: cattrs.Converter) -> None:
 
 
 class _Inside(threading.local):
-    """The types whose hooks are being made in this thread."""
+    """The types whose hooks this thread is making: for these, cattrs' own hook is wanted."""
 
     kinds: tuple[Any, ...] = ()
 
 
 def _json_container(kind: Any) -> type[Any] | None:
-    """What a collection is in JSON; None for what is no collection."""
+    """The JSON type of a collection, list or dict; None for other types."""
     origin = cast("type[Any]", typing.get_origin(kind) or kind)
     if not inspect.isclass(origin) or issubclass(origin, (str, bytes, bytearray)):
         return None

@@ -1,4 +1,4 @@
-"""Rows of the log made events: data into their classes, through upcasters and plugins where there are any."""
+"""Decodes rows of the log to events: data to their classes, through upcasters and plugins."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pgevents.events import Event, EventType, EventTypes, StoredEvent, Undecoded
 __all__ = ["FIELD_END", "Decoder", "rows_of"]
 
 FIELD_END = "\x1f"
-"""Between the fields of all events that the functions of `ordering.sql` give as one text; JSON has it
-escaped."""
+"""Separates the fields of events in the text that the functions of `read.sql` return. JSON escapes it."""
 COLUMNS = 6
 MAX_NAMES = 10_000
-"""Of how many type names a decoder remembers what it found."""
+"""How many type names a decoder caches."""
 BeforeDecode = Callable[[list[StoredEvent]], list[StoredEvent]]
-KnownType = tuple[EventType | None, int, Callable[[str], Any]]
-"""A stored type's class, its newest version, and what makes an instance of that version's text."""
+CachedType = tuple[EventType | None, int, Callable[[str], Any]]
+"""The event type of a stored name, its newest version, and the decoder of that version's text."""
 
 
 def rows_of(text: str) -> Iterator[Any]:
-    """Such a text as rows, in which the id is text, and empty what a row of a table would not have."""
+    """Split such a text into rows. The id is text; a missing value is an empty text."""
     fields = iter(text.split(FIELD_END) if text else ())
     return zip(*[fields] * COLUMNS, strict=True)
 
 
 class Decoder:
-    """Makes events of rows of `selecting.COLUMNS`.
+    """Makes events of rows of `queries.COLUMNS`.
 
     Attributes:
-        before_decode: What plugins change in stored events before that, if any do.
+        before_decode: Passes stored events through the plugins before they are decoded; None without such
+            plugins.
     """
 
     def __init__(self, types: EventTypes, serializer: Serializer) -> None:
@@ -43,31 +43,31 @@ class Decoder:
         self.use(types)
 
     def use(self, types: EventTypes, before_decode: BeforeDecode | None = None) -> None:
-        """Decode with these types, and with what else has changed."""
+        """From now on decode with these types and plugins."""
         self._types = types
         self.before_decode = before_decode
         self._forget()
 
-    def _forget(self) -> dict[str, KnownType]:
-        revision, known = self._types.revision, dict[str, KnownType]()
-        self._known = revision, known  # both at once, for other threads
-        return known
+    def _forget(self) -> dict[str, CachedType]:
+        revision, cache = self._types.revision, dict[str, CachedType]()
+        self._cached = revision, cache  # one assignment, so that other threads see both or neither
+        return cache
 
     def events(self, rows: Iterable[Any], *, keep_undecodable: bool = False) -> list[Event[Any]]:
-        """Rows as events; plugins see them together, to look up what they need at once.
+        """Rows as events. Plugins get all of them in one call, and so can look up all that they need at once.
 
         Args:
             rows: Id, type, data, metadata, and the two times, as text; the id may be an int.
-            keep_undecodable: Whether an event that cannot be read comes with `UndecodedData` for its data.
+            keep_undecodable: Return an event that cannot be read with `UndecodedData` as its data.
 
         Raises:
-            EventDecodeError: An event that cannot be read, unless it is kept.
+            EventDecodeError: An event cannot be read, and `keep_undecodable` is not set.
         """
         if self.before_decode is not None:
-            return self._events_by_plugins(self.before_decode, list(rows), keep_undecodable)
-        revision, known = self._known
-        if revision != self._types.revision or len(known) > MAX_NAMES:
-            known = self._forget()
+            return self._events_through_plugins(self.before_decode, list(rows), keep_undecodable)
+        revision, cache = self._cached
+        if revision != self._types.revision or len(cache) > MAX_NAMES:
+            cache = self._forget()
         events: list[Event[Any]] = []
         append = events.append
         metadata: dict[str, Any]
@@ -75,10 +75,10 @@ class Decoder:
         for row in rows:  # the hot loop of every read
             try:
                 event_id, name, text, metadata_text, created_at, updated_at = row
-                found = known.get(name)
-                if found is None:
-                    found = known[name] = self._known_type(name)
-                event_type, newest, decode = found
+                cached = cache.get(name)
+                if cached is None:
+                    cached = cache[name] = self._look_up(name)
+                event_type, newest, decode = cached
                 metadata, version = {}, 1
                 if metadata_text:
                     metadata = load_json(metadata_text)
@@ -90,7 +90,7 @@ class Decoder:
                 else:
                     try:
                         data = decode(text)
-                    except Exception:  # once more, with a decoder that knows the field that it is at
+                    except Exception:  # decode again, with the decoder that names the field at fault
                         data = self._serializer.decode_event(
                             event_type, load_json(text), version, int(event_id)
                         )
@@ -110,13 +110,13 @@ class Decoder:
     def _undecoded(self, row: Any, error: Exception, is_kept: bool) -> Event[Any]:
         return _undecoded(row, error, is_kept, row[1] in self._serializer.personal)
 
-    def _known_type(self, name: str) -> KnownType:
+    def _look_up(self, name: str) -> CachedType:
         event_type = self._types.find(name)
         if event_type is None:
             return None, 1, load_json
         return event_type, event_type.version, self._serializer.from_text[event_type.cls]
 
-    def _events_by_plugins(
+    def _events_through_plugins(
         self, before_decode: BeforeDecode, rows: Sequence[Any], keep_undecodable: bool
     ) -> list[Event[Any]]:
         events: dict[int, Event[Any]] = {}
@@ -131,10 +131,10 @@ class Decoder:
         except EventDecodeError as error:
             if len(rows) == 1 or not keep_undecodable:
                 return [self._undecoded(rows[0], error, keep_undecodable)]
-            return [self._events_by_plugins(before_decode, [row], True)[0] for row in rows]  # which one it is
-        for n, one in zip(stored, changed, strict=True):
+            return [self._events_through_plugins(before_decode, [row], True)[0] for row in rows]  # to find it
+        for n, changed_event in zip(stored, changed, strict=True):
             try:
-                events[n] = self._event_of(one, rows[n])
+                events[n] = self._event_of(changed_event, rows[n])
             except Exception as error:
                 events[n] = self._undecoded(rows[n], error, keep_undecodable)
         return [events[n] for n in range(len(rows))]
@@ -154,11 +154,11 @@ def _stored(row: Any) -> StoredEvent:
 
 
 def _undecoded(row: Any, error: Exception, is_kept: bool, is_personal: bool) -> Event[Any]:
-    """An event that cannot be read, as far as it can; or the error that names it."""
+    """The event of a row that cannot be decoded, as far as it can; or raise the error that names it."""
     event_id, name, text, metadata_text, created_at, updated_at = row
     if not isinstance(error, EventDecodeError):
         if isinstance(error, (PgEventsError, MemoryError)):
-            raise error  # of the program, not of this event
+            raise error  # not a fault of this event
         field, reason = _fault(error, created_at, updated_at, is_personal)
         fault = EventDecodeError(
             f"event {event_id} of type {name!r}: {reason}",
@@ -172,7 +172,7 @@ def _undecoded(row: Any, error: Exception, is_kept: bool, is_personal: bool) -> 
         raise error
     try:
         metadata = dict(load_json(metadata_text)) if metadata_text else {}
-    except Exception:  # what is undecodable is reported in `error`; metadata that are, too, are left out
+    except Exception:  # `error` reports the fault; metadata that cannot be read either are left out
         metadata = {}
     metadata.pop(VERSION_KEY, None)
     data = UndecodedData(text, error)
@@ -189,7 +189,7 @@ def _undecoded(row: Any, error: Exception, is_kept: bool, is_personal: bool) -> 
 def _fault(
     error: Exception, created_at: str, updated_at: str | None, is_personal: bool
 ) -> tuple[str | None, str]:
-    """The field at fault, if it is one of the envelope, and what is wrong; of personal data no value."""
+    """The envelope's field at fault, if there is one, and the reason; it quotes no value of personal data."""
     for field, text in (("created_at", created_at), ("updated_at", updated_at)):
         try:
             time_of(text or created_at)

@@ -1,4 +1,4 @@
-"""Whether what a read would give is what was given: equal in value and in kind, down to the last field."""
+"""Compares a saved value with what a read would give: equal in value and in type, down to the last field."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Difference:
     """The first place at which two values differ.
 
     Attributes:
-        path: Names of fields, keys and indexes on the way to it.
-        given: What stands there.
+        path: The fields, keys and indexes that lead to it.
+        given: The saved value at this place.
         read: What a read would give instead.
-        reason: Why these are not the same, if it takes words.
+        reason: Why the two differ, where their types do not say it.
     """
 
     path: tuple[str, ...]
@@ -54,19 +54,19 @@ Comparer = Callable[[Any, Any], Difference | None]
 def difference(given: Any, read: Any) -> Difference | None:
     """The first difference between a value and what a read would give for it, or None.
 
-    The values are of one class, but for two: an int in a float field that equals the float, and a datetime or
-    date of a class of its own, as test tools and libraries of times make them. The name of a time zone is not
-    stored; its offset is, and counts.
+    Both values must have the same class, with two exceptions: an int in a float field may equal the float,
+    and a datetime or date may have a subclass, as test tools and time libraries make them. The offset of a
+    time zone is stored and compared; its name is not.
     """
     kind: type[Any] = given.__class__
     if kind is not read.__class__:
-        return _other_kind(given, read)
+        return _compare_classes(given, read)
     if kind in BY_VALUE:
         return None if given == read else Difference((), given, read)
     return (_COMPARERS.get(kind) or _comparer(kind))(given, read)
 
 
-def _other_kind(given: Any, read: Any) -> Difference | None:
+def _compare_classes(given: Any, read: Any) -> Difference | None:
     if type(given) is int and type(read) is float:
         return None if given == read else Difference((), given, read, "a float cannot hold this int exactly")
     if isinstance(given, datetime) and type(read) is datetime:
@@ -77,21 +77,22 @@ def _other_kind(given: Any, read: Any) -> Difference | None:
 
 
 def _comparer(kind: type[Any]) -> Comparer:
-    found = _COMPARERS[kind] = _make_comparer(kind)
-    return found
+    comparer = _COMPARERS[kind] = _make_comparer(kind)
+    return comparer
 
 
 def _make_comparer(kind: type[Any]) -> Comparer:
     if attrs.has(kind):
-        # What takes no part in comparisons, nor in __init__, is a class's own business.
-        return _by_fields(tuple(one.name for one in attrs.fields(kind) if one.init or one.eq))
+        # A field that takes part neither in __init__ nor in comparisons is private to its class.
+        return _by_fields(tuple(field.name for field in attrs.fields(kind) if field.init or field.eq))
     if dataclasses.is_dataclass(kind):
-        return _by_fields(tuple(one.name for one in dataclasses.fields(kind) if one.init or one.compare))
+        fields = dataclasses.fields(kind)
+        return _by_fields(tuple(field.name for field in fields if field.init or field.compare))
     for base, compare in _BY_BASE.items():
         if issubclass(kind, base):
             return compare
-    own_eq: Any = kind.__eq__
-    if own_eq is object.__eq__:
+    eq: Any = kind.__eq__
+    if eq is object.__eq__:
         return _compare_incomparable
     return _compare_values
 
@@ -122,7 +123,7 @@ def _compare_decimals(given: Decimal, read: Decimal) -> Difference | None:
 def _compare_datetimes(given: datetime, read: datetime) -> Difference | None:
     if given.tzinfo is timezone.utc is read.tzinfo:
         return None if given == read else Difference((), given, read)
-    # Not given == read: times that a change of clocks makes ambiguous equal no time of another zone.
+    # Not given == read: a time that a change of clocks makes ambiguous never equals a time of another zone.
     is_same = (
         given.replace(tzinfo=None, fold=0) == read.replace(tzinfo=None, fold=0)
         and given.utcoffset() == read.utcoffset()
@@ -142,20 +143,20 @@ def _compare_times(given: time, read: time) -> Difference | None:
 def _compare_sequences(given: Any, read: Any) -> Difference | None:
     if len(given) != len(read):
         return Difference((), given, read)
-    for found in filter(None, map(difference, given, read)):
+    for nested in filter(None, map(difference, given, read)):
         place = next(n for n, pair in enumerate(zip(given, read, strict=True)) if difference(*pair))
-        return found.below(place)
+        return nested.below(place)
     return None
 
 
 def _compare_sets(given: Any, read: Any) -> Difference | None:
     if given != read:
         return Difference((), given, read)
-    same: dict[Any, Any] = {one: one for one in read}
-    for one in given:  # 1 and True and 1.0 are equal, and are not the same
-        found = difference(one, same[one])
-        if found is not None:
-            return found
+    counterparts: dict[Any, Any] = {member: member for member in read}
+    for member in given:  # 1, True and 1.0 are equal and of different classes
+        nested = difference(member, counterparts[member])
+        if nested is not None:
+            return nested
     return None
 
 
@@ -166,9 +167,9 @@ def _compare_mappings(given: Any, read: Any) -> Difference | None:
     for key, value in given.items():
         if key not in keys:
             return Difference((str(key),), key, next(iter(read)), "a read would give this key another kind")
-        found = difference(key, keys[key]) or difference(value, read[key])
-        if found is not None:
-            return found.below(key)
+        nested = difference(key, keys[key]) or difference(value, read[key])
+        if nested is not None:
+            return nested.below(key)
     return None
 
 
@@ -191,17 +192,17 @@ def _by_fields(names: tuple[str, ...]) -> Comparer:
 
     def compare(given: Any, read: Any) -> Difference | None:
         for name in names:
-            one, other = getattr(given, name, missing), getattr(read, name, missing)
-            found = None if one is other else difference(one, other)
-            if found is not None:
-                return found.below(name)
+            before, after = getattr(given, name, missing), getattr(read, name, missing)
+            nested = None if before is after else difference(before, after)
+            if nested is not None:
+                return nested.below(name)
         return None
 
     return compare
 
 
 BY_VALUE = frozenset({str, int, bool, types.NoneType, bytes, bytearray, date, timedelta, uuid.UUID})
-"""Classes of which equal values are the same."""
+"""Classes whose values differ in nothing if `==` holds."""
 
 _COMPARERS: dict[type[Any], Comparer] = {
     float: _compare_floats,
@@ -222,7 +223,7 @@ _BY_BASE: dict[type[Any], Comparer] = {
     **dict.fromkeys((list, tuple, deque), _compare_sequences),
     **dict.fromkeys((set, frozenset), _compare_sets),
 }
-"""By what a class derives from, if it is none of those itself."""
+"""Comparers of subclasses, by their base class."""
 
 
 def _kind_name(kind: type[Any]) -> str:

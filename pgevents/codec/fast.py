@@ -1,7 +1,7 @@
-"""What the extra `fast` brings: msgspec reads JSON, and reads and writes classes of plain fields in one step.
+"""The extra `fast`: msgspec reads JSON, and reads and writes classes of plain fields in one step.
 
-Everything here has a slower form in `serialization` that gives the same results; whatever msgspec refuses
-goes there.
+Everything here has a slower form in `serialization` that gives the same results; what msgspec refuses is
+left to that.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ float: NaN would become null, and 1e16 a whole number."""
 READ_ALIKE = (*WRITTEN_ALIKE, float, types.NoneType, date)
 """Field types that they read by the same rules."""
 TIMES = (datetime, datetime | None)
-"""Read alike if written as `datetime.isoformat` writes: of a seventh digit of a second msgspec makes
-something else."""
+"""Read alike if written as `datetime.isoformat` writes; msgspec and Python differ in a seventh digit."""
 
 MAX_DEPTH = 100
-"""How deep lists and objects may nest: what reads them in Python calls itself for each level."""
+"""How deep lists and objects may nest: readers written in Python recurse once for each level."""
 ODD_NUMBER = re.compile(r"[0-9][eE]\+?[0-9]|-0\.0")
-"""What a number that jsonb would change has in it; so may a text."""
+"""Matches in numbers that jsonb would change. It may match inside a string, too."""
 NUL = "\\u0000"
-"""A NUL character as it stands in JSON. It is looked for in text, as bytes take it for a number first, and
-drop an error."""
+"""A NUL character as JSON writes it. It is searched for in a str: `in` on bytes first tries to read it as a
+number, and discards an error each time."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
@@ -56,7 +55,7 @@ def instance_decoder(cls: type[Any]) -> Callable[[str], Any] | None:
         return None
     try:
         decode: Callable[[str], Any] = msgspec.json.Decoder(cls).decode
-    except Exception:  # it looks annotations up by itself, and finds none of classes in functions
+    except Exception:  # msgspec resolves annotations itself, and cannot for classes inside functions
         return None
     times = [name for name, kind in fields.items() if kind in TIMES]
     return decode if not times else _time_decoder(decode, times)
@@ -77,16 +76,16 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
 
 
 def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """Makes JSON text of an instance, of which a read makes an equal one; None if class or instance do not
-    allow that.
+    """A function from an instance to JSON text that a read turns into an equal instance.
 
-    That the two are equal needs no comparison here: the values are of exactly the types of their fields,
-    which JSON gives back as they are, and times are in UTC, so that a read gives the same zone. Whether they
-    are is compiled, as attrs does with its methods.
+    The function returns None where class or instance do not guarantee that. No comparison is needed: the
+    values have exactly the types of their fields, which JSON gives back unchanged, and times are in UTC, so
+    that a read gives the same zone. The test of the types is compiled, as attrs compiles its methods.
     """
     fields = _plain_fields(cls)
     is_plain = fields and all(kind in WRITTEN_ALIKE + TIMES for kind in fields.values())
-    if msgspec is None or not is_plain or any(one.validator for one in attrs.fields(cls)):  # a read asks them
+    # A read would run validators, and could refuse what was written.
+    if msgspec is None or not is_plain or any(field.validator for field in attrs.fields(cls)):
         return lambda instance: None
     values_of = _compiled_values(cast("dict[str, Any]", fields))
     encode: Callable[[Any], bytes] = msgspec.json.encode
@@ -97,7 +96,7 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
             if values is None:
                 return None
             text = encode(values).decode()
-        except Exception:  # nothing is lost: the slower form meets the same fault, and names type and field
+        except Exception:  # the slower form meets the same fault, and names type and field
             return None
         return None if NUL in text else text
 
@@ -105,16 +104,16 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
 
 
 def dump(value: object) -> str | None:
-    """JSON text of a value in one step; None for what the slower form looks at more closely.
+    """JSON text of a value in one step; None where the slower form must decide.
 
-    It may write what JSON does not have, NaN as null, a Decimal as text: so what is read must be compared, or
-    the value be known to have none of it.
+    msgspec writes what JSON does not have without an error: NaN as null, a Decimal as text. So the caller
+    compares what is read, or has checked that the value holds nothing of the kind.
     """
     if msgspec is None:
         return None
     try:
         text: str = msgspec.json.encode(value).decode()
-    except Exception:  # likewise
+    except Exception:  # the slower form raises the error, with its place
         return None
     return None if NUL in text or ODD_NUMBER.search(text) or _may_be_deep(text) else text
 
@@ -138,8 +137,8 @@ def _compiled_values(fields: dict[str, Any]) -> Callable[[Any], dict[str, Any] |
 
 
 def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
-    """Whether a type is one of those, or a plain class, list, tuple, dict or union with None made of them
-    alone."""
+    """Whether a type is in `READ_ALIKE`, or is a plain class, list, tuple, dict or union with None made of
+    such types alone."""
     if kind in READ_ALIKE:
         return True
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -148,40 +147,41 @@ def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
     if origin is dict:
         return arguments[0] is str and _is_read_alike(arguments[1], outer)
     if origin in (typing.Union, types.UnionType):
-        named = [one for one in arguments if one is not types.NoneType]
-        return len(named) == 1 and _is_read_alike(named[0], outer)
+        members = [member for member in arguments if member is not types.NoneType]
+        return len(members) == 1 and _is_read_alike(members[0], outer)
     fields = None if kind in outer else _plain_fields(kind)
-    return fields is not None and all(_is_read_alike(one, outer | {kind}) for one in fields.values())
+    return fields is not None and all(_is_read_alike(of, outer | {kind}) for of in fields.values())
 
 
 def _plain_fields(cls: Any) -> dict[str, Any] | None:
-    """The types of the fields of an attrs class that does nothing of its own when it is made, and holds
-    nothing else.
+    """The types of the fields of an attrs class whose `__init__` runs no code of its own and whose instances
+    hold nothing but fields; None for other classes.
 
-    msgspec sets the attributes of an instance without its `__init__`, and writes all that it finds in one:
-    what `functools.cached_property` has kept, too.
+    msgspec sets the attributes of an instance without its `__init__`, and writes every attribute that it has,
+    also what `functools.cached_property` stores there.
     """
     if not isinstance(cls, type) or "__attrs_attrs__" not in vars(cls):
         return None
-    own_ways = ("__attrs_init__", "__attrs_pre_init__", "__attrs_post_init__")
-    own_new: Any = cls.__new__
-    if own_new is not object.__new__ or any(hasattr(cls, name) for name in own_ways):
+    init_methods = ("__attrs_init__", "__attrs_pre_init__", "__attrs_post_init__")
+    new: Any = cls.__new__
+    if new is not object.__new__ or any(hasattr(cls, name) for name in init_methods):
         return None
     try:
         fields = attrs.fields(attrs.resolve_types(cls))
     except Exception:  # annotations that cannot be resolved
         return None
     slots = {name for base in cls.__mro__ for name in vars(base).get("__slots__", ())} - {"__weakref__"}
-    if cls.__dictoffset__ or slots != {one.name for one in fields} or getattr(cls, "__parameters__", None):
+    names = {field.name for field in fields}
+    if cls.__dictoffset__ or slots != names or getattr(cls, "__parameters__", None):
         return None
-    for one in fields:
-        has_own_default = isinstance(one.default, attrs.Factory) and one.default.takes_self  # type: ignore[arg-type]
+    for field in fields:
+        default_needs_instance = isinstance(field.default, attrs.Factory) and field.default.takes_self  # type: ignore[arg-type]
         if (
-            not one.init
-            or one.converter
-            or one.alias != one.name
-            or one.name.startswith("_")
-            or has_own_default
+            not field.init
+            or field.converter
+            or field.alias != field.name
+            or field.name.startswith("_")
+            or default_needs_instance
         ):
             return None
-    return {one.name: one.type for one in fields}
+    return {field.name: field.type for field in fields}

@@ -1,7 +1,7 @@
-"""JSON text that PostgreSQL's jsonb gives back with the same values, and the reading of what it gives.
+"""Writes JSON text that PostgreSQL's jsonb gives back with the same values, and reads what jsonb gives.
 
-jsonb is a model of JSON, not its text: numbers become decimals (1e16 a whole number, -0.0 zero), keys become
-unique and lose their order. What it would change is written so that it does not, or refused.
+jsonb keeps values, not their text: numbers become decimals (1e16 a whole number, -0.0 zero), keys become
+unique and lose their order. A value that it would change is written in a form that it keeps, or refused.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["MAX_DEPTH", "dump_and_load", "dump_json", "json_copy", "load_json"]
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.]*(?:[eE][+-]?[0-9]+)?')
-"""A text or a number: a text, so that what looks like a number in it is passed over."""
+"""Matches a string or a number: strings, so that digits inside them are passed over."""
 
 
 def load_json(text: str) -> Any:
     """A JSON value from what PostgreSQL gives.
 
     Raises:
-        ValueError: No JSON, or a number of more digits than Python reads.
+        ValueError: Not JSON, or a number of more digits than Python reads.
         RecursionError: Nested too deeply.
     """
     try:
@@ -69,10 +69,10 @@ def dump_json(value: object, what: str) -> str:
 
 
 def _with_exact_numbers(text: str, what: str) -> str:
-    """The text with large floats written out, with `.0` at the end: jsonb makes whole numbers of 1e16."""
+    """The text with large floats written out and ending in `.0`: jsonb makes a whole number of 1e16."""
 
-    def exact(found: re.Match[str]) -> str:
-        number = found[0]
+    def exact(match: re.Match[str]) -> str:
+        number = match[0]
         if number[0] == '"' or not ODD_NUMBER.search(number):
             return number
         if float(number) == 0:
@@ -100,19 +100,19 @@ def _depth(value: object) -> int:
     level, depth = [value], 0
     while level:
         inner: list[object] = []
-        for one in level:
-            if isinstance(one, dict):
-                inner.extend(cast("dict[str, object]", one).values())
-            elif isinstance(one, (list, tuple)):
-                inner.extend(cast("list[object]", one))
-        if not any(isinstance(one, (dict, list, tuple)) for one in level):
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(cast("dict[str, object]", item).values())
+            elif isinstance(item, (list, tuple)):
+                inner.extend(cast("list[object]", item))
+        if not any(isinstance(item, (dict, list, tuple)) for item in level):
             break
         level, depth = inner, depth + 1
     return depth
 
 
 def dump_and_load(value: Any, what: str) -> tuple[str, Any]:
-    """JSON text of a value that consists of what JSON has, and what reading it gives: a copy.
+    """JSON text of a value that consists of what JSON has, and a copy of the value: what a read gives.
 
     Raises:
         EventEncodeError: As for `json_copy` and `dump_json`.
@@ -122,24 +122,24 @@ def dump_and_load(value: Any, what: str) -> tuple[str, Any]:
 
 
 def json_copy(value: Any, what: str) -> Any:
-    """A copy of a value that consists of what JSON has, of these very classes.
+    """A copy of a value that consists of JSON's own types, not of subclasses of them.
 
     Args:
         value: A dict, list, str, int, float, bool or None; so are the values in it, and keys are str.
         what: What to call it in an error.
 
     Raises:
-        EventEncodeError: Anything else, for a read would give another value; it says where it stands.
+        EventEncodeError: Anything else, because a read would give another value; the error names its place.
     """
     return _copy(value, what, ())
 
 
-_SAME = frozenset({str, int, bool, type(None)})
+_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def _copy(value: Any, what: str, path: tuple[object, ...]) -> Any:
     kind: type[Any] = value.__class__
-    if kind in _SAME:
+    if kind in _SCALARS:
         return value
     if kind is float and math.isfinite(value):
         return value
@@ -148,12 +148,12 @@ def _copy(value: Any, what: str, path: tuple[object, ...]) -> Any:
             f"{what} cannot be stored as JSON: it is nested more than {MAX_DEPTH} levels deep"
         )
     if kind is list:
-        return [_copy(one, what, (*path, n)) for n, one in enumerate(value)]
+        return [_copy(item, what, (*path, n)) for n, item in enumerate(value)]
     if kind is dict:
         for key in value:
             if type(key) is not str:
                 raise EventEncodeError(_misfit(what, path, f"JSON objects have text keys, not {shown(key)}"))
-        return {key: _copy(one, what, (*path, key)) for key, one in value.items()}
+        return {key: _copy(item, what, (*path, key)) for key, item in value.items()}
     raise EventEncodeError(_misfit(what, path, _advice(value)))
 
 

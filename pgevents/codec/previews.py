@@ -1,4 +1,4 @@
-"""Events in their envelopes without a store, as a read would bring them."""
+"""Events in their envelopes without a store, as a read would give them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import Any, cast
 
-from pgevents.codec.serialization import Serializer
+from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import EventEncodeError
 from pgevents.events import Event, EventTypes, event_type_of
 
@@ -26,9 +26,9 @@ def preview(
     metadata: Mapping[str, Any] | None = None,
     serializer: Serializer | None = None,
 ) -> Event[Any]:
-    """An event as a read would bring it, with id 0: its data has been JSON in between, so what cannot be
-    stored
-    fails here.
+    """An event as a read would give it, with id 0.
+
+    Its data are encoded to JSON and decoded again, so data that cannot be stored are refused here.
 
     Args:
         given: An event in its envelope, which stays as it is; an instance of an event class; or a dict.
@@ -37,14 +37,14 @@ def preview(
         serializer: A client's; by default one without anybody's converters.
 
     Raises:
-        EventEncodeError: Data that cannot be stored, or a dict that is no event.
-        UnknownEventTypeError: No event.
+        EventEncodeError: The data cannot be stored, or a dict is not an event.
+        UnknownEventTypeError: The object is not an event.
     """
     cls: Any = given.__class__
     if cls is Event:
         return cast("Event[Any]", given)
     codec = plain_serializer() if serializer is None else serializer
-    known = {**(metadata or {})}
+    all_metadata = {**(metadata or {})}
     if isinstance(given, Mapping):
         form = cast("Mapping[str, Any]", given)
         name, data = form.get("type"), form.get("data", {})
@@ -52,13 +52,13 @@ def preview(
             raise EventEncodeError(
                 f'an event as a dict has the form {{"type": ..., "data": {{...}}}}, not {given!r}'
             )
-        known |= form.get("metadata", {})
-        kind = EventTypes.everything.find(name)
+        all_metadata |= form.get("metadata", {})
+        event_type = EventTypes.everything.find(name)
     else:
-        kind = event_type_of(cls)
-        name, data = kind.name, given
-    plain: Any = codec.encode(data, name)
-    if kind is not None:
-        plain = codec.decode(plain, kind.cls, event_id=None, event_type=name)
+        event_type = event_type_of(cls)
+        name, data = event_type.name, given
+    plain: Any = load_json(dump_json(codec.encode(data, name), name))
+    if event_type is not None:
+        plain = codec.decode(plain, event_type.cls, event_id=None, event_type=name)
     when = datetime.now(timezone.utc) if now is None else now
-    return Event(0, name, plain, known, when, when)
+    return Event(0, name, plain, all_metadata, when, when)

@@ -1,7 +1,7 @@
-"""Events and views to JSON and back: cattrs for the classes, upcasters for their past.
+"""Events and views to JSON and back: cattrs for the classes, upcasters for older versions.
 
-What is saved is what is read, or it is refused: a save makes of its JSON what a read will make of it, and
-compares the two, unless the classes of the values prove them equal (`fast.writer`).
+A save is refused unless a read will give what was saved: it decodes its own JSON and compares the result,
+except where the classes of the values prove the two equal (`fast.writer`).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ VERSION_KEY = "$version"
 
 
 class _ByClass(dict[type[Any], T], Generic[T]):
-    """Something for each class, made when it is asked for the first time."""
+    """A value for each class, made at its first use."""
 
     def __init__(self, make: Callable[[type[Any]], T]) -> None:
         super().__init__()
         self._make = make
 
     def __missing__(self, cls: type[Any]) -> T:
-        made = self[cls] = self._make(cls)
-        return made
+        value = self[cls] = self._make(cls)
+        return value
 
 
 class Serializer:
@@ -53,7 +53,8 @@ class Serializer:
 
     Attributes:
         converter: The converter.
-        from_text: By class, what makes an instance of stored JSON text; it raises, but does not say where.
+        from_text: By class, the function from stored JSON text to an instance. Its error does not name the
+            field at fault.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
@@ -67,7 +68,7 @@ class Serializer:
 
     def _take(self, converter: cattrs.Converter, *, is_ours: bool) -> None:
         self.converter = converter
-        # A decoder is fast because it does not keep track of the field that it is at.
+        # Without detailed validation a decoder is fast, and its error does not name the field at fault.
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
@@ -96,7 +97,7 @@ class Serializer:
 
         Args:
             data: An instance or a dict.
-            cls: The class that a read makes of it; None if that is not known, or for a dict.
+            cls: The class that a read makes of it; None for a dict, or where a plugin decides that.
             what: What to call it in an error.
 
         Raises:
@@ -120,22 +121,22 @@ class Serializer:
         if cls is None:
             return text, plain
         read = self.check(plain, cls, what)
-        if isinstance(data, dict):  # put in place of an instance, by a hook
+        if isinstance(data, dict):  # a hook has put it in place of an instance
             self._refuse_lost_keys(plain, read, cls, what)
         else:
             self.require_equal(data, read, what)
         return text, read
 
     def _read_equal(self, text: str, data: Any) -> Any:
-        """What a read makes of the text, if it is what was given; else None, and a closer look says why."""
+        """What a read makes of the text, if that equals what was given; else None."""
         try:
             read = self.from_text[data.__class__](text)
-        except Exception:  # the closer look of the caller meets it again, and names type and field
+        except Exception:  # the caller meets the same fault, and names type and field
             return None
         return read if difference(data, read) is None else None
 
     def require_equal(self, given: Any, read: Any, what: str) -> None:
-        """That what a read would give is what was given.
+        """Check that a read would give what was given.
 
         Raises:
             EventEncodeError: Names the field at which they differ.
@@ -154,34 +155,34 @@ class Serializer:
             raise
         except Exception as error:  # whatever a class, an annotation or a hook of the converter raises
             place = self._place_of_fault(data, what)
-            reason, cause = self._reason(what, error, _told(error, data.__class__))
+            reason, cause = self._reason(what, error, _reason_of(error, data.__class__))
             raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
         if not isinstance(plain, dict):
             name = type(data).__name__ if what in self.personal else shown(data)
             raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {name}")
-        found = cast("dict[str, Any]", plain)
-        for key in found:
+        document = cast("dict[str, Any]", plain)
+        for key in document:
             if type(key) is not str:
                 name = type(key).__name__ if what in self.personal else shown(key)
                 raise EventEncodeError(f"{what}: JSON objects have text keys, not {name}")
-        return found
+        return document
 
     def _place_of_fault(self, data: Any, what: str) -> str:
-        """What to say of an instance that cannot be made JSON: at which field, if one by one they tell."""
-        for one in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
+        """The place of what cannot be encoded, for an error: with the first field that fails by itself."""
+        for field in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
             try:
-                self.converter.unstructure(getattr(data, one.name), unstructure_as=one.type)
-            except Exception:  # this is the field that is looked for; the caller raises its error
-                return f"{what}, field {one.name!r}"
+                self.converter.unstructure(getattr(data, field.name), unstructure_as=field.type)
+            except Exception:  # the field at fault; the caller raises the error
+                return f"{what}, field {field.name!r}"
         return what
 
     # -- from JSON ------------------------------------------------------------
 
     def from_dict(self, data: dict[str, Any], cls: type[V], what: str) -> V:
-        """An instance of `cls` from a dict that a caller gave in its place.
+        """An instance of `cls` from a dict that a caller gave instead of one.
 
         Args:
-            data: By field, values as JSON or as the field has them.
+            data: The values by field, in their JSON form or of the field's type.
             cls: The class.
             what: What to call it in an error.
 
@@ -189,19 +190,19 @@ class Serializer:
             EventEncodeError: A value that does not fit its field, or a key that is no field, at any depth.
         """
         plain = self.encode(data, what)
-        made = self.check(plain, cls, what)
-        self._refuse_lost_keys(plain, made, cls, what)
-        return made
+        instance = self.check(plain, cls, what)
+        self._refuse_lost_keys(plain, instance, cls, what)
+        return instance
 
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
-        """That what is about to be stored can be read back, for the log keeps it for ever; the instance.
+        """Check that data can be read back before they are stored for ever; the instance that a read gives.
 
         Raises:
             EventEncodeError: Names the type and the field that does not fit.
         """
         try:
             return cast(V, self._structure[cls](data, cls))
-        except Exception:  # once more, with a decoder that knows the field that it is at, and raises
+        except Exception:  # decode again, with the decoder whose error names the field at fault
             try:
                 return self.converter.structure(data, cls)
             except Exception as error:
@@ -226,22 +227,22 @@ class Serializer:
         """
         try:
             return cast(V, self._structure[cls](data, cls))
-        except Exception:  # likewise
+        except Exception:  # the slow decoder's error names the field at fault
             return self._decode_slowly(data, cls, event_id, event_type)
 
     def decode_text(self, text: str, cls: type[V], what: str) -> V:
-        """An instance of `cls` from stored JSON text; `what` it is of, for an error.
+        """An instance of `cls` from stored JSON text; errors call it `what`.
 
         Raises:
             EventDecodeError: Names the field that does not fit.
         """
         try:
             return cast(V, self.from_text[cls](text))
-        except Exception:  # likewise
+        except Exception:  # the slow decoder's error names the field at fault
             return self._decode_slowly(load_json(text), cls, None, what)
 
     def _decode_slowly(self, data: dict[str, Any], cls: type[V], event_id: int | None, event_type: str) -> V:
-        """Once more, with a converter that keeps track of the field that it is at."""
+        """Decode again, with the converter whose error names the field at fault."""
         try:
             return self.converter.structure(data, cls)
         except Exception as error:
@@ -258,74 +259,75 @@ class Serializer:
             ) from cause
 
     def _reason(self, what: str, error: Exception, reason: str) -> tuple[str, Exception | None]:
-        """What an error says, and its cause; of personal data neither, for both may quote values."""
+        """The reason and the cause to report; neither for personal data, because both may quote values."""
         if what in self.personal:
             return "a value that is not shown, because it is personal", None
         return reason, error
 
-    def decode_event(self, kind: EventType, data: Any, version: object, event_id: int | None) -> Any:
+    def decode_event(self, event_type: EventType, data: Any, version: object, event_id: int | None) -> Any:
         """Stored data of any version as an instance of the type's class, through its upcasters.
 
         Raises:
-            EventDecodeError: No version, an upcaster fails, or the data does not fit the class.
+            EventDecodeError: The version is not one, an upcaster fails, or the data do not fit the class.
         """
-        event = f"event {event_id} of type {kind.name!r}"
+        event = f"event {event_id} of type {event_type.name!r}"
 
         def fault(reason: str) -> EventDecodeError:
-            return EventDecodeError(f"{event}: {reason}", event_id=event_id, event_type=kind.name)
+            return EventDecodeError(f"{event}: {reason}", event_id=event_id, event_type=event_type.name)
 
         if type(version) is not int or version < 1:
             raise fault(f"{VERSION_KEY} in its metadata is a whole number from 1 on, not {version!r:.40}")
-        if version > kind.version:
+        if version > event_type.version:
             raise fault(
-                f"it has version {version}, this program knows {kind.version}: it was written by a newer one"
+                f"it has version {version}, this program knows {event_type.version}: "
+                "it was written by a newer one"
             )
-        for step in range(version, kind.version) if kind.upcasters else ():
+        for step in range(version, event_type.version) if event_type.upcasters else ():
             try:
-                changed: Any = kind.upcasters[step](data)
+                changed: Any = event_type.upcasters[step](data)
             except Exception as error:
-                reason, cause = self._reason(kind.name, error, repr(error))
+                reason, cause = self._reason(event_type.name, error, repr(error))
                 raise fault(f"the upcaster from version {step} failed: {reason}") from cause
             if not isinstance(changed, dict):
-                shown = type(changed).__name__ if kind.name in self.personal else f"{changed!r:.40}"
+                shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
                 raise fault(f"the upcaster from version {step} returned {shown}, not a dict")
             data = cast("dict[str, Any]", changed)
-        return self.decode(data, kind.cls, event_id=event_id, event_type=kind.name)
+        return self.decode(data, event_type.cls, event_id=event_id, event_type=event_type.name)
 
 
-def _refuse_difference(found: Difference | None, cls: type[Any], what: str) -> None:
-    if found is None:
+def _refuse_difference(mismatch: Difference | None, cls: type[Any], what: str) -> None:
+    if mismatch is None:
         return
-    at_field = f", field {'.'.join(found.path)!r}" if found.path else ""
+    at_field = f", field {'.'.join(mismatch.path)!r}" if mismatch.path else ""
     advice = (
         "a converter, validator or __attrs_post_init__ changes it each time that it is made"
-        if type(found.given) is type(found.read) and not found.reason
+        if type(mismatch.given) is type(mismatch.read) and not mismatch.reason
         else "give a value of the field's own type, or teach the converter the type"
     )
     raise EventEncodeError(
-        f"{what}{at_field}: {found}. What is read must be what was saved ({cls.__qualname__}): {advice}"
+        f"{what}{at_field}: {mismatch}. What is read must be what was saved ({cls.__qualname__}): {advice}"
     )
 
 
 def _lost_key(given: Any, read: Any) -> tuple[str, ...] | None:
-    """Where a key stands that JSON has before, and not after it was an instance."""
+    """The path of the first key that the given JSON has and that of the instance lacks; None without one."""
     if isinstance(given, dict) and isinstance(read, dict):
         before, after = cast("dict[str, Any]", given), cast("dict[str, Any]", read)
         for key, value in before.items():
-            found = (key,) if key not in after else _lost_key(value, after[key])
-            if found is not None:
-                return found if key not in after else (key, *found)
+            path = (key,) if key not in after else _lost_key(value, after[key])
+            if path is not None:
+                return path if key not in after else (key, *path)
     elif isinstance(given, (list, tuple)) and isinstance(read, (list, tuple)):
         pairs = zip(cast("list[Any]", given), cast("list[Any]", read), strict=False)
         for n, (value, other) in enumerate(pairs):
-            found = _lost_key(value, other)
-            if found is not None:
-                return (str(n), *found)
+            path = _lost_key(value, other)
+            if path is not None:
+                return (str(n), *path)
     return None
 
 
-def _told(error: BaseException, cls: type[Any]) -> str:
-    """What an error means for who declared the class."""
+def _reason_of(error: BaseException, cls: type[Any]) -> str:
+    """What an error means, in words for the author of the class."""
     if isinstance(error, NameError):
         return (
             f"{error}, so an annotation of {cls.__qualname__} cannot be resolved; import the name where the "
@@ -337,7 +339,7 @@ def _told(error: BaseException, cls: type[Any]) -> str:
 
 
 def _first_fault(error: BaseException, cls: type[Any]) -> tuple[str | None, str]:
-    """The path of the first field at fault in cattrs' tree of errors, and what is wrong with it."""
+    """The path of the first field at fault in cattrs' tree of errors, and the reason."""
     path: list[str] = []
     while True:
         inner = getattr(error, "exceptions", None)
@@ -351,4 +353,4 @@ def _first_fault(error: BaseException, cls: type[Any]) -> tuple[str | None, str]
                 path.append(str(note.index))
     if isinstance(error, KeyError):
         return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
-    return ".".join(path) or None, _told(error, cls)
+    return ".".join(path) or None, _reason_of(error, cls)

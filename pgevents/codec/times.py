@@ -23,18 +23,18 @@ def parse_datetime(text: str) -> datetime:
     Raises:
         ValueError: Another form, a time that does not exist, or no time zone.
     """
-    if text.endswith("+00:00"):  # as we write most, which takes a tenth of the time
+    if text.endswith("+00:00"):  # the usual form, parsed fast
         try:
-            made = datetime.fromisoformat(text)
+            parsed = datetime.fromisoformat(text)
         except ValueError:
             pass
         else:
-            if made.isoformat() == text:  # not what only some versions of Python take
-                return made
-    found = _DATETIME.fullmatch(text)
-    if found is None:
+            if parsed.isoformat() == text:  # only some versions of Python accept other forms
+                return parsed
+    match = _DATETIME.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is not a date with time and zone in ISO form")
-    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    year, month, day, hour, minute, second, fraction, zone = match.groups()
     if zone is None:
         raise ValueError(f"{text!r} has no time zone, so nobody knows when it was")
     parts = int(year), int(month), int(day), int(hour), int(minute), int(second or 0)
@@ -47,10 +47,10 @@ def parse_date(text: str) -> date:
     Raises:
         ValueError: Another form, or a day that does not exist.
     """
-    found = _DATE.fullmatch(text)
-    if found is None:
+    match = _DATE.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is not a date in ISO form (2024-02-29)")
-    year, month, day = map(int, found.groups())
+    year, month, day = map(int, match.groups())
     return date(year, month, day)
 
 
@@ -60,10 +60,10 @@ def parse_time(text: str) -> time:
     Raises:
         ValueError: Another form, or a time that does not exist.
     """
-    found = _TIME.fullmatch(text)
-    if found is None:
+    match = _TIME.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is not a time of day in ISO form (12:30:15)")
-    hour, minute, second, fraction, zone = found.groups()
+    hour, minute, second, fraction, zone = match.groups()
     return time(
         int(hour),
         int(minute),

@@ -7,6 +7,7 @@ penny.
 - `race.py`: eight processes buy the last piece
 - `audit.py`: what the CSV itself adds up to, computed without any of the above
 - `report.py`: the figures from the views, compared with the audit
+- `tour.py`: a cart whose total is wrong, and subscriptions at work, to be looked at in the browser
 - `run.py`: all of it in order
 - `screen.py`: how all of it looks in a terminal
 """

@@ -17,6 +17,7 @@ from .race import race
 from .replay import replay, take_snapshots
 from .report import Report, make_report
 from .shop import shop_client
+from .tour import save_puzzle
 
 __all__ = ["new_schema", "run"]
 
@@ -60,6 +61,7 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
         report = make_report(client, orders, audit_csv(path), replayed, snapshots)
         with screen.stage("Last piece", BUYERS, "buyers") as progress:
             ended = race(client, url, schema, _prize(report), BUYERS, progress)
+        save_puzzle(client)
         return evolve(report, race=ended)
     finally:
         client.db.close()

@@ -1,4 +1,4 @@
-"""How hooks are called: in a chain, or each plugin by itself, with wrappers around all of them."""
+"""Calls hooks: in a chain or each plugin by itself, with wrappers around all of them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Impl = pluggy.HookImpl
 log = logging.getLogger("pgevents")
 
 NESTED = {"pgevents_after_save": 10, "pgevents_after_commit": 3}
-"""How many calls of these hooks may stand within one another, each because the one before it saved. What is
-saved after a commit stands, so there the limit is low."""
+"""How deep calls of these hooks may nest, each caused by a save in the call before. The limit after a commit
+is low, because what was saved there stays."""
 _running: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("pgevents_running_hooks", default=())
-"""Hook and plugin of each call of those that this thread is in the middle of."""
+"""Hook and plugin of each such call that is running in this thread."""
 
 
 class _Manager(pluggy.PluginManager):
@@ -44,9 +44,9 @@ class HookCalls:
     """Calls the hooks of one client's plugins as `hookspecs` promises.
 
     Attributes:
-        client: The client, which hooks get as an argument; it is only passed on.
-        hook: pluggy's caller for all hooks; those that need more than it does are called by the methods here.
-        implemented: The names of the hooks that any plugin implements; empty when there is nothing to call.
+        client: The client, which is only passed on to hooks.
+        hook: pluggy's caller for all hooks. Hooks with other rules are called by the methods here.
+        implemented: The names of the hooks that any plugin implements.
     """
 
     def __init__(self, client: Any) -> None:
@@ -60,13 +60,13 @@ class HookCalls:
         return getattr(self.hook, hook).get_hookimpls() if hook in self.implemented else ()
 
     def before_save(self, events: list[NewEvent]) -> list[NewEvent]:
-        """What plugins make of events that are about to be saved."""
+        """Pass events that are about to be saved through the plugins."""
         return self._replace(
             "pgevents_before_save", in_order(self._impls("pgevents_before_save")), NewEvent, events
         )
 
     def before_decode(self, events: list[StoredEvent]) -> list[StoredEvent]:
-        """What plugins make of stored events before they become instances."""
+        """Pass stored events through the plugins before they are decoded."""
         impls = in_order(self._impls("pgevents_before_decode"))
         marked = [impl.tryfirst - impl.trylast for impl in impls]
         mirrored = [
@@ -89,19 +89,19 @@ class HookCalls:
         return self._chain(hook, impls, "events", events, check)
 
     def hidden_fields(self) -> dict[str, frozenset[str]]:
-        """The fields by which plugins say that no event is found, by the event type's name."""
+        """The fields by which no event can be found, as plugins declare them, by the event type's name."""
         hidden: dict[str, frozenset[str]] = {}
         for impl in self._impls("pgevents_hidden_fields"):
-            found: Any = call(impl, {"client": self.client})
-            if not isinstance(found, (Mapping, NoneType)):
+            result: Any = call(impl, {"client": self.client})
+            if not isinstance(result, (Mapping, NoneType)):
                 raise PluginError(f"{impl.plugin_name}: pgevents_hidden_fields returns a mapping, or None")
-            named = cast("Mapping[str, Iterable[str]]", found or {})
-            for event_type, fields in named.items():
+            by_type = cast("Mapping[str, Iterable[str]]", result or {})
+            for event_type, fields in by_type.items():
                 hidden[event_type] = hidden.get(event_type, frozenset()).union(fields)
         return hidden
 
     def before_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        """What plugins make of a snapshot that is about to be saved."""
+        """Pass a snapshot that is about to be saved through the plugins."""
 
         def check(plugin: str, given: Snapshot, replaced: Any) -> Snapshot:
             if not isinstance(replaced, Snapshot) or attrs.evolve(replaced, data=given.data) != given:
@@ -116,7 +116,7 @@ class HookCalls:
     def _chain(
         self, hook: str, impls: Sequence[Impl], key: str, value: T, check: Callable[[str, T, Any], T]
     ) -> T:
-        """Call each plugin with what the one before it returned, and the wrappers around all of them."""
+        """Call each plugin with the result of the plugin before it, and the wrappers around all of them."""
 
         def run() -> T:
             current = value
@@ -132,25 +132,25 @@ class HookCalls:
         return check(self._names(wrappers), value, result) if wrappers else result
 
     def after_save(self, events: Sequence[Any]) -> None:
-        """Call each plugin; the error of one reaches the caller."""
+        """Call each plugin. An error reaches the caller."""
         hook, arguments = "pgevents_after_save", {"client": self.client, "events": events}
         impls = in_order(self._impls(hook))
 
         def run() -> list[Any]:
             plain = [impl for impl in impls if not impl.wrapper]
-            results = [_noted(hook, impl, arguments) for impl in plain]
+            results = [_recorded(hook, impl, arguments) for impl in plain]
             return [result for result in results if result is not None]
 
         _wrapped([impl for impl in impls if impl.wrapper], arguments, run)
 
-    def tell(self, hook: str, **arguments: Any) -> Sequence[Any]:
+    def notify(self, hook: str, **arguments: Any) -> Sequence[Any]:
         """Call each plugin. An error is logged and does not reach the caller; the next plugin is called."""
         arguments["client"] = self.client
         impls = in_order(self._impls(hook))
 
         def run() -> list[Any]:
             plain = [impl for impl in impls if not impl.wrapper]
-            return [_logged(hook, impl.plugin_name, _noted, hook, impl, arguments) for impl in plain]
+            return [_logged(hook, impl.plugin_name, _recorded, hook, impl, arguments) for impl in plain]
 
         wrappers = [impl for impl in impls if impl.wrapper]
         if not wrappers:
@@ -160,11 +160,10 @@ class HookCalls:
         return results if _is_sequence(results) else [results]
 
     def check_nesting(self) -> None:
-        """Before a save: that it is not one of a plugin which saves without end, each time for its own last
-        save.
+        """Stop a plugin that saves in a hook, is called for that save, and saves again, without end.
 
         Raises:
-            PluginError: Names the plugin.
+            PluginError: The calls are nested too deeply; names the plugin. Called before a save.
         """
         running = _running.get()
         for hook, limit in NESTED.items():
@@ -172,9 +171,8 @@ class HookCalls:
             if len(plugins) >= limit:
                 names = " and ".join(dict.fromkeys(plugins[-limit:]))
                 raise PluginError(
-                    f"{names} saves in {hook}, and again for what it saved there, {limit} times "
-                    f"within one another: "
-                    "nothing more was written. Let the hook leave out events that it saves itself, "
+                    f"{names} saves in {hook}, which calls {hook} again, {limit} times within one another; "
+                    "the last save was not written. Let the hook ignore events that it saves itself, "
                     "or follow the log with a subscription"
                 )
 
@@ -186,9 +184,9 @@ class HookCalls:
         return " and ".join(impl.plugin_name for impl in impls)
 
     def retry_delay(self, conflict: Conflict) -> float | None:
-        """The longest wait that a plugin asks for after a conflict, or None."""
+        """The longest delay in seconds that a plugin wants before the next try, or None."""
         longest: float | None = None
-        for delay in self.tell("pgevents_validation_conflict", conflict=conflict):
+        for delay in self.notify("pgevents_validation_conflict", conflict=conflict):
             if isinstance(delay, (int, float)) and not isinstance(delay, bool) and 0 <= delay < math.inf:
                 longest = max(delay, longest or 0.0)
             elif delay is not None:
@@ -220,12 +218,12 @@ class HookCalls:
 
 
 def in_order(impls: Sequence[Impl]) -> Sequence[Impl]:
-    """In the order of calls: pluggy keeps the first to be called at the end of its list."""
+    """Implementations in the order of their calls: pluggy keeps the first one at the end of its list."""
     return impls[::-1]
 
 
 def _mirrored(mark: int, impls: Sequence[Impl]) -> Sequence[Impl]:
-    """pluggy calls the last registered first, but among those marked trylast the first."""
+    """pluggy calls the last registered first, but among those marked trylast the first registered."""
     return impls if mark else impls[::-1]
 
 
@@ -238,11 +236,12 @@ def _is_sequence(value: object) -> bool:
 
 
 def call(impl: Impl, arguments: Mapping[str, Any]) -> Any:
+    """Call one implementation with the arguments that it takes."""
     return impl.function(*(arguments[name] for name in impl.argnames))
 
 
-def _noted(hook: str, impl: Impl, arguments: Mapping[str, Any]) -> Any:
-    """Call a plugin, and let the saves that it makes know what they are within."""
+def _recorded(hook: str, impl: Impl, arguments: Mapping[str, Any]) -> Any:
+    """Call a plugin, and record the call so that saves inside it can see how deep they are nested."""
     if hook not in NESTED:
         return call(impl, arguments)
     before = _running.set((*_running.get(), (hook, impl.plugin_name)))
@@ -276,7 +275,7 @@ def _wrapped(wrappers: Sequence[Impl], arguments: Mapping[str, Any], inner: Call
 def _logged(hook: str, plugin_name: str, call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
-    except Exception:  # whatever a plugin raises, the save is done
+    except Exception:  # any error of a plugin: the save is done
         log.exception("%s of the plugin %s failed", hook, plugin_name)
         return None
 
@@ -289,8 +288,10 @@ def _entered(impl: Impl, arguments: Mapping[str, Any]) -> Any:
 
 
 def _left(plugin_name: str, manager: Any, outcome: tuple[Any, ...]) -> None:
-    """Exit an observer's context manager. A `@contextmanager` raises the error it was given again, which is
-    not its own."""
+    """Exit an observer's context manager, and log its errors.
+
+    A `@contextmanager` raises the operation's error again; that is not logged.
+    """
     try:
         manager.__exit__(*outcome)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Errors of a plugin, found when it is registered; at run time they would go unnoticed."""
+"""Checks a plugin when it is registered; at run time its mistakes would go unnoticed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pgevents.hooks.specs import PROJECT, SPECS
 __all__ = ["check_plugin", "name_of"]
 
 MARK = f"{PROJECT}_impl"
-ONE_BY_ONE = {
+WITHOUT_WRAPPERS = {
     "pgevents_registered",
     "pgevents_register_events",
     "pgevents_configure_converter",
     "pgevents_hidden_fields",
     "pgevents_observe",
 }
-"""Hooks that are called for each plugin separately, so that a wrapper has nothing to wrap."""
+"""Hooks that are called for each plugin separately, so that there is nothing to wrap."""
 
 
 def name_of(plugin: Any) -> str:
@@ -30,10 +30,10 @@ def name_of(plugin: Any) -> str:
 
 
 def check_plugin(plugin: Any) -> None:
-    """Check that each function of a plugin that looks like a hook is one, and can be called as one.
+    """Check that each function of a plugin that looks like a hook is one, and can be called.
 
     Raises:
-        PluginError: Says what to mend.
+        PluginError: The message says what to correct.
     """
     if inspect.isclass(plugin):
         raise PluginError(
@@ -62,7 +62,7 @@ def check_plugin(plugin: Any) -> None:
 
 
 def _candidates(plugin: Any) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any] | None]]:
-    """The functions of a plugin that carry the mark, or are named as if they should."""
+    """The functions of a plugin that carry the mark or are named like a hook: name, function, options."""
     for name in dir(plugin):
         member = inspect.getattr_static(plugin, name, None)
         if isinstance(member, property):
@@ -89,7 +89,7 @@ def _check_kind(where: str, hook: str, function: Callable[..., Any], options: di
             f"{where} is an old-style wrapper; write @hookimpl(wrapper=True), and return the result"
         )
     if options.get("wrapper"):
-        if hook in ONE_BY_ONE:
+        if hook in WITHOUT_WRAPPERS:
             raise PluginError(f"{where}: {hook} is called for each plugin separately and takes no wrapper")
         if not is_generator:
             raise PluginError(

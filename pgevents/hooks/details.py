@@ -1,8 +1,8 @@
-"""What hooks receive: one object for each kind of call, which can gain fields without breaking plugins."""
+"""Objects that hooks receive, one class for each kind of call; new fields do not break plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import attrs
 from pgevents.events import Event, NewEvent
 from pgevents.streams import Stream
 
-__all__ = ["Conflict", "Operation", "Snapshot"]
+__all__ = ["BrowserLink", "BrowserPage", "Conflict", "Operation", "Snapshot"]
 
 
 @attrs.frozen
@@ -19,9 +19,9 @@ class Conflict:
     """A validated save that was refused.
 
     Attributes:
-        events: What was to be saved.
-        streams: The streams that the decision rests on: types and identifiers.
-        expected: What the caller gave: a read, a position, an event, an id or None.
+        events: The events to be saved.
+        streams: The streams that the save was validated against.
+        expected: The caller's argument: a read, a position, an event, an id or None.
         expected_id: Id of the last event that the caller had read; 0 if there was none.
         conflicting_ids: Ids of the events that the caller had not read (at most 100).
         attempt: 1 for a save, and for the first try of a `decide`; then 2, ...
@@ -46,8 +46,8 @@ class Snapshot:
         view: The view itself.
         latest_event_id: Id of the last event that is folded into it.
         version: The projection's version.
-        events: The events that were folded on top of the snapshot before.
-        base_saved_at: When the snapshot before was saved, on which they were folded; None if there was none.
+        events: The events that were folded on top of the snapshot that the fold started from.
+        base_saved_at: When the snapshot that the fold started from was saved; None if it started from none.
     """
 
     type: str
@@ -62,19 +62,21 @@ class Snapshot:
 
 @attrs.define(eq=False)
 class Operation:
-    """Something that a client does, as `pgevents_observe` sees it; the last four are known when it ends.
+    """An operation of a client, as `pgevents_observe` sees it.
+
+    `attempt` of a decide, `events`, `status` and `lock_wait` are set when the operation ends.
 
     Attributes:
         name: "save", "validate" (a validated save), "read", "fold", "decide" or "snapshot".
         streams: The streams that are read or validated against.
         types: The types of the events to be saved.
         projection: The projection's type, of a fold, a decision or a snapshot.
-        attempt: Of a save within a `decide`: which try it is. Of a `decide`: how many it took.
+        attempt: Of a save within a `decide`: the number of the try. Of a `decide`: how many tries it took.
         events: How many events were saved, read or folded.
-        status: Of a save "saved" or "repeated" (its idempotency key was used before); of a snapshot what came
-            of it.
-        lock_wait: Of a save, the seconds from its arrival at the server until its locks were held and its
-            check was made; None where that is not known.
+        status: Of a save "saved" or "repeated" (its idempotency key was used before). Of a snapshot
+            "created", "updated" or "skipped".
+        lock_wait: Of a save, the seconds from its arrival at the server until it held its locks and was
+            checked; None where that was not measured.
     """
 
     name: str
@@ -85,3 +87,37 @@ class Operation:
     events: int = 0
     status: str = ""
     lock_wait: float | None = None
+
+
+@attrs.frozen
+class BrowserLink:
+    """A link that a plugin adds to a page of the browser.
+
+    Attributes:
+        label: What it says.
+        url: Where it leads: an `https:` or `http:` address, or one of this site that begins with `/`. Other
+            addresses are left out, and logged.
+    """
+
+    label: str
+    url: str
+
+
+@attrs.frozen
+class BrowserPage:
+    """A page that a plugin adds to the browser.
+
+    Attributes:
+        name: Its place in the address: small letters, digits and hyphens.
+        title: Its heading, and its name in the menu.
+        show: Called with the query string's values, in a transaction that only reads; returns the page's
+            data, ready for JSON, or None for "not found". They are the page's `.json`, too. A list of objects
+            is shown as a table, everything else as a tree.
+        template: The Jinja source of the page's content, for a look of its own; it finds the data as `data`.
+            Values are escaped; the policy forbids scripts and styles inside it.
+    """
+
+    name: str
+    title: str
+    show: Callable[[Mapping[str, str]], dict[str, Any] | None]
+    template: str | None = None

@@ -1,4 +1,4 @@
-"""When a save is durable: only then is `pgevents_after_commit` called."""
+"""Detects when a save is durable, and only then calls `pgevents_after_commit`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["AfterCommit", "Report"]
 log = logging.getLogger("pgevents")
 Saved = Sequence[Event[Any]]
 Report = Callable[[Saved], None]
-"""Takes the events of a save once they are written."""
+"""A function that takes the events of a save once they are written."""
 
 
 class AfterCommit:
     """Reports the saves of one client when they are durable.
 
-    Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for what was
-    rolled back with a savepoint. So a query afterwards finds which events are in the log, once for all saves
-    of a transaction.
+    Peewee runs its callbacks also after a COMMIT that PostgreSQL turned into a ROLLBACK, and for saves that
+    were rolled back with a savepoint. So a query after the COMMIT finds which events are in the log, once for
+    all saves of a transaction.
     """
 
     def __init__(
@@ -39,24 +39,22 @@ class AfterCommit:
 
         Args:
             db: The Peewee database, whose `after_commit()` is used.
-            in_transaction: Whether a transaction is open, whoever began it.
-            ids_in_log: Which of some ids are in the log.
+            in_transaction: Whether a transaction is open, by Peewee or not.
+            ids_in_log: Returns those of the given ids that are in the log.
             report: Called with the events of each save that is durable.
         """
-        self._db, self._in_transaction, self._ids_in_log, self._report = (
-            db,
-            in_transaction,
-            ids_in_log,
-            report,
-        )
+        self._db = db
+        self._in_transaction = in_transaction
+        self._ids_in_log = ids_in_log
+        self._report = report
         self._ids: weakref.WeakKeyDictionary[Any, _Ids] = weakref.WeakKeyDictionary()
 
     def expect(self) -> Report:
-        """Before a save: what its events are given to once they are written.
+        """Before a save: the function that takes its events once they are written.
 
         Raises:
-            UnsupportedTransactionError: The end of this transaction cannot be seen: `db.manual_commit()`, or
-                a BEGIN that went round Peewee.
+            UnsupportedTransactionError: The end of this transaction cannot be observed: `db.manual_commit()`,
+                or a BEGIN without Peewee.
         """
         if not self._in_transaction():
             return self._report
@@ -84,9 +82,7 @@ class AfterCommit:
         if ids.in_log is None:
             try:
                 ids.in_log = self._ids_in_log(ids.saved)
-            except (
-                Exception
-            ):  # raised in a callback after the COMMIT, it would look as if the save had failed
+            except Exception:  # an error after the COMMIT would look as if the save had failed
                 log.exception(
                     "could not query whether events are durable; pgevents_after_commit was not called"
                 )
@@ -101,12 +97,12 @@ class _Ids:
 
     saved: list[int] = attrs.field(factory=list[int])
     in_log: set[int] | None = None
-    """Which of them are in the log, once that is known."""
+    """Which of them are in the log; None before the query after the COMMIT."""
 
 
 @attrs.define(eq=False)
 class _Expected:
-    """One save of a transaction, and what Peewee calls after its COMMIT."""
+    """A save inside a transaction; Peewee calls this object after the COMMIT."""
 
     owner: AfterCommit
     ids: _Ids

@@ -41,7 +41,7 @@ class Plugins(HookCalls):
         """No plugin yet.
 
         Args:
-            client: What hooks get as their client.
+            client: The client that hooks get as an argument.
             types: Returns the client's current event types.
             on_change: Called with names of hooks when a plugin with any of them comes or goes.
         """
@@ -61,9 +61,8 @@ class Plugins(HookCalls):
             The plugin's name.
 
         Raises:
-            PluginError: A class in place of an instance, a misspelt hook, a wrong argument's name, a missing
-                mark, no hook at all, a name that is taken, or a plugin that is registered already. Nothing
-                was changed.
+            PluginError: The plugin is a class, has a misspelt hook or argument, lacks the mark, has no hook,
+                or is registered already, or the name is taken. Nothing was changed.
         """
         check_plugin(plugin)
         name = name or self._free_name(plugin)
@@ -75,7 +74,7 @@ class Plugins(HookCalls):
             ) from error
         try:
             self._note_changes(name)
-            self._call_own(plugin, "pgevents_registered", client=self.client)
+            self._call_plugin(plugin, "pgevents_registered", client=self.client)
         except BaseException:
             self._manager.unregister(plugin)
             self._note_changes(name)
@@ -83,13 +82,13 @@ class Plugins(HookCalls):
         return name
 
     def unregister(self, plugin: Any) -> None:
-        """Remove a plugin, given itself or its name. It is no longer called, and its event types are removed.
+        """Remove a plugin, given the plugin or its name. Its event types are removed, too.
 
         Raises:
             PluginError: It is not registered.
         """
-        found = self._manager.get_plugin(plugin) if isinstance(plugin, str) else plugin
-        name = None if found is None else self._manager.get_name(found)
+        registered = self._manager.get_plugin(plugin) if isinstance(plugin, str) else plugin
+        name = None if registered is None else self._manager.get_name(registered)
         if name is None:
             raise PluginError(
                 f"{shown(plugin)} is not registered; these are: {', '.join(self.list()) or 'none'}"
@@ -98,14 +97,17 @@ class Plugins(HookCalls):
         self._note_changes(name)
 
     def load_installed(self) -> list[str]:
-        """Register what installed packages offer under the entry-point group `pgevents`; returns the names.
+        """Register the plugins that installed packages offer under the entry-point group `pgevents`.
 
-        An entry point names an instance, a module, or a class that can be made without arguments. Those that
-        the environment variable `PGEVENTS_PLUGINS_OFF` names (`*` for all) are left out, and so is what is
-        registered under its name already.
+        An entry point names an instance, a module, or a class that takes no arguments. Plugins that the
+        environment variable `PGEVENTS_PLUGINS_OFF` names (`*` for all) are left out, and so are plugins whose
+        name is registered already.
+
+        Returns:
+            The names of the plugins that were registered.
 
         Raises:
-            PluginError: One that cannot be loaded or registered; the message names its package.
+            PluginError: A plugin cannot be loaded or registered; the message names its package.
         """
         off = {name.strip() for name in os.environ.get(OFF_VARIABLE, "").split(",")}
         added: list[str] = []
@@ -118,14 +120,13 @@ class Plugins(HookCalls):
             except Exception as error:
                 package = point.dist.name if point.dist is not None else "?"
                 raise PluginError(
-                    f"the plugin {point.name!r} ({point.value}) of the installed package {package} failed: "
-                    f"{error}; "
-                    f"{OFF_VARIABLE}={point.name} leaves it out"
+                    f"the plugin {point.name!r} ({point.value}) of the installed package {package} "
+                    f"failed: {error}; {OFF_VARIABLE}={point.name} leaves it out"
                 ) from error
         return added
 
     def get(self, name: str) -> Any:
-        """The plugin of a name, or None."""
+        """The plugin with this name, or None."""
         return self._manager.get_plugin(name)
 
     def __iter__(self) -> Iterator[Any]:
@@ -151,28 +152,28 @@ class Plugins(HookCalls):
         return name
 
     def _note_changes(self, name: str) -> None:
-        """Update which hooks are implemented, and tell the client."""
+        """Update which hooks are implemented, and call `on_change`."""
         before = self.implemented
         self.implemented = frozenset(hook for hook in SPECS if getattr(self.hook, hook).get_hookimpls())
         plugin = self._manager.get_plugin(name)
         self._event_classes.pop(name, None)
         self._on_change(before | self.implemented)
         if plugin is not None and "pgevents_register_events" in self.implemented:
-            brought = self._call_own(plugin, "pgevents_register_events", types=self._types())
-            self._event_classes[name] = [cls for classes in brought for cls in classes or ()]
+            results = self._call_plugin(plugin, "pgevents_register_events", types=self._types())
+            self._event_classes[name] = [cls for classes in results for cls in classes or ()]
             self._on_change(self.implemented)
 
-    def _call_own(self, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
-        """Call a hook of one plugin only."""
+    def _call_plugin(self, plugin: Any, hook: str, **arguments: Any) -> list[Any]:
+        """Call a hook of this plugin only."""
         impls = [impl for impl in in_order(self._impls(hook)) if impl.plugin is plugin]
         return [call(impl, arguments) for impl in impls]
 
     def converter(self) -> cattrs.Converter:
         """A converter that all plugins have configured, in order of registration."""
-        made = make_event_converter()
+        converter = make_event_converter()
         for plugin in self:
-            self._call_own(plugin, "pgevents_configure_converter", converter=made)
-        return made
+            self._call_plugin(plugin, "pgevents_configure_converter", converter=converter)
+        return converter
 
     def event_classes(self) -> list[type[Any]]:
         """The event classes that plugins brought."""

@@ -13,9 +13,9 @@ class Announce:
 ```
 
 A function takes those of the hook's arguments that it needs. Plugins are called in pluggy's order: the last
-registered first; `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` move one to the front or to the
-end. A wrapper (`@hookimpl(wrapper=True)`, a generator with one `yield`) runs around all others and returns
-their result or another.
+registered first; `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` move a plugin to the front or to
+the end. A wrapper (`@hookimpl(wrapper=True)`, a generator with one `yield`) runs around all others and
+returns their result or another one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     import cattrs
 
     from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
-    from pgevents.hooks.details import Conflict, Operation, Snapshot
+    from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 
 EventClient = Any
-"""`pgevents.EventClient`. The hooks pass it on and do not use it, so they do not import it."""
+"""`pgevents.EventClient`, which this module does not import: hooks only pass it on."""
 
 PROJECT = "pgevents"
 """pluggy's name for the project, and the entry-point group of installed plugins."""
@@ -55,7 +55,7 @@ def pgevents_registered(client: EventClient) -> None:
         client: The client that the plugin was registered with.
 
     Raises:
-        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+        Exception: Any exception ends the registration; the client stays as it was.
 
     Example:
         ```python
@@ -69,16 +69,16 @@ def pgevents_registered(client: EventClient) -> None:
 
 @hookspec
 def pgevents_register_events(types: EventTypes) -> Iterable[type[Any]] | None:
-    """Called once for each plugin, when it is registered: bring event classes, with their upcasters.
+    """Called once for each plugin, when it is registered: add event classes, with their upcasters.
 
     Args:
-        types: The client's registry, as it is so far.
+        types: The client's registry at this moment.
 
     Returns:
-        Classes made by `@event`, or None. They are the client's own until the plugin is unregistered.
+        Classes made by `@event`, or None. The client has them until the plugin is unregistered.
 
     Raises:
-        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+        Exception: Any exception ends the registration; the client stays as it was.
 
     Example:
         ```python
@@ -96,15 +96,16 @@ def pgevents_register_events(types: EventTypes) -> Iterable[type[Any]] | None:
 
 @hookspec
 def pgevents_configure_converter(converter: cattrs.Converter) -> None:
-    """Called when a plugin is registered: teach the client's converter types of your own.
+    """Called when a plugin is registered: add types of your own to the client's converter.
 
-    When plugins come or go it is called again, with a new converter: so do nothing in it but configure.
+    It is called again with a new converter whenever a plugin is registered or unregistered, so it should do
+    nothing but configure.
 
     Args:
         converter: The cattrs converter that makes JSON of events and views, and events and views of JSON.
 
     Raises:
-        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+        Exception: Any exception ends the registration; the client stays as it was.
 
     Example:
         ```python
@@ -118,10 +119,10 @@ def pgevents_configure_converter(converter: cattrs.Converter) -> None:
 
 @hookspec
 def pgevents_hidden_fields(client: EventClient) -> Mapping[str, Iterable[str]] | None:
-    """Called when plugins come or go: name fields that are stored in another form than their value.
+    """Called when a plugin is registered or unregistered: name fields that are not stored as their value.
 
-    No stream finds events by such a field, so one that asks for it is refused rather than empty. A plugin
-    that encrypts or replaces values in `pgevents_before_save` names them here.
+    No stream can find events by such a field, so a stream that names it is refused instead of being empty. A
+    plugin that encrypts or replaces values in `pgevents_before_save` names their fields here.
 
     Args:
         client: The client that the plugin is registered with.
@@ -130,7 +131,7 @@ def pgevents_hidden_fields(client: EventClient) -> Mapping[str, Iterable[str]] |
         Names of fields, as they are stored, by the event type's name; None or an empty mapping for none.
 
     Raises:
-        Exception: Any exception ends the registration, and leaves it as if it had not been tried.
+        Exception: Any exception ends the registration; the client stays as it was.
 
     Example:
         ```python
@@ -145,7 +146,8 @@ def pgevents_hidden_fields(client: EventClient) -> Mapping[str, Iterable[str]] |
 def pgevents_create_tables(client: EventClient) -> None:
     """Called at the end of `client.create_tables()`, in its transaction: make tables of your own.
 
-    Processes that call it at once wait for each other; it is called again at every start of many programs.
+    Processes that call it at the same time wait for each other. Many programs call it at every start, so it
+    must be repeatable.
 
     Args:
         client: The client whose tables are made.
@@ -166,18 +168,17 @@ def pgevents_create_tables(client: EventClient) -> None:
 def pgevents_before_save(client: EventClient, events: Sequence[NewEvent]) -> Sequence[NewEvent] | None:
     """Called before every save, in the caller's transaction if there is one; at each try of a `decide`.
 
-    Plugins run one after the other, each with what the one before it returned. What the last one returns is
-    what is locked by, compared with an earlier save of the same idempotency key, and stored. A wrapper gets
-    and returns events, too.
+    Plugins run one after the other, each with the result of the plugin before it. The result of the last one
+    determines the locks, is compared with an earlier save of the same idempotency key, and is stored. A
+    wrapper takes and returns events, too.
 
     Args:
         client: The client that saves.
-        events: What is about to be saved, in order; the data are instances of event classes, or dicts.
+        events: The events to be saved, in order; their data are instances of event classes, or dicts.
 
     Returns:
-        The events to save in their place, as many as were given; None to leave them as they are. Data may be
-        replaced by a JSON-ready dict, which the event's class must be able to read (after
-        `pgevents_before_decode`).
+        As many events to save instead; None to leave them as they are. Data may be replaced by a JSON-ready
+        dict that the event's class can read (after `pgevents_before_decode`).
 
     Raises:
         Exception: Any exception vetoes the save: it reaches the caller, and nothing is written.
@@ -196,18 +197,18 @@ def pgevents_after_save(client: EventClient, events: Sequence[Event[Any]]) -> No
     """Called when events are written and not yet committed: what is written here commits with them, or not at
         all.
 
-    In a transaction of the caller's it runs in a savepoint around save and hook; else a transaction is
-    opened. Not called for a save that an idempotency key recognised as a repeat: nothing was written then.
+    Save and hook run in one transaction, or in a savepoint of the caller's transaction. Not called for a save
+    that an idempotency key recognised as a repeat, because then nothing was written.
 
     Args:
         client: The client that saved. Saving more events through it is allowed, and calls the hooks for
-            those. A plugin that does so for its own saves, too, is stopped at the tenth within one another
-            by a `PluginError`, which undoes them all.
+            them. A plugin that saves for its own saves, too, is stopped by a `PluginError` when ten calls are
+            nested; it undoes all of them.
         events: The events of one save, with ids, as a read gives them.
 
     Raises:
         Exception: Any exception undoes the save and what the hooks wrote, and reaches the caller. So does an
-            SQL error that a plugin swallowed: PostgreSQL could only roll back.
+            SQL error that a plugin swallows, because PostgreSQL can only roll back after it.
 
     Example:
         ```python
@@ -226,17 +227,17 @@ def pgevents_after_commit(client: EventClient, events: Sequence[Event[Any]]) -> 
 
     Never called for what was rolled back (with its savepoint, or after an SQL error that was swallowed), nor
     for a repeat that an idempotency key recognised. A process that dies right after the commit does not call
-    it: what must not be missed follows the log (`pgevents.subscriptions`). With this hook, a save inside
-    `db.manual_commit()`, or in a transaction that Peewee did not begin, is refused before anything is
-    written, because the end of that transaction cannot be seen. Peewee stops at the first of its after-commit
-    callbacks that raises: one of your own, registered before the save, must not raise.
+    it: work that must not be missed belongs into a subscription (`pgevents.subscriptions`). With this hook, a
+    save inside `db.manual_commit()`, or in a transaction that Peewee did not begin, is refused before
+    anything is written, because the end of that transaction cannot be observed. Peewee stops at the first
+    after-commit callback that raises: your own callbacks, registered before the save, must not raise.
 
-    An error is logged; it never undoes or hides the save, and the next plugin is still called.
+    An error is logged; it does not undo or hide the save, and the next plugin is still called.
 
     Args:
         client: The client that saved. No transaction is open. Saving through it is allowed; a plugin that
-            saves for its own saves, too, is stopped at the third within one another by a `PluginError`.
-        events: The events of one save; saves of one transaction come in their order.
+            saves for its own saves, too, is stopped by a `PluginError` when three calls are nested.
+        events: The events of one save. The hook is called for the saves of a transaction in their order.
 
     Example:
         ```python
@@ -256,12 +257,12 @@ def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> flo
 
     Args:
         client: The client that tried to save.
-        conflict: What was expected, what stands there, and which try it was.
+        conflict: The expected position, the events that were not expected, and the number of the try.
 
     Returns:
         Seconds after which `decide` reads and decides again, also when its `retries` are used up; None to
-        leave that to `decide`. If several plugins ask for a wait, the longest counts. A validated save
-        outside `decide` is not tried again, because the same position can only be refused again. There, and
+        leave that to `decide`. If several plugins return seconds, the longest delay counts. A validated save
+        outside `decide` is not tried again, because the same position would be refused again. There, and
         inside `db.atomic()`, the seconds reach the caller as the error's `retry_after`.
 
     Example:
@@ -276,19 +277,18 @@ def pgevents_validation_conflict(client: EventClient, conflict: Conflict) -> flo
 
 @hookspec
 def pgevents_before_snapshot(client: EventClient, snapshot: Snapshot) -> Snapshot | None:
-    """Called before a projection is saved, in the transaction of the snapshot (a savepoint of the caller's,
-    if any).
+    """Called before a snapshot is saved, in its transaction (a savepoint of the caller's, if there is one).
 
-    Plugins run one after the other, each with what the one before it returned. A wrapper gets and returns a
-    snapshot.
+    Plugins run one after the other, each with the result of the plugin before it. A wrapper takes and returns
+    a snapshot.
 
     Args:
         client: The projection's client.
-        snapshot: What is about to be saved.
+        snapshot: The snapshot to be saved.
 
     Returns:
         The snapshot with other data (`attrs.evolve(snapshot, data=...)`), or None to leave it as it is. Later
-        views are folded on from these data, so what the reducers need must stay.
+        folds start from these data, so what the reducers need must stay.
 
     Raises:
         Exception: Any exception vetoes the snapshot: it reaches the caller, and nothing is written.
@@ -304,12 +304,12 @@ def pgevents_before_snapshot(client: EventClient, snapshot: Snapshot) -> Snapsho
 
 @hookspec
 def pgevents_after_snapshot(client: EventClient, snapshot: Snapshot, status: str) -> None:
-    """Called after a projection was saved, in the transaction of the snapshot.
+    """Called after a snapshot was saved, in its transaction.
 
     Args:
         client: The projection's client.
-        snapshot: What was saved.
-        status: "created", "updated" or "skipped" (an equal or newer one stands).
+        snapshot: The snapshot.
+        status: "created", "updated" or "skipped" (the table holds an equal or newer one).
 
     Raises:
         Exception: Any exception undoes the snapshot and reaches the caller.
@@ -327,19 +327,18 @@ def pgevents_after_snapshot(client: EventClient, snapshot: Snapshot, status: str
 def pgevents_before_decode(
     client: EventClient, events: Sequence[StoredEvent]
 ) -> Sequence[StoredEvent] | None:
-    """Called once for each read (of a long one: for each page) that found events, before their data become
-    instances.
+    """Called once for each read that returns events (of a long read: for each page), before they are decoded.
 
-    The counterpart of `pgevents_before_save` for what changes data: plugins run one after the other in the
-    opposite order, so that what was put on last comes off first (`tryfirst` and `trylast` mean what they
-    say). Called for a save, too, to see that its events can be read back; their id is then 0.
+    The counterpart of `pgevents_before_save` for plugins that change data. Plugins run one after the other in
+    the opposite order, so that the last change is undone first (`tryfirst` and `trylast` keep their meaning).
+    It is called for a save, too, to check that its events can be read back; their id is then 0.
 
     Args:
         client: The client that reads.
-        events: What was read, in order, with data and metadata as they are stored, before any upcaster.
+        events: The stored events, in order, with data and metadata as they are stored, before any upcaster.
 
     Returns:
-        As many in their place (`attrs.evolve(stored, data=...)`), or None to leave them as they are.
+        As many events instead (`attrs.evolve(stored, data=...)`), or None to leave them as they are.
 
     Raises:
         Exception: Any exception ends the read and reaches the caller.
@@ -357,12 +356,12 @@ def pgevents_before_decode(
 def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
     """Called when a projection's view was folded from the log, in the caller's transaction if there is one.
 
-    Not called for staged or hand-fed events, nor for an `as_of` view. An error is logged; it never hides the
-    view.
+    Not called for staged or hand-fed events, nor for an `as_of` view. An error is logged; the caller still
+    gets the view.
 
     Args:
         client: The projection's client.
-        projection: The projection. It is in use: to save a snapshot, save one of a copy
+        projection: The projection, which is in use: to save a snapshot, copy it first
             (`copy.copy(projection)`).
         events: The events that were folded on top of the snapshot.
 
@@ -379,15 +378,15 @@ def pgevents_after_fold(client: EventClient, projection: Any, events: Sequence[E
 def pgevents_observe(client: EventClient, operation: Operation) -> AbstractContextManager[object] | None:
     """Called when an operation begins. The returned context manager exits when the operation ends.
 
-    Operations nest: a `decide` holds reads, folds and saves. The manager sees an exception that ends the
-    operation, and cannot suppress it; its own errors are logged.
+    Operations nest: a `decide` contains reads, folds and saves. The manager sees an exception that ends the
+    operation, and cannot suppress it; the manager's own errors are logged.
 
     Args:
-        client: The client at work.
-        operation: What it does. Its results are filled in before the manager exits.
+        client: The client.
+        operation: The operation. Its results are filled in before the manager exits.
 
     Returns:
-        A context manager that is entered now and left when the operation ends; or None.
+        A context manager, entered at once and exited when the operation ends; or None.
 
     Example:
         ```python
@@ -397,6 +396,81 @@ def pgevents_observe(client: EventClient, operation: Operation) -> AbstractConte
             start = time.perf_counter()
             yield
             print(operation.name, operation.events, time.perf_counter() - start)
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_event_links(client: EventClient, event: StoredEvent) -> Iterable[BrowserLink] | None:
+    """Called when the browser shows an event: give it links of your own.
+
+    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
+    the links.
+
+    Args:
+        client: The browser's client.
+        event: The event as it is stored; what is encrypted is still encrypted.
+
+    Returns:
+        The links, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_event_links(self, event):
+            if event.type == "INVOICE_SENT":
+                return [BrowserLink("The invoice", f"https://books.example/{event.data['number']}")]
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_identifier_links(
+    client: EventClient, field: str, value: str
+) -> Iterable[BrowserLink] | None:
+    """Called when the browser shows an identifier (a cart, a customer): give it links of your own.
+
+    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
+    the links.
+
+    Args:
+        client: The browser's client.
+        field: The identifier's field.
+        value: Its value, as text.
+
+    Returns:
+        The links, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_identifier_links(self, field, value):
+            if field == "user_id":
+                return [BrowserLink("In the customer desk", f"https://desk.example/?user={quote(value)}")]
+        ```
+    """
+
+
+@hookspec
+def pgevents_browser_pages(client: EventClient) -> Iterable[BrowserPage] | None:
+    """Called for each page of the browser: add pages of your own, which stand in its menu.
+
+    An error is logged; the browser is shown without the pages.
+
+    Args:
+        client: The browser's client.
+
+    Returns:
+        The pages, or None.
+
+    Example:
+        ```python
+        @hookimpl
+        def pgevents_browser_pages(self, client):
+            def show(query):
+                return {"waiting": Outbox.select().count()}
+
+            return [BrowserPage("outbox", "Outbox", show)]
         ```
     """
 

@@ -70,7 +70,9 @@ class FinalReads(Source):
         events, is_cut = self.collect(fetch, options)
         shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            return EventStream(shown, position_of_newest(events, merged, is_cut=is_cut), faults)
+            is_full = options.limit is not None and len(shown) >= options.limit
+            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
+            return EventStream(shown, position, faults)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)

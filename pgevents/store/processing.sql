@@ -293,7 +293,15 @@ WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
 
 -- [parked_of]
-SELECT name, key, event_id, state FROM {{parked}} WHERE name = %(name)s AND event_id = ANY (%(ids)s);
+-- Each with the state of the first event that is set aside of its key, for which it waits.
+SELECT p.name, p.key, p.event_id, p.state, CASE WHEN p.key = '' AND p.state <> 'queued' THEN p.state ELSE (
+    SELECT q.state FROM {{parked}} AS q
+    WHERE q.name = p.name AND q.key = p.key AND q.state <> 'discarded' ORDER BY q.event_id LIMIT 1) END
+FROM {{parked}} AS p WHERE p.name = %(name)s AND p.event_id = ANY (%(ids)s);
+
+-- [parked_below]
+SELECT min(event_id) FILTER (WHERE state = 'parked'), min(event_id)
+FROM {{parked}} WHERE name = %(name)s AND event_id <= %(event_id)s AND state <> 'discarded';
 
 -- [retry]
 UPDATE {{parked}} AS p
@@ -325,7 +333,8 @@ WHERE c.name = %(name)s ORDER BY c.lane;
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
-SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 

@@ -56,16 +56,23 @@ def select_events(
     if as_of is not None:
         bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)
         bound_params.append(as_of)
+    own_bound = "id < %s" if is_reverse else "id > %s"
     params: list[Any] = []
+    branches: list[tuple[Shape, tuple[str, ...]]] = []
     for one in streams:
         listed = _list_of(table, tuple([field for field, _ in one.match]))
         if listed is not None:
             values = dict(one.match)[listed]
             params.append(values[0] if len(values) == 1 else list(values))
             params += bound_params[: len(bound_params) - isinstance(as_of, datetime)]
+            if one.after:
+                params.append(one.after)
         params += where_params(one, listed)
         params += bound_params
-    return _select_sql(table, tuple([shape_of(one) for one in streams]), bounds, tail), params
+        if one.after:
+            params.append(one.after)
+        branches.append((shape_of(one), (*bounds, own_bound) if one.after else bounds))
+    return _select_sql(table, tuple(branches), tail), params
 
 
 def select_after_snapshot(
@@ -106,8 +113,8 @@ def select_after_snapshot(
 
 
 @lru_cache(maxsize=1024)
-def _select_sql(table: TableSpec, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
-    branches = [_branch_sql(table, shape, bounds, tail) for shape in shapes]
+def _select_sql(table: TableSpec, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
+    branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in asked]
     if not branches:
         return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
     if len(branches) == 1:

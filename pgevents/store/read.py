@@ -55,18 +55,30 @@ class Reader(FinalReads):
         ).fetchall()
         return self._stream(rows, streams, options)
 
-    def _read_part(self, merged: tuple[Stream[Any], ...], options: ReadOptions) -> EventStream[Any]:
+    def newest(self, streams: Sequence[Stream[Any]], lock: Sequence[Stream[Any]] = ()) -> EventStream[Any]:
+        """The newest event alone, and the position that it is the newest; with streams to lock before."""
+        merged = merge_streams(self.check(streams))
+        with self.observed(merged) as operation:
+            found = self._read_part(merged, ReadOptions(limit=1, reverse=True), self.check(lock))
+            operation.events = len(found)
+        return found
+
+    def _read_part(
+        self, merged: tuple[Stream[Any], ...], options: ReadOptions, lock: Sequence[Stream[Any]] = ()
+    ) -> EventStream[Any]:
         """The first events in either order."""
 
         def fetch(after: int, limit: int | None) -> tuple[list[Any], bool]:
             part = attrs.evolve(options, after=after, limit=limit)
-            rows = self.session.execute(*self.select_part(merged, part)).fetchall()
+            rows = self._execute_after_lock(lock, *self.select_part(merged, part)).fetchall()
             return rows[:limit], limit is not None and len(rows) > limit
 
         events, is_cut = self.collect(fetch, options)
         shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            return EventStream(shown, position_of_newest(events, merged, is_cut=is_cut), faults)
+            is_full = options.limit is not None and len(shown) >= options.limit
+            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
+            return EventStream(shown, position, faults)
         uncommitted = self.uncommitted(merged, options.after)
         position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
         return EventStream(shown, position, faults)

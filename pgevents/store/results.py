@@ -91,15 +91,21 @@ def position_after(
 
 
 def position_of_newest(
-    events: Sequence[Event[Any]], streams: Sequence[Stream[Any]], *, is_cut: bool
+    events: Sequence[Event[Any]], streams: Sequence[Stream[Any]], *, is_full: bool, is_cut: bool
 ) -> Position:
     """The position of a read of the newest events, which found these, the newest first.
 
     It says that these are the newest, and nothing of older ones: one that commits late below them does not
-    change which they are. `is_cut` says that there are older ones.
+    change which they are.
+
+    Args:
+        events: What was found, events that were left out among them.
+        streams: What was read.
+        is_full: Whether it gave as many as were asked for; if not, these are all.
+        is_cut: Whether there are more.
     """
     ids = array("q", [one.id for one in reversed(events)])
-    base = ids[0] - 1 if ids and is_cut else 0
+    base = ids[0] - 1 if ids and is_full else 0
     last = ids[-1] if ids else 0
     return Position(last, base, len(ids), merge_streams(streams), ids, is_cut=is_cut and not ids)
 

@@ -354,8 +354,10 @@ class Session:
             raise RetryableError(
                 f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}"
             ) from error
-        if code == "PGE04":
-            raise IdempotencyError(message) from error
+        if code == "23505" and "idempotency_key" in message + detail:
+            raise IdempotencyError(
+                f"another transaction saved an event with this key meanwhile ({detail}); nothing was written"
+            ) from error
         if code in REFUSED:
             raise REFUSED[code](message) from error
         if code == "25006":

@@ -37,6 +37,7 @@ class Task:
         not_before: When to look again after nothing could be done, by `time.monotonic()`.
         pause: For how long it was left alone then, in seconds.
         standing_by: Why it is not worked on; empty if it is.
+        is_held: Whether it is paused or has stopped.
         changed_at: When somebody last did something to it, by the server's clock.
         pace: How fast it goes.
         has_setup: Whether its setup was called.
@@ -52,6 +53,7 @@ class Task:
     not_before: float = 0.0
     pause: float = FIRST_PAUSE
     standing_by: str = ""
+    is_held: bool = False
     changed_at: str = ""
     pace: Pace = attrs.field(factory=Pace)
     has_setup: bool = False
@@ -91,7 +93,7 @@ class Board:
                 for offset in range(len(self.tasks)):
                     at = (self._next + offset) % len(self.tasks)
                     task = self.tasks[at]
-                    if task.standing_by or task.busy >= task.lanes:
+                    if task.standing_by or task.is_held or task.busy >= task.lanes:
                         continue
                     lanes = task.due()
                     if not lanes:

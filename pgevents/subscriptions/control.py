@@ -109,6 +109,7 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         RetryableError: A batch did not end in time.
     """
     statements = statements_of(client)
+    refused: ConfigurationError | None = None
     with client.session.atomic():
         patience = f"SELECT set_config('lock_timeout', '{PATIENCE}', true);\n"
         statements.run("gate", before=patience, gate=gate_of(client, name))
@@ -117,7 +118,13 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         if not rows:
             names = ", ".join(row[0] for row in statements.rows("names")) or "none"
             raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
-        yield rows
+        try:
+            yield rows
+        except ConfigurationError as error:  # before anything was written
+            refused = error
+    if refused is not None:
+        # After the commit: an aborted transaction would look as if a worker had died with its lanes.
+        raise refused
 
 
 def pause(client: EventClient, name: str) -> list[Lease]:

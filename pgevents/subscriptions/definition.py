@@ -12,9 +12,12 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.fields import check_field
 from pgevents.store.processing import Statements
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream, merge_streams, refuse_for_reads
 
 __all__ = ["Effects", "ErrorPolicy", "Question", "Work", "gate_of", "key_names", "park", "retry", "stop"]
+
+HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
+"""Why a comparison is none of a subscription's."""
 
 Effects = Literal["inside", "outside"]
 
@@ -116,7 +119,12 @@ class Question:
 
     @staticmethod
     def of(streams: Sequence[Stream[Any]], key: Sequence[str] = ()) -> Question:
-        """The question about these streams, by a key's names."""
+        """The question about these streams, by a key's names.
+
+        Raises:
+            ConfigurationError: A stream that is for reads alone.
+        """
+        refuse_for_reads(streams, HELD)
         return Question(_sorted(streams), tuple(key))
 
 

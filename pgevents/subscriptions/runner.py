@@ -311,8 +311,10 @@ class _Poller:
     def _changes(self) -> None:
         """What others did: resumed, reset, resized; and what has become due."""
         tasks = {task.work.name: task for task in self.board.tasks}
-        for name, changed_at, lanes, is_due, has_due in self.statements.rows("changes", names=self.names):
+        rows = self.statements.rows("changes", names=self.names)
+        for name, changed_at, lanes, is_active, is_due, has_due in rows:
             task = tasks[name]
+            task.is_held = not is_active
             if (changed_at, lanes) != (task.changed_at, task.lanes):
                 if task.changed_at:
                     task.standing_by = ""

@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from pgevents.errors import UnsupportedTransactionError
+from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.handling import Hand, StopHereError, give_all
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move, read
+from pgevents.subscriptions.lanes import Batch, Item, Lane, QuestionChangedError, claim, move, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
 
@@ -42,9 +42,18 @@ def step(
         Exception: An error of the database outside the handler; nothing was done.
     """
     hand = Hand()
+    refused: Exception | None = None
     try:
         with work.client.session.atomic():
-            outcome = _step(work, numbers, share, pace, stop, hand)
+            try:
+                outcome = _step(work, numbers, share, pace, stop, hand)
+            except (QuestionChangedError, ConfigurationError) as error:
+                if hand.error is not None:
+                    raise
+                # The transaction is committed: an aborted one would look as if its worker had died.
+                outcome, refused = Outcome(), error
+        if refused is not None:
+            raise refused
         if hand.retry_now is not None:
             tried, hand.retry_now = hand.retry_now, None
             with work.client.session.atomic():

@@ -7,6 +7,7 @@ pytest finds the fixtures by itself. No server starts before a test asks for one
 from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.checking import check_projection
 from pgevents.testing.draining import drain
+from pgevents.testing.effects import check_effects
 from pgevents.testing.fixtures import (
     EMPTY_SQL,
     pgevents_client,
@@ -25,6 +26,7 @@ __all__ = [
     "History",
     "Outcome",
     "capture_events",
+    "check_effects",
     "check_projection",
     "drain",
     "given",

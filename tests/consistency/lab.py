@@ -35,6 +35,7 @@ from pgevents import (
     create_events_table,
     create_projections_table,
     everything,
+    latest,
     many,
     pipeline,
     stream,
@@ -53,6 +54,9 @@ FIELDS = ("k", "g", "tenant", "o", many("tags"))
 called in the first version of the type R, and `tags` are several, in the shape "many" alone."""
 EPOCH = 1.0
 """Seconds after which identifiers change, so that streams stay short however long a race lasts."""
+
+NEWEST_ALONE = -1
+"""In place of a count, where a decision rests on the newest event alone."""
 
 Streams = Sequence[Stream[Any]]
 
@@ -256,6 +260,8 @@ WEIGHTS: dict[str, int] = {
     "by_tail": 8,
     "validated_batch": 4,
     "decide": 8,
+    "by_newest": 6,
+    "decide_newest": 6,
     "transaction": 10,
     "snapshot": 6,
     "final": 6,
@@ -273,6 +279,7 @@ STEPS: dict[str, int] = {
     "small_batch": 2,
     "many": 1,
     "decide": 1,
+    "decide_newest": 1,
 }
 
 
@@ -573,6 +580,32 @@ class Worker:
         self.journal.counts["decisions"] += 1
         self.journal.counts["tries of decisions"] += len(decided)
 
+    def by_newest(self) -> None:
+        """A read of the newest event alone: what it is decided on is that there is no newer one."""
+        streams = self.streams()
+        read = self.client.get_event_streams(streams, limit=1, reverse=True)
+        self.think()
+        self.validated(read, newest(read), streams)
+
+    def decide_newest(self) -> None:
+        """The same by `decide`, of a question with one stream."""
+        asked, *_ = self.streams()
+        decided: list[dict[str, Any]] = []
+
+        def decider(last: Event[Any] | None) -> dict[str, Any]:
+            self.think()
+            saw = newest([] if last is None else [last])
+            noted = {"streams": streams_text([asked]), "count": saw.count, "last": saw.last}
+            decided.append(self.new(noted))
+            return decided[-1]
+
+        match = {field: list(values) for field, values in asked.match}
+        with self.expecting(decided):
+            question = latest(asked.types, data=match or everything)
+            self.acknowledge(self.client.decide(question, decider))
+        self.journal.withdrawn |= {event["data"]["m"] for event in decided[:-1]}
+        self.journal.counts["validated"] += 1
+
     def repeat(self) -> None:
         """One of few keys, with its content, by everybody: it is saved once, and everybody hears of that."""
         number = f"{int(time.time() / EPOCH)}-{self.rng.randrange(4)}"
@@ -670,6 +703,19 @@ class Worker:
                 with suppress(ConcurrencyError):
                     self.validated(read, Tally(-1, -1), streams)
 
+    def withdrawn_newest(self) -> None:
+        """The newest event is one of a savepoint which was rolled back: it is not the newest any more."""
+        with self.joint():
+            streams = self.streams()
+            with self.joint() as withdraw:
+                self.plain()
+                read = self.client.get_event_streams(streams, limit=1, reverse=True)
+                withdraw()
+            self.rest()
+            if any(event.data["m"] in self.journal.withdrawn for event in read):
+                with suppress(ConcurrencyError):
+                    self.validated(read, newest(read), streams)
+
     def many(self) -> None:
         """So many saves that the transaction passes from single keys to the bulk lock."""
         for _ in range(self.rng.choice([3, 25])):
@@ -735,6 +781,11 @@ class Worker:
         ids = tuple(event.id for event in read)
         self.journal.finals.append(FinalRead(streams_text([stream()]), after, bound, ids))
         self.journal.counts["final reads"] += 1
+
+
+def newest(events: Sequence[Event[Any]]) -> Tally:
+    """What a read of the newest event alone has seen; of older ones it says nothing."""
+    return Tally(NEWEST_ALONE, events[0].id if events else 0)
 
 
 def _by_old_name(event: dict[str, Any]) -> dict[str, Any]:

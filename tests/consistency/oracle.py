@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import psycopg2
 
-from .lab import Journal, Tally
+from .lab import NEWEST_ALONE, Journal, Tally
 
 
 @attrs.define
@@ -98,13 +98,14 @@ def judge(url: str, shape: str, journal: Journal) -> Report:
 
 
 def _decisions(log: Log) -> Iterator[str]:
-    """Each validated save saw exactly the matching events that precede it in the log."""
+    """Each validated save saw exactly the matching events that precede it in the log; one that rests on the
+    newest alone saw which that is."""
     for event_id, _, data in log.rows:
         if data.get("saw_streams"):
             ids = log.ids(data["saw_streams"])
             before = bisect_left(ids, event_id)
             last = ids[before - 1] if before else 0
-            if (data["saw_count"], data["saw_last"]) != (before, last):
+            if data["saw_count"] not in (before, NEWEST_ALONE) or data["saw_last"] != last:
                 saw = f"saw {data['saw_count']} up to {data['saw_last']}"
                 yield f"decision: {event_id} {saw}, but {before} up to {last} precede it"
 

@@ -20,6 +20,7 @@ RACES: dict[str, Race] = {
     "lock and check in one statement, one event": Race("one key", weights={"by_position": 1}),
     "check by a count without a digest": Race("one key", weights={"plain": 10, "withdrawn_premise": 5}),
     "own events taken for final": Race("one key", weights={"plain": 10, "withdrawn_premise": 5}),
+    "newest alone, and not that it stands": Race("one key", weights={"plain": 10, "withdrawn_newest": 5}),
     "plain saves without locks, one event": Race("one key", weights={"plain": 5, "by_position": 5}),
     "validated saves without BULK while batches run, one event": Race(
         "one key", weights={"bulk_batch": 4, "by_position": 5}

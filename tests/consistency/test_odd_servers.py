@@ -190,15 +190,17 @@ def test_the_first_save_after_a_far_jump_holds_the_bound_back(
 # -- neighbours, standbys, copies ------------------------------------------------------------
 
 
-def test_a_busy_neighbour_database_with_the_same_tables_does_not_matter(url: str, server_url: str) -> None:
+def test_a_busy_neighbour_database_with_the_same_tables_does_not_matter(
+    url: str, pgevents_server: str
+) -> None:
     """A copy of the database, with the same table ids, keeps all locks and an old publication: nobody here
     waits."""
     one, two = (f"{parse_dsn(url)['dbname']}_{name}" for name in ("one", "two"))
-    sql(server_url, f"CREATE DATABASE {one}")
+    sql(pgevents_server, f"CREATE DATABASE {one}")
     url, neighbour_url = (make_dsn(**{**parse_dsn(url), "dbname": name}) for name in (one, two))
     with shop(url) as client:
         client.save_event(item())
-    sql(server_url, f"CREATE DATABASE {two} TEMPLATE {one}")
+    sql(pgevents_server, f"CREATE DATABASE {two} TEMPLATE {one}")
     neighbour = shop_client(database(neighbour_url))
     try:
         with shop(url) as client, neighbour.db.atomic():
@@ -214,7 +216,7 @@ def test_a_busy_neighbour_database_with_the_same_tables_does_not_matter(url: str
             assert time.monotonic() - start < 1
     finally:
         neighbour.db.close()
-        sql(server_url, f"DROP DATABASE {one} WITH (FORCE)", f"DROP DATABASE {two} WITH (FORCE)")
+        sql(pgevents_server, f"DROP DATABASE {one} WITH (FORCE)", f"DROP DATABASE {two} WITH (FORCE)")
 
 
 def test_a_standby_answers_display_reads_only() -> None:

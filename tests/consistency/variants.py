@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from pgevents.store import read
 from pgevents.store.append import Appender
 from pgevents.store.functions import function_names, functions_sql
 from pgevents.store.options import PLAIN, ReadOptions
@@ -21,6 +22,7 @@ from pgevents.store.ordering import Position, streams_json
 from pgevents.store.queries import NO_EVENT
 from pgevents.store.read import Reader
 from pgevents.store.tables import TableSpec
+from pgevents.streams import merge_streams
 
 Replacement = tuple[str, str]
 
@@ -113,6 +115,14 @@ def _check_by_last_id() -> None:
     Appender.append = by_last_id  # type: ignore[method-assign]
 
 
+def _nothing_above_the_newest() -> None:
+    def above(events: Any, streams: Any, **_: bool) -> Position:
+        last = events[0].id if events else 0
+        return Position(last, last, 0, merge_streams(streams))
+
+    read.position_of_newest = above  # type: ignore[attr-defined]
+
+
 def _own_events_taken_for_final() -> None:
     Reader.uncommitted = lambda *given: None  # type: ignore[method-assign]
 
@@ -155,6 +165,9 @@ BROKEN: dict[str, Variant] = {
             "check by a count without a digest",
             (("(_seen = 0 OR {digest}(_ids) = _digest)", "true"),),
             places=("numbered",),
+        ),
+        Variant(
+            "newest alone, and not that it stands", patch=_nothing_above_the_newest, places=("numbered",)
         ),
         Variant("own events taken for final", patch=_own_events_taken_for_final, places=("numbered",)),
         Variant(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import attrs
-import peewee
 import pytest
 
 from pgevents import Event, EventClient, stream
@@ -24,83 +21,15 @@ from pgevents.subscriptions import (
     worker,
 )
 from pgevents.subscriptions import lanes as lanes_module
-from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.subscription import work_of
 from pgevents.testing import drain
 
-from ..shop import CartCreated, CartEvent
+from ..shop import CartEvent
 from . import variants
+from .steps import Shop
 
 Make = Callable[..., EventClient]
 QUICK = retry(9, delay=0.0)
-
-
-@attrs.define(eq=False)
-class Shop:
-    """Two workers of one subscription, and what its handler was given.
-
-    Attributes:
-        fails: Ids of events at which the handler raises.
-        lost: Ids of events at which the database ends the transaction.
-        given: Ids of the events that were handled, in order; also of those that were rolled back.
-        options: Of the subscription.
-        streams: What it follows.
-    """
-
-    client: EventClient
-    other: EventClient
-    fails: set[int] = attrs.field(factory=set[int])
-    lost: set[int] = attrs.field(factory=set[int])
-    given: list[int] = attrs.field(factory=list[int])
-    options: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    streams: Any = stream(CartEvent)
-
-    def function(self) -> Any:
-        @subscription("writer", self.streams, key="cart_id", **{"on_error": QUICK, **self.options})
-        def write(event: Event[Any]) -> None:
-            if event.id in self.lost:
-                raise peewee.OperationalError("the connection broke")
-            if event.id in self.fails:
-                raise ValueError(f"event {event.id} fails")
-            self.given.append(event.id)
-
-        return write
-
-    def work(self, client: EventClient) -> Work:
-        work = work_of(client, self.function())
-        settle(work)
-        return work
-
-    def drain(self) -> None:
-        drain(self.client, [self.function()])
-
-    def step_until(self, states: list[str]) -> None:
-        """Work until the parked events are in these states."""
-        work, pace = self.work(self.client), worker.Pace()
-        for _ in range(100):
-            worker.step(work, range(16), 16, pace)
-            time.sleep(0.005)
-            if [one.state for one in parked(self.client, "writer")] == states:
-                return
-        raise AssertionError(parked(self.client, "writer"))
-
-    def save(self, *keys: str) -> None:
-        self.client.save_events([CartCreated(key, "u1") for key in keys])
-
-
-@pytest.fixture
-def shop(client: EventClient, make_client: Make) -> Shop:
-    return Shop(client, make_client())
-
-
-@pytest.fixture
-def statements() -> Iterator[None]:
-    """Statements that the test has changed are put back."""
-    sections = variants.processing._sections
-    yield
-    variants.processing._sections = sections
-    variants.processing._filled.cache_clear()
 
 
 def test_a_retry_does_not_outlive_a_resize(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

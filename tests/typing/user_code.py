@@ -12,21 +12,29 @@ from peewee import PostgresqlDatabase
 from typing_extensions import assert_type
 
 from pgevents import (
+    Comparison,
     Event,
     EventClient,
     EventStream,
+    LatestEvent,
     MultiStreamProjectionBase,
     Position,
     ProjectionBase,
     SavedProjection,
     SaveResult,
     Stream,
+    at_least,
+    between,
     create_event_client,
     create_events_table,
     create_projections_table,
     derive,
     event,
     hookimpl,
+    is_not,
+    latest,
+    more_than,
+    one_of,
     pipeline,
     stream,
 )
@@ -189,6 +197,26 @@ def reading(client: EventClient) -> None:
     assert_type(newest, EventStream[CartCreated])
     assert_type(client.iter_event_stream(CartCreated, final=True, limit=5), Iterator[Event[CartCreated]])
     assert_type(client.get_event(7), Event[Any] | None)
+    large = stream(ItemAddedToCart, quantity=at_least(10), price_at_time=between(1, 2.5), after=3)
+    assert_type(large, Stream[ItemAddedToCart])
+    assert_type(one_of("a", "b"), list[str])
+    assert_type(is_not("a", "b"), Comparison)
+    client.query_projections(CartProjection, total=more_than(3))
+    assert_type(latest(CartCreated, cart_id="c1"), LatestEvent[CartCreated])
+    assert_type(latest(), LatestEvent[Any])
+
+    def number(last: Event[CartCreated] | None) -> CartCreated:
+        return CartCreated("c1", "u1" if last is None else last.data.user_id)
+
+    def number_in_cart(cart: CartView, last: Event[CartCreated] | None) -> CartCreated:
+        return CartCreated(cart.id, "u1" if last is None else last.data.user_id)
+
+    client.decide(latest(CartCreated), number)
+    client.decide(
+        latest(CartCreated), lambda last: CartCreated("c", "u" if last is None else last.data.user_id)
+    )
+    client.decide((CartProjection("c1", client), latest(CartCreated)), number_in_cart)
+    client.decide((latest(CartCreated), CartProjection("c1", client)), lambda last, cart: None)
     assert_type(client.get_saved("key"), list[Event[Any]])
     assert_type(client.iter_event_stream(CartEvent, after=3), Iterator[Event[CartEvent]])
     assert_type(client.get_latest_event(CartCreated, cart_id="c1"), Event[CartCreated] | None)

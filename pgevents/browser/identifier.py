@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pgevents.browser.diff import changes
+from pgevents.browser.classes import saved_types
 from pgevents.browser.filters import Filter
-from pgevents.browser.log import COUNT_LIMIT, count_of, encrypted, event_rows, row_json
+from pgevents.browser.log import COUNT_LIMIT, count_of, event_rows, row_json
+from pgevents.browser.travel import travel_of
 from pgevents.client import EventClient
-from pgevents.errors import PgEventsError
 from pgevents.fields import check_field, text_sql
-from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
 
-__all__ = ["projection_classes", "saved_types", "thing_page"]
+__all__ = ["identifier_page"]
 
-TIMELINE = 500
+TIMELINE = 200
 """How many events the time line shows at once."""
 
 
-def projection_classes(given: Iterable[type[Any]] | None) -> dict[str, type[Any]]:
-    """The projection classes that a page can fold, by projection type.
-
-    Args:
-        given: The classes to use; None for all that the program has defined.
-    """
-    if given is not None:
-        return {cls.projection_type: cls for cls in given}
-    found: dict[str, type[Any]] = {}
-    pending: list[type[Any]] = [ProjectionBase, MultiStreamProjectionBase]
-    while pending:
-        for cls in pending.pop().__subclasses__():
-            pending.append(cls)
-            if "projection_type" in vars(cls):
-                found[cls.projection_type] = cls
-    return found
-
-
-def thing_page(
+def identifier_page(
     client: EventClient,
     field: str,
     value: str,
@@ -46,6 +27,7 @@ def thing_page(
     view: str | None,
     at: int | None,
     until: int | None,
+    is_patient: bool = False,
 ) -> dict[str, Any]:
     """One identifier's events and views, and what a view looked like at one of the events.
 
@@ -57,6 +39,7 @@ def thing_page(
         view: The projection type to travel with; by default the first that there is.
         at: The event to stop at; by default the newest of the time line.
         until: The time line ends at this event; by default with the newest.
+        is_patient: Whether to fold, however many events that are.
     """
     wanted = Filter(where=((field, value),))
     ranges = wanted.ranges(client.events.pgevents_spec)
@@ -77,7 +60,15 @@ def thing_page(
     place = _place(events, at)
     travel = None
     if chosen is not None and events:
-        travel = _travel(client, classes[chosen["type"]], value, events, place)
+        travel = travel_of(
+            client,
+            classes[chosen["type"]],
+            value,
+            events,
+            place,
+            saved=chosen["saved"],
+            is_patient=is_patient,
+        )
     return {
         "field": field,
         "value": value,
@@ -127,20 +118,6 @@ def _views(
     return found
 
 
-def saved_types(client: EventClient) -> list[str]:
-    """The types in the projections table, each found by a jump along its key."""
-    table = client.projections.pgevents_spec.qualified()
-    sql = f"""\
-WITH RECURSIVE types(type) AS (
-    (SELECT type FROM {table} ORDER BY type LIMIT 1)
-    UNION ALL
-    SELECT (SELECT p.type FROM {table} AS p WHERE p.type > types.type ORDER BY p.type LIMIT 1)
-    FROM types WHERE types.type IS NOT NULL
-) SELECT type FROM types WHERE type IS NOT NULL
-"""
-    return [row[0] for row in client.session.execute(sql, None).fetchall()]
-
-
 def _is_of(client: EventClient, cls: type[Any], field: str, value: str) -> bool:
     """Whether a projection with this id is folded from events that carry the identifier."""
     try:
@@ -148,19 +125,3 @@ def _is_of(client: EventClient, cls: type[Any], field: str, value: str) -> bool:
     except Exception:  # the application's code, asked about an id that need not be one of its own
         return False
     return any((field, (value,)) in one.match for one in streams)
-
-
-def _travel(
-    client: EventClient, cls: type[Any], value: str, events: Sequence[dict[str, Any]], place: int
-) -> dict[str, Any]:
-    """The view at one event, the view before it, and what the event changed."""
-    if any(encrypted(event["data"]) for event in events[: place + 1]):
-        return {"closed": True}
-    try:
-        after = cls(value, client, as_of=events[place]["id"]).as_json()
-        before = cls(value, client, as_of=events[place]["id"] - 1).as_json()
-    except PgEventsError as error:
-        return {"error": str(error)}
-    except Exception as error:  # a reducer is the application's code: whatever it raises is shown
-        return {"error": f"{type(error).__name__}: {error}"}
-    return {"before": before, "after": after, "changes": changes(before, after)}

@@ -1,84 +1,25 @@
-"""The log in a browser: what each page shows, to whom, and what it never does."""
+"""The pages of the browser: who may look, what each says, and what none of them does."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
-from html.parser import HTMLParser
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from werkzeug.serving import make_server
 
 from pgevents import ConfigurationError, EventClient, ProjectionBase, event, pipeline
 from pgevents.browser import browser, make_app
 from pgevents.browser.diff import changes
-from pgevents.plugins.metadata import Metadata, event_context
+from pgevents.plugins.metadata import event_context
 
-from .chromium import Browser, open_browser
-from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
+from ..shop import CartCreated, CartProjection, CartView, ItemAddedToCart
+from .sites import SCRIPT, Tags, site_of
 
-__all__ = ["open_browser"]
-
-NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
-SCRIPT = "<script>document.title='taken'</script>"
-PAGES = ["/log", "/types", "/projections"]
-
-
-@pytest.fixture
-def store(make_client: Callable[..., EventClient]) -> EventClient:
-    """A shop with one cart of five events, and an invoice of a type that nobody has registered."""
-    client = make_client(plugins=[Metadata(source="shop")])
-    client.create_tables()
-    client.save_event(CartCreated("c1", "u1"), created_at=NOW)
-    client.save_event(ItemAddedToCart("c1", "tea", 2, 450), created_at=NOW + timedelta(minutes=1))
-    client.save_event(ItemAddedToCart("c1", "cake", 1, 1275), created_at=NOW + timedelta(minutes=2))
-    CartProjection("c1", client).save_projection()
-    with event_context(actor="u1"):
-        checked_out = client.save_event(CartCheckedOut("c1", NOW), created_at=NOW + timedelta(hours=1))
-    with event_context(cause=checked_out):
-        client.save_event({"type": "INVOICE_SENT", "data": {"cart_id": "c1", "pence": 2175}})
-    return client
-
-
-def site_of(client: EventClient, authorize: Callable[[], bool] = lambda: True) -> FlaskClient:
-    app = Flask("shop")
-    app.register_blueprint(
-        browser(client, authorize=authorize, projections=[CartProjection], url_prefix=None)
-    )
-    return app.test_client()
-
-
-@pytest.fixture
-def site(store: EventClient) -> FlaskClient:
-    return site_of(store)
-
-
-class Tags(HTMLParser):
-    """The tags of a page, and the attributes that a browser would act on."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.scripts: list[str | None] = []
-        self.odd: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag == "script":
-            self.scripts.append(given.get("src"))
-        self.odd += [name for name in given if name.startswith("on") or name == "style"]
-        address = given.get("href") or given.get("src") or given.get("action") or ""
-        if ":" in address.partition("/")[0] and not address.startswith("data:,"):
-            self.odd.append(address)
-
+PAGES = ["/log", "/types", "/projections", "/subscriptions", "/health", "/find"]
 
 # -- who may look ------------------------------------------------------------
 
@@ -95,7 +36,7 @@ def test_it_does_not_mount_without_a_say_on_who_may_look(client: EventClient) ->
 def test_nothing_is_shown_to_whom_authorize_does_not_admit(store: EventClient, answer: Any) -> None:
     """Only True admits; the style sheet and the JSON are refused as well."""
     site = site_of(store, lambda: answer)
-    for page in [*PAGES, "/log.json", "/events/1", "/thing?where=cart_id=c1", "/assets/browser.css"]:
+    for page in [*PAGES, "/log.json", "/events/1", "/identifier?where=cart_id=c1", "/assets/browser.css"]:
         found = site.get(page)
         assert found.status_code == 403 and b"c1" not in found.data
 
@@ -136,10 +77,11 @@ def test_pages_only_read(store: EventClient, site: FlaskClient) -> None:
             seen.append(True)
 
     store.plugins.register(Saver())
-    before = store.db.execute_sql("SELECT xact_commit, tup_inserted FROM pg_stat_database LIMIT 0").fetchall()
-    for page in [*PAGES, "/view?type=SHOPPING_CART&id=c1", "/thing?where=cart_id=c1"]:
+    written = "SELECT (SELECT count(*) FROM my_app.events), (SELECT count(*) FROM my_app.events_seen)"
+    before = store.db.execute_sql(written).fetchone()
+    for page in [*PAGES, "/view?type=SHOPPING_CART&id=c1", "/identifier?where=cart_id=c1"]:
         assert site.get(page).status_code == 200
-    assert seen == [] and before == []
+    assert seen == [] and store.db.execute_sql(written).fetchone() == before
     assert site.post("/log").status_code == 405
 
 
@@ -234,7 +176,7 @@ def test_a_filter_without_an_index_searches_in_steps(
 def test_counts_are_bounded(store: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a page says "more than", and counts no further."""
     monkeypatch.setattr("pgevents.browser.log.COUNT_LIMIT", 3)
-    monkeypatch.setattr("pgevents.browser.site.COUNT_LIMIT", 3)
+    monkeypatch.setattr("pgevents.browser.pages.COUNT_LIMIT", 3)
     page = site_of(store).get("/log").get_data(as_text=True)
     assert "More than 3 events in the log" in page
 
@@ -312,16 +254,16 @@ def test_time_travel_shows_the_view_at_each_event(site: FlaskClient) -> None:
     """What the view was, and what the event changed, field by field."""
     totals: list[int] = []
     for event_id in range(1, 6):
-        page = site.get(f"/thing.json?where=cart_id=c1&at={event_id}").json
+        page = site.get(f"/identifier.json?where=cart_id=c1&at={event_id}").json
         assert page and page["at"] == event_id and page["view"] == "SHOPPING_CART"
         totals.append(page["travel"]["after"]["total"])
     assert totals == [0, 900, 2175, 2175, 2175]
-    page = site.get("/thing.json?where=cart_id=c1&at=3").json
+    page = site.get("/identifier.json?where=cart_id=c1&at=3").json
     assert page and {(one["path"], one["kind"]) for one in page["travel"]["changes"]} == {
         ("items[1]", "added"),
         ("total", "changed"),
     }
-    assert site.get("/thing?where=cart_id=nobody").status_code == 200
+    assert site.get("/identifier?where=cart_id=nobody").status_code == 200
 
 
 def test_a_fold_that_fails_is_shown_and_breaks_no_page(store: EventClient) -> None:
@@ -339,7 +281,7 @@ def test_a_fold_that_fails_is_shown_and_breaks_no_page(store: EventClient) -> No
 
     app = Flask("shop")
     app.register_blueprint(browser(store, authorize=lambda: True, projections=[Broken], url_prefix=None))
-    page = app.test_client().get("/thing?where=cart_id=c1").get_data(as_text=True)
+    page = app.test_client().get("/identifier?where=cart_id=c1").get_data(as_text=True)
     assert "The fold failed here" in page and "ZeroDivisionError" in page
 
 
@@ -368,6 +310,61 @@ def test_saved_views_are_listed_queried_and_compared(store: EventClient, site: F
     assert site.get("/views.json?type=SHOPPING_CART&order=a'b").status_code == 400
 
 
+def test_a_long_fold_is_asked_for(
+    store: EventClient, site: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page folds a bounded number of events, and more only for who says so; both ways say the same."""
+    monkeypatch.setattr("pgevents.browser.travel.FOLDED", 3)
+    monkeypatch.setattr("pgevents.browser.views.FOLDED", 3)
+    short = site.get("/identifier.json?where=cart_id=c1&at=4").json
+    monkeypatch.setattr("pgevents.browser.travel.SHORT", 1)
+    store.delete_projection(CartProjection, "c1")
+    address = "/identifier.json?where=cart_id=c1&at=4"
+    refused, folded = site.get(address).json, site.get(f"{address}&fold=all").json
+    assert refused and refused["travel"] == {"too_long": 3}
+    assert short and folded and folded["travel"] == {**short["travel"], "steps": None}
+    view = "/view.json?type=SHOPPING_CART&id=c1"
+    assert site.get(view).status_code == 404
+    whole = site.get(f"{view}&fold=all").json
+    assert whole and whole["folded"]["total"] == 2175
+
+
+def test_the_time_line_says_what_each_event_changed(site: FlaskClient) -> None:
+    """A total can be followed down the page."""
+    page = site.get("/identifier.json?where=cart_id=c1").json
+    assert page
+    totals = {
+        event_id: (change["before"], change["after"])
+        for event_id, changed in page["travel"]["steps"].items()
+        for change in changed
+        if change["path"] == "total"
+    }
+    assert totals == {"2": (0, 900), "3": (900, 2175)}
+
+
+def test_a_rebuild_is_seen_on_its_way(store: EventClient, site: FlaskClient) -> None:
+    """How many views are of the class's version already."""
+    store.save_event(CartCreated("c2", "u1"))
+    CartProjection("c2", store).save_projection()
+    store.db.execute_sql("UPDATE my_app.views SET version = 0 WHERE id = 'c2'")
+    page = site.get("/projections.json").json
+    assert page and page["projections"][0]["rebuilt"] == {"done": 1, "of": 2}
+    assert "1 of 2 are of version 1" in site.get("/projections").get_data(as_text=True)
+
+
+def test_an_id_is_found_whatever_it_is_of(store: EventClient, site: FlaskClient) -> None:
+    """A cart's id leads to the cart, an event's id to the event; of several things all are named."""
+    assert site.get("/find?q=tea").headers["Location"] == "/identifier?where=product_id%3Dtea"
+    assert site.get("/find?q= 2 ").headers["Location"] == "/events/2"
+    assert site.get("/find?q=c1").headers["Location"] == "/identifier?where=cart_id%3Dc1"
+    store.save_event(CartCreated("2", "u1"))
+    found = site.get("/find.json?q=2").json
+    assert found and found["event"]["id"] == 2
+    assert found["identifiers"] == [{"field": "cart_id", "value": "2"}] and found["views"] == []
+    assert b"Nowhere" in site.get("/find?q=nobody").data
+    assert site.get("/find?q=%00").status_code == 400
+
+
 def test_types_show_what_the_program_has_no_class_for(site: FlaskClient) -> None:
     """Counts, first and last, versions and fields; what is not registered is marked."""
     page = site.get("/types.json").json
@@ -387,7 +384,7 @@ def test_encrypted_fields_stay_closed(store: EventClient, site: FlaskClient) -> 
     store.plugins.register(Encryption({"CART_CREATED": Personal("cart_id", {"user_id": "[redacted]"})}))
     store.create_tables()
     saved = store.save_event(CartCreated("c9", "Ada Lovelace"))
-    pages = [f"/events/{saved.id}", "/thing?where=cart_id=c9", "/log", "/view?type=SHOPPING_CART&id=c9"]
+    pages = [f"/events/{saved.id}", "/identifier?where=cart_id=c9", "/log", "/view?type=SHOPPING_CART&id=c9"]
     for page in pages:
         for form in ("", ".json"):
             address, _, query = page.partition("?")
@@ -412,7 +409,7 @@ def test_what_events_hold_is_text_wherever_it_stands(
         store.db.execute_sql("UPDATE my_app.events SET data = data WHERE id = %s", (cause.id,))
     pages = {
         "/log": {"text": SCRIPT}, f"/events/{cause.id}": {}, "/types": {}, "/projections": {},
-        "/thing": {"where": f"cart_id={SCRIPT}", "view": SCRIPT},
+        "/identifier": {"where": f"cart_id={SCRIPT}", "view": SCRIPT},
         "/views": {"type": "SHOPPING_CART", "order": "-user_id"},
         "/view": {"type": "SHOPPING_CART", "id": SCRIPT},
     }  # fmt: skip
@@ -437,91 +434,8 @@ def test_a_difference_names_each_field() -> None:
     assert changes(before, before) == []
 
 
-# -- what is seen ------------------------------------------------------------
-
-
-@contextmanager
-def served(client: EventClient) -> Iterator[str]:
-    server = make_server(
-        "127.0.0.1", 0, make_app(client, "secret", projections=[CartProjection]), threaded=True
-    )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_a_person_finds_out_why_a_total_is_what_it_is(
-    store: EventClient, open_browser: Callable[..., Browser]
-) -> None:
-    """By clicking alone, from the log to the event that changed the total; and the console stays silent."""
-    with served(store) as address:
-        seen = open_browser("--window-size=1200,900")
-        seen.go(f"{address}/?token=secret")
-        assert seen.sees("h1", "Log")
-        seen.click("a[href*='thing?where=cart_id%3Dc1']")
-        assert seen.sees("h1", "cart_id c1")
-        seen.click(".slider a[rel=prev]")
-        seen.click(".slider a[rel=prev]")
-        assert seen.sees("#travel-title", "SHOPPING_CART at event 3")
-        assert seen.sees(".changes", "2175") and "900" in seen.text(".changes")
-        slider = "const r = document.querySelector('#travel input[type=range]'); r.value = 1;"
-        seen.run(slider + "r.dispatchEvent(new Event('input', {bubbles: true}))")
-        assert seen.sees("#travel-title", "at event 2")
-        assert "at=2" in seen.run("return location.search")
-        seen.click(".moment a")
-        assert seen.sees("h1", "Event 2")
-        for page in ("types", "projections", "views?type=SHOPPING_CART", "view?type=SHOPPING_CART&id=c1"):
-            seen.go(f"{address}/{page}")
-            assert seen.text("h1")
-        assert seen.complaints() == []
-
-
-def test_the_log_is_followed_live(store: EventClient, open_browser: Callable[..., Browser]) -> None:
-    """An event that is saved meanwhile comes up by itself once the box is ticked."""
-    with served(store) as address:
-        seen = open_browser()
-        seen.go(f"{address}/?token=secret")
-        assert seen.sees("h1", "Log")
-        seen.click("#live")
-        store.save_event(CartCreated("c77", "u1"))
-        assert seen.sees("#log tbody", "c77")
-        assert seen.complaints() == []
-
-
-def test_times_stand_in_the_readers_zone_with_utc_beside(
-    store: EventClient, open_browser: Callable[..., Browser], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The page says UTC; the script adds the reader's own time."""
-    with served(store) as address:
-        seen = open_browser("--lang=en-GB")
-        seen.go(f"{address}/?token=secret")
-        assert seen.sees("h1", "Log")
-        seen.go(f"{address}/events/1")
-        assert "12:00:00 UTC" in seen.text("time") and seen.run("return document.querySelector('time').title")
-
-
-@pytest.mark.parametrize("width", [360, 1200])
-def test_no_page_is_wider_than_the_window(
-    store: EventClient, open_browser: Callable[..., Browser], width: int
-) -> None:
-    """A phone's width is enough for every page; long tables scroll in themselves."""
-    with served(store) as address:
-        seen = open_browser(f"--window-size={max(width, 500)},900")
-        seen.go(f"{address}/?token=secret")
-        for page in ("log", "events/5", "thing?where=cart_id=c1", "types", "views?type=SHOPPING_CART"):
-            seen.go(f"{address}/{page}")
-            script = f"document.documentElement.style.width = '{width}px';"
-            assert seen.run(script + "return document.querySelector('main').scrollWidth") <= width, page
-
-
-def test_each_page_of_a_long_log_is_fast(store: EventClient, tmp_path: Path) -> None:
+def test_each_page_of_a_long_log_is_fast(store: EventClient) -> None:
     """20,000 events are long enough for a page that would go through all of them to show."""
-    del tmp_path
     for n in range(4):
         store.save_events([ItemAddedToCart(f"c{n}", f"p{i % 50}", 1, 1) for i in range(5_000)])
     store.db.execute_sql("ANALYZE my_app.events")
@@ -530,7 +444,7 @@ def test_each_page_of_a_long_log_is_fast(store: EventClient, tmp_path: Path) -> 
         "/log",
         "/log?type=ITEM_ADDED_TO_CART",
         "/log?text=nowhere",
-        "/thing?where=product_id=p7",
+        "/identifier?where=product_id=p7",
         "/types",
     ]:
         site.get(page)

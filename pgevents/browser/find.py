@@ -1,0 +1,47 @@
+"""Whatever is in a person's hand, an event's id, a cart's number, a view's id: where it is to be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgevents.browser.classes import saved_types
+from pgevents.browser.filters import LARGEST_ID
+from pgevents.client import EventClient
+from pgevents.streams import check_field_name
+
+__all__ = ["find"]
+
+
+def find(client: EventClient, text: str) -> dict[str, Any]:
+    """Where a text is an id: of an event, an identifier's value, a saved view; each a look at an index."""
+    return {
+        "text": text,
+        "event": _event(client, text),
+        "identifiers": _identifiers(client, text) if text else [],
+        "views": _views(client, text) if text else [],
+    }
+
+
+def _event(client: EventClient, text: str) -> dict[str, Any] | None:
+    if not (text.isascii() and text.isdigit() and int(text[:20]) <= LARGEST_ID):
+        return None
+    sql = f"SELECT id, type FROM {client.events.pgevents_spec.qualified()} WHERE id = %s"
+    row = client.session.execute(sql, [int(text)]).fetchone()
+    return None if row is None else {"id": row[0], "type": row[1]}
+
+
+def _identifiers(client: EventClient, text: str) -> list[dict[str, str]]:
+    spec = client.events.pgevents_spec
+    found: list[dict[str, str]] = []
+    for field in spec.data_indexes:
+        sql = f"SELECT id FROM {spec.qualified()} WHERE data->>'{check_field_name(field)}' = %s LIMIT 1"
+        if client.session.execute(sql, [text]).fetchone() is not None:
+            found.append({"field": field, "value": text})
+    return found
+
+
+def _views(client: EventClient, text: str) -> list[dict[str, str]]:
+    table = client.projections.pgevents_spec.qualified()
+    sql = f"SELECT DISTINCT type FROM {table} WHERE type = ANY (%s) AND id = %s ORDER BY type"
+    rows = client.session.execute(sql, [saved_types(client), text]).fetchall()
+    return [{"type": row[0], "id": text} for row in rows]

@@ -1,0 +1,135 @@
+"""The pages of subscriptions: how far behind, who works on which lane, and what is parked."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from pgevents.browser.filters import FilterError
+from pgevents.browser.lag import MOST, Samples, Waiting, line_of, waiting_events
+from pgevents.browser.log import iso
+from pgevents.client import EventClient
+from pgevents.subscriptions import ParkedEvent, SubscriptionReport, overview, parked
+from pgevents.subscriptions.control import statements_of
+
+__all__ = ["subscription_page", "subscriptions_page"]
+
+PAGE = 50
+"""Parked events on a page."""
+
+
+def subscriptions_page(client: EventClient, samples: Samples) -> dict[str, Any]:
+    """All subscriptions, and the runners that work for them."""
+    reports = overview(client)
+    waiting = {report.name: waiting_events(client, report.name) for report in reports}
+    samples.add({name: one.count for name, one in waiting.items()})
+    return {
+        "subscriptions": [_summary(report, waiting[report.name], samples) for report in reports],
+        "runners": _runners(client),
+        "count_limit": MOST,
+    }
+
+
+def subscription_page(
+    client: EventClient,
+    name: str,
+    samples: Samples,
+    *,
+    key: str | None,
+    discarded: bool,
+    after: str | None,
+) -> dict[str, Any] | None:
+    """One subscription with its lanes and a page of what is parked; None if there is no such one.
+
+    Args:
+        client: Whose subscription.
+        name: Its name.
+        samples: How far behind it was.
+        key: Parked events of this key only.
+        discarded: Also what was discarded.
+        after: Where the page of parked events starts, as the link to it says.
+    """
+    if name not in {row[0] for row in statements_of(client).rows("names")}:
+        return None
+    (report,) = overview(client, [name])
+    waiting = waiting_events(client, name)
+    place = None if after is None else _place_of(after)
+    found = parked(client, name, key=key, limit=PAGE + 1, discarded=discarded, after=place)
+    types = _types_of(client, [one.event_id for one in found])
+    is_more = len(found) > PAGE
+    return {
+        **_summary(report, waiting, samples),
+        "count_limit": MOST,
+        "lanes": _lanes(client, report),
+        "runners": [runner for runner in _runners(client) if name in runner["names"]],
+        "key": key,
+        "discarded": discarded,
+        "parked_events": [_parked(one, types) for one in found[:PAGE]],
+        "next": json.dumps([found[PAGE - 1].key, found[PAGE - 1].event_id]) if is_more else None,
+    }
+
+
+def _summary(report: SubscriptionReport, waiting: Waiting, samples: Samples) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "state": report.state,
+        "lag": waiting.count,
+        "lag_seconds": report.lag_seconds,
+        "position": report.position,
+        "lane_count": len(report.lanes),
+        "workers": report.workers,
+        "parked": report.parked,
+        "parked_keys": report.parked_keys,
+        "oldest_parked": None if report.oldest_parked is None else iso(report.oldest_parked),
+        "notes": list(report.notes),
+        "problems": list(report.problems),
+        "line": line_of(samples.of(report.name), waiting),
+    }
+
+
+def _lanes(client: EventClient, report: SubscriptionReport) -> list[dict[str, Any]]:
+    """Each lane, and who has it at this moment."""
+    rows = {row[0]: row for row in statements_of(client).rows("at_lanes", name=report.name)}
+    found: list[dict[str, Any]] = []
+    for lane in report.lanes:
+        _, pid, application, address, seconds, leased_until, event_id = rows[lane.lane]
+        worker = None
+        if pid is not None:
+            worker = {"pid": pid, "application": application, "address": address, "seconds": seconds}
+        lease = None if leased_until is None else {"until": iso(leased_until), "event_id": event_id}
+        found.append({**attrs.asdict(lane), "worker": worker, "lease": lease})
+    return found
+
+
+def _runners(client: EventClient) -> list[dict[str, Any]]:
+    """The runners that were seen within a day."""
+    names = ("id", "host", "pid", "workers", "names", "notes", "seen_at", "seconds")
+    rows = statements_of(client).rows("at_work")
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    return [{**one, "notes": json.loads(one["notes"]), "seen_at": iso(one["seen_at"])} for one in found]
+
+
+def _parked(one: ParkedEvent, types: dict[int, str]) -> dict[str, Any]:
+    made = {
+        name: iso(value) if isinstance(value, datetime) else value
+        for name, value in attrs.asdict(one).items()
+    }
+    return {**made, "type": types.get(one.event_id)}
+
+
+def _types_of(client: EventClient, ids: list[int]) -> dict[int, str]:
+    sql = f"SELECT id, type FROM {client.events.pgevents_spec.qualified()} WHERE id = ANY (%s)"
+    return dict(client.session.execute(sql, [ids]).fetchall()) if ids else {}
+
+
+def _place_of(after: str) -> tuple[str, int]:
+    try:
+        key, event_id = json.loads(after)
+    except (ValueError, TypeError):
+        key = event_id = None
+    if not isinstance(key, str) or type(event_id) is not int:
+        raise FilterError("after is what the link to the next page says")
+    return key, event_id

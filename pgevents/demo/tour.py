@@ -1,0 +1,111 @@
+"""What there is to look at in the browser after the day: a cart whose total is wrong, and who found out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+
+from pgevents import ConfigurationError, Event, EventClient
+from pgevents.subscriptions import Runner, retry, subscription
+
+from .shop import (
+    CartCheckedOut,
+    CartEvent,
+    CartOpened,
+    CartProjection,
+    ItemAdded,
+    ItemRemoved,
+    ProductProjection,
+    shop_client,
+)
+
+__all__ = ["PUZZLE", "VIEWS", "newest_shop", "save_puzzle", "subscriptions_at_work"]
+
+PUZZLE = "A-1001"
+"""The cart whose total is wrong."""
+VIEWS = (CartProjection, ProductProjection)
+SCHEMAS_SQL = """\
+SELECT nspname FROM pg_namespace
+WHERE starts_with(nspname, 'pgevents_demo_') AND to_regclass(quote_ident(nspname) || '.events') IS NOT NULL
+ORDER BY nspname DESC LIMIT 1
+"""
+
+
+def save_puzzle(client: EventClient) -> None:
+    """Save a cart in which one request was carried out twice, as a program does that repeats without a key.
+
+    It comes after the day, so that the day's figures stay what the CSV adds up to.
+    """
+    at = datetime.now(timezone.utc)
+    bottle = ItemAdded(PUZZLE, "21479", "WHITE SKULL HOT WATER BOTTLE", quantity=2, price=375)
+    clock = ItemAdded(PUZZLE, "22726", "ALARM CLOCK BAKELIKE GREEN", quantity=1, price=375)
+    chain = ItemAdded(PUZZLE, "22086", "PAPER CHAIN KIT 50'S CHRISTMAS", quantity=4, price=295)
+    requests: list[tuple[str, CartEvent]] = [
+        ("request-1", CartOpened(PUZZLE, "17850", "United Kingdom", is_cancellation=False, opened_at=at)),
+        ("request-2", bottle),
+        ("request-3", chain),
+        ("request-3", chain),
+        ("request-4", clock),
+        ("request-5", ItemRemoved(PUZZLE, "22726", "ALARM CLOCK BAKELIKE GREEN", quantity=1, price=375)),
+        ("request-6", CartCheckedOut(PUZZLE, at)),
+    ]
+    for request, data in requests:
+        client.save_event(data, metadata={"actor": "customer 17850", "correlation_id": request})
+    CartProjection(PUZZLE, client).save_projection()
+
+
+class CarriedOutTwice(Exception):
+    """A request stands twice in a cart."""
+
+
+@subscription("receipts", CartCheckedOut, key="cart_id", lanes=4, on_error=retry(1).then_park())
+def check_receipt(event: Event[CartCheckedOut], client: EventClient) -> None:
+    """No receipt for a cart in which one request was carried out twice."""
+    seen: set[str] = set()
+    for one in client.get_event_stream(CartEvent, cart_id=event.data.cart_id):
+        request = one.metadata.get("correlation_id")
+        if request in seen:
+            raise CarriedOutTwice(f"cart {event.data.cart_id}: {request} was carried out twice")
+        if isinstance(request, str):
+            seen.add(request)
+
+
+@subscription("shelves", ItemAdded | ItemRemoved, key="product_id", lanes=4)
+def keep_products(event: Event[ItemAdded | ItemRemoved], client: EventClient) -> None:
+    """Keep the saved view of each product that was sold or came back at the present."""
+    ProductProjection(event.data.product_id, client).save_projection()
+
+
+@contextmanager
+def subscriptions_at_work(url: str, schema: str) -> Generator[None, None, None]:
+    """Follow the shop's log in threads, for the time of the block."""
+    runner = Runner(shop_client(url, schema), [check_receipt, keep_products])
+    thread = threading.Thread(target=runner.run, kwargs={"workers": 2}, name="pgevents-demo")
+    thread.start()
+    try:
+        yield
+    finally:
+        runner.stop()
+        thread.join()
+
+
+def newest_shop() -> EventClient:
+    """The shop of the last demo in the database that PGEVENTS_DATABASE_URL names.
+
+    For `pgevents ui --app pgevents.demo.tour:newest_shop`.
+
+    Raises:
+        ConfigurationError: No database is named, or no demo has run there.
+    """
+    url = os.environ.get("PGEVENTS_DATABASE_URL")
+    if not url:
+        raise ConfigurationError("set PGEVENTS_DATABASE_URL to the database of the demo")
+    client = shop_client(url, "public")
+    row = client.session.execute(SCHEMAS_SQL, None).fetchone()
+    client.db.close()
+    if row is None:
+        raise ConfigurationError("no demo has run in this database: pgevents demo --database URL")
+    return shop_client(url, row[0])
