@@ -22,6 +22,7 @@ from pgevents.errors import (
     EventDecodeError,
     EventEncodeError,
     IdempotencyError,
+    IncompleteViewsError,
     InvalidValueError,
     NotInstalledError,
     PgEventsError,
@@ -44,7 +45,7 @@ from pgevents.projections import (
 )
 from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
-from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
@@ -70,6 +71,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "IdempotencyError",
+    "IncompleteViewsError",
     "InvalidValueError",
     "LatestEvent",
     "MultiStreamProjectionBase",
@@ -84,6 +86,7 @@ __all__ = [
     "RetryableError",
     "SaveResult",
     "SavedProjection",
+    "SavedViews",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",

@@ -514,7 +514,7 @@ def test_a_guard_that_is_missing_is_noticed_and_restored(
     client.create_tables()
     assert client.db.execute_sql(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'my_app.events'::regclass AND tgenabled = 'A'"
-    ).fetchone() == (5,)
+    ).fetchone() == (8,)
 
 
 @pytest.mark.parametrize(

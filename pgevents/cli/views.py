@@ -20,7 +20,7 @@ from .log import position_of
 from .show import as_text
 from .store import Store, stream_of
 
-__all__ = ["diff", "query", "show"]
+__all__ = ["diff", "projection_of", "query", "show"]
 
 ROWS_SQL = """\
 SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table} AS p
@@ -116,7 +116,7 @@ def _checked(field: str, what: str) -> str:
 def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> None:
     store = Store(**options)
     client = store.own_client()
-    projection = _projection(type)
+    projection = projection_of(type)
     then = projection(id, client, as_of=position_of(start, "--from")).as_json()
     until = None if end is None else position_of(end, "--to")
     now = projection(id, client, as_of=until).as_json()
@@ -131,7 +131,7 @@ def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> Non
         click.echo(click.style(line, fg=colour))
 
 
-def _projection(type_name: str) -> Any:
+def projection_of(type_name: str) -> Any:
     """The program's projection class of that type."""
     found = {
         cls

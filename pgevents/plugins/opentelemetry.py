@@ -42,6 +42,7 @@ class OpenTelemetry:
     | `pgevents.subscription.parked` | `{event}` | events that are set aside |
     | `pgevents.subscription.parked.age` | `s` | since when the oldest of them is |
     | `pgevents.subscription.attempts` | `{attempt}` | failures that stand |
+    | `pgevents.subscription.batch.time` | `s` | how long a batch takes, at the slowest runner |
 
     Those of subscriptions are asked of the database whenever metrics are read.
 
@@ -179,6 +180,7 @@ class _Gauges:
             ("parked", "{event}", "Events set aside", lambda report: report.parked),
             ("parked.age", "s", "Age of the oldest of them", _parked_age),
             ("attempts", "{attempt}", "Failures that stand", lambda report: report.attempts),
+            ("batch.time", "s", "Duration of a batch", lambda report: report.batch_seconds),
         )
         for name, unit, description, value in measures:
             meter.create_observable_gauge(

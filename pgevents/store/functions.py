@@ -31,6 +31,7 @@ DOORS = {
         "_fetch_final",
         "_fetch_view",
         "_redactions",
+        "_view_asked",
     ),
 }
 """The functions that are called from outside: to save, and to read. All others are called by these."""

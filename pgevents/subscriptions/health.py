@@ -12,6 +12,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.store.processing import read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
+from pgevents.subscriptions.definition import VIEW_KEY
 from pgevents.subscriptions.lanes import is_passed
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
@@ -93,6 +94,8 @@ class SubscriptionReport:
         notes: What runners say about it.
         lanes: Its lanes.
         problems: What is wrong with it, in words; empty if nothing is.
+        batch_seconds: How long a batch takes, at the slowest of its runners; 0 before the first one. With
+            effects outside it is not measured.
     """
 
     name: str
@@ -109,6 +112,7 @@ class SubscriptionReport:
     notes: tuple[str, ...]
     lanes: tuple[LaneReport, ...]
     problems: tuple[str, ...] = ()
+    batch_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -258,6 +262,7 @@ def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: flo
         notes,
         lanes,
         tuple(problems),
+        float(statements.value("batch_seconds", name=name) or 0.0),
     )
 
 
@@ -272,6 +277,9 @@ def _lag(client: EventClient, rows: Sequence[Row]) -> tuple[int, int]:
     """How many events stand above the places of their lanes, and the first of them."""
     question = rows[0].question
     statements = statements_of(client)
+    if question.key == VIEW_KEY:  # which lanes an event belongs to, the program alone knows
+        rows = [attrs.evolve(min(rows, key=lambda row: row.position), layers=())]
+        question = attrs.evolve(question, key=())
     count, first, places = 0, 0, [row.position for row in rows]
     while count < MOST_COUNTED:
         found = read_lanes(statements, question.streams, question.key, list(places), 10_000)

@@ -21,6 +21,7 @@ from pgevents import (
     Position,
     ProjectionBase,
     SavedProjection,
+    SavedViews,
     SaveResult,
     Stream,
     at_least,
@@ -261,7 +262,7 @@ def projecting(client: EventClient) -> None:
     assert_type(client.get_projection(CartProjection, "c1"), SavedProjection[CartView] | None)
     assert_type(client.get_projection(UserCarts, "u1"), SavedProjection[CartView] | None)
     found = client.query_projections(CartProjection, user_id=["u1", "u2"], is_checked_out=False, limit=10)
-    assert_type(found, list[SavedProjection[CartView]])
+    assert_type(found, SavedViews[CartView])
 
 
 @dataclass
@@ -300,11 +301,11 @@ def questions_about_views(client: EventClient) -> None:
     assert_type(todo.apply([CartCreated("c1", "u1")], {"type": "X"}), TodoProjection)
     assert_type(Ported("c1", client).view, dict[str, Any])
     assert_type(client.get_projection("CART", "c1"), SavedProjection[dict[str, Any]] | None)
-    assert_type(client.query_projections("CART", version=1), list[SavedProjection[dict[str, Any]]])
+    assert_type(client.query_projections("CART", version=1), SavedViews[dict[str, Any]])
     cart = client.view_fields(CartProjection)
     found = client.query_projections(CartProjection, where=cart.total >= 100, order_by=["-total", "id"])
-    assert_type(found, list[SavedProjection[CartView]])
-    assert_type(client.query_projections([CartProjection, "TODO"]), list[SavedProjection[Any]])
+    assert_type(found, SavedViews[CartView])
+    assert_type(client.query_projections([CartProjection, "TODO"]), SavedViews[Any])
     assert_type(client.count_projections(CartProjection, user_id="u1"), int)
     assert_type(client.refresh_projections(TodoProjection, anew=True), dict[str, int])
     assert_type(client.delete_projection(CartProjection, "c1"), bool)
