@@ -188,8 +188,7 @@ class ProjectionCalls(ClientParts):
             offset: Leave out so many first.
             version: With names alone: only this version. A type that is kept means its newest complete one.
             partial: Of views that a runner keeps, when some are missing or wait to be folded anew: "refuse"
-            the
-                query, "wait" for them (10 seconds at most), or "allow" an answer in part.
+                the query, "wait" for them (10 seconds at most), or "allow" an answer in part.
             max_lag: Of kept views: seconds after which the result says that it is stale.
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
