@@ -129,7 +129,7 @@ class ConcurrencyError(RetryableError):
 
 
 class ConnectionLostError(PgEventsError, ConnectionError):
-    """The connection broke during the call; the next call connects anew.
+    """The connection broke during the call; the next call connects again.
 
     Whether a save was committed is not known: read the log, or repeat the save with its `idempotency_key`,
     which is always safe.

@@ -102,8 +102,8 @@ BEGIN
 END
 $pgevents$;
 
--- Appends one event in few steps, as the first save of its transaction, if no lock has to be waited for and the condition
--- holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
+-- Appends one event in few steps, as the first save of its transaction (a decision may have locked its streams before), if
+-- no lock has to be waited for and the condition holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
 -- expression ready anew in each transaction.
 --   _key: an idempotency key, or NULL
 --   _field, _value, _types, _base, _seen, _digest: a condition on one value of a data index, or NULL. _types: NULL is any
@@ -114,6 +114,7 @@ CREATE OR REPLACE FUNCTION my_app.events_append_one(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
 DECLARE
+    _state CONSTANT text := coalesce(current_setting('pgevents.my_app_events', true), '');
     _last bigint;
     _ids bigint[];
     _is_refused boolean;
@@ -125,7 +126,7 @@ BEGIN
         BEGIN
             -- Lock, and look up the last id issued.
             _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
-                AND (current_setting('pgevents.my_app_events', true) <> '') IS NOT TRUE
+                AND (_state = '' OR my_app.events_has_locked_few(_state))
                 AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
                 AND pg_try_advisory_xact_lock(my_app.events_key('idempotency', _key)) IS NOT FALSE
                 AND my_app.events_try_event(_type, _data, _metadata)
@@ -157,15 +158,26 @@ BEGIN
             VALUES (
                 _type, my_app.events_storable(_type, _data, _metadata, _created_at), coalesce(_metadata, '{}'), _key, _at, _at)
             RETURNING id INTO _id;
+            -- for each list
+            IF pg_catalog.jsonb_object_field(_data, 'cart_id') IS NOT NULL THEN
+                INSERT INTO my_app.events_lists (field, value, id)
+                SELECT 'cart_id', v, _id FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v;
+            END IF;
+            -- end
             -- [pause: numbered]
-            IF _id > _last AND set_config('pgevents.my_app_events', concat(
-                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}', '{}')), '|'), true) IS NOT NULL
+            IF _id > _last AND my_app.events_remember(_last, concat(
+                cardinality(my_app.events_event_keys('', '{}', '{}'))
+                -- for each list
+                + CASE jsonb_typeof(pg_catalog.jsonb_object_field(_data, 'cart_id')) WHEN 'array' THEN
+                    jsonb_array_length(pg_catalog.jsonb_object_field(_data, 'cart_id')) ELSE 1 END
+                -- end
+                + CASE WHEN _state = '' THEN 0 ELSE split_part(_state, '|', 3)::int END, '|')) IS NOT NULL
             THEN
                 RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
             END IF;
             PERFORM my_app.events_refuse_order(_id, _last);
         END IF;
-        PERFORM set_config('pgevents.my_app_events', '', true);
+        PERFORM set_config('pgevents.my_app_events', _state, true);
     END;
     RETURN my_app.events_append_many(
         ARRAY[_type], ARRAY[_data::text], ARRAY[_metadata::text],
@@ -174,6 +186,13 @@ BEGIN
             'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
         )) END,
         _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END);
+END
+$pgevents$;
+
+-- Whether a transaction has done nothing yet but lock few keys, one by one.
+CREATE OR REPLACE FUNCTION my_app.events_has_locked_few(_state text) RETURNS boolean LANGUAGE plpgsql STABLE AS $pgevents$
+BEGIN
+    RETURN _state ~ '^\|\|[0-9]{1,9}\|$' AND split_part(_state, '|', 3)::int * 2 <= my_app.events_key_limit();
 END
 $pgevents$;
 
@@ -304,6 +323,21 @@ BEGIN
             ORDER BY data->>'cart_id', id LIMIT greatest(_most, 0));
     END IF;
     -- end
+    -- for each list
+    IF _field = 'cart_id' AND cardinality(_values) = 1 THEN
+        RETURN ARRAY(
+            SELECT id FROM my_app.events_lists AS l
+            WHERE field = 'cart_id' AND value = _values[1] AND id > _base
+                AND (_types IS NULL AND _rest IS NULL OR my_app.events_is_of(id, _types, _rest))
+            ORDER BY value, field, id LIMIT greatest(_most, 0));
+    ELSIF _field = 'cart_id' THEN
+        RETURN ARRAY(
+            SELECT DISTINCT id FROM my_app.events_lists AS l
+            WHERE field = 'cart_id' AND value = ANY (_values) AND id > _base
+                AND (_types IS NULL AND _rest IS NULL OR my_app.events_is_of(id, _types, _rest))
+            LIMIT greatest(_most, 0));
+    END IF;
+    -- end
     IF _field IS NOT NULL THEN
         RETURN NULL;  -- no such index
     ELSIF _types IS NOT NULL THEN
@@ -319,14 +353,28 @@ BEGIN
 END
 $pgevents$;
 
+-- Whether an event is of these types, and each of these fields has one of its values.
+CREATE OR REPLACE FUNCTION my_app.events_is_of(_id bigint, _types text[], _rest jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    RETURN (
+        SELECT (type = ANY (_types)) IS NOT FALSE AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
+        FROM my_app.events WHERE id = _id);
+END
+$pgevents$;
+
 -- Whether each of these fields has one of its values.
 CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _metadata jsonb, _match jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE AS $pgevents$
 BEGIN
     RETURN NOT EXISTS (
         SELECT FROM jsonb_each(_match) AS m
-        WHERE coalesce(NOT m.value ? CASE
-            WHEN strpos(m.key, '.') = 0 THEN _data->>m.key ELSE my_app.events_text(_data, _metadata, m.key) END, true));
+        WHERE coalesce(NOT CASE
+            -- for each list
+            WHEN m.key = 'cart_id' THEN m.value ?| ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v)
+            -- end
+            WHEN strpos(m.key, '.') = 0 THEN m.value ? (_data->>m.key)
+            ELSE m.value ? my_app.events_text(_data, _metadata, m.key) END, true));
 END
 $pgevents$;
 
@@ -375,13 +423,27 @@ DECLARE
     _guard text;
 BEGIN
     _guard := set_config('pgevents.my_app_events', 'the generation|', true);
+    -- for lists
+    WITH saved AS (
+    -- end
     INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
     SELECT _ids[i], type, my_app.events_storable(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END), coalesce(metadata, '{}'),
         coalesce(_key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _keys[i]), at, at
     FROM (
         SELECT i, _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata, CASE WHEN cardinality(_times) > 1 THEN _times[i] ELSE _at END AS at
         FROM generate_series(1, _count) AS i OFFSET 0
-    ) AS given;
+    ) AS given
+    -- for lists
+    RETURNING id, data, metadata)
+    INSERT INTO my_app.events_lists (field, value, id)
+    SELECT NULL::text, NULL::text, NULL::bigint WHERE false
+    -- end
+    -- for each list
+    UNION ALL
+    SELECT 'cart_id', v, saved.id FROM saved, my_app.events_values(saved.data->'cart_id') AS v
+    WHERE saved.data->'cart_id' IS NOT NULL
+    -- end
+    ;
     _guard := set_config('pgevents.my_app_events', _state, true);
     -- [pause: numbered]
     IF _ids[1] <= _last THEN
