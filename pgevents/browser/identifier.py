@@ -10,6 +10,7 @@ from pgevents.browser.filters import Filter
 from pgevents.browser.log import COUNT_LIMIT, count_of, event_rows, row_json
 from pgevents.browser.travel import travel_of
 from pgevents.client import EventClient
+from pgevents.fields import check_field, text_sql
 
 __all__ = ["identifier_page"]
 
@@ -41,10 +42,10 @@ def identifier_page(
         is_patient: Whether to fold, however many events that are.
     """
     wanted = Filter(where=((field, value),))
-    ranges = wanted.ranges(client.events.pgevents_spec.data_indexes)
+    ranges = wanted.ranges(client.events.pgevents_spec)
     condition, params, column = ranges[0]
     if condition == "true":
-        condition, params, column = "data->>%s = %s", [field, value], ""
+        condition, params, column = f"{text_sql(check_field(field))} = %s", [value], ""
     in_order = f"{column} DESC, " if column else ""
     last = until if until is not None else 2**63 - 1
     tail = f"ORDER BY {in_order}id DESC LIMIT {TIMELINE + 1}"

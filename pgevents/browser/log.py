@@ -73,12 +73,12 @@ def _scan(
 ) -> tuple[list[Any], int | None, int | None]:
     """Matching rows in the direction of paging, how many were looked through, and where that ended."""
     spec = client.events.pgevents_spec
-    residual, residual_params = wanted.residual(spec.data_indexes)
+    residual, residual_params = wanted.residual(spec)
     limit = WINDOW if residual else PAGE + 1
     order = "ASC" if is_up else "DESC"
     parts: list[str] = []
     params: list[Any] = []
-    for condition, values, column in wanted.ranges(spec.data_indexes):
+    for condition, values, column in wanted.ranges(spec):
         sql = f"SELECT * FROM {spec.qualified()} WHERE {condition}"
         params += values
         if bound is not None:
@@ -108,11 +108,11 @@ def _scan(
 def count_of(client: EventClient, wanted: Filter) -> int | None:
     """How many events match, up to `COUNT_LIMIT` + 1; None where no index says so."""
     spec = client.events.pgevents_spec
-    residual, _ = wanted.residual(spec.data_indexes)
+    residual, _ = wanted.residual(spec)
     if residual:
         return None
     total = 0
-    for condition, values, _ in wanted.ranges(spec.data_indexes):
+    for condition, values, _ in wanted.ranges(spec):
         some = f"SELECT 1 FROM {spec.qualified()} WHERE {condition} LIMIT {COUNT_LIMIT + 1}"
         sql = f"SELECT count(*) FROM ({some}) AS found"
         total += client.session.execute(sql, values).fetchone()[0]
@@ -142,10 +142,10 @@ def chart_of(client: EventClient, wanted: Filter) -> dict[str, Any] | None:
         nothing matches.
     """
     spec = client.events.pgevents_spec
-    residual, residual_params = wanted.residual(spec.data_indexes)
+    residual, residual_params = wanted.residual(spec)
     parts: list[str] = []
     params: list[Any] = []
-    for condition, values, column in wanted.ranges(spec.data_indexes):
+    for condition, values, column in wanted.ranges(spec):
         in_order = f"{column} DESC, " if column else ""
         newest = f"ORDER BY {in_order}id DESC LIMIT {COUNT_LIMIT}"
         parts.append(f"(SELECT * FROM {spec.qualified()} WHERE {condition} {newest})")
