@@ -25,7 +25,7 @@ __all__ = [
 
 PAGE = 50
 """Events on a page."""
-WINDOW = 20_000
+WINDOW = 10_000
 """How many events a page looks through for a filter that no index answers."""
 COUNT_LIMIT = 10_000
 """What is counted; beyond it a page says "more than 10,000"."""
@@ -88,21 +88,22 @@ def _scan(
         parts.append(f"({sql} ORDER BY {in_order}id {order} LIMIT {limit})")
     searched = " UNION ALL ".join(parts)
     where = " AND ".join(residual) or "true"
-    sql = (
-        f"WITH searched AS MATERIALIZED (\n"
-        f"SELECT * FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit})\n"
-        f"SELECT {COLUMNS} FROM searched WHERE {where} ORDER BY id {order} LIMIT {PAGE + 1}"
-    )
-    rows: list[Any] = list(client.session.execute(sql, [*params, *residual_params]).fetchall())
+    farthest = "max" if is_up else "min"
+    sql = f"""\
+WITH searched AS MATERIALIZED (
+    SELECT * FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit}
+), matching AS (
+    SELECT {COLUMNS} FROM searched WHERE {where} ORDER BY id {order} LIMIT {PAGE + 1}
+)
+SELECT matching.*, ends.* FROM (SELECT count(*) AS count, {farthest}(id) AS last FROM searched) AS ends
+LEFT JOIN matching ON true ORDER BY matching.id {order}
+"""
+    found = client.session.execute(sql, [*params, *residual_params]).fetchall()
+    rows = [row[:6] for row in found if row[0] is not None]
     if not residual:
         return rows, None, None
-    farthest = "max" if is_up else "min"
-    end_sql = (
-        f"SELECT count(*), {farthest}(id) FROM "
-        f"(SELECT id FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit}) AS searched"
-    )
-    count, end = client.session.execute(end_sql, params).fetchone()
-    return rows, count, end if count == limit else None
+    count, last = found[0][6:]
+    return rows, count, last if count == limit else None
 
 
 def count_of(client: EventClient, wanted: Filter) -> int | None:

@@ -18,6 +18,7 @@ from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
+    "ONLY_TIMES",
     "STACK",
     "Found",
     "Statements",
@@ -35,6 +36,10 @@ TABLES = ("checkpoints", "parked", "runners", "seen")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
+
+
+ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text AS created_at, NULL"
+"""The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
 @cache
@@ -131,6 +136,7 @@ def read_lanes(
     limit: int,
     *,
     parked_of: str = "",
+    columns: str = COLUMNS,
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -141,6 +147,7 @@ def read_lanes(
         places: For each lane the id above which to read; None for a lane not to read.
         limit: At most so many events.
         parked_of: The subscription of which to say whether anything is parked.
+        columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -162,7 +169,7 @@ def read_lanes(
     for stream in streams:
         where, values = where_sql(stream)
         branches.append(
-            f"(SELECT {COLUMNS}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
+            f"(SELECT {columns}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
             f"WHERE {where} AND e.id > %s AND e.id <= current_setting('pgevents.bound')::bigint{ours[0]} "
             f"ORDER BY e.id LIMIT {limit:d})"
         )
