@@ -1,6 +1,16 @@
 """A PostgreSQL database as an event store: events, validated saves, projections, hooks."""
 
 from pgevents.client import EventClient, create_event_client
+from pgevents.comparisons import (
+    Comparison,
+    at_least,
+    at_most,
+    between,
+    is_not,
+    less_than,
+    more_than,
+    one_of,
+)
 from pgevents.distribution import warn_about_namesake
 from pgevents.errors import (
     AppendOnlyError,
@@ -12,6 +22,7 @@ from pgevents.errors import (
     EventDecodeError,
     EventEncodeError,
     IdempotencyError,
+    IncompleteViewsError,
     InvalidValueError,
     NotInstalledError,
     PgEventsError,
@@ -33,7 +44,7 @@ from pgevents.projections import (
 )
 from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
-from pgevents.snapshots import SavedProjection, SaveResult
+from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
@@ -45,6 +56,7 @@ __all__ = [
     "BrowserPage",
     "ConcurrencyError",
     "ConfigurationError",
+    "Comparison",
     "Conflict",
     "ConnectionLostError",
     "DatabaseError",
@@ -58,6 +70,7 @@ __all__ = [
     "Horizon",
     "HorizonHolder",
     "IdempotencyError",
+    "IncompleteViewsError",
     "InvalidValueError",
     "LatestEvent",
     "MultiStreamProjectionBase",
@@ -72,6 +85,7 @@ __all__ = [
     "RetryableError",
     "SaveResult",
     "SavedProjection",
+    "SavedViews",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",
@@ -80,6 +94,9 @@ __all__ = [
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
     "ViewFields",
+    "at_least",
+    "at_most",
+    "between",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
@@ -89,7 +106,11 @@ __all__ = [
     "event",
     "everything",
     "hookimpl",
+    "is_not",
     "latest",
+    "less_than",
+    "more_than",
+    "one_of",
     "pipeline",
     "stream",
 ]

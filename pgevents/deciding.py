@@ -15,25 +15,30 @@ from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
 from pgevents.newest import LatestEvent, NewestOfStream
-from pgevents.saving import SaveOptions, Saver
+from pgevents.saving import CONDITION, SaveOptions, Saver
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
-from pgevents.streams import Stream
+from pgevents.streams import Stream, refuse_for_reads
 
-__all__ = ["Decider", "PlainProjection", "Projection"]
+__all__ = ["Decider", "kind_of", "PlainProjection", "Projection"]
 
 V_co = TypeVar("V_co", covariant=True)
 
 OPTIMISTIC_TRIES = 2
-HOT_SECONDS = 1.0
-"""For how long after its optimistic tries were in vain a client locks the same streams at the first try."""
-HOT_LIMIT = 1_000
-"""How many hot streams a client remembers."""
+BUSY_SECONDS = (1.0, 16.0)
+"""For how long a client locks at the first try after its optimistic tries were in vain, at least and at
+most. It does so for all streams of the same kind: where one cart is busy, so is the next."""
+BUSY_LIMIT = 1_000
+"""How many busy kinds of streams a client remembers."""
 PLUGIN_TRIES = 100
 """How many more tries plugins may ask for once `retries` are used up."""
 
 ASYNC = "async, and nobody would await it: decide calls a plain function"
+
+
+Kind = tuple[tuple[tuple[str, ...] | None, tuple[str, ...]], ...]
+"""The types and the fields of each stream that a decision rests on."""
 
 
 class Projection(Protocol[V_co]):
@@ -115,14 +120,15 @@ class Decider:
         saver: Saves what was decided, and finds what a key saved before.
         hooks: The client's plugins.
         check_installed: Raises if tables or functions are missing.
-        hot: Streams that are locked at the first try, and until when by `time.monotonic()`.
+        busy: Kinds of streams that are locked at the first try: until when by `time.monotonic()`, and for
+            how many seconds that was said.
     """
 
     session: Session
     saver: Saver
     hooks: HookCalls
     check_installed: Callable[[], None]
-    hot: dict[tuple[Stream[Any], ...], float] = attrs.field(init=False, factory=dict[Any, float])
+    busy: dict[Kind, tuple[float, float]] = attrs.field(init=False, factory=dict[Any, tuple[float, float]])
 
     def decide(
         self,
@@ -145,6 +151,7 @@ class Decider:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
+        refuse_for_reads(decision.streams, CONDITION)
         with self.hooks.observed(Operation("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)
@@ -163,8 +170,9 @@ class Decider:
         # nothing is tried again: a deadlock has ended the whole transaction
         if self.session.in_transaction():
             return decision.try_locked(1, is_ours=False)
-        streams = decision.streams
-        optimistic = 0 if self.hot.get(streams, 0.0) > time.monotonic() else OPTIMISTIC_TRIES
+        kind = kind_of(decision.streams)
+        until, _ = self.busy.get(kind, (0.0, 0.0))
+        optimistic = 0 if until > time.monotonic() else OPTIMISTIC_TRIES
         attempt, last, asked = 0, retries + 1, 0
         while True:
             attempt += 1
@@ -176,7 +184,7 @@ class Decider:
                     return decision.try_locked(attempt, is_ours=True)
             except RetryableError as error:
                 if attempt == optimistic:
-                    self._note_hot(streams)
+                    self._note_busy(kind)
                 delay = error.retry_after if isinstance(error, ConcurrencyError) else None
                 if attempt >= last:
                     if delay is None:
@@ -186,10 +194,14 @@ class Decider:
                     last, asked = last + 1, asked + 1
                 time.sleep(random.uniform(0, 0.005 * min(attempt, 20)) if delay is None else delay)
 
-    def _note_hot(self, streams: tuple[Stream[Any], ...]) -> None:
-        if len(self.hot) >= HOT_LIMIT:
-            self.hot.clear()
-        self.hot[streams] = time.monotonic() + HOT_SECONDS
+    def _note_busy(self, kind: Kind) -> None:
+        """Lock at the first try for a while; for twice as long as before, if that was just over."""
+        if len(self.busy) >= BUSY_LIMIT:
+            self.busy.clear()
+        now = time.monotonic()
+        until, seconds = self.busy.get(kind, (0.0, 0.0))
+        seconds = min(2 * seconds, BUSY_SECONDS[1]) if now < until + seconds else BUSY_SECONDS[0]
+        self.busy[kind] = now + seconds, seconds
 
     def _given_up(self, error: RetryableError, attempts: int) -> ConcurrencyError:
         conflict = cast(ConcurrencyError, error)
@@ -203,6 +215,11 @@ class Decider:
             attempts=attempts,
             retry_after=conflict.retry_after,
         )
+
+
+def kind_of(streams: Sequence[Stream[Any]]) -> Kind:
+    """Of what types and fields streams are, whatever their values."""
+    return tuple([(one.types, tuple([field for field, _ in one.match])) for one in streams])
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Classes that can be events: what `@event` makes of a class, and what it refuses."""
+"""Makes event classes: checks what `@event` decorates, and lets attrs add `__init__` and fields."""
 
 from __future__ import annotations
 

@@ -76,6 +76,7 @@ def diagnose(client: EventClient) -> Iterator[Finding]:
     yield from _horizon(client)
     yield from _waiting(client)
     yield from _following(client)
+    yield from _pooler(client)
     for model in (client.events, client.projections):
         yield from _indexes(client, model.pgevents_spec)
         yield from _upkeep(client, model.pgevents_spec)
@@ -192,6 +193,19 @@ def _following(client: EventClient) -> Iterator[Finding]:
             "note",
             f"{who} keeps a snapshot of {age:,.0f} s: the places of subscriptions grow meanwhile",
             f"end its transaction: SELECT pg_terminate_backend({pid})",
+        )
+
+
+def _pooler(client: EventClient) -> Iterator[Finding]:
+    """Whether something like PgBouncer stands between: its time-outs cannot be seen, nor set from here."""
+    (backend,) = client.session.execute("SELECT pg_backend_pid()", None).fetchone()
+    if client.session.connection().info.backend_pid != backend:
+        yield Finding(
+            "note",
+            "a pooler such as PgBouncer stands between here and the server; its own time-outs end batches of "
+            "subscriptions, whose handlers may think for longer",
+            "keep its idle_transaction_timeout, transaction_timeout and query_timeout at 0, or above the "
+            "slowest handler: SHOW CONFIG on its console",
         )
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "EventDecodeError",
     "EventEncodeError",
     "IdempotencyError",
+    "IncompleteViewsError",
     "InvalidValueError",
     "NotInstalledError",
     "PgEventsError",
@@ -128,7 +129,7 @@ class ConcurrencyError(RetryableError):
 
 
 class ConnectionLostError(PgEventsError, ConnectionError):
-    """The connection broke during the call; the next call connects anew.
+    """The connection broke during the call; the next call connects again.
 
     Whether a save was committed is not known: read the log, or repeat the save with its `idempotency_key`,
     which is always safe.
@@ -178,6 +179,24 @@ class WaitError(PgEventsError, TimeoutError):
     def __init__(self, message: str, *, reason: str = "timeout") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class IncompleteViewsError(PgEventsError):
+    """A query of kept views cannot be answered in whole yet.
+
+    Attributes:
+        reason: "building": they have not reached the end of the log as it was when keeping them began;
+        "waiting":
+            some wait to be folded anew, after an error, a redaction or a deletion.
+        position: Up to which id they are folded.
+        target: The id that they have to reach.
+    """
+
+    def __init__(self, message: str, *, reason: str, position: int, target: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.position = position
+        self.target = target
 
 
 class UnsupportedTransactionError(PgEventsError, RuntimeError):

@@ -10,7 +10,16 @@ from typing import Any, cast
 
 from pgevents.errors import ConfigurationError, shown
 
-__all__ = ["check_field", "described_sql", "function_sql", "path_of", "text_sql", "texts_in"]
+__all__ = [
+    "check_field",
+    "described_sql",
+    "function_sql",
+    "json_sql",
+    "path_of",
+    "text_sql",
+    "texts_in",
+    "value_in",
+]
 
 MAX_BYTES = 63
 # Nothing that has a meaning in SQL text, a statement of the driver, a dollar quote or a list of fields.
@@ -56,6 +65,12 @@ def text_sql(field: str, table: str = "") -> str:
     return f"{table}{column}{path}->>'{last}'"
 
 
+def json_sql(field: str, table: str = "") -> str:
+    """The SQL that gives a field as JSON: `data->'cart_id'`."""
+    column, keys = path_of(field)
+    return f"{table}{column}" + "".join(f"->'{key}'" for key in keys)
+
+
 def function_sql(field: str) -> str:
     """The same of the variables `_data` and `_metadata`, by functions whose names say their schema."""
     column, (*outer, last) = path_of(field)
@@ -76,11 +91,17 @@ def described_sql(field: str) -> str:
 
 def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
+    value = value_in(field, data, metadata)
+    return [] if value is None or isinstance(value, (Mapping, list)) else [_text(value)]
+
+
+def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
+    """What JSON has in a field; None if it is missing."""
     column, keys = path_of(field)
     value: Any = metadata if column == METADATA else data
     for key in keys:
         value = cast("Mapping[str, Any]", value).get(key) if isinstance(value, Mapping) else None
-    return [] if value is None or isinstance(value, (Mapping, list)) else [_text(value)]
+    return value
 
 
 def _text(value: Any) -> str:

@@ -16,11 +16,12 @@ from uuid import UUID
 import attrs
 
 from pgevents.codec.serialization import Serializer
+from pgevents.comparisons import check_kind, single_types
 from pgevents.errors import ConfigurationError
 from pgevents.events import EventType, EventTypes, event_type_of
 from pgevents.fields import path_of
 from pgevents.renames import stored_names
-from pgevents.streams import Match, Stream, merge_streams
+from pgevents.streams import Stream, merge_streams
 
 __all__ = ["Identifiers"]
 
@@ -70,27 +71,40 @@ class Identifiers:
         more: list[Stream[Any]] = []
         for one in streams:
             classes, match = getattr(one, "classes", ()), getattr(one, "match", ())
-            if not match:  # what is no stream is refused by others
+            compared = getattr(one, "compared", ())
+            if not match and not compared:  # what is no stream is refused by others
                 continue
             if self.hidden:
                 self._refuse_hidden(one)
+            if compared:
+                self._refuse_other_kinds(one)
             if classes or self._versioned:
-                question = classes, None if classes else one.types, tuple([field for field, _ in match])
+                fields = tuple([field for field, _ in match] + [field for field, _ in compared])
+                question = classes, None if classes else one.types, fields
                 others = self._answers.get(question)
                 if others is None:
                     others = self._answers[question] = self._answer(*question)
-                more += [Stream(types, _renamed(match, names)) for types, names in others]
+                more += [_older_stream(one, *other) for other in others]
         return [*streams, *more] if more else streams
 
     def _refuse_hidden(self, asked: Stream[Any]) -> None:
         for event_type in self.hidden if asked.types is None else asked.types:
-            for field, _ in asked.match:
+            for field, _ in (*asked.match, *asked.compared):
                 if path_of(field)[1][0] in self.hidden.get(event_type, ()) and path_of(field)[0] == "data":
                     raise ConfigurationError(
                         f"no event of {event_type!r} is found by {field!r}: a plugin stores that field in "
                         "another form than its value, encrypted for example. Identify events by another "
                         "field" + ("" if asked.types else ", or name types that do not have it")
                     )
+
+    def _refuse_other_kinds(self, asked: Stream[Any]) -> None:
+        """That a field is compared as what it is, where its class says so."""
+        named = [self.types.find(name) for name in asked.types or ()]
+        classes = asked.classes or tuple([kind.cls for kind in named if kind is not None])
+        stored = StoredFields(self._serializer)
+        for field, comparison in asked.compared:
+            for cls in classes:
+                check_kind(comparison, f"{cls.__qualname__}.{field}", stored.types_of(cls, field))
 
     def _answer(
         self, classes: tuple[type[Any], ...], names: tuple[str, ...] | None, fields: tuple[str, ...]
@@ -117,8 +131,12 @@ class Identifiers:
         ]
 
 
-def _renamed(match: Match, names: Sequence[str]) -> Match:
-    return tuple(sorted((name, values) for name, (_, values) in zip(names, match, strict=True)))
+def _older_stream(one: Stream[Any], types: tuple[str, ...], names: Sequence[str]) -> Stream[Any]:
+    """The stream with the names that older versions have for its fields."""
+    count = len(one.match)
+    match = tuple(sorted((name, values) for name, (_, values) in zip(names, one.match, strict=False)))
+    pairs = zip(names[count:], one.compared, strict=True)
+    return Stream(types, match, (), tuple((name, comparison) for name, (_, comparison) in pairs), one.after)
 
 
 def _refuse_unknown(classes: Sequence[type[Any]], fields: Sequence[str], stored: StoredFields) -> None:
@@ -206,6 +224,15 @@ class StoredFields:
         if known is not None:
             return keys[0] in known and self._may_have(known[keys[0]], keys[1:])
         return not (isinstance(kind, type) and issubclass(kind, NO_OBJECTS))
+
+    def types_of(self, cls: type[Any], field: str) -> list[Any]:
+        """The types that a field may have, without None; none if they are not known."""
+        column, keys = path_of(field)
+        found: list[Any] = [cls] if column == "data" else []
+        for key in keys:
+            inner = [(self._of(kind) if isinstance(kind, type) else None) or {} for kind in found]
+            found = [one for known in inner if key in known for one in single_types(known[key])]
+        return found
 
     def names(self, kind: Any, depth: int = 3) -> Iterator[str]:
         """The names that are known, with those of nested fields as paths."""

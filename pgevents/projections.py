@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 import attrs
 
 from pgevents.client import EventClient, use_maker
-from pgevents.codec.serialization import time_of
+from pgevents.codec.serialization import dump_json, time_of
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event, EventTypes
 from pgevents.folding import E, Folding, I, V
@@ -230,6 +230,20 @@ class _Projection(Folding[V, E, I]):
         fold._staged = []
         fold._loaded = _Loaded(row, events, position)
         return fold._fold_all()
+
+    def folded_on(self, view: V | None, events: Sequence[Event[Any]]) -> V:
+        """The view after these events, from one that was folded before them (None: from the start). A reducer
+        may change the given view in place."""
+        if self._declared().folds_in_as_json:
+            client, kind = self._client(), self.projection_type
+            row = None
+            if view is not None:
+                text = dump_json(client.serializer.encode(view, kind), kind)
+                at = events[0].created_at  # such a snapshot was never saved
+                row = (kind, id_text(self.id), text, 0, self.version, at, at)
+            return self.fold_on(row, events, Position(0, 0, 0, ()))
+        initial = self._initial()
+        return self._fold(events, initial if view is None else self.reducers.reopened(view, initial))
 
     def delete_projection(self) -> bool:
         """Remove the snapshot, of whatever version; whether there was one. The events stay."""

@@ -16,6 +16,7 @@ from uuid import UUID
 import attrs
 import peewee
 
+from pgevents.comparisons import Comparison, check_kind, single_types
 from pgevents.errors import ConfigurationError
 from pgevents.store.tables import ProjectionsModel
 from pgevents.streams import check_field_name, identifier_text
@@ -127,7 +128,12 @@ class Question:
         fields = ViewFields(self.model, self.kinds)
         conditions: list[tuple[str, str]] = []
         values: list[Any] = []
+        where: Any = self.where
         for name, value in self.match.items():
+            if isinstance(value, Comparison):
+                compared = _compared(self.model, name, value, fields.type_of(name))
+                where = compared if where is None else where & compared
+                continue
             comparison, compared = _comparison(name, value, fields.type_of(name))
             conditions.append((name, comparison))
             values.append(compared)
@@ -139,11 +145,9 @@ class Question:
         given: Any = () if self.order_by is None else self.order_by
         orders = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else [given])
         kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
-        is_text = self.where is None and all(isinstance(one, str) for one in orders)
+        is_text = where is None and all(isinstance(one, str) for one in orders)
         build: Any = _kept_sql if is_text and _is_hashable(kinds) else _built_sql
-        sql, params = build(
-            self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), self.where
-        )
+        sql, params = build(self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), where)
         return sql, [values[one.number] if isinstance(one, _Slot) else one for one in params]
 
 
@@ -234,6 +238,14 @@ def _order(model: Any, fields: ViewFields, given: Any) -> Any:
     is_column = name in COLUMNS and not fields.knows(name)
     key: Any = getattr(model, name) if is_column else fields[name]
     return key.desc(nulls="LAST") if given.startswith("-") else key.asc(nulls="LAST")
+
+
+def _compared(model: Any, name: str, comparison: Comparison, kind: Any) -> Any:
+    """A condition by a comparison, on a field that may be compared so."""
+    check_kind(comparison, f"the field {name!r}", [] if kind is Any else single_types(kind))
+    column = '"t1"."data"'
+    sql = comparison.sql(f"{column}->>'{name}'", f"{column}->'{name}'")
+    return peewee.SQL(f"({sql})", comparison.params())
 
 
 def _checked_count(name: str, count: object) -> int:

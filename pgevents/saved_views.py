@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,11 +11,14 @@ from pgevents.events import EventTypes
 from pgevents.ids import id_of, id_text
 from pgevents.projection_classes import Declaration
 from pgevents.querying import Asked, Question
-from pgevents.snapshots import SavedProjection, SnapshotKey, Snapshots
+from pgevents.saved_terms import Terms, incomplete, kept_of, status_of_kept
+from pgevents.snapshots import SavedProjection, SavedViews, SnapshotKey, Snapshots
+from pgevents.store.kept import KeptQuestion, with_status
 from pgevents.views import is_dict_class
 
 __all__ = ["asked_of", "count", "delete", "get", "ids", "query", "several_asked"]
 
+PLAIN = Terms()
 OTHER_SHAPE_SQL = """\
 SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s)
 """
@@ -62,6 +66,17 @@ def several_asked(
 def get(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) -> SavedProjection[Any] | None:
     """The snapshot of one projection."""
     asked = asked_of(snapshots, types, projection)
+    found = _get(snapshots, asked, id)
+    if found is None:  # a view that is not folded yet would look as if there were none
+        status = status_of_kept(snapshots, asked)
+        if status is not None and not status.is_whole:
+            found = _get(snapshots, asked, id)
+            if found is None:
+                raise incomplete(status, asked.type)
+    return found
+
+
+def _get(snapshots: Snapshots, asked: Asked, id: Any) -> SavedProjection[Any] | None:
     if asked.shape is None:
         return snapshots.get(asked.type, id_text(id), asked.version, asked.view_class, asked.id_class)
     version = cast(int, asked.version)
@@ -74,11 +89,11 @@ def delete(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) ->
     return snapshots.delete(asked_of(snapshots, types, projection).type, id_text(id))
 
 
-def query(snapshots: Snapshots, question: Question) -> list[SavedProjection[Any]]:
+def query(snapshots: Snapshots, question: Question, terms: Terms = PLAIN) -> SavedViews[Any]:
     """The snapshots that a question is about."""
+    asked, question = kept_of(snapshots, question, terms)
     _check_shapes(snapshots, question)
-    rows = snapshots.session.execute(*question.rows()).fetchall()
-    found: list[SavedProjection[Any]] = []
+    rows, found = _rows(snapshots, asked, terms, question.rows())
     for row in rows:
         kind = next(one for one in question.kinds if one.type == row[0] and one.version in (None, row[4]))
         if kind.shape not in (None, row[7]):
@@ -87,11 +102,32 @@ def query(snapshots: Snapshots, question: Question) -> list[SavedProjection[Any]
     return found
 
 
-def count(snapshots: Snapshots, question: Question) -> int:
+def count(snapshots: Snapshots, question: Question, terms: Terms = PLAIN) -> int:
     """How many they are."""
+    asked, question = kept_of(snapshots, question, terms)
     _check_shapes(snapshots, question)
-    (found,) = snapshots.session.execute(*question.count()).fetchone()
-    return int(found)
+    rows, _ = _rows(snapshots, asked, terms, question.count())
+    return int(rows[0][0])
+
+
+def _rows(
+    snapshots: Snapshots, asked: KeptQuestion | None, terms: Terms, statement: tuple[str, list[Any]]
+) -> tuple[list[Any], SavedViews[Any]]:
+    """The rows of a statement, and an empty result that says as of when they stand."""
+    found: SavedViews[Any] = SavedViews()
+    if asked is None:
+        return snapshots.session.execute(*statement).fetchall(), found
+    deadline = time.monotonic() + terms.timeout
+    while True:
+        status, rows = with_status(snapshots.session, snapshots.events, asked, statement)
+        if status is None or status.is_whole or terms.partial == "allow":
+            break
+        if terms.partial == "refuse" or time.monotonic() > deadline:
+            raise incomplete(status, ", ".join(asked.names))
+        time.sleep(0.05)
+    if status is not None:
+        found.position, found.is_whole, found.is_stale = status.position, status.is_whole, status.is_stale
+    return rows, found
 
 
 def ids(snapshots: Snapshots, question: Question) -> list[Any]:

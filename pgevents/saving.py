@@ -33,13 +33,19 @@ from pgevents.store.ordering import Position
 from pgevents.store.read import Reader
 from pgevents.store.results import EventStream
 from pgevents.store.session import Session
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream, merge_streams, refuse_for_reads
 
-__all__ = ["Latest", "SaveOptions", "Saver", "check_key", "position_of"]
+__all__ = ["Latest", "CONDITION", "SaveOptions", "Saver", "check_key", "position_of"]
 
 T = TypeVar("T")
 Latest = Position | EventStream[Any] | Event[Any] | int | None
 Streams = Sequence[Stream[Any]] | Stream[Any] | None
+
+CONDITION = (
+    "a save locks what it rests on, and checks it, by single values of identifiers; who saves an event could "
+    "not tell whose range it falls into"
+)
+"""Why a comparison is no condition of a save."""
 
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
@@ -61,6 +67,8 @@ def position_of(latest: Latest, streams: Streams) -> Position:
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
     if isinstance(latest, EventStream):
         latest = latest.position
+    read = latest.streams if isinstance(latest, Position) else ()
+    refuse_for_reads([*(given or ()), *read], CONDITION)
     if isinstance(latest, Position):
         if given is not None and set(given) != set(latest.streams):
             raise ConfigurationError(

@@ -20,7 +20,7 @@ from pgevents.store.session import Session
 from pgevents.store.tables import ProjectionsModel, TableSpec
 from pgevents.views import digest, first_difference, is_dict_class, jsonb_text
 
-__all__ = ["Noted", "SaveResult", "SavedProjection", "SnapshotKey", "Snapshots"]
+__all__ = ["Noted", "SaveResult", "SavedProjection", "SavedViews", "SnapshotKey", "Snapshots"]
 
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
@@ -84,6 +84,23 @@ class SavedProjection(Generic[V_co]):
     updated_at: datetime
 
 
+class SavedViews(list[SavedProjection[V]], Generic[V]):
+    """What a query of saved projections found: a list of them.
+
+    Attributes:
+        position: Of views that a runner keeps: they stand as of this id in the log. None for others, each of
+            which stands as of its own `latest_event_id`.
+        is_whole: Whether every view that there is as of the position was looked at. False only where
+            `partial="allow"` was asked for.
+        is_stale: Whether the position has not moved for longer than `max_lag`, though there are events for
+        it.
+    """
+
+    position: int | None = None
+    is_whole: bool = True
+    is_stale: bool = False
+
+
 @attrs.frozen
 class SaveResult(Generic[V_co]):
     """What came of saving a projection.
@@ -143,6 +160,7 @@ class Snapshots:
         serializer: Makes JSON of views, and the reverse.
         events: The events table that the views are folded from.
         uniform: Kinds of which it is known that all their snapshots have the present shape.
+        kept: What was found lately of whether runners keep views, and when to look again.
     """
 
     session: Session
@@ -150,6 +168,7 @@ class Snapshots:
     serializer: Serializer
     events: TableSpec
     uniform: list[Any] = attrs.field(factory=list[Any])
+    kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict[str, Any])
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
     _stored_shapes: dict[str, str] = attrs.field(factory=dict[str, str])
 
@@ -258,7 +277,7 @@ class Snapshots:
             EventEncodeError: The view would come back other than it is.
             RetryableError: The log is being changed under maintenance.
         """
-        data, exact = self._proven(snapshot, key, is_changed)
+        data, exact = self.proven(snapshot, key, is_changed)
         redactions = None if noted is None else noted.redactions
         values = {
             "type": key.type,
@@ -311,7 +330,9 @@ class Snapshots:
             self.session.check_alive()
         return result
 
-    def _proven(self, snapshot: Snapshot, key: SnapshotKey, is_changed: bool) -> tuple[str, str | None]:
+    def proven(
+        self, snapshot: Snapshot, key: SnapshotKey, is_changed: bool = False
+    ) -> tuple[str, str | None]:
         """The data as JSON text, and the same to be kept as it is written if jsonb would give back another
         view.
 

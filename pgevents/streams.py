@@ -10,9 +10,10 @@ from uuid import UUID
 
 import attrs
 
+from pgevents.comparisons import Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text, named_classes, type_names
-from pgevents.fields import check_field, text_sql
+from pgevents.fields import check_field, json_sql, text_sql
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -28,6 +29,7 @@ __all__ = [
     "identifier_text",
     "merge_streams",
     "one_value",
+    "refuse_for_reads",
     "shape_of",
     "stream",
     "union_of_types",
@@ -39,12 +41,14 @@ D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 Match = tuple[tuple[str, tuple[str, ...]], ...]
 """Fields, and the texts that each may have."""
+Compared = tuple[tuple[str, Comparison], ...]
+"""Fields, and what each is compared with."""
 TypesOfEach = tuple[tuple[str, ...] | None, ...]
 """The types of each of several streams; None for any."""
 
 
 RESERVED = frozenset(
-    ("type", "types", "event_type", "event_types", "after", "as_of", "final", "limit", "offset", "order_by")
+    ("type", "types", "event_type", "event_types", "as_of", "final", "limit", "offset", "order_by")
     + ("metadata", "streams", "where", "reverse", "on_undecodable")
 )
 """Keywords that are options of some calls; as an identifier they would be a slip."""
@@ -76,7 +80,7 @@ everything = Everything()
 class UnfrozenStream:
     """A stream while it is being made; see `UnfrozenEvent`."""
 
-    __slots__ = ("__weakref__", "classes", "match", "types")
+    __slots__ = ("__weakref__", "after", "classes", "compared", "match", "types")
 
 
 @attrs.frozen
@@ -88,6 +92,8 @@ class Stream(UnfrozenStream, Generic[D_co]):
         match: Field name to the texts that it may have, as `data->>'field'` gives them; see `fields`.
         classes: The event classes, if the types were named by classes alone: their fields are what can
             identify.
+        compared: Field name to a comparison that must hold; for reads alone.
+        after: Where a read goes on, as its own `after`; for reads alone.
 
     Types, fields and values stand in one order, so that equal questions are equal.
     """
@@ -95,23 +101,31 @@ class Stream(UnfrozenStream, Generic[D_co]):
     types: tuple[str, ...] | None
     match: Match = ()
     classes: tuple[type[Any], ...] = attrs.field(default=(), eq=False, repr=False)
+    compared: Compared = ()
+    after: int = 0
 
-    def __reduce__(self) -> Any:
-        return Stream, (self.types, self.match)  # it was checked; its classes may be local ones
+    def __reduce__(self) -> Any:  # it was checked; its classes may be local ones
+        return Stream, (self.types, self.match, (), self.compared, self.after)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing can match: an empty list of types or of values."""
         return self.types == () or any(not values for _, values in self.match)
 
+    @property
+    def is_for_reads(self) -> bool:
+        """Whether it has what only a read can answer."""
+        return bool(self.compared or self.after)
+
     def as_json(self) -> dict[str, Any]:
-        """The form in which the database functions take a stream."""
+        """The form in which the database functions take a stream: of one for reads, the wider stream that it
+        is a part of."""
         return {"types": self.types, "match": dict(self.match)}
 
 
 @overload
 def stream(
-    types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, **identifier: Any
+    types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, after: int = 0, **identifier: Any
 ) -> Stream[D]: ...
 @overload
 def stream(
@@ -119,9 +133,12 @@ def stream(
     /,
     *,
     data: Mapping[str, Any] | None = None,
+    after: int = 0,
     **identifier: Any,
 ) -> Stream[Any]: ...
-def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **identifier: Any) -> Stream[Any]:
+def stream(
+    types: Any = None, /, *, data: Mapping[str, Any] | None = None, after: int = 0, **identifier: Any
+) -> Stream[Any]:
     """Describe a stream: events of these types whose data has these values.
 
     Args:
@@ -131,7 +148,11 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
             nested ones (`{"customer.id": 7}`), and those of the metadata (`{"metadata.tenant": "acme"}`). An
             empty dict is refused, because a filter that vanishes finds everybody's events; `everything` says
             that they are meant.
-        **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of.
+        after: Where a read of this stream goes on, if its streams are not read from one id on: as `after` of
+            the read.
+        **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of. In a stream
+            that is only read, also a comparison: `between`, `at_least`, `at_most`, `more_than`, `less_than`,
+            `is_not`.
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
@@ -141,29 +162,67 @@ def stream(types: Any = None, /, *, data: Mapping[str, Any] | None = None, **ide
 
     Example:
         ```python
-        from pgevents import stream
+        from pgevents import at_least, stream
 
         one_cart = stream("ITEM_ADDED", cart_id="c1")
         two_carts = stream(cart_id=["c1", "c2"])
+        many = stream("ITEM_ADDED", quantity=at_least(10))
         ```
     """
     if data is not None and not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"data= takes identifiers by field name, a dict, not {shown(data)}")
     match: Match = ()
+    compared: Compared = ()
     for field, value in (_identifiers(data, identifier) if data is not None else identifier).items():
+        if value.__class__ is Comparison:
+            compared += ((_checked_name(field), value),)
+            continue
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
     if len(match) > 1:
         match = tuple(sorted(match))
+    if len(compared) > 1:
+        compared = tuple(sorted(compared, key=_field_of))
+    if type(after) is not int or not 0 <= after < 2**63:
+        raise InvalidValueError(f"after is the id of an event, a whole number from 0 on, not {shown(after)}")
     if not RESERVED.isdisjoint(identifier):
         _refuse_reserved(identifier)
     made: Any = UnfrozenStream()
     made.types = None if types is None else tuple(sorted(type_names(types)))
-    made.classes = named_classes(types) if match and types is not None else ()
+    made.classes = named_classes(types) if (match or compared) and types is not None else ()
     made.match = match
+    made.compared = compared
+    made.after = after
     made.__class__ = Stream
     described: Stream[Any] = made
     return described
+
+
+def _field_of(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def refuse_for_reads(streams: Iterable[Stream[Any]], purpose: str) -> None:
+    """That streams are held by equal values alone.
+
+    Args:
+        streams: Those that are to be used.
+        purpose: What for, and why that takes equal values.
+
+    Raises:
+        ConfigurationError: One with a comparison, or with an `after` of its own.
+    """
+    for one in streams:
+        if one.compared:
+            field, comparison = one.compared[0]
+            raise ConfigurationError(
+                f"{field}={comparison} is for reads: {purpose}. Ask for the stream without it, and look at "
+                f"the field {field!r} in your program"
+            )
+        if one.after:
+            raise ConfigurationError(
+                f"a stream with after={one.after} is for reads: {purpose}. Ask for the stream without it"
+            )
 
 
 def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -281,23 +340,26 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
         if one.is_empty:
             continue
         match = tuple(sorted((field, tuple(sorted(values))) for field, values in one.match))
-        if match not in by_match:
-            by_match[match] = one.types
+        question = match, one.compared, one.after
+        if question not in by_match:
+            by_match[question] = one.types
         else:
-            known = by_match[match]
+            known = by_match[question]
             either = None if known is None or one.types is None else tuple(dict.fromkeys(known + one.types))
-            by_match[match] = either
+            by_match[question] = either
     merged: dict[Any, Stream[Any] | set[str]] = {}
-    for match, types in by_match.items():
+    for (match, compared, after), types in by_match.items():
         kinds = None if types is None else tuple(sorted(types))
-        if len(match) == 1:
+        if compared or after:
+            merged[kinds, match, compared, after] = Stream(kinds, match, (), compared, after)
+        elif len(match) == 1:
             ((field, values),) = match
             cast("set[str]", merged.setdefault((kinds, field), set[str]())).update(values)
         else:
             merged[kinds, match] = Stream(kinds, match)
     found = tuple(
         one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
-        for (kinds, field), one in merged.items()
+        for (kinds, field, *_), one in merged.items()
     )
     return (
         found if len(found) == len(streams) else merge_streams(found)
@@ -319,6 +381,8 @@ def one_value(
     several: list[tuple[str, ...] | None] = []
     for one in streams:
         if one.__class__ is not Stream or one.types == () or (several and one.match != match):
+            return None
+        if one.compared or one.after:
             return None
         match = one.match
         several.append(one.types)
@@ -343,23 +407,24 @@ def array_text(names: Sequence[str]) -> str:
     return "{" + ",".join([quoted[name] for name in names]) + "}"
 
 
-Shape = tuple[tuple[tuple[str, bool], ...], bool | None]
-"""What the SQL of a stream depends on: its fields, whether each is one of several values, and the same of its
-    types."""
+Shape = tuple[tuple[tuple[str, bool], ...], bool | None, Compared]
+"""What the SQL of a stream depends on: its fields, whether each is one of several values, the same of its
+types, and its comparisons without what they compare with."""
 
 
 def shape_of(one: Stream[Any]) -> Shape:
     """The shape of a stream, by which its SQL can be remembered."""
     types = one.types
-    return tuple([(field, len(values) != 1) for field, values in one.match]), None if types is None else len(
-        types
-    ) != 1
+    fields = tuple([(field, len(values) != 1) for field, values in one.match])
+    compared = tuple([(field, comparison.shape) for field, comparison in one.compared])
+    return fields, None if types is None else len(types) != 1, compared
 
 
 def where_sql(shape: Shape) -> str:
     """The condition of a stream as SQL with `%s` for its values; field names are checked identifiers."""
-    fields, several_types = shape
+    fields, several_types, compared = shape
     parts = [f"{text_sql(field)} {'= ANY(%s)' if several else '= %s'}" for field, several in fields]
+    parts += [comparison.sql(text_sql(field), json_sql(field)) for field, comparison in compared]
     if several_types is not None:
         parts.append("type = ANY(%s)" if several_types else "type = %s")
     return " AND ".join(parts) or "true"
@@ -368,6 +433,8 @@ def where_sql(shape: Shape) -> str:
 def where_params(one: Stream[Any]) -> list[Any]:
     """The values for `where_sql`, in its order."""
     params: list[Any] = [values[0] if len(values) == 1 else list(values) for _, values in one.match]
+    for _, comparison in one.compared:
+        params += comparison.params()
     if one.types is not None:
         params.append(one.types[0] if len(one.types) == 1 else list(one.types))
     return params

@@ -170,6 +170,8 @@ def digest(text: str) -> str:
 # -- the same ------------------------------------------------------------
 
 
+PLAIN = frozenset((str, int, bool, types.NoneType))
+"""Kinds whose values are the same if they are equal."""
 Difference = tuple[str, Any, Any]
 """Where two values differ, as a path, and what stands there in each."""
 
@@ -179,6 +181,47 @@ def first_difference(one: Any, other: Any, path: str = "") -> Difference | None:
 
     A time zone counts by its offset: a stored time knows no more of it.
     """
+    return None if is_alike(one, other) else _difference(one, other, path)
+
+
+def is_alike(one: Any, other: Any) -> bool:
+    """Whether two values are alike in value, kind and the order of a dict's keys."""
+    kind = one.__class__
+    if kind is not other.__class__:
+        return False
+    if kind in PLAIN:
+        return bool(one == other)
+    form, names = _form_of(kind)
+    if form == "fields":
+        for name in names:
+            mine, theirs = getattr(one, name), getattr(other, name)
+            if mine.__class__ in PLAIN:  # most are
+                if mine.__class__ is not theirs.__class__ or mine != theirs:
+                    return False
+            elif not is_alike(mine, theirs):
+                return False
+        return True
+    if form == "list":
+        return len(one) == len(other) and all(map(is_alike, one, other))
+    if form == "dict":
+        return len(one) == len(other) and all(
+            is_alike(a, b) and is_alike(one[a], other[b]) for a, b in zip(one, other, strict=True)
+        )
+    return _difference(one, other, "") is None
+
+
+@lru_cache(maxsize=1024)
+def _form_of(kind: Any) -> tuple[str, tuple[str, ...]]:
+    if issubclass(kind, dict):
+        return "dict", ()
+    if issubclass(kind, (list, tuple)):
+        return "list", ()
+    if not issubclass(kind, (set, frozenset)) and _has_fields(kind):
+        return "fields", tuple(_field_types(kind))
+    return "value", ()
+
+
+def _difference(one: Any, other: Any, path: str) -> Difference | None:
     here, start = (path, one, other), f"{path}." if path else ""
     kind = _class_of(one)
     if kind is not _class_of(other):
@@ -207,9 +250,8 @@ def _class_of(value: Any) -> Any:
 
 def _first(parts: typing.Iterable[Difference]) -> Difference | None:
     for path, one, other in parts:
-        found = first_difference(one, other, path)
-        if found is not None:
-            return found
+        if not is_alike(one, other):
+            return _difference(one, other, path) or (path, one, other)
     return None
 
 
@@ -228,9 +270,14 @@ def _is_same(one: Any, other: Any) -> bool:
 def as_jsonb(value: Any) -> Any:
     """What a JSON value is once PostgreSQL's jsonb has had it: keys in its own order, numbers without
     exponents."""
+    if value.__class__ in PLAIN:
+        return value
     if isinstance(value, dict):
-        pairs = sorted(cast("dict[str, Any]", value).items(), key=lambda pair: _key_order(pair[0]))
-        return {key: as_jsonb(part) for key, part in pairs}
+        fields = cast("dict[str, Any]", value)
+        return {
+            key: part if (part := fields[key]).__class__ in PLAIN else as_jsonb(part)
+            for key in _in_order(tuple(fields))
+        }
     if isinstance(value, (list, tuple)):
         return [as_jsonb(part) for part in cast("list[Any]", value)]
     if type(value) is float:
@@ -243,6 +290,11 @@ def as_jsonb(value: Any) -> Any:
 def jsonb_text(value: Any) -> str:
     """A JSON value as text, as PostgreSQL gives it back from jsonb; floats may be written otherwise."""
     return json.dumps(as_jsonb(value), ensure_ascii=False)
+
+
+@lru_cache(maxsize=4096)
+def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=_key_order))
 
 
 def _key_order(key: str) -> tuple[int, bytes]:

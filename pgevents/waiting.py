@@ -31,22 +31,26 @@ def wait_for(
             "wait() in a handler or in a transaction could wait for itself: call it after the commit"
         )
     ids = _ids_of(awaited)
-    rows = statements.rows("rows", name=name)
+    rows: list[Any] = statements.rows("rows", name=name)
     if not rows:
         names = ", ".join(row[0] for row in statements.rows("names")) or "none"
         raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
-    definition: dict[str, Any] = json.loads(rows[0][2])
-    streams = [_stream(stored) for stored in definition["streams"]]
+    question: dict[str, Any] = json.loads(rows[0][2])
+    key: list[str] = question["key"]
+    is_of_views = key == ["$view"]
+    if is_of_views:  # which lanes an event belongs to, the program alone knows
+        key, rows = [], _least(rows)
+    streams = [_stream(one) for one in question["streams"]]
     is_bare = isinstance(awaited, int)
     if is_bare and ids[0] > statements.value("arrivals"):
         raise ConfigurationError(f"event {ids[0]} is ahead of the log")
-    keys = None if is_bare else _followed(statements, streams, definition["key"], ids)
+    keys = None if is_bare else _followed(statements, streams, key, ids)
     if keys is not None and not keys:
         return "not followed"
     end, pause = time.monotonic() + timeout, FIRST_PAUSE
     while True:
         if keys is None:
-            missing = _first_below(statements, streams, definition["key"], rows, ids[0])
+            missing = _first_below(statements, streams, key, rows, ids[0])
             if missing is None and not parked_counts:
                 missing = _first_aside(statements, name, ids[0])
         else:
@@ -62,8 +66,21 @@ def wait_for(
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
         pause = min(pause * 1.5, LONGEST_PAUSE)
         rows = statements.rows("rows", name=name)
+        if rows and is_of_views:
+            rows = _least(rows)
         if not rows:
             raise WaitError(f"subscription {name!r} is gone", reason="missing")
+
+
+def _least(rows: Sequence[Any]) -> list[Any]:
+    """All lanes as one that stands at the least place, without earlier divisions."""
+    first: Any = min(rows, key=lambda row: row[3])
+    least: list[Any] = list(first)
+    least[4] = "[]"
+    active = [row for row in rows if row[6] != "active"]
+    if active:
+        least[6], least[12] = active[0][6], active[0][12]
+    return [least]
 
 
 def _ids_of(awaited: Any) -> list[int]:
@@ -117,7 +134,10 @@ def _first_missing(
         )
     }
     for event_id, key, hashed in keys:
-        state, first = parked.get((key, event_id)) or parked.get(("", event_id)) or ("", "")
+        found = parked.get((key, event_id)) or parked.get(("", event_id))
+        if found is None and not key:  # without a key, or of views by other ids
+            found = next((one for (_, of), one in parked.items() if of == event_id), None)
+        state, first = found or ("", "")
         if state and state != "discarded":
             if not parked_counts:
                 if first == "retrying":

@@ -230,6 +230,32 @@ def test_stream_and_tail_print_events(log: Command) -> None:
     assert log("tail", "-n", "0")[1] == log("tail", "cart_id=nobody")[1] == ""
 
 
+def test_a_stream_is_printed_in_part_and_by_comparisons(log: Command) -> None:
+    """The options and comparisons of reads; numbers, days and times by what the text looks like."""
+    for day, quantity in ((1, 9), (2, 10), (3, -1)):
+        data = {"quantity": quantity, "day": f"2026-01-0{day}", "at": f"2026-01-0{day}T00:00:00+02:00"}
+        log("append", "COUNTED", json.dumps({**data, "state": f"s{day}"}))
+
+    def ids(*arguments: str) -> list[int]:
+        code, out, error = log("stream", "--json", "--type", "COUNTED", *arguments)
+        assert (code, error) == (0, "")
+        return [json.loads(line)["id"] for line in out.splitlines()]
+
+    assert ids("--reverse") == [6, 5, 4]
+    assert ids("--reverse", "--limit", "1", "--after", "6", "--final") == [5]
+    assert ids("quantity>=9") == [4, 5]
+    assert ids("quantity>=0", "quantity<=9") == [4]
+    assert ids("day>2026-01-01", "state!=s3") == [5]
+    assert ids("state!=s3", "state!=s2") == [4]
+    assert ids("at<2026-01-01T22:00:00Z") == [4]
+    assert log("tail", "quantity<9", "--json")[1].count("\n") == 1
+    for wrong in (["quantity>=1", "quantity>2"], ["quantity>=1", "quantity=2"], [">=5"], ["quantity"]):
+        code, _, error = log("stream", *wrong)
+        assert code == 2
+        assert "do not go together" in error or "write FIELD=VALUE" in error
+    assert "exclude each other" in log("stream", "--final", "--as-of", "3")[2]
+
+
 def test_tail_follows_the_log(log: Command, database: str) -> None:
     """With `--follow` new events come as they are saved, until Ctrl-C."""
     environment = {**os.environ, "PGEVENTS_DATABASE_URL": database}
@@ -354,6 +380,21 @@ def test_show_and_query_print_saved_projections(log: Command, database: str) -> 
     assert [json.loads(line)["id"] for line in found] == ["c10", "c9"]
     assert "No projection" in log("query", "CART", "user_id=u2")[1]
 
+    def ids(*arguments: str) -> list[str]:
+        code, out, error = log("query", "CART", "--json", *arguments)
+        assert (code, error) == (0, "")
+        return [json.loads(line)["id"] for line in out.splitlines()]
+
+    assert ids("total>=10") == ["c10"]
+    assert ids("total>=9", "total<=9.5", "user_id!=u2") == ["c9"]
+    assert ids("--order-by", "-total", "--limit", "1", "--offset", "1") == ["c9"]
+    assert ids("--descending") == ["c9", "c10"]
+    assert ids("--version", "2") == []
+    assert log("query", "CART", "total>8", "--count")[1] == "2\n"
+    code, _, error = log("query", "CART", "--order-by", "no'field")
+    assert code == 2
+    assert "field names" in error
+
 
 def test_stats_counts_and_doctor_advises(log: Command, database: str) -> None:
     """A sound store has no fault; a guard that was switched off is one, with what to do, and exit code 1."""
@@ -402,7 +443,7 @@ def test_doctor_sees_through_names_and_defaults(log: Command, database: str) -> 
     assert 'the index "my_app"."events$data$cart_id$idx" is not the one that pgevents makes' in out
     assert 'DROP INDEX CONCURRENTLY "my_app"."events$data$cart_id$idx"' in out
     assert "transactions are READ ONLY by default" in out
-    assert "has a row trigger of others before INSERT, norm" in out
+    assert "has a row trigger before INSERT that is not pgevents', norm" in out
     assert "each save runs triggers of others: notify" in out
     with psycopg2.connect(database) as holder, psycopg2.connect(database) as waiter:
         for one in (holder, waiter):

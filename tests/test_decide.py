@@ -19,6 +19,7 @@ from pgevents import (
     everything,
     hookimpl,
 )
+from pgevents.deciding import kind_of
 
 from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
 
@@ -285,7 +286,8 @@ def test_a_transaction_begun_without_peewee_is_joined(
     all."""
     client.db.execute_sql("CREATE TABLE app (i int)")
     if is_hot:
-        client.hot[tuple(CartProjection("c1", client).get_streams())] = time.monotonic() + 60
+        kind = kind_of(CartProjection("c1", client).get_streams())
+        client.decider.busy[kind] = time.monotonic() + 60, 1.0
     client.db.execute_sql("BEGIN")
     client.db.execute_sql("INSERT INTO app VALUES (1)")
     assert client.decide(CartProjection("c1", client), add_item)[0].id == 1

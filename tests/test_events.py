@@ -191,7 +191,7 @@ def test_a_class_with_the_mark_of_another_is_checked_each_time(client: EventClie
     other: Any = attrs.define(type("Other", (), {**mark, "__annotations__": {"else_id": int}}))
     any_type = shop_client(client.db, None)
     for _ in range(3):
-        with pytest.raises(UnknownEventTypeError, match="Other was made anew .* put @event on top"):
+        with pytest.raises(UnknownEventTypeError, match="Other was replaced .* put @event on top"):
             any_type.save_event(other(3))
 
 

@@ -675,7 +675,7 @@ def test_the_commands_make_fill_and_show_the_store(make_app: Callable[..., Flask
     [
         (["demo"], "PgEvents(app, demo=function)"),
         (["events", "c1"], "FIELD=VALUE"),
-        (["events", "a-b=1"], "identifiers"),
+        (["events", "a'b=1"], "field names"),
     ],
 )
 def test_a_command_that_fails_says_why_in_one_line(

@@ -346,7 +346,7 @@ def test_no_streams_are_refused(client: EventClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "keyword", ["type", "types", "event_type", "event_types", "limit", "after", "as_of", "final", "order_by"]
+    "keyword", ["type", "types", "event_type", "event_types", "limit", "as_of", "final", "order_by"]
 )
 def test_an_option_that_is_none_is_not_taken_for_an_identifier(client: EventClient, keyword: str) -> None:
     """`limit=10` would find events whose field `limit` is 10; such a field is named in `data=`."""

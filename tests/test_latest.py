@@ -19,6 +19,7 @@ from pgevents import (
     latest,
 )
 from pgevents.store.session import Session
+from pgevents.testing import given
 
 from .shop import CartCreated, CartProjection, CartView, ItemAddedToCart
 
@@ -180,6 +181,15 @@ def test_what_is_no_question_is_refused(invoices: EventClient) -> None:
         invoices.decide("INVOICE_ISSUED", issue)  # type: ignore[call-overload]
     assert latest(InvoiceIssued) == latest("INVOICE_ISSUED")
     assert isinstance(latest(), LatestEvent)
+
+
+def test_in_the_test_kit(invoices: EventClient) -> None:
+    """`given` takes it as it takes projections, in memory and in a store."""
+    past = [InvoiceIssued(4, "c1"), InvoiceIssued(9, "c2")]
+    for client in (None, invoices):
+        given(*past, latest(InvoiceIssued), client=client).when(issue).then(InvoiceIssued(10))
+    given(*past, latest(InvoiceIssued, cart_id="c1")).when(issue).then(InvoiceIssued(5))
+    given(latest(InvoiceIssued)).when(issue).then(InvoiceIssued(1))
 
 
 # -- cost ------------------------------------------------------------

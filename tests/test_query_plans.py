@@ -6,15 +6,25 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, timezone
 from typing import Any
 
 import attrs
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase, stream
+from pgevents import (
+    EventClient,
+    MultiStreamProjectionBase,
+    ProjectionBase,
+    at_least,
+    between,
+    is_not,
+    stream,
+)
 from pgevents.store.functions import functions_sql
 from pgevents.store.session import Session
+from pgevents.streams import merge_streams
 
 from .conftest import database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
@@ -194,6 +204,28 @@ READS: dict[str, tuple[Callable[[EventClient], Any], set[str], bool]] = {
         False,
     ),
     "page backwards": (lambda c: next(c.iter_event_stream(cart_id="c7", reverse=True)), {CART}, True),
+    "range with an id": (
+        lambda c: c.get_event_stream(cart_id="c7", price_at_time=between(100, 5_000)),
+        {CART},
+        True,
+    ),
+    "page of a range of a type": (
+        lambda c: c.get_event_stream(
+            CartCreated | ItemAddedToCart, cart_id=is_not("c7"), limit=5, after=15_000, reverse=True
+        ),
+        {TYPE, ID},
+        False,
+    ),
+    "page of a range of anything": (
+        lambda c: c.get_event_stream(price_at_time=at_least(100), limit=5, after=15_000),
+        {ID},
+        True,
+    ),
+    "a stream after its own id": (
+        lambda c: c.get_event_streams([stream(cart_id="c7", after=9_000), stream(product_id="p5")]),
+        {CART, PRODUCT},
+        True,
+    ),
     "one event": (lambda c: c.get_event(77), {ID}, True),
     "several streams": (
         lambda c: c.get_event_streams(
@@ -343,6 +375,26 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
     text = "SELECT id FROM my_app.events " + found[1].replace("_key ||", "$1 ||").replace("= _key", "= $1")
     plan, _, used = explain_prepared(shop, mode, "text", text, "'k'")
     assert used == {"events$idempotency_key$idx"}, plan
+
+
+def test_days_and_times_use_the_index_of_their_field(shop: EventClient) -> None:
+    """A range of few days goes by the index of the field, where there is one, and not through the whole
+    log."""
+    moments = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (1, 2)]
+    with shop.db.atomic() as transaction:
+        for field, compared in (
+            ("day", between(date(2026, 1, 1), date(2026, 1, 2))),
+            ("at", between(*moments)),
+            ("at", at_least(moments[0])),
+        ):
+            shop.db.execute_sql(
+                f"CREATE INDEX IF NOT EXISTS on_{field} ON my_app.events ((data->>'{field}'), id)"
+            )
+            shop.db.execute_sql("ANALYZE my_app.events")
+            question = merge_streams([stream(**{field: compared})])
+            plan, _, used = explain(shop, *shop.reader.select(question, 0, None))
+            assert used == {f"on_{field}"}, plan
+        transaction.rollback()
 
 
 def test_a_table_without_its_index_would_be_noticed(

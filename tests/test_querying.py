@@ -12,7 +12,19 @@ from uuid import UUID
 import pytest
 from attrs import frozen
 
-from pgevents import ConfigurationError, EventClient, ProjectionBase, pipeline
+from pgevents import (
+    ConfigurationError,
+    EventClient,
+    ProjectionBase,
+    at_least,
+    at_most,
+    between,
+    is_not,
+    less_than,
+    more_than,
+    one_of,
+    pipeline,
+)
 from pgevents.ids import id_of, id_text
 from pgevents.querying import Asked, Question
 
@@ -347,6 +359,40 @@ def test_a_history_may_be_of_instances_and_dicts(client: EventClient) -> None:
     cart = CartProjection("c1", client)
     assert cart.view.total == 200
     assert cart.from_history([saved, created]).view.user_id == "u1"
+
+
+@pytest.mark.parametrize("kind", [Orders, "ORDERS"])
+def test_views_are_compared_as_streams_are(orders: EventClient, kind: Any) -> None:
+    """`at_least` and its like, in place of a value; also of dicts, whose fields may be anything."""
+    for match, expected in (
+        ({"total": at_least(10)}, ["o2", "o3"]),
+        ({"total": between(9, 10.5), "paid": is_not(True)}, ["o2"]),
+        ({"price": less_than(Decimal("9.6"))}, ["o1", "o3"]),
+        ({"due": more_than(date(2024, 1, 1))}, ["o1", "o2"]),
+        ({"at": at_most(datetime(2024, 1, 31, tzinfo=timezone.utc))}, ["o2", "o3"]),
+        ({"owner": is_not(UUID(int=4))}, ["o3"]),
+        ({"data": {"version": between("a", "aa")}, "total": one_of(9, 10)}, ["o1"]),
+    ):
+        assert ids(orders.query_projections(kind, **match)) == expected  # type: ignore[arg-type]
+        assert orders.count_projections(kind, **match) == len(expected)  # type: ignore[arg-type]
+        assert orders.get_projection_ids(kind, **match) == expected  # type: ignore[arg-type]
+    fields = orders.view_fields(Orders)
+    found = orders.query_projections(
+        kind, total=at_least(9), where=fields.price > 9, order_by="-total", limit=1
+    )
+    assert ids(found) == ["o2"]
+
+
+def test_a_field_of_a_view_is_compared_with_its_own_kind(orders: EventClient) -> None:
+    """What the view's class says is known."""
+    for match, message in (
+        ({"total": at_least("9")}, r"the field 'total' is a number, and at_least\('9'\) .* with a text"),
+        ({"due": at_least(datetime.now(timezone.utc))}, "the field 'due' is a day, and .* with a time"),
+        ({"size": at_least("s")}, "use one_of or is_not"),
+        ({"totl": at_least(9)}, "did you mean 'total'"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            orders.query_projections(Orders, **match)
 
 
 def test_a_question_is_built_once_and_asked_with_its_own_values(client: EventClient) -> None:

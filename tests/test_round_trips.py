@@ -178,7 +178,7 @@ def test_a_locked_decision_is_four_messages(
     assert wire.count(lambda: wired.decide(cart, decider)) == "QQ" + "QQ" + "QQQQ"
     assert wire.count(lambda: wired.decide(cart, decider)) == "QQQQ"
     assert len(tries) == 4
-    wired.hot.clear()
+    wired.decider.busy.clear()
     assert wire.count(lambda: wired.decide(cart, decider)) == "QQ"
 
 

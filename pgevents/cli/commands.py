@@ -16,6 +16,7 @@ from .health import doctor, stats
 from .imports import import_command
 from .log import append, init, stream_command, tail
 from .processing import COMMANDS
+from .rebuilding import rebuild_command
 from .store import store_options
 from .ui import ui
 from .views import diff, query, show
@@ -50,6 +51,7 @@ for command in (
     stats,
     doctor,
     ui,
+    rebuild_command,
     demo,
     *COMMANDS,
 ):

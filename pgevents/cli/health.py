@@ -11,6 +11,7 @@ import click
 from attrs import asdict
 
 from pgevents.diagnosis import diagnose
+from pgevents.subscriptions import kept_views, overview
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
@@ -24,11 +25,12 @@ SELECT type, count(*), max(id), min(created_at), max(created_at) FROM {table} GR
 VIEWS_SQL = """\
 SELECT type, version, count(*), min(latest_event_id), max(updated_at) FROM {table} GROUP BY 1, 2 ORDER BY 1, 2
 """
+SUBSCRIPTION_FIELDS = ("name", "state", "lag", "lag_seconds", "parked", "workers", "batch_seconds")
 SIZE_SQL = "SELECT pg_total_relation_size(to_regclass(%s)), pg_total_relation_size(to_regclass(%s))"
 
 
 @click.command(
-    help="Count what is in the store: events by type, saved projections, sizes, the horizon.",
+    help="Count what is in the store: events by type, saved projections, subscriptions, sizes, the horizon.",
     epilog=EXIT_CODES,
 )
 @Store.options
@@ -42,7 +44,7 @@ def stats(**options: Any) -> None:
         execute(VIEWS_SQL.format(table=views), None).fetchall(),
     )
     sizes = execute(SIZE_SQL, [events, views]).fetchone()
-    horizon = client.horizon()
+    horizon, reports = client.horizon(), overview(client)
     if store.as_json:
         found: dict[str, Any] = {
             "types": [
@@ -53,8 +55,12 @@ def stats(**options: Any) -> None:
                 dict(zip(("type", "version", "saved", "oldest_event_id", "saved_at"), row, strict=True))
                 for row in saved
             ],
+            "kept": [report.as_json() for report in kept_views(client)],
             "bytes": {"events": sizes[0], "projections": sizes[1]},
             "horizon": {"id": horizon.id, "last_issued": horizon.last_issued},
+            "subscriptions": [
+                {name: getattr(report, name) for name in SUBSCRIPTION_FIELDS} for report in reports
+            ],
         }
         click.echo(json.dumps(found, default=datetime.isoformat))
         return
@@ -77,6 +83,21 @@ def stats(**options: Any) -> None:
         table.add_row(printable(name), str(version), f"{count:,}", f"{oldest:,}", f"{at:%Y-%m-%d %H:%M:%S}")
     if saved:
         console.print(table)
+    table = Table("subscriptions", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("state", "behind", "for", "parked", "workers"):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        cells = (f"{report.lag:,}", f"{report.lag_seconds:,.0f} s", f"{report.parked:,}", str(report.workers))
+        table.add_row(printable(report.name), report.state, *cells)
+    if reports:
+        console.print(table)
+    for kept in kept_views(client):
+        state = "complete" if kept.complete_at else f"being built, up to event {kept.target:,}"
+        waiting = f", {kept.waiting:,} views wait to be folded anew" if kept.waiting else ""
+        console.print(
+            f"{printable(kept.type)} version {kept.version} is kept: {state}, at event "
+            f"{kept.position:,}{waiting}"
+        )
     total = sum(count for _, count, *_ in types)
     console.print(
         f"{total:,} events in {sizes[0] / 1e6:,.1f} MB, {sum(row[2] for row in saved):,} projections in "

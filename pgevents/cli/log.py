@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import click
@@ -25,7 +24,7 @@ from .store import Store, stream_of
 
 __all__ = ["append", "init", "position_of", "stream_command", "tail"]
 
-MATCH = click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
+MATCH = click.argument("match", nargs=-1, metavar="[FIELD=VALUE|'FIELD>=VALUE']...")
 TYPES = click.option(
     "--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again."
 )
@@ -252,15 +251,26 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
 
 
 @click.command(
-    "stream", help="Print all events of the log, or of a stream, from the first on.", epilog=EXIT_CODES
+    "stream",
+    help="Print all events of the log, or of a stream, from the first on. A comparison stands in quotes: "
+    "'quantity>=10', 'at<2026-02-01T00:00:00Z', 'state!=done'.",
+    epilog=EXIT_CODES,
 )
 @MATCH
 @TYPES
-@click.option("--after", **whole(0), default=0, metavar="ID", help="Only events above this id.")
+@click.option(
+    "--after",
+    **whole(0),
+    default=0,
+    metavar="ID",
+    help="Only events above this id; with --reverse, below it.",
+)
 @click.option(
     "--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone."
 )
 @click.option("--limit", **whole(0), help="At most so many.")
+@click.option("--reverse", is_flag=True, help="The newest first.")
+@click.option("--final", is_flag=True, help="Wait until no late event can come between them.")
 @Store.options
 def stream_command(
     match: tuple[str, ...],
@@ -268,9 +278,16 @@ def stream_command(
     after: int,
     as_of: str | None,
     limit: int | None,
+    reverse: bool,
+    final: bool,
     **options: Any,
 ) -> None:
     store, wanted = Store(**options), stream_of(types, match)
     until = None if as_of is None else position_of(as_of, "--as-of")
-    for event in islice(store.open().iter_event_streams([wanted], after=after, as_of=until), limit):
+    if final and until is not None:
+        raise click.UsageError("--final and --as-of exclude each other")
+    found = store.open().iter_event_streams(
+        [wanted], after=after, limit=limit, reverse=reverse, final=final, as_of=until
+    )
+    for event in found:
         show_event(event, store.as_json)

@@ -251,7 +251,7 @@ def _the_only(found: Sequence[Any], wanted: str | None, kind: str) -> tuple[str,
 
 
 def stream_of(types: Sequence[str], match: Sequence[str]) -> Stream[Any]:
-    """The stream that `--type` and FIELD=VALUE arguments describe; a field given twice means any of its
+    """The stream that `--type` and conditions on fields describe; a field given twice means any of its
     values."""
     try:
         return stream(list(types) or None, data=parse_match(match) or None)

@@ -9,37 +9,18 @@ from typing import Any
 
 import click
 
-from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
+from pgevents.ids import id_text
 from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
-from pgevents.streams import check_field_name
-from pgevents.terminal import printable
+from pgevents.snapshots import SavedProjection
+from pgevents.terminal import parse_match, printable
 
 from .frame import EXIT_CODES, fail, whole
 from .log import position_of
 from .show import as_text
-from .store import Store, stream_of
+from .store import Store
 
-__all__ = ["diff", "query", "show"]
-
-ROWS_SQL = """\
-SELECT type, id, data::text, latest_event_id, version, updated_at FROM {table} AS p
-WHERE type = %s{conditions} ORDER BY {order}, id LIMIT %s
-"""
-NEWEST = " AND version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
-"""Of several versions of a projection, the newest of each id."""
-NAMES = ("type", "id", "data", "latest_event_id", "version", "updated_at")
-
-
-def _rows(
-    client: EventClient, conditions: str, params: list[Any], order: str, limit: int | None
-) -> list[dict[str, Any]]:
-    table = client.projections.pgevents_spec.qualified()
-    sql = ROWS_SQL.format(table=table, conditions=conditions.replace("{table}", table), order=order)
-    return [
-        dict(zip(NAMES, (*row[:2], json.loads(row[2]), *row[3:5], row[5].isoformat()), strict=True))
-        for row in client.session.execute(sql, [*params, limit]).fetchall()
-    ]
+__all__ = ["diff", "projection_of", "query", "show"]
 
 
 @click.command(help="Print the saved projection of TYPE and ID.", epilog=EXIT_CODES)
@@ -48,47 +29,90 @@ def _rows(
 @Store.options
 def show(type: str, id: str, **options: Any) -> None:
     store = Store(**options)
-    rows = _rows(store.open(), " AND id = %s", [type, id], "version DESC", None)
-    if not rows:
+    found = store.open().get_projection(type, _id_of(id))
+    if found is None:
         fail(f"no projection {printable(type)} {printable(id)} is saved")
     if store.as_json:
-        click.echo(as_text(rows[0]))
+        click.echo(as_text(_row(found)))
         return
-    row = rows[0]
     click.echo(
-        f"{printable(type)} {printable(id)}, version {row['version']}, up to event {row['latest_event_id']}, "
-        f"saved {row['updated_at']}"
+        f"{printable(type)} {printable(id)}, version {found.version}, up to event {found.latest_event_id}, "
+        f"saved {found.updated_at.isoformat()}"
     )
-    for line in _lines(row["data"]):
+    for line in _lines(found.data):
         click.echo(line)
+
+
+def _id_of(text: str) -> Any:
+    """An id as it is written: an array of JSON is the tuple that it stands for."""
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return tuple(parts) if isinstance(parts, list) else text
+
+
+def _row(saved: SavedProjection[dict[str, Any]]) -> dict[str, Any]:
+    """A saved projection as JSON has it."""
+    return {
+        "type": saved.type,
+        "id": id_text(saved.id),
+        "data": saved.data,
+        "latest_event_id": saved.latest_event_id,
+        "version": saved.version,
+        "updated_at": saved.updated_at.isoformat(),
+    }
 
 
 def _lines(view: Any) -> list[str]:
     return [printable(line) for line in json.dumps(view, indent=2, ensure_ascii=False).split("\n")]
 
 
-@click.command(help="Print saved projections of TYPE whose views have these values.", epilog=EXIT_CODES)
+@click.command(
+    help="Print saved projections of TYPE whose views have these values, the newest version of each. A "
+    "comparison stands in quotes: 'total>=100', 'state!=done', 'day<2026-02-01'.",
+    epilog=EXIT_CODES,
+)
 @click.argument("type")
-@click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
-@click.option("--order-by", metavar="FIELD", help="Sort by this field of the views (numbers as numbers).")
-@click.option("--descending", is_flag=True, help="The greatest first.")
+@click.argument("match", nargs=-1, metavar="[FIELD=VALUE|'FIELD>=VALUE']...")
+@click.option(
+    "--order-by",
+    multiple=True,
+    metavar="[-]FIELD",
+    help="Sort by this field of the views (numbers as numbers); with -, the greatest first.",
+)
+@click.option("--descending", is_flag=True, help="The other way round than --order-by says.")
 @click.option("--limit", **whole(1), default=20, show_default=True, help="At most so many.")
+@click.option("--offset", **whole(0), default=0, help="Leave out so many first.")
+@click.option("--version", **whole(0), metavar="N", help="Only this version.")
+@click.option("--count", is_flag=True, help="Print how many there are.")
 @Store.options
 def query(
-    type: str, match: tuple[str, ...], order_by: str | None, descending: bool, limit: int, **options: Any
+    type: str,
+    match: tuple[str, ...],
+    order_by: tuple[str, ...],
+    descending: bool,
+    limit: int,
+    offset: int,
+    version: int | None,
+    count: bool,
+    **options: Any,
 ) -> None:
     store = Store(**options)
-    conditions, order = NEWEST, "id"
-    params: list[Any] = [type]
-    for field, values in stream_of((), match).match:
-        conditions += f" AND data->>'{_checked(field, 'a view')}' = ANY(%s)"
-        params.append(list(values))
-    if order_by is not None:
-        order = f"data->'{_checked(order_by, '--order-by')}'"
-    rows = _rows(store.open(), conditions, params, f"{order} DESC" if descending else order, limit)
-    if not rows and not store.as_json:
+    client = store.open()
+    order = [_order(one, descending) for one in order_by or (("id",) if descending else ())]
+    try:
+        asked: dict[str, Any] = {"data": parse_match(match), "version": version}
+        if count:
+            click.echo(client.count_projections(type, **asked))
+            return
+        found = client.query_projections(type, order_by=order or None, limit=limit, offset=offset, **asked)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if not found and not store.as_json:
         click.echo(f"No projection of type {printable(type)} is saved with these values.")
-    for row in rows:
+    for saved in found:
+        row = _row(saved)
         click.echo(
             as_text(row)
             if store.as_json
@@ -96,11 +120,10 @@ def query(
         )
 
 
-def _checked(field: str, what: str) -> str:
-    try:
-        return check_field_name(field)
-    except ConfigurationError as error:
-        raise click.UsageError(f"{what}: {error}") from error
+def _order(field: str, is_reverse: bool) -> str:
+    if not is_reverse:
+        return field
+    return field[1:] if field.startswith("-") else f"-{field}"
 
 
 @click.command(
@@ -116,7 +139,7 @@ def _checked(field: str, what: str) -> str:
 def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> None:
     store = Store(**options)
     client = store.own_client()
-    projection = _projection(type)
+    projection = projection_of(type)
     then = projection(id, client, as_of=position_of(start, "--from")).as_json()
     until = None if end is None else position_of(end, "--to")
     now = projection(id, client, as_of=until).as_json()
@@ -131,7 +154,7 @@ def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> Non
         click.echo(click.style(line, fg=colour))
 
 
-def _projection(type_name: str) -> Any:
+def projection_of(type_name: str) -> Any:
     """The program's projection class of that type."""
     found = {
         cls

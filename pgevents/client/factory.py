@@ -33,7 +33,6 @@ class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, Decidi
         identifiers: Refuses questions whose identifiers would find nothing.
         session: Runs SQL on `db`, and raises its errors in pgevents' terms.
         saver: What every save goes through.
-        hot: Streams that `decide` locks at its first try, and until when by `time.monotonic()`.
     """
 
 

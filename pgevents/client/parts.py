@@ -62,7 +62,6 @@ class ClientParts:
             types,
         )
         self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
-        self.hot = self.decider.hot
         self._is_checked = False
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:

@@ -17,7 +17,8 @@ from pgevents.events import Event
 from pgevents.hooks.details import Snapshot
 from pgevents.querying import Question, ViewFields
 from pgevents.reducers import Pipeline
-from pgevents.snapshots import Noted, SavedProjection, SaveResult
+from pgevents.saved_terms import Partial, Terms
+from pgevents.snapshots import Noted, SavedProjection, SavedViews, SaveResult
 
 __all__ = ["ProjectionCalls", "use_maker"]
 
@@ -92,6 +93,9 @@ class ProjectionCalls(ClientParts):
             projection: The projection's class; or its type's name: then the view is a dict, of the newest
                 version that is saved.
             id: Its id.
+
+        Raises:
+            IncompleteViewsError: There is none, and a runner that keeps the views has not folded all of them.
         """
         return saved_views.get(self.snapshots, self.types, projection, id)
 
@@ -118,9 +122,11 @@ class ProjectionCalls(ClientParts):
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[V]]: ...
+    ) -> SavedViews[V]: ...
     @overload
     def query_projections(
         self,
@@ -132,9 +138,11 @@ class ProjectionCalls(ClientParts):
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[dict[str, Any]]]: ...
+    ) -> SavedViews[dict[str, Any]]: ...
     @overload
     def query_projections(
         self,
@@ -146,9 +154,11 @@ class ProjectionCalls(ClientParts):
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[Any]]: ...
+    ) -> SavedViews[Any]: ...
     def query_projections(
         self,
         projection: Any,
@@ -159,9 +169,11 @@ class ProjectionCalls(ClientParts):
         limit: int | None = None,
         offset: int | None = None,
         version: int | None = None,
+        partial: Partial = "refuse",
+        max_lag: float = 30.0,
         data: Mapping[str, Any] | None = None,
         **match: Any,
-    ) -> list[SavedProjection[Any]]:
+    ) -> SavedViews[Any]:
         """Saved projections whose views have these values.
 
         Args:
@@ -173,12 +185,22 @@ class ProjectionCalls(ClientParts):
                 without the field come at the end.
             limit: At most so many.
             offset: Leave out so many first.
-            version: With names alone: only this version.
+            version: With names alone: only this version. A type that is kept means its newest complete one.
+            partial: Of views that a runner keeps, when some are missing or wait to be folded anew: "refuse"
+            the
+                query, "wait" for them (10 seconds at most), or "allow" an answer in part.
+            max_lag: Of kept views: seconds after which the result says that it is stale.
             data: Values by field name, for fields that cannot be written as keywords.
-            **match: Field and value. A list means any of; a field that is an array matches it exactly.
+            **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
+                comparison: `total=at_least(100)`, `between`, `is_not` and their like.
                 Numbers, Decimals, dates, times and booleans are compared as what they are.
 
+        Returns:
+            A list of saved projections. Of kept views its `position` says as of which event they stand, and
+            `is_whole` and `is_stale` whether they all do, and lately.
+
         Raises:
+            IncompleteViewsError: Kept views could be answered in part only.
             ConfigurationError: A field that the view does not have, or a value that its field cannot have; or
                 snapshots of this class that were saved before its view had this shape.
 
@@ -194,7 +216,7 @@ class ProjectionCalls(ClientParts):
         question = Question(
             self.projections, kinds, {**(data or {}), **match}, where, order_by, limit, offset
         )
-        return saved_views.query(self.snapshots, question)
+        return saved_views.query(self.snapshots, question, Terms(partial, max_lag))
 
     def count_projections(
         self,
@@ -203,14 +225,15 @@ class ProjectionCalls(ClientParts):
         *,
         where: peewee.Expression | None = None,
         version: int | None = None,
+        partial: Partial = "refuse",
+        max_lag: float = 30.0,
         data: Mapping[str, Any] | None = None,
         **match: Any,
     ) -> int:
         """How many saved projections have these values; arguments as for `query_projections`."""
         kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
-        return saved_views.count(
-            self.snapshots, Question(self.projections, kinds, {**(data or {}), **match}, where)
-        )
+        question = Question(self.projections, kinds, {**(data or {}), **match}, where)
+        return saved_views.count(self.snapshots, question, Terms(partial, max_lag))
 
     def view_fields(
         self, projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 from pgevents.client.parts import ClientParts
+from pgevents.deciding import Projection
 from pgevents.store import installation
 from pgevents.store.grants import grant
+from pgevents.store.kept import kept_name
 from pgevents.store.ordering import Horizon, horizon_of
 from pgevents.store.processing import Statements
 from pgevents.waiting import Awaited, wait_for
@@ -88,12 +90,17 @@ class TableCalls(ClientParts):
         return horizon_of(self.session.execute, self.events.pgevents_spec)
 
     def wait(
-        self, subscription: str, event: Awaited, *, timeout: float = 10.0, parked_counts: bool = False
+        self,
+        subscription: str | type[Projection[Any]],
+        event: Awaited,
+        *,
+        timeout: float = 10.0,
+        parked_counts: bool = False,
     ) -> Literal["handled", "not followed"]:
         """Wait until a subscription has dealt with an event.
 
         Args:
-            subscription: The subscription's name.
+            subscription: The subscription's name, or a projection's class whose views a runner keeps.
             event: A saved event, a list of them, or an id: then everything up to it.
             timeout: Seconds to wait at most.
             parked_counts: Whether an event that was set aside counts as dealt with.
@@ -115,4 +122,8 @@ class TableCalls(ClientParts):
         """
         self.check_installed()
         statements = Statements(self.session, self.events.pgevents_spec)
+        if not isinstance(subscription, str):
+            cls: Any = subscription
+            spec = self.projections.pgevents_spec
+            subscription = kept_name(cls.projection_type, cls.version, spec)
         return wait_for(statements, subscription, event, timeout, parked_counts)

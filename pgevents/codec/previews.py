@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import Any, cast
 
-from pgevents.codec.serialization import Serializer
+from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import EventEncodeError
 from pgevents.events import Event, EventTypes, event_type_of
 
@@ -57,7 +57,7 @@ def preview(
     else:
         event_type = event_type_of(cls)
         name, data = event_type.name, given
-    plain: Any = codec.encode(data, name)
+    plain: Any = load_json(dump_json(codec.encode(data, name), name))
     if event_type is not None:
         plain = codec.decode(plain, event_type.cls, event_id=None, event_type=name)
     when = datetime.now(timezone.utc) if now is None else now

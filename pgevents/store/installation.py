@@ -28,7 +28,15 @@ from pgevents.store.ownership import (
 )
 from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import GUARDS, EventsModel, Index, ProjectionsModel, TableSpec, column_ddl
+from pgevents.store.tables import (
+    GUARDS,
+    EventsModel,
+    Index,
+    ProjectionsModel,
+    TableSpec,
+    column_ddl,
+    view_guards,
+)
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -48,6 +56,7 @@ KEY_SQL = """\
 SELECT c.conname::text FROM pg_constraint AS c
 WHERE c.conrelid = to_regclass(%s) AND c.contype = 'p' AND cardinality(c.conkey) = 2
 """
+TRIGGERS_SQL = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass(%s)"
 NO_WRITERS, NO_USERS = "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"
 SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
 TURN_WAIT = 60.0
@@ -91,7 +100,11 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
         has_old_key = session.execute(KEY_SQL, [views.qualified()]).fetchone()
         _Table(session, views, projections, is_new).update(
-            [*_mark(session, spec, views), *_key_of_versions(views, has_old_key)],
+            [
+                *_mark(session, spec, views),
+                *_key_of_versions(views, has_old_key),
+                *_missing_view_guards(session, spec, views),
+            ],
             alone=has_old_key is not None,
         )
         if is_new:  # what this transaction remembers was of a table that it has dropped
@@ -111,6 +124,7 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
         functions_sql(spec),
         *spec.guards().values(),
         _mark_sql(spec, views),
+        *view_guards(views, spec).values(),
     ]
     return "BEGIN;\n" + "\n".join(parts) + "COMMIT;\n"
 
@@ -173,6 +187,11 @@ def _mark_sql(spec: TableSpec, views: TableSpec) -> str:
 def _mark(session: Session, spec: TableSpec, views: TableSpec) -> list[str]:
     """The same, if it is not noted yet."""
     return [] if log_of_snapshots(session.execute, spec, views) is not None else [_mark_sql(spec, views)]
+
+
+def _missing_view_guards(session: Session, spec: TableSpec, views: TableSpec) -> list[str]:
+    found = {name for (name,) in session.execute(TRIGGERS_SQL, [views.qualified()]).fetchall()}
+    return [ddl for name, ddl in view_guards(views, spec).items() if name not in found]
 
 
 def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[str]:

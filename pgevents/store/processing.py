@@ -32,7 +32,7 @@ __all__ = [
 
 STACK = "\nTraceback (most recent call last):\n"
 """Stands between an error and its stack, in the one text that a redaction clears."""
-TABLES = ("checkpoints", "parked", "runners", "seen")
+TABLES = ("checkpoints", "parked", "runners", "seen", "kept")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
@@ -55,6 +55,7 @@ def _filled(spec: TableSpec, section: str) -> str:
     names |= {
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
+        "hold_redactions": spec.qualified("_hold_redactions"),
         "old": spec.qualified("_checkpoints_old"),
         "old_name": f'"{spec.name}_checkpoints_old"',
         "old_key": f'"{spec.name}_checkpoints_pkey"',

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS {{runners}} (
     workers int NOT NULL,
     names text[] NOT NULL,
     notes jsonb NOT NULL DEFAULT '{}',
+    batch_seconds jsonb NOT NULL DEFAULT '{}',  -- by subscription: how long a batch takes
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -343,9 +344,10 @@ SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 
 -- [here]
-INSERT INTO {{runners}} (id, host, pid, workers, names, notes)
-VALUES (%(id)s, %(host)s, %(pid)s, %(workers)s, %(names)s, %(notes)s)
-ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp(), notes = excluded.notes;
+INSERT INTO {{runners}} (id, host, pid, workers, names, notes, batch_seconds)
+VALUES (%(id)s, %(host)s, %(pid)s, %(workers)s, %(names)s, %(notes)s, %(batch_seconds)s)
+ON CONFLICT (id) DO UPDATE
+SET seen_at = clock_timestamp(), notes = excluded.notes, batch_seconds = excluded.batch_seconds;
 
 -- [gone]
 DELETE FROM {{runners}} WHERE id = %(id)s;
@@ -357,6 +359,10 @@ DELETE FROM {{runners}} WHERE seen_at < clock_timestamp() - interval '1 day';
 SELECT r.id, r.host, r.pid, r.workers, r.names, r.notes::text, r.seen_at,
     extract(epoch FROM clock_timestamp() - r.seen_at)::float8
 FROM {{runners}} AS r ORDER BY r.seen_at DESC;
+
+-- [batch_seconds]
+SELECT max((r.batch_seconds->>%(name)s)::float8) FROM {{runners}} AS r
+WHERE r.seen_at > clock_timestamp() - interval '30 s';
 
 -- [workers]
 SELECT n.name, sum(r.workers)::int
@@ -377,3 +383,64 @@ SELECT extract(epoch FROM clock_timestamp() - min(at))::float8 FROM {{seen}} WHE
 
 -- [names]
 SELECT DISTINCT name FROM {{checkpoints}} ORDER BY name;
+
+-- [table kept]
+-- Views that subscriptions keep up to date; their places stand in {{checkpoints}} under the name.
+CREATE TABLE IF NOT EXISTS {{kept}} (
+    name text PRIMARY KEY,
+    type text NOT NULL,
+    version int NOT NULL,
+    projections text NOT NULL,                  -- the table that holds the views
+    fields text[],                              -- of events, whose values are the views' ids; NULL: the program says
+    target bigint NOT NULL,                     -- the last id when it began: with the places there, it is complete
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    complete_at timestamptz,
+    read_at timestamptz                         -- when somebody queried it, to the minute
+);
+
+-- [keep]
+INSERT INTO {{kept}} AS k (name, type, version, projections, fields, target)
+SELECT %(name)s, %(type)s, %(version)s, format('%%I.%%I', n.nspname, c.relname), %(fields)s::text[], %(target)s
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = %(projections)s::regclass
+ON CONFLICT (name) DO UPDATE SET fields = excluded.fields
+WHERE k.fields IS DISTINCT FROM excluded.fields AND k.projections = excluded.projections;
+
+-- [is_kept_there]
+SELECT to_regclass(projections) IS NOT DISTINCT FROM %(projections)s::regclass FROM {{kept}} WHERE name = %(name)s;
+
+-- [complete]
+UPDATE {{kept}} AS k SET complete_at = clock_timestamp()
+WHERE k.name = %(name)s AND k.complete_at IS NULL
+    AND k.target <= (SELECT min(c.position) FROM {{checkpoints}} AS c WHERE c.name = k.name);
+
+-- [kept]
+SELECT k.name, k.type, k.version, k.target, k.began_at, k.complete_at, k.read_at,
+    coalesce((SELECT min(c.position) FROM {{checkpoints}} AS c WHERE c.name = k.name), 0),
+    (SELECT count(DISTINCT p.key) FROM {{parked}} AS p WHERE p.name = k.name AND p.state <> 'discarded')
+FROM {{kept}} AS k WHERE %(name)s IS NULL OR k.name = %(name)s ORDER BY k.type, k.version;
+
+-- [keepers]
+SELECT r.host, r.pid FROM {{runners}} AS r
+WHERE %(name)s = ANY (r.names) AND r.seen_at > clock_timestamp() - interval '30 s';
+
+-- [drop_kept]
+DELETE FROM {{kept}} WHERE name = %(name)s;
+
+-- [drop_parked]
+DELETE FROM {{parked}} WHERE name = %(name)s;
+
+-- [hashes]
+SELECT t, hashtextextended(t, 0) FROM unnest(%(texts)s::text[]) AS t;
+
+-- [hold_redactions]
+SELECT {{hold_redactions}}();
+
+-- [behind]
+-- All that is parked of a key up to an id.
+SELECT event_id FROM {{parked}}
+WHERE name = %(name)s AND key = %(key)s AND event_id <= %(to)s AND state <> 'discarded' ORDER BY event_id;
+
+-- [is_wanted]
+-- Whether another transaction waits for this one.
+SELECT EXISTS (
+    SELECT FROM pg_locks AS l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)));

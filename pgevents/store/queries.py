@@ -55,11 +55,16 @@ def select_events(
     if as_of is not None:
         bounds += ("created_at <= %s" if isinstance(as_of, datetime) else "id <= %s",)
         bound_params.append(as_of)
+    own_bound = "id < %s" if is_reverse else "id > %s"
     params: list[Any] = []
+    branches: list[tuple[Shape, tuple[str, ...]]] = []
     for one in streams:
         params += where_params(one)
         params += bound_params
-    return _select_sql(table, tuple([shape_of(one) for one in streams]), bounds, tail), params
+        if one.after:
+            params.append(one.after)
+        branches.append((shape_of(one), (*bounds, own_bound) if one.after else bounds))
+    return _select_sql(table, tuple(branches), tail), params
 
 
 def select_after_snapshot(
@@ -100,10 +105,10 @@ def select_after_snapshot(
 
 
 @lru_cache(maxsize=1024)
-def _select_sql(table: str, shapes: tuple[Shape, ...], bounds: tuple[str, ...], tail: str) -> str:
+def _select_sql(table: str, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
     branches = [
         f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}"
-        for shape in shapes
+        for shape, bounds in asked
     ]
     if not branches:
         return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"

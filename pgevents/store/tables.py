@@ -24,6 +24,7 @@ __all__ = [
     "columns_of",
     "create_events_table",
     "create_projections_table",
+    "view_guards",
 ]
 
 AdditionalIndexes = Sequence[Any] | Callable[[type[peewee.Model]], Sequence[Any]]
@@ -76,7 +77,17 @@ GUARDS = {
     "pgevents_updated": "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
     "pgevents_deleted": "AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed FOR EACH STATEMENT",
     "pgevents_touch": "BEFORE UPDATE ON {table} FOR EACH ROW",
+    "pgevents_z_updated": "AFTER UPDATE ON {table} REFERENCING OLD TABLE AS before NEW TABLE AS after "
+    "FOR EACH STATEMENT",
+    "pgevents_z_deleted": "AFTER DELETE ON {table} REFERENCING OLD TABLE AS before FOR EACH STATEMENT",
+    "pgevents_z_truncated": "AFTER TRUNCATE ON {table} FOR EACH STATEMENT",
 }
+"""By name, which orders them: those that mark what a change touches come last."""
+VIEW_GUARDS = {
+    "pgevents_refold": "AFTER DELETE ON {table} REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT",
+    "pgevents_refold_all": "AFTER TRUNCATE ON {table} FOR EACH STATEMENT",
+}
+"""Of the projections table."""
 FULL_TYPE_NAMES = {"timestamptz": "timestamp with time zone", "int": "integer"}
 
 
@@ -217,13 +228,28 @@ class TableSpec:
         """
         if self.kind == "projections":
             return {}
-        table, insert_guard, guard = map(self.qualified, ("", "_insert_guard", "_guard"))
+        table = self.qualified()
         return {
             name: f"CREATE OR REPLACE TRIGGER {name} {when.format(table=table)} "
-            f"EXECUTE FUNCTION {insert_guard if name == 'pgevents_insert' else guard}();\n"
+            f"EXECUTE FUNCTION {self.qualified(_guard_function(name))}();\n"
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};\n"
             for name, when in GUARDS.items()
         }
+
+
+def _guard_function(name: str) -> str:
+    if name == "pgevents_insert":
+        return "_insert_guard"
+    return "_mark" if name.startswith("pgevents_z_") else "_guard"
+
+
+def view_guards(views: TableSpec, events: TableSpec) -> dict[str, str]:
+    """The DDL of the triggers of a projections table, by their names."""
+    return {
+        name: f"CREATE OR REPLACE TRIGGER {name} {when.format(table=views.qualified())} "
+        f"EXECUTE FUNCTION {events.qualified('_refold')}();\n"
+        for name, when in VIEW_GUARDS.items()
+    }
 
 
 def columns_of(ddl: str) -> dict[str, tuple[str, bool, bool]]:

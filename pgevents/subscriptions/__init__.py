@@ -4,19 +4,30 @@ Effects in the same database happen exactly once.
 """
 
 from pgevents.deliveries import Delivery, current_delivery
+from pgevents.store.kept import KeptReport
 from pgevents.subscriptions.control import Lease, discard, pause, rename, replay, reset, resize, resume
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
+from pgevents.subscriptions.keeping import Keep, keep
+from pgevents.subscriptions.rebuilding import (
+    RebuildProgress,
+    drop_old_versions,
+    kept_views,
+    rebuild,
+)
 from pgevents.subscriptions.runner import Runner
 from pgevents.subscriptions.subscription import Subscription, subscription
 
 __all__ = [
     "Delivery",
     "ErrorPolicy",
+    "Keep",
+    "KeptReport",
     "LaneReport",
     "Lease",
     "ParkedEvent",
+    "RebuildProgress",
     "Runner",
     "Subscription",
     "SubscriptionReport",
@@ -25,11 +36,15 @@ __all__ = [
     "checkpoint",
     "current_delivery",
     "discard",
+    "drop_old_versions",
     "follow",
+    "keep",
+    "kept_views",
     "overview",
     "park",
     "parked",
     "pause",
+    "rebuild",
     "rename",
     "replay",
     "reset",

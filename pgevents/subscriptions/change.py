@@ -14,7 +14,7 @@ from pgevents.store.ordering import streams_json
 from pgevents.store.processing import where_sql
 from pgevents.streams import Stream
 from pgevents.subscriptions.control import Row, all_rows, every_lane
-from pgevents.subscriptions.definition import Question, Work
+from pgevents.subscriptions.definition import VIEW_KEY, Question, Work
 from pgevents.subscriptions.lanes import ensure
 
 __all__ = ["StandsByError", "check_key", "settle"]
@@ -58,7 +58,7 @@ def check_key(work: Work) -> None:
     Raises:
         ConfigurationError: One has not.
     """
-    if not work.question.key:
+    if not work.question.key or work.question.key == VIEW_KEY:
         return
     types: EventTypes = work.client.types
     for one in work.question.streams:

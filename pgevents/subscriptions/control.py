@@ -202,6 +202,11 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
         last = statements.value("arrivals")
         if position > last:
             raise ConfigurationError(f"position={position} is ahead of the log, which ends at {last}")
+        if position > min(row.position for row in rows) and statements.rows("kept", name=name):
+            raise ConfigurationError(
+                f"{name!r} are kept views, and their place is not moved forward by hand: they would lack the "
+                "events that are left out"
+            )
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
         asked = json.dumps((question or rows[0].question).as_json())
         statements.run("reset", name=name, position=position, question=asked)

@@ -12,11 +12,27 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.fields import check_field
 from pgevents.store.processing import Statements
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream, merge_streams, refuse_for_reads
 
-__all__ = ["Effects", "ErrorPolicy", "Question", "Work", "gate_of", "key_names", "park", "retry", "stop"]
+__all__ = [
+    "VIEW_KEY",
+    "Effects",
+    "ErrorPolicy",
+    "Question",
+    "Work",
+    "gate_of",
+    "key_names",
+    "park",
+    "retry",
+    "stop",
+]
+
+HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
+"""Why a comparison is none of a subscription's."""
 
 Effects = Literal["inside", "outside"]
+VIEW_KEY = ("$view",)
+"""In place of a key: the lanes go by ids of views, which the program tells of an event."""
 
 
 @attrs.frozen
@@ -116,7 +132,12 @@ class Question:
 
     @staticmethod
     def of(streams: Sequence[Stream[Any]], key: Sequence[str] = ()) -> Question:
-        """The question about these streams, by a key's names."""
+        """The question about these streams, by a key's names.
+
+        Raises:
+            ConfigurationError: A stream that is for reads alone.
+        """
+        refuse_for_reads(streams, HELD)
         return Question(_sorted(streams), tuple(key))
 
 
@@ -158,6 +179,7 @@ class Work:
         handle: Takes events in order.
         takes_batches: Whether it takes all events of a batch at once, rather than one by one.
         setup: Called once in a process before the first event.
+        keeper: Of a kept view: what takes the lanes in place of the handler.
     """
 
     client: EventClient
@@ -171,6 +193,7 @@ class Work:
     handle: Callable[[Sequence[Event[Any]]], None]
     takes_batches: bool
     setup: Callable[[], None]
+    keeper: Any = None
 
     @property
     def statements(self) -> Statements:

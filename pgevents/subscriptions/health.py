@@ -12,6 +12,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
+from pgevents.subscriptions.definition import VIEW_KEY
 from pgevents.subscriptions.lanes import Layer, is_passed
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
@@ -94,6 +95,8 @@ class SubscriptionReport:
         notes: What runners say about it.
         lanes: Its lanes.
         problems: What is wrong with it, in words; empty if nothing is.
+        batch_seconds: How long a batch takes, at the slowest of its runners; 0 before the first one. With
+            effects outside it is not measured.
     """
 
     name: str
@@ -110,6 +113,7 @@ class SubscriptionReport:
     notes: tuple[str, ...]
     lanes: tuple[LaneReport, ...]
     problems: tuple[str, ...] = ()
+    batch_seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -278,6 +282,7 @@ def _report(
         notes,
         lanes,
         tuple(problems),
+        float(statements.value("batch_seconds", name=name) or 0.0),
     )
     return report, waiting
 
@@ -296,6 +301,9 @@ def waiting_events(client: EventClient, rows: Sequence[Row], most: int) -> list[
         The id of each, and its time in seconds since 1970.
     """
     question, statements = rows[0].question, statements_of(client)
+    if question.key == VIEW_KEY:  # which lanes an event belongs to, the program alone knows
+        rows = [attrs.evolve(min(rows, key=lambda row: row.position), layers=())]
+        question = attrs.evolve(question, key=())
     layers: list[tuple[Layer, ...]] = [row.layers for row in rows]
     is_divided = any(layers)
     found: list[tuple[int, float]] = []

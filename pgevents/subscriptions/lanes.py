@@ -21,7 +21,9 @@ __all__ = [
     "Layer",
     "QuestionChangedError",
     "all_lanes",
+    "check_ahead",
     "claim",
+    "decoded",
     "ensure",
     "is_passed",
     "layers_of",
@@ -211,10 +213,10 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
     found = read_lanes(work.statements, question.streams, question.key, places, limit, parked_of=work.name)
     for lane in lanes:
         if lane.position > found.bound:
-            _check_ahead(work, lane)
+            check_ahead(work, lane)
     items: list[Item] = []
     has_layers, is_keyed = any(layers.values()), bool(question.key)
-    for row, (event, error) in zip(found.rows, _decoded(work, found.rows), strict=True):
+    for row, (event, error) in zip(found.rows, decoded(work, found.rows), strict=True):
         event_id, key, hashed = int(row[0]), row[6], row[7]
         number = hashed % count
         if has_layers and is_passed(layers[number], event_id, hashed):
@@ -232,7 +234,7 @@ def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:
     return any(event_id <= places[hashed % count] for count, places in layers)
 
 
-def _decoded(work: Work, rows: Sequence[Any]) -> Sequence[tuple[Event[Any] | None, Exception | None]]:
+def decoded(work: Work, rows: Sequence[Any]) -> Sequence[tuple[Event[Any] | None, Exception | None]]:
     """Each event, or why it cannot be decoded: that is an error of the one event."""
     decode = work.client.decoder.events
     try:
@@ -267,7 +269,12 @@ def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Excepti
     return None
 
 
-def _check_ahead(work: Work, lane: Lane) -> None:
+def check_ahead(work: Work, lane: Lane) -> None:
+    """That the log has not been set back behind a lane's place.
+
+    Raises:
+        ConfigurationError: It has.
+    """
     last = work.statements.value("arrivals")
     if lane.position > last:
         raise ConfigurationError(

@@ -28,6 +28,7 @@ class Pace:
         alone_until: Until when batches run one at a time, by `time.monotonic()`.
         alone_seconds: For how long they do after the next deadlock.
         has_retried: Whether the last step was a retry: the next one is for new events, if there are any.
+        batch_seconds: How long a batch takes; the last ones count most.
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
     """
@@ -36,6 +37,7 @@ class Pace:
     alone_until: float = 0.0
     alone_seconds: float = ALONE_SECONDS
     has_retried: bool = False
+    batch_seconds: float = 0.0
     was_careful: bool = False
 
     def takes_retry(self, batch: Batch) -> bool:
@@ -57,6 +59,8 @@ class Pace:
 
     def adapt(self, handled: int, seconds: float, is_full: bool, most: int) -> None:
         """So many events took so long: read about what fits into a batch."""
+        if handled:
+            self.batch_seconds += (seconds - self.batch_seconds) * (0.2 if self.batch_seconds else 1.0)
         if seconds >= BATCH_SECONDS or (handled < self.size and is_full):
             self.size = max(4, min(most, handled + handled // 4))
         elif is_full and seconds < BATCH_SECONDS / 2:

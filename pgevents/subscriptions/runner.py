@@ -69,7 +69,8 @@ class Runner:
 
         Args:
             client: The client that reads, and that handlers save with.
-            subscriptions: Functions made by `@subscription`, `Subscription` classes or instances.
+            subscriptions: Functions made by `@subscription`, `Subscription` classes or instances, and what
+                `keep(...)` gives.
             poll: Seconds between looks when nothing comes; shorter while events come.
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
@@ -119,6 +120,10 @@ class Runner:
         if client.db.in_transaction():
             raise ConfigurationError(
                 "a runner has transactions of its own: call run() outside of db.atomic()"
+            )
+        if signals and threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError(
+                "signals=True works in the main thread only: call run() there, or call stop() yourself"
             )
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -220,6 +225,9 @@ class Runner:
     def _step(self, task: Task, lanes: list[int]) -> Outcome:
         work = task.work
         try:
+            if work.keeper is not None:
+                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop)
+                return outcome
             if work.effects == "outside":
                 return outside.step(work, lanes, task.pace, self._stop)
             return worker.step(work, lanes, task.share, task.pace, self._stop)
@@ -330,7 +338,10 @@ class _Poller:
             for task in self.board.tasks
             if task.pace.is_alone
         }
-        self.statements.run("here", **self.identity, notes=json.dumps(notes))
+        batches = {task.work.name: task.pace.batch_seconds for task in self.board.tasks}
+        self.statements.run(
+            "here", **self.identity, notes=json.dumps(notes), batch_seconds=json.dumps(batches)
+        )
         self.statements.run("saw", last=last)
         self.statements.run("forget_seen", last=last)
         self.statements.run("long_gone")

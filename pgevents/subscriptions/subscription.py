@@ -14,6 +14,7 @@ from pgevents.events import Event
 from pgevents.streams import Stream, stream
 from pgevents.subscriptions import scripts
 from pgevents.subscriptions.definition import Effects, ErrorPolicy, Question, Work, key_names
+from pgevents.subscriptions.keeping import Keep
 
 __all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "work_of"]
 
@@ -268,6 +269,10 @@ def work_of(client: EventClient | None, given: Any) -> Work:
     """
     if isinstance(given, Work):
         return given
+    if isinstance(given, Keep):
+        if client is None:
+            raise ConfigurationError("a kept view is kept by a Runner")
+        return given.work(client)
     if isinstance(given, type) and issubclass(given, Subscription):
         given = cast(Any, given)(client)
     if not isinstance(given, Subscription):

@@ -55,11 +55,12 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         is_more = False
         for work, pace in zip(works, paces, strict=True):
             for lane in all_lanes(work):
-                outcome = (
-                    outside.step(work, [lane], pace)
-                    if work.effects == "outside"
-                    else worker.step(work, [lane], 1, pace)
-                )
+                if work.keeper is not None:
+                    outcome = work.keeper.step(work, [lane], 1)
+                elif work.effects == "outside":
+                    outcome = outside.step(work, [lane], pace)
+                else:
+                    outcome = worker.step(work, [lane], 1, pace)
                 total += outcome.handled
                 is_more = is_more or outcome.is_more
         if total == before and not is_more:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from pgevents.codec.jsontext import dump_json, load_json
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.events import Event, EventTypes, event_type_of
-from pgevents.fields import texts_in
+from pgevents.fields import texts_in, value_in
 from pgevents.identifiers import Identifiers
+from pgevents.newest import LatestEvent
 from pgevents.testing.capturing import capture_events
 from pgevents.testing.histories import (
     History,
@@ -39,9 +41,9 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     """Say what a decision starts from.
 
     Args:
-        *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections that the
-            decision rests on, or ready views. Each projection is folded from those of the events that its
-            own streams find.
+        *past: In any order: events (instances, dicts, a `history(...)`, saved events), projections and
+            `latest(...)` that the decision rests on, or ready views. Each projection is folded from those of
+            the events that its own streams find.
         client: None: all happens in memory. A client: the events are saved with it at once, and the decision
             is made by `client.decide`, with hooks, locks and the save.
 
@@ -76,7 +78,7 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
                 f"given(...) takes events, projections and views, not {one!r}", class_of(one)
             )
     if client is not None:
-        if any(not _is_projection(view) for view in views):
+        if any(not _is_projection(view) and not isinstance(view, LatestEvent) for view in views):
             raise ConfigurationError("a decision in a store rests on projections, not on ready views")
         events = History(now, tuple(events)).save(client)
     found = tuple(events) if client is not None else numbered(events)
@@ -117,7 +119,19 @@ class Given:
     @property
     def views(self) -> tuple[Any, ...]:
         """The views, in the order given."""
-        return tuple(source.view if _is_projection(source) else source for source in self.folded())
+        return tuple(map(self._view_of, self.folded()))
+
+    def _view_of(self, source: Any) -> Any:
+        if isinstance(source, LatestEvent):
+            return self._latest(cast(Any, source))
+        return source.view if _is_projection(source) else source
+
+    def _latest(self, asked: LatestEvent[Any]) -> Event[Any] | None:
+        """The latest event of a stream, as a decision on it gets it."""
+        if self.client is not None:
+            return next(iter(self.client.reader.newest([asked.stream])), None)
+        found = self._matching([asked.stream])
+        return found[-1] if found else None
 
     @property
     def view(self) -> Any:
@@ -132,14 +146,17 @@ class Given:
     def _fold(self, projection: Any) -> Any:
         if self.client is not None:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
-        wanted: Sequence[Stream[Any]] = Identifiers(plain_serializer(), EventTypes(())).check(
-            projection.get_streams()
-        )
         limit: Any = projection.as_of
-        own = [one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)]
+        own = self._matching(projection.get_streams())
         if limit is not None:
             own = [one for one in own if limit >= (one.id if isinstance(limit, int) else one.created_at)]
         return class_of(projection).from_history(projection.id, copy.deepcopy(own), projection.client)
+
+    def _matching(self, streams: Sequence[Stream[Any]]) -> list[Event[Any]]:
+        wanted = Identifiers(plain_serializer(), EventTypes(())).check(streams)
+        return [
+            one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)
+        ]
 
     def when(self, decide: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
         """Decide.
@@ -190,9 +207,13 @@ def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> 
     """Whether a stream finds an event, by the rules of its SQL."""
     if stream.types is not None and event.type not in stream.types:
         return False
-    data: Any = serializer.encode(event.data, event.type) if stream.match else {}
+    data: Any = {}
+    if stream.match or stream.compared:
+        data = load_json(dump_json(serializer.encode(event.data, event.type), event.type))
     return all(
         not set(values).isdisjoint(texts_in(field, data, event.metadata)) for field, values in stream.match
+    ) and all(
+        comparison.holds(value_in(field, data, event.metadata)) for field, comparison in stream.compared
     )
 
 

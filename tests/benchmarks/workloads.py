@@ -194,7 +194,14 @@ def workloads(scale: Scale) -> list[Workload]:
             Workload(
                 f"6/{processes}",
                 f"decide on one hot cart, {processes} processes",
-                runs(fresh, limit="decide", pgevents="decide", dcb="decide", classic="decide"),
+                runs(
+                    fresh,
+                    limit="decide",
+                    functions="decide",
+                    pgevents="decide",
+                    dcb="decide",
+                    classic="decide",
+                ),
                 hot_cart,
                 "decisions",
                 (),

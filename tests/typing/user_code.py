@@ -12,6 +12,7 @@ from peewee import PostgresqlDatabase
 from typing_extensions import assert_type
 
 from pgevents import (
+    Comparison,
     Event,
     EventClient,
     EventStream,
@@ -20,15 +21,21 @@ from pgevents import (
     Position,
     ProjectionBase,
     SavedProjection,
+    SavedViews,
     SaveResult,
     Stream,
+    at_least,
+    between,
     create_event_client,
     create_events_table,
     create_projections_table,
     derive,
     event,
     hookimpl,
+    is_not,
     latest,
+    more_than,
+    one_of,
     pipeline,
     stream,
 )
@@ -191,6 +198,11 @@ def reading(client: EventClient) -> None:
     assert_type(newest, EventStream[CartCreated])
     assert_type(client.iter_event_stream(CartCreated, final=True, limit=5), Iterator[Event[CartCreated]])
     assert_type(client.get_event(7), Event[Any] | None)
+    large = stream(ItemAddedToCart, quantity=at_least(10), price_at_time=between(1, 2.5), after=3)
+    assert_type(large, Stream[ItemAddedToCart])
+    assert_type(one_of("a", "b"), list[str])
+    assert_type(is_not("a", "b"), Comparison)
+    client.query_projections(CartProjection, total=more_than(3))
     assert_type(latest(CartCreated, cart_id="c1"), LatestEvent[CartCreated])
     assert_type(latest(), LatestEvent[Any])
 
@@ -250,7 +262,7 @@ def projecting(client: EventClient) -> None:
     assert_type(client.get_projection(CartProjection, "c1"), SavedProjection[CartView] | None)
     assert_type(client.get_projection(UserCarts, "u1"), SavedProjection[CartView] | None)
     found = client.query_projections(CartProjection, user_id=["u1", "u2"], is_checked_out=False, limit=10)
-    assert_type(found, list[SavedProjection[CartView]])
+    assert_type(found, SavedViews[CartView])
 
 
 @dataclass
@@ -289,11 +301,11 @@ def questions_about_views(client: EventClient) -> None:
     assert_type(todo.apply([CartCreated("c1", "u1")], {"type": "X"}), TodoProjection)
     assert_type(Ported("c1", client).view, dict[str, Any])
     assert_type(client.get_projection("CART", "c1"), SavedProjection[dict[str, Any]] | None)
-    assert_type(client.query_projections("CART", version=1), list[SavedProjection[dict[str, Any]]])
+    assert_type(client.query_projections("CART", version=1), SavedViews[dict[str, Any]])
     cart = client.view_fields(CartProjection)
     found = client.query_projections(CartProjection, where=cart.total >= 100, order_by=["-total", "id"])
-    assert_type(found, list[SavedProjection[CartView]])
-    assert_type(client.query_projections([CartProjection, "TODO"]), list[SavedProjection[Any]])
+    assert_type(found, SavedViews[CartView])
+    assert_type(client.query_projections([CartProjection, "TODO"]), SavedViews[Any])
     assert_type(client.count_projections(CartProjection, user_id="u1"), int)
     assert_type(client.refresh_projections(TodoProjection, anew=True), dict[str, int])
     assert_type(client.delete_projection(CartProjection, "c1"), bool)

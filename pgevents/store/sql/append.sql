@@ -102,8 +102,8 @@ BEGIN
 END
 $pgevents$;
 
--- Appends one event in few steps, as the first save of its transaction, if no lock has to be waited for and the condition
--- holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
+-- Appends one event in few steps, as the first save of its transaction (a decision may have locked its streams before), if
+-- no lock has to be waited for and the condition holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
 -- expression ready anew in each transaction.
 --   _key: an idempotency key, or NULL
 --   _field, _value, _types, _base, _seen, _digest: a condition on one value of a data index, or NULL. _types: NULL is any
@@ -114,6 +114,7 @@ CREATE OR REPLACE FUNCTION my_app.events_append_one(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
 DECLARE
+    _state CONSTANT text := coalesce(current_setting('pgevents.my_app_events', true), '');
     _last bigint;
     _ids bigint[];
     _is_refused boolean;
@@ -125,7 +126,7 @@ BEGIN
         BEGIN
             -- Lock, and look up the last id issued.
             _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
-                AND (current_setting('pgevents.my_app_events', true) <> '') IS NOT TRUE
+                AND (_state = '' OR my_app.events_has_locked_few(_state))
                 AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
                 AND pg_try_advisory_xact_lock(my_app.events_key('idempotency', _key)) IS NOT FALSE
                 AND my_app.events_try_event(_type, _data, _metadata)
@@ -158,14 +159,15 @@ BEGIN
                 _type, my_app.events_storable(_type, _data, _metadata, _created_at), coalesce(_metadata, '{}'), _key, _at, _at)
             RETURNING id INTO _id;
             -- [pause: numbered]
-            IF _id > _last AND set_config('pgevents.my_app_events', concat(
-                '|', _last, '|', cardinality(my_app.events_event_keys('', '{}', '{}')), '|'), true) IS NOT NULL
+            IF _id > _last AND my_app.events_remember(_last, concat(
+                cardinality(my_app.events_event_keys('', '{}', '{}'))
+                + CASE WHEN _state = '' THEN 0 ELSE split_part(_state, '|', 3)::int END, '|')) IS NOT NULL
             THEN
                 RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
             END IF;
             PERFORM my_app.events_refuse_order(_id, _last);
         END IF;
-        PERFORM set_config('pgevents.my_app_events', '', true);
+        PERFORM set_config('pgevents.my_app_events', _state, true);
     END;
     RETURN my_app.events_append_many(
         ARRAY[_type], ARRAY[_data::text], ARRAY[_metadata::text],
@@ -174,6 +176,13 @@ BEGIN
             'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
         )) END,
         _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END);
+END
+$pgevents$;
+
+-- Whether a transaction has done nothing yet but lock few keys, one by one.
+CREATE OR REPLACE FUNCTION my_app.events_has_locked_few(_state text) RETURNS boolean LANGUAGE plpgsql STABLE AS $pgevents$
+BEGIN
+    RETURN _state ~ '^\|\|[0-9]{1,9}\|$' AND split_part(_state, '|', 3)::int * 2 <= my_app.events_key_limit();
 END
 $pgevents$;
 

@@ -86,3 +86,89 @@ BEGIN
     RETURN NULL;
 END
 $pgevents$;
+
+-- Marks what a change of the log under maintenance touches: rows of kept views that events before or after it belong to are
+-- deleted, so that nobody is served what was erased, and their keepers fold them anew.
+CREATE OR REPLACE FUNCTION my_app.events_mark() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _kept my_app.events_kept;
+    _ids text[];
+    _firsts bigint[];
+BEGIN
+    FOR _kept IN SELECT k.* FROM my_app.events_kept AS k WHERE to_regclass(k.projections) IS NOT NULL LOOP
+        IF TG_OP = 'TRUNCATE' OR _kept.fields IS NULL THEN
+            PERFORM my_app.events_begin_anew(_kept.name);
+            EXECUTE 'DELETE FROM ' || to_regclass(_kept.projections) || ' WHERE type = $1 AND version = $2'
+            USING _kept.type, _kept.version;
+            CONTINUE;
+        END IF;
+        IF TG_OP = 'UPDATE' THEN
+            SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
+            FROM (
+                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first
+                FROM (SELECT * FROM before UNION ALL SELECT * FROM after) AS e, unnest(_kept.fields) AS f
+                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
+        ELSE
+            SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
+            FROM (
+                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first FROM before AS e, unnest(_kept.fields) AS f
+                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
+        END IF;
+        EXECUTE 'DELETE FROM ' || to_regclass(_kept.projections) || ' WHERE type = $1 AND version = $2 AND id = ANY ($3)'
+        USING _kept.type, _kept.version, _ids;
+        PERFORM my_app.events_fold_anew(_kept.name, _ids, _firsts);
+    END LOOP;
+    RETURN NULL;
+END
+$pgevents$;
+
+-- Lets the keeper of a view fold these ids anew: those whose events its places have passed, as the others come anyway.
+CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[], _at bigint[]) RETURNS void
+LANGUAGE sql VOLATILE AS $pgevents$
+    INSERT INTO my_app.events_parked (name, key, event_id, hash, state, due_at, note)
+    SELECT _name, w.key, w.event_id, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
+    FROM unnest(_ids, _at) AS w(key, event_id)
+    WHERE w.event_id <= (SELECT max(c.position) FROM my_app.events_checkpoints AS c WHERE c.name = _name)
+    ON CONFLICT (name, key, event_id) DO UPDATE
+    SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = excluded.note
+$pgevents$;
+
+-- Lets the keeper of a view fold all of it anew.
+CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE AS $pgevents$
+    UPDATE my_app.events_kept SET complete_at = NULL, target = my_app.events_last_issued() WHERE name = _name;
+    UPDATE my_app.events_checkpoints
+    SET position = 0, layers = '[]', generation = generation + 1, state_at = clock_timestamp() WHERE name = _name;
+$pgevents$;
+
+-- Trigger of the projections table: what is deleted of a kept view is folded anew.
+CREATE OR REPLACE FUNCTION my_app.events_refold() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        PERFORM my_app.events_begin_anew(k.name) FROM my_app.events_kept AS k WHERE to_regclass(k.projections) = TG_RELID;
+    ELSE
+        PERFORM my_app.events_fold_anew(t.name, t.ids, t.latest)
+        FROM (
+            SELECT k.name, array_agg(d.id) AS ids, array_agg(d.latest_event_id) AS latest
+            FROM deleted AS d JOIN my_app.events_kept AS k USING (type, version)
+            WHERE to_regclass(k.projections) = TG_RELID GROUP BY k.name) AS t;
+    END IF;
+    RETURN NULL;
+END
+$pgevents$;
+
+-- Whether a view is kept, for those who query it; notes that it is read.
+CREATE OR REPLACE FUNCTION my_app.events_view_asked(_name text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF current_setting('transaction_read_only') = 'off' THEN
+        UPDATE my_app.events_kept SET read_at = clock_timestamp()
+        WHERE name = (
+            SELECT k.name FROM my_app.events_kept AS k
+            WHERE k.name = _name AND (k.read_at IS NULL OR k.read_at < clock_timestamp() - interval '1 min')
+            FOR UPDATE SKIP LOCKED);
+    END IF;
+    RETURN EXISTS (SELECT FROM my_app.events_kept AS k WHERE k.name = _name);
+END
+$pgevents$;

@@ -6,11 +6,12 @@ event. What pgevents itself needs beyond that is its Python.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from ..carts import Sample, Shop
-from .base import Contender, connect
+from .base import FULL_CART, Contender, connect
 from .ours import PgEvents
 
 __all__ = ["APPEND", "APPEND_ABOVE", "APPEND_MANY", "FETCH", "Functions", "sql_types"]
@@ -18,6 +19,10 @@ __all__ = ["APPEND", "APPEND_ABOVE", "APPEND_MANY", "FETCH", "Functions", "sql_t
 APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
 APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, 'cart_id', %s, %s, %s, 0, 0)"
 APPEND_MANY = r"SELECT shop.events_append_many(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL, NULL)"
+LOCK_AND_FETCH = (
+    "SELECT shop.events_lock(%s); "
+    "SELECT shop.events_fetch_view('shop.views', 'SHOPPING_CART', %s, 1, '', 'cart_id', %s, %s)"
+)
 FETCH = "SELECT shop.events_fetch('cart_id', %s, %s, 0)"
 FETCH_FINAL = "SELECT shop.events_fetch_final('cart_id', %s, %s, 0)"
 
@@ -60,6 +65,20 @@ class Functions(Contender):
         names = ",".join([sample.type for sample in samples])
         self.cursor.execute(APPEND_MANY, (f"{{{names}}}", "\n".join([sample.text for sample in samples])))
         self.cursor.fetchone()
+
+    def decide(self, cart: str) -> tuple[int, bool]:
+        """Lock, read, save, commit, without a look at what was read but how much it is."""
+        streams = json.dumps([{"types": list(self.shop.classes), "match": {"cart_id": [cart]}}])
+        self.cursor.execute("BEGIN")
+        self.cursor.execute(LOCK_AND_FETCH, (streams, cart, cart, self.types))
+        (text,) = self.cursor.fetchone()
+        full = text.count("\x1f") >= 3 + 6 * FULL_CART
+        if not full:
+            event = f'{{"cart_id":"{cart}","product_id":"p1","quantity":1,"price_at_time":1999}}'
+            self.cursor.execute(APPEND, ("ITEM_ADDED_TO_CART", event))
+            self.cursor.fetchone()
+        self.cursor.execute("COMMIT")
+        return 1, full
 
     def read(self, cart: str) -> list[Any]:
         return self._ask(FETCH, cart)[::6]

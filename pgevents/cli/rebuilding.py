@@ -1,0 +1,58 @@
+"""The command `rebuild`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+from attrs import asdict
+
+from pgevents.subscriptions import RebuildProgress, rebuild
+from pgevents.terminal import printable
+
+from .frame import EXIT_CODES
+from .store import Store
+from .views import projection_of
+
+__all__ = ["rebuild_command"]
+
+
+@click.command(
+    "rebuild",
+    epilog=EXIT_CODES,
+    help="Fold all views of TYPE in the version that the classes of --app have, while older versions are "
+    "served.\n\nIt goes on where it was when it is started again, and it may be started several times at "
+    "once.",
+)
+@click.argument("type")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that fold.")
+@click.option("--drop-old", is_flag=True, help="Then remove views of older versions, if nobody uses them.")
+@Store.options
+def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> None:
+    store = Store(**options)
+    report = rebuild(
+        store.own_client(),
+        projection_of(type),
+        workers=workers,
+        progress=_json if store.as_json else _line,
+        drop_old=drop_old,
+    )
+    if store.as_json:
+        click.echo(json.dumps(report.as_json(), default=datetime.isoformat, ensure_ascii=False))
+    else:
+        name = f"{printable(report.type)} version {report.version}"
+        click.echo(f"{name} is complete up to event {report.position:,}.")
+
+
+def _json(now: RebuildProgress) -> None:
+    click.echo(json.dumps(asdict(now)), err=True)
+
+
+def _line(now: RebuildProgress) -> None:
+    share = 100 * now.position / now.target if now.target else 100
+    line = f"{now.position:,} of {now.target:,} ({share:.0f} %), {now.rate:,.0f} a second"
+    line += "" if now.seconds_left is None else f", {now.seconds_left:,.0f} s left"
+    line += f", {now.waiting:,} views wait to be folded anew" if now.waiting else ""
+    click.echo(line, err=True)

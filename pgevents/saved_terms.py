@@ -1,0 +1,107 @@
+"""On what terms a query of kept views is answered: in whole, after waiting, or in part."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import attrs
+
+from pgevents.errors import ConfigurationError, IncompleteViewsError, shown
+from pgevents.querying import Asked, Question
+from pgevents.snapshots import Snapshots
+from pgevents.store.kept import KeptQuestion, KeptStatus, is_kept, kept_name, kept_reports, status_of
+
+__all__ = ["Partial", "Terms", "incomplete", "kept_of", "status_of_kept"]
+
+Partial = Literal["refuse", "wait", "allow"]
+LOOK_EVERY = 1.0
+"""Seconds for which a client remembers whether a projection is kept."""
+MAX_LAG = 30.0
+
+
+def _check_partial(instance: object, attribute: object, value: object) -> None:
+    if value not in ("refuse", "wait", "allow"):
+        raise ConfigurationError(f'partial is "refuse", "wait" or "allow", not {shown(value)}')
+
+
+def _check_seconds(instance: object, attribute: object, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ConfigurationError(f"max_lag is a number of seconds from 0 on, not {shown(value)}")
+
+
+@attrs.frozen
+class Terms:
+    """On what terms a query is answered.
+
+    Attributes:
+        partial: What becomes of a query of kept views of which some are missing or not served: "refuse" it,
+            "wait" until they are there, or "allow" an answer in part.
+        max_lag: Seconds after which a place that has not moved is stale, if there are events for it.
+        timeout: Seconds to wait at most.
+    """
+
+    partial: Partial = attrs.field(default="refuse", validator=_check_partial)
+    max_lag: float = attrs.field(default=MAX_LAG, validator=_check_seconds)
+    timeout: float = 10.0
+
+
+def kept_of(snapshots: Snapshots, question: Question, terms: Terms) -> tuple[KeptQuestion | None, Question]:
+    """The kept views that a question is about, None if it is about none; and the question about versions that
+    are whole, where it names types alone."""
+    kinds = [_one_version(snapshots, kind) for kind in question.kinds]
+    names = [name for kind in kinds if (name := _name_if_kept(snapshots, kind)) is not None]
+    question = attrs.evolve(question, kinds=kinds)
+    return (KeptQuestion(tuple(sorted(set(names))), None, terms.max_lag) if names else None), question
+
+
+def status_of_kept(snapshots: Snapshots, kind: Asked) -> KeptStatus | None:
+    """How far a kept view is; None if it is not kept."""
+    name = _name_if_kept(snapshots, _one_version(snapshots, kind))
+    if name is None:
+        return None
+    return status_of(snapshots.session, snapshots.events, KeptQuestion((name,), None, MAX_LAG))
+
+
+def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
+    """The error of a query that could only be answered in part."""
+    if not status.is_complete:
+        reason = "building"
+        what = f"have come to event {status.position} of {status.target}"
+    else:
+        reason, what = "waiting", "are kept up to date, but some wait to be folded anew"
+    return IncompleteViewsError(
+        f"the views {names} {what}, so a query would be answered in part: wait for them (partial='wait'), or "
+        "say that a part will do (partial='allow')",
+        reason=reason,
+        position=status.position,
+        target=status.target,
+    )
+
+
+def _name_if_kept(snapshots: Snapshots, kind: Asked) -> str | None:
+    if kind.version is None:
+        return None
+    name = kept_name(kind.type, kind.version, snapshots.model.pgevents_spec)
+    remembered = snapshots.kept.get(name)
+    if remembered is None or remembered[0] < time.monotonic():
+        found = is_kept(snapshots.session, snapshots.events, name)
+        remembered = snapshots.kept[name] = time.monotonic() + LOOK_EVERY, found
+    return name if remembered[1] else None
+
+
+def _one_version(snapshots: Snapshots, kind: Asked) -> Asked:
+    """A type that is kept, by its name alone, means its newest version that is complete."""
+    if kind.version is not None:
+        return kind
+    remembered = snapshots.kept.get(f"type {kind.type}")
+    if remembered is None or remembered[0] < time.monotonic():
+        spec = snapshots.model.pgevents_spec
+        versions = [
+            (report.complete_at is not None, report.version)
+            for report in kept_reports(snapshots.session, snapshots.events)
+            if report.type == kind.type and report.name == kept_name(kind.type, report.version, spec)
+        ]
+        version = max(versions)[1] if versions else None
+        remembered = snapshots.kept[f"type {kind.type}"] = time.monotonic() + LOOK_EVERY, version
+    return kind if remembered[1] is None else attrs.evolve(kind, version=remembered[1])

@@ -1,0 +1,169 @@
+"""Kept views in the database: their names, and whether what stands there is all of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+from pgevents.store.processing import Statements
+from pgevents.store.session import Session
+from pgevents.store.tables import TableSpec
+
+__all__ = [
+    "KeptQuestion",
+    "KeptReport",
+    "KeptStatus",
+    "is_kept",
+    "kept_name",
+    "kept_reports",
+    "status_of",
+    "with_status",
+]
+
+# A place that has not moved is behind only if there is something to do above it.
+STATUS_SQL = """\
+SELECT count(*), bool_and(k.complete_at IS NOT NULL), min(c.position), max(k.target),
+    bool_or(EXISTS (SELECT FROM {parked} AS p WHERE p.name = k.name AND p.state <> 'discarded')),
+    bool_or(c.moved_at < clock_timestamp() - %s * interval '1 s' AND EXISTS (
+        SELECT FROM {events} AS e
+        WHERE e.id > c.position AND e.created_at < clock_timestamp() - %s * interval '1 s'
+            AND (%s::text[] IS NULL OR e.type = ANY (%s::text[]))))
+FROM {kept} AS k, LATERAL (
+    SELECT min(position) AS position, min(moved_at) AS moved_at FROM {checkpoints} WHERE name = k.name) AS c
+WHERE k.name = ANY (%s)
+"""
+
+
+@attrs.frozen
+class KeptStatus:
+    """How far a kept view is, as a statement saw it.
+
+    Attributes:
+        is_complete: Whether it once had all events that there were when keeping it began.
+        position: All of its events up to here are folded, apart from those of views that are folded anew.
+        target: The id that it has to reach to be complete.
+        has_parked: Whether views of it wait to be folded anew: after an error, a redaction or a deletion.
+        is_stale: Whether it has not moved for longer than was allowed, though there are events for it.
+    """
+
+    is_complete: bool
+    position: int
+    target: int
+    has_parked: bool
+    is_stale: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every view stands there as of the position."""
+        return self.is_complete and not self.has_parked
+
+
+@attrs.frozen
+class KeptReport:
+    """A kept view, for people.
+
+    Attributes:
+        name: The name of its places, for `client.wait` and the commands on subscriptions.
+        type: The projection's type.
+        version: Its version.
+        target: The id that it has to reach to be complete.
+        began_at: When keeping it began.
+        complete_at: When it was complete; None if it is not yet.
+        read_at: When it was last queried, to the minute; None for never.
+        position: All of its events up to here are folded.
+        waiting: How many views wait to be folded anew.
+    """
+
+    name: str
+    type: str
+    version: int
+    target: int
+    began_at: datetime
+    complete_at: datetime | None
+    read_at: datetime | None
+    position: int
+    waiting: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return attrs.asdict(self)
+
+
+def kept_name(projection_type: str, version: int, projections: TableSpec) -> str:
+    """The name under which the places of a kept view stand.
+
+    Raises:
+        ConfigurationError: The projection's type is too long for it.
+    """
+    name = f"view {projection_type} {version} in {projections.name}"
+    if len(name.encode()) > 200 or min(name) < " ":
+        raise ConfigurationError(
+            f"a projection that is kept has a type without control characters and of about 140 bytes "
+            f"at most, "
+            f"not {projection_type[:50]!r}"
+        )
+    return name
+
+
+def is_kept(session: Session, events: TableSpec, name: str) -> bool:
+    """Whether a view is kept; notes that it is read."""
+    sql = f"SELECT {events.qualified('_view_asked')}(%s)"
+    return bool(session.execute(sql, [name]).fetchone()[0])
+
+
+def kept_reports(session: Session, events: TableSpec, name: str | None = None) -> list[KeptReport]:
+    """All kept views, or the one of this name."""
+    make: Any = KeptReport
+    return [make(*row) for row in Statements(session, events).rows("kept", name=name)]
+
+
+@attrs.frozen
+class KeptQuestion:
+    """Kept views that a query is about.
+
+    Attributes:
+        names: Their names.
+        types: The types that they are folded from; None for any.
+        max_lag: Seconds after which a place that has not moved is stale, if there are events for it.
+    """
+
+    names: tuple[str, ...]
+    types: tuple[str, ...] | None
+    max_lag: float
+
+
+def status_of(session: Session, events: TableSpec, asked: KeptQuestion) -> KeptStatus | None:
+    """How far kept views are, the least of them; None if one of them is not kept any more."""
+    row = session.execute(*_status_sql(events, asked)).fetchone()
+    return _status(asked, row)
+
+
+def with_status(
+    session: Session, events: TableSpec, asked: KeptQuestion, statement: tuple[str, list[Any]]
+) -> tuple[KeptStatus | None, list[Any]]:
+    """How far kept views are, and the rows of a statement on them: both as one snapshot sees them."""
+    status, params = _status_sql(events, asked)
+    sql = (
+        f"SELECT s.*, q.* FROM ({status}) AS s (found, is_complete, position, target, has_parked, is_stale)\n"
+        f"LEFT JOIN (SELECT row_number() OVER () AS n, r.* FROM ({statement[0]}) AS r) AS q ON true\n"
+        "ORDER BY q.n"
+    )
+    rows = session.execute(sql, [*params, *statement[1]]).fetchall()
+    return _status(asked, rows[0][:6]), [tuple(row[7:]) for row in rows if row[6] is not None]
+
+
+def _status_sql(events: TableSpec, asked: KeptQuestion) -> tuple[str, list[Any]]:
+    names = {one: events.qualified(f"_{one}") for one in ("parked", "kept", "checkpoints")}
+    types = None if asked.types is None else list(asked.types)
+    sql = STATUS_SQL.format(events=events.qualified(), **names)
+    return sql, [asked.max_lag, asked.max_lag, types, types, list(asked.names)]
+
+
+def _status(asked: KeptQuestion, row: Any) -> KeptStatus | None:
+    found, is_complete, position, target, has_parked, is_stale = row
+    if found < len(asked.names):
+        return None
+    return KeptStatus(bool(is_complete), position or 0, target, bool(has_parked), bool(is_stale))

@@ -1,0 +1,213 @@
+"""Rebuilding views: a new version from the start of the log, while the old one is served; then dropping
+that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError, PgEventsError
+from pgevents.store.kept import KeptReport, kept_name, kept_reports
+from pgevents.subscriptions.control import all_rows, every_lane, statements_of
+from pgevents.subscriptions.keeping import keep
+from pgevents.subscriptions.runner import Runner
+
+__all__ = ["RebuildProgress", "drop_old_versions", "kept_views", "rebuild"]
+
+DROP_SQL = "DELETE FROM {table} WHERE type = %s AND version = %s"
+OLD_SQL = "SELECT DISTINCT version FROM {table} WHERE type = %s AND version < %s ORDER BY version"
+READ_LATELY = 300.0
+
+
+@attrs.frozen
+class RebuildProgress:
+    """How far a rebuild is.
+
+    Attributes:
+        position: The place in the log that was reached.
+        target: The place that it has to reach.
+        rate: Ids a second since this process began; 0 at first.
+        seconds_left: Seconds until it is complete, if it goes on like that; None if that cannot be said yet.
+        waiting: How many views wait to be folded anew, after an error for example.
+    """
+
+    position: int
+    target: int
+    rate: float
+    seconds_left: float | None
+    waiting: int
+
+
+def kept_views(client: EventClient) -> list[KeptReport]:
+    """The views that runners keep, and how far each is.
+
+    Args:
+        client: A client of the same events table.
+
+    Example:
+        ```python
+        from pgevents.subscriptions import kept_views
+
+        for view in kept_views(client):
+            print(view.type, view.version, view.position, view.complete_at)
+        ```
+    """
+    client.check_installed()
+    return kept_reports(client.session, client.events.pgevents_spec)
+
+
+def rebuild(
+    client: EventClient,
+    projection: Any,
+    *,
+    workers: int = 1,
+    progress: Callable[[RebuildProgress], object] | None = None,
+    every: float = 0.5,
+    drop_old: bool = False,
+) -> KeptReport:
+    """Fold all views of a projection's version, and return when they are complete.
+
+    It is the keeping of this version, from the start of the log: so it goes on where it was when it is called
+    again after a kill, other processes may help (call it there, too, or run a runner that keeps the class),
+    and
+    programs of the old version go on with theirs meanwhile. Afterwards a runner keeps the views up to date.
+
+    Args:
+        client: The client.
+        projection: The projection's class, with its version raised.
+        workers: Threads; more help where the server is what takes time.
+        progress: Called now and then.
+        every: Seconds between these calls.
+        drop_old: Afterwards remove the views of older versions; see `drop_old_versions`.
+
+    Raises:
+        ConfigurationError: A class that cannot be kept; or one whose keeping is paused or stopped.
+        PgEventsError: Views that cannot be folded; the message names the command that shows them.
+
+    Example:
+        ```python
+        from pgevents.subscriptions import rebuild
+
+        rebuild(client, CartProjection, progress=lambda now: print(now.position, "of", now.target))
+        ```
+    """
+    runner = Runner(client, [keep(projection)])
+    work = runner.works[0]
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runner.run(workers)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            if not client.db.is_closed():
+                client.db.close()
+
+    thread = threading.Thread(target=run, name="pgevents-rebuild", daemon=True)
+    thread.start()
+    start: tuple[float, int] | None = None
+    try:
+        while not failed:
+            report = next(iter(kept_reports(client.session, work.statements.spec, work.name)), None)
+            if report is not None:
+                at = max(report.position, work.keeper.reading_at)
+                start = start or (time.monotonic(), at)
+                if progress is not None:
+                    progress(_progress(report, at, start))
+                if report.complete_at is not None:
+                    break
+                _refuse_stuck(client, work.name)
+            thread.join(every if report is not None else 0.02)
+    finally:
+        runner.stop()
+        thread.join()
+    if failed:
+        raise failed[0]
+    (report,) = kept_reports(client.session, work.statements.spec, work.name)
+    if report.waiting:
+        raise PgEventsError(
+            f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them "
+            f"by: pgevents "
+            f"parked list {report.name!r}"
+        )
+    if drop_old:
+        drop_old_versions(client, projection)
+    return report
+
+
+def _progress(report: KeptReport, at: int, start: tuple[float, int]) -> RebuildProgress:
+    seconds = time.monotonic() - start[0]
+    rate = (at - start[1]) / seconds if seconds > 0 else 0.0
+    left = max(report.target - at, 0)
+    return RebuildProgress(at, report.target, rate, left / rate if rate > 0 else None, report.waiting)
+
+
+def _refuse_stuck(client: EventClient, name: str) -> None:
+    for row in all_rows(client, name):
+        if row.state != "active":
+            why = f": {row.error}" if row.error else ""
+            raise ConfigurationError(f"{name!r} is {row.state}{why}; resume it, then call rebuild again")
+
+
+def drop_old_versions(client: EventClient, projection: Any) -> int:
+    """Remove the views of older versions of a projection, and the places of their keepers, all or none.
+
+    Args:
+        client: The client.
+        projection: The projection's class, of the version that stays.
+
+    Returns:
+        How many views were removed.
+
+    Raises:
+        ConfigurationError: The version that stays is kept and not complete; or an older one is still kept
+        by a
+            runner, or was queried in the last five minutes. Nothing was removed.
+    """
+    cls, spec, views = projection, client.events.pgevents_spec, client.projections.pgevents_spec
+    client.check_installed()
+    statements, removed = statements_of(client), 0
+    with client.session.atomic():
+        reports = {report.name: report for report in kept_reports(client.session, spec)}
+        own = reports.get(kept_name(cls.projection_type, cls.version, views))
+        if own is not None and (own.complete_at is None or own.waiting):
+            raise ConfigurationError(f"{own.name!r} is not complete yet, so older versions are still needed")
+        rows = client.session.execute(
+            OLD_SQL.format(table=views.qualified()), [cls.projection_type, cls.version]
+        ).fetchall()
+        stored = {row[0] for row in rows}
+        kept = {one.version for one in reports.values() if one.type == cls.projection_type}
+        for version in sorted(one for one in stored | kept if one < cls.version):
+            name = kept_name(cls.projection_type, version, views)
+            if name in reports:
+                _refuse_used(client, reports[name])
+                with every_lane(client, name):
+                    for statement in ("drop_kept", "drop_parked", "delete_rows"):
+                        statements.run(statement, name=name)
+            sql = DROP_SQL.format(table=views.qualified())
+            removed += client.session.execute(sql, [cls.projection_type, version]).rowcount
+    return removed
+
+
+def _refuse_used(client: EventClient, report: KeptReport) -> None:
+    statements = statements_of(client)
+    keepers = statements.rows("keepers", name=report.name)
+    if keepers:
+        host, pid = keepers[0]
+        raise ConfigurationError(
+            f"{report.name!r} is still kept by a runner on {host}, process {pid}; stop it"
+        )
+    (seconds,) = client.session.execute(
+        "SELECT extract(epoch FROM clock_timestamp() - %s::timestamptz)::float8", [report.read_at]
+    ).fetchone()
+    if seconds is not None and seconds < READ_LATELY:
+        raise ConfigurationError(
+            f"{report.name!r} was queried {seconds:.0f} s ago: a program of the old version still runs. Wait "
+            f"until nobody has asked for {READ_LATELY:.0f} s"
+        )

@@ -1,0 +1,193 @@
+"""Rows of kept views: many read at once, and many written at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from pgevents.events import Event, UndecodedData
+from pgevents.fields import text_sql
+from pgevents.hooks.details import Snapshot
+from pgevents.snapshots import Noted
+from pgevents.store.queries import COLUMNS
+from pgevents.subscriptions.whose import Rule
+
+__all__ = ["Held", "earlier_events", "held_views", "write"]
+
+LOCK_WAIT = "200ms"
+"""How long to wait for a row that a caller has locked, before all is tried again."""
+READ_SQL = """\
+SELECT id, coalesce(exact, data::text), latest_event_id, shape, updated_at
+FROM {table} WHERE type = %s AND version = %s AND id = ANY (%s)
+"""
+# In the order of ids, so that two who write the same rows do not lock each other out.
+WRITE_SQL = """\
+INSERT INTO {table} AS stands (type, id, data, exact, latest_event_id, version, shape)
+SELECT %(type)s, w.id, w.data::jsonb, w.exact, w.latest, %(version)s, w.shape
+FROM unnest(%(ids)s::text[], %(data)s::text[], %(exact)s::text[], %(latest)s::bigint[], %(shapes)s::text[])
+    AS w (id, data, exact, latest, shape)
+ORDER BY w.id
+ON CONFLICT (type, id, version) DO UPDATE SET data = excluded.data, exact = excluded.exact,
+    latest_event_id = excluded.latest_event_id, shape = excluded.shape, updated_at = clock_timestamp()
+WHERE excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
+"""
+
+
+@attrs.define(eq=False)
+class Held:
+    """A view in memory.
+
+    Attributes:
+        id: Its id, as text.
+        made: Its projection.
+        view: The view as of `latest`; None before any event.
+        row: The stored row that it began with, in the form of `snapshots.COLUMNS`; None if there was none.
+        latest: The last event that is folded into it.
+        stored: The last event that is folded into the stored row.
+        events: What was folded since, if plugins are to see it.
+    """
+
+    id: str
+    made: Any
+    view: Any = None
+    row: tuple[Any, ...] | None = None
+    latest: int = 0
+    stored: int = 0
+    events: list[Event[Any]] = attrs.field(factory=list[Event[Any]])
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether the stored row is behind."""
+        return self.latest > self.stored
+
+
+def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
+    """The views of these ids as they are stored; those of another shape are as if they were not."""
+    client, cls = rule.client, rule.projection
+    sql = client.snapshots.sql(READ_SQL)
+    rows = client.session.execute(sql, [cls.projection_type, cls.version, list(ids)]).fetchall()
+    stored = {row[0]: row for row in rows}
+    found: dict[str, Held] = {}
+    for text in ids:
+        held = found[text] = Held(text, rule.made(text))
+        row = stored.get(text)
+        if row is None:
+            continue
+        key = held.made.snapshot_key()
+        if row[3] == key.shape:
+            held.view = client.snapshots.view_of(row[1], key.view_class, key.type)
+            held.row = (key.type, text, row[1], row[2], key.version, row[4], row[4])
+            held.latest = held.stored = row[2]
+    return found
+
+
+def earlier_events(
+    rule: Rule, wanted: Sequence[tuple[Held, int]]
+) -> Mapping[str, list[tuple[int, Event[Any] | None, Exception | None]]]:
+    """The events of some views above what is folded into them, each up to an id at which all is final.
+
+    Returns:
+        By id, in order: the event's id, and the event, or why it cannot be decoded.
+    """
+    client = rule.client
+    found: dict[str, list[tuple[int, Event[Any] | None, Exception | None]]] = {}
+    if not wanted:
+        return found
+    if rule.fields:
+        rows: list[Any] = _rows_by_field(rule, wanted)
+    else:
+        rows = []
+        for held, to in wanted:
+            streams = client.identifiers.check(held.made.get_streams())
+            select, params = client.reader.select(streams, held.latest, to)
+            rows += [(held.id, *row) for row in client.session.execute(select, params).fetchall()]
+    decoded = client.decoder.events([row[1:] for row in rows], keep_undecodable=True)
+    for (text, *_), event in zip(rows, decoded, strict=True):
+        error = event.data.error if event.data.__class__ is UndecodedData else None
+        found.setdefault(text, []).append((event.id, None if error else event, error))
+    for events in found.values():
+        events.sort(key=lambda one: one[0])
+    return found
+
+
+def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
+    spec = rule.client.events.pgevents_spec
+    parts: list[str] = []
+    params: list[Any] = [
+        [held.id for held, _ in wanted],
+        [held.latest for held, _ in wanted],
+        [to for _, to in wanted],
+    ]
+    for one, field in zip(rule.streams, rule.fields, strict=True):
+        conditions = [f"{text_sql(field)} = w.vid", "id > w.after", "id <= w.upto"]
+        if one.types is not None:
+            conditions.append("type = ANY (%s)")
+            params.append(list(one.types))
+        for name, values in one.match:
+            conditions.append(f"{text_sql(name)} = ANY (%s)")
+            params.append(list(values))
+        parts.append(f"(SELECT {COLUMNS} FROM {spec.qualified()} WHERE {' AND '.join(conditions)})")
+    every = " UNION ".join(parts)
+    sql = (
+        "SELECT w.vid, e.* FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS w (vid, after, upto), "
+        f"LATERAL ({every}) AS e"
+    )
+    return list(rule.client.session.execute(sql, params).fetchall())
+
+
+def write(rule: Rule, views: Sequence[Held], redactions: str) -> None:
+    """Write those views that are ahead of their rows, in the caller's transaction.
+
+    Args:
+        rule: Of the projection.
+        views: Views in memory.
+        redactions: What `hold_redactions` gave in this transaction, before anything was read.
+    """
+    dirty = sorted((held for held in views if held.is_dirty), key=lambda held: held.id)
+    if not dirty:
+        return
+    client = rule.client
+    (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
+    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
+    if {"pgevents_before_snapshot", "pgevents_after_snapshot"} & client.plugins.implemented:
+        _write_with_hooks(rule, dirty, redactions)
+    else:
+        _write(rule, dirty)
+    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
+    for held in dirty:
+        held.stored = held.latest
+
+
+def _write(rule: Rule, dirty: Sequence[Held]) -> None:
+    client, cls = rule.client, rule.projection
+    data: list[str] = []
+    exact: list[str | None] = []
+    shapes: list[str | None] = []
+    for held in dirty:
+        key = held.made.snapshot_key()
+        encoded = client.serializer.encode(held.view, f"the view of {key.type} {held.id!r}")
+        snapshot = Snapshot(key.type, held.id, encoded, held.view, held.latest, key.version, (), None)
+        text, as_written = client.snapshots.proven(snapshot, key)
+        data.append(text)
+        exact.append(as_written)
+        shapes.append(key.shape)
+    values = {
+        "type": cls.projection_type,
+        "version": cls.version,
+        "ids": [held.id for held in dirty],
+        "data": data,
+        "exact": exact,
+        "latest": [held.latest for held in dirty],
+        "shapes": shapes,
+    }
+    client.session.execute(client.snapshots.sql(WRITE_SQL), values)
+
+
+def _write_with_hooks(rule: Rule, dirty: Sequence[Held], redactions: str) -> None:
+    """One by one, for plugins may change each, or write beside it; the views in memory are then of no use."""
+    for held in dirty:
+        noted: Noted[Any] = Noted(redactions, None, None)
+        base = None if held.row is None else held.row[6]
+        rule.client.save_snapshot(held.made, held.view, held.latest, held.events, base, noted=noted)

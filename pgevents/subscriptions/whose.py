@@ -1,0 +1,167 @@
+"""Whose view an event changes: found out from a projection's streams, or said by its `ids_of`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+import attrs
+
+from pgevents.client import EventClient
+from pgevents.errors import ConfigurationError
+from pgevents.events import Event
+from pgevents.fields import texts_in
+from pgevents.ids import id_of, id_text
+from pgevents.streams import Stream, stream
+
+__all__ = ["Rule", "rule_of"]
+
+PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 + 12345)))
+"""Ids that a projection is asked about; their parts show whether a field carries the whole id as it is."""
+
+
+@attrs.frozen
+class Rule:
+    """Which views of a projection an event changes.
+
+    Attributes:
+        projection: The projection's class.
+        client: Its client.
+        id_class: The type of its ids.
+        streams: What it is folded from, whatever the id, without the fields that carry the id.
+        fields: For each of the streams the field that carries the id; none if the program says.
+        ids_of: What the program says.
+    """
+
+    projection: Any
+    client: EventClient
+    id_class: Any
+    streams: tuple[Stream[Any], ...]
+    fields: tuple[str, ...] = ()
+    ids_of: Callable[[Event[Any]], Any] | None = None
+
+    @property
+    def field(self) -> str | None:
+        """The one field that carries the id in all streams; None if there are several, or the program
+        says."""
+        return self.fields[0] if len(set(self.fields)) == 1 else None
+
+    @property
+    def types(self) -> tuple[str, ...] | None:
+        """The types of its events; None for any."""
+        if any(one.types is None for one in self.streams):
+            return None
+        return tuple(sorted({name for one in self.streams for name in one.types or ()}))
+
+    def made(self, text: str) -> Any:
+        """The projection of an id.
+
+        Raises:
+            ConfigurationError: Its streams are others than those of other ids.
+        """
+        made = self.projection(id_of(text, self.id_class), self.client)
+        if self.fields and _template(made, text) != (self.streams, self.fields):
+            raise ConfigurationError(
+                f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
+                f"other ids, so "
+                "whose view an event changes cannot be told from its fields: say it by ids_of(event)"
+            )
+        return made
+
+    def ids(self, row: Sequence[Any], event: Event[Any] | None) -> list[str]:
+        """The ids of the views that an event changes, as text and in order.
+
+        Args:
+            row: The event as it is stored: id, type, data and metadata as text, and more.
+            event: The event, decoded; None if it cannot be.
+        """
+        kind, data, metadata = row[1], json.loads(row[2]), json.loads(row[3] or "{}")
+        if self.ids_of is None:
+            pairs = zip(self.streams, self.fields, strict=True)
+            found = [
+                texts_in(field, data, metadata) for one, field in pairs if matches(one, kind, data, metadata)
+            ]
+            return sorted({text for texts in found for text in texts})
+        if event is None:
+            return []
+        given: Any = self.ids_of(event)
+        if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
+            raise ConfigurationError(
+                f"{self.projection.__name__}.ids_of(event) returns a set of ids, not {given!r}"
+            )
+        return sorted(
+            text
+            for text in {id_text(one) for one in given}
+            if any(matches(one, kind, data, metadata) for one in self.made(text).get_streams())
+        )
+
+
+def matches(one: Stream[Any], kind: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether a stored event belongs to a stream."""
+    if one.types is not None and kind not in one.types:
+        return False
+    return all(set(texts_in(field, data, metadata)) & set(values) for field, values in one.match)
+
+
+def rule_of(projection: Any, client: EventClient) -> Rule:
+    """Find out whose view an event changes.
+
+    Raises:
+        ConfigurationError: It cannot be found out, and the class does not say it.
+    """
+    declared = projection.declared_for(client.snapshots, client.types)
+    if projection.reducers.is_empty and not declared.folds_in_as_json:
+        raise ConfigurationError(f"{projection.__name__} folds nothing, so there is nothing to keep")
+    id_class = declared.id_class
+    ids_of = getattr(projection, "ids_of", None)
+    found: list[tuple[str, Any]] = []
+    for text in PROBES:
+        try:
+            found.append((text, projection(id_of(text, id_class), client)))
+        except ConfigurationError:  # this text is no id of the class
+            continue
+    if ids_of is not None:
+        made = found[0][1] if found else None
+        streams = _streams_without_ids(made, declared.events if made is None else None)
+        return Rule(projection, client, id_class, streams, (), ids_of)
+    templates = [_template(made, text) for text, made in found]
+    if not templates or templates[0] is None or any(one != templates[0] for one in templates):
+        raise ConfigurationError(
+            f"whose view an event changes cannot be told from the streams of {projection.__name__}: "
+            f"each has to "
+            "have exactly one field that is the id, and nothing else that depends on it. Say it in "
+            "the class: "
+            "@staticmethod def ids_of(event): return {event.data.cart_id}"
+        )
+    streams, fields = templates[0]
+    indexes = client.events.pgevents_spec.data_indexes
+    unknown = [field for field in fields if field not in indexes]
+    if unknown:
+        raise ConfigurationError(
+            f"{projection.__name__} finds its events by {unknown[0]!r}, which is no data index of the events "
+            f"table: each view would be looked for in the whole log. create_events_table(data_indexes=[..., "
+            f"{unknown[0]!r}])"
+        )
+    return Rule(projection, client, id_class, streams, fields)
+
+
+def _template(made: Any, text: str) -> tuple[tuple[Stream[Any], ...], tuple[str, ...]] | None:
+    """The streams of a projection without its id, and the field of each that carries it; None if one has
+    none."""
+    pairs: list[tuple[Stream[Any], str]] = []
+    for one in cast("Sequence[Stream[Any]]", made.get_streams()):
+        carrying = [field for field, values in one.match if values == (text,)]
+        rest = tuple((field, values) for field, values in one.match if values != (text,))
+        if len(carrying) != 1 or any(text in value for _, values in rest for value in values):
+            return None
+        pairs.append((Stream(one.types, rest), carrying[0]))
+    pairs.sort(key=lambda pair: (pair[1], pair[0].types is not None, pair[0].types or (), pair[0].match))
+    return tuple(one for one, _ in pairs), tuple(field for _, field in pairs)
+
+
+def _streams_without_ids(made: Any, events: Any) -> tuple[Stream[Any], ...]:
+    if made is None:
+        return (stream(events),)
+    return tuple(Stream(one.types) for one in made.get_streams())
