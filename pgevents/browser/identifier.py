@@ -10,7 +10,7 @@ from pgevents.browser.filters import LARGEST_ID, Filter
 from pgevents.browser.log import COUNT_LIMIT, WINDOW, count_of, event_rows, row_json
 from pgevents.browser.travel import travel_of
 from pgevents.client import EventClient
-from pgevents.streams import check_field_name
+from pgevents.fields import check_field, text_sql
 
 __all__ = ["identifier_page"]
 
@@ -87,17 +87,18 @@ def _timeline(
     field, how many events were looked through."""
     spec, last = client.events.pgevents_spec, LARGEST_ID if until is None else until
     if field in spec.data_indexes:
-        column = f"data->>'{check_field_name(field)}'"
-        tail = f"ORDER BY {column} DESC, id DESC LIMIT {TIMELINE + 1}"
-        rows = event_rows(client, f"{column} = %s AND id <= %s", [value, last], tail)
+        ((condition, params, column),) = Filter(where=((field, value),)).ranges(spec)
+        in_order = f"{column} DESC, " if column else ""
+        tail = f"ORDER BY {in_order}id DESC LIMIT {TIMELINE + 1}"
+        rows = event_rows(client, f"{condition} AND id <= %s", [*params, last], tail)
         return rows[:TIMELINE], rows[TIMELINE][0] if len(rows) > TIMELINE else None, None
-    window = f"SELECT id, data FROM {spec.qualified()} WHERE id <= %s ORDER BY id DESC LIMIT {WINDOW}"
+    window = f"SELECT * FROM {spec.qualified()} WHERE id <= %s ORDER BY id DESC LIMIT {WINDOW}"
     sql = f"""\
 WITH searched AS MATERIALIZED ({window})
 SELECT (SELECT count(*) FROM searched), (SELECT min(id) FROM searched), array(
-    SELECT id FROM searched WHERE data->>%s = %s ORDER BY id DESC LIMIT {TIMELINE + 1})
+    SELECT id FROM searched WHERE {text_sql(check_field(field))} = %s ORDER BY id DESC LIMIT {TIMELINE + 1})
 """
-    count, lowest, ids = client.session.execute(sql, [last, field, value]).fetchone()
+    count, lowest, ids = client.session.execute(sql, [last, value]).fetchone()
     older = ids[TIMELINE] if len(ids) > TIMELINE else lowest - 1 if count == WINDOW else None
     return event_rows(client, "id = ANY (%s)", [ids[:TIMELINE]], "ORDER BY id DESC"), older, count
 

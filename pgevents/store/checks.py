@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from pgevents.errors import ConfigurationError, NotInstalledError
+from pgevents.fields import split_many
 from pgevents.store.functions import functions_mark
 from pgevents.store.tables import GUARDS, TableSpec
 
@@ -44,7 +45,11 @@ SELECT current_schema()::text, n.nspname::text, c.relkind::text, c.relpersistenc
     row_security_active(c.oid) AS hides_rows,
     EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = c.oid) AS has_children,
     EXISTS (SELECT FROM pg_subscription_rel AS r WHERE r.srrelid = c.oid) AS is_replicated,
-    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1 AS sequence_is_sound
+    s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle AND s.seqmin = 1 AS sequence_is_sound,
+    EXISTS (
+        SELECT FROM pg_trigger AS t
+        WHERE t.tgrelid = to_regclass(%(lists)s) AND t.tgname = 'pgevents_lists' AND t.tgenabled IN ('A', 'O')
+    ) AS has_lists
 FROM (VALUES (1)) AS always
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(%(table)s)
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -73,6 +78,7 @@ class Installed:
         has_children: Whether tables inherit from it, or it is partitioned.
         is_replicated: Whether a subscription of logical replication writes to it.
         sequence_is_sound: Whether the sequence gives out every id once, in order; None if there is none.
+        has_lists: Whether the table of the values of lists is there, and guarded.
     """
 
     current_schema: str | None
@@ -88,6 +94,7 @@ class Installed:
     has_children: bool
     is_replicated: bool
     sequence_is_sound: bool | None
+    has_lists: bool
 
     @property
     def data_indexes(self) -> tuple[str, ...] | None:
@@ -96,6 +103,11 @@ class Installed:
             return None
         _, _, fields = self.mark.partition(": ")
         return tuple(fields.split(", ")) if fields else ()
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Those of the data indexes whose values stand in the table of lists."""
+        return split_many(self.data_indexes or ())[1] if self.has_lists else ()
 
 
 def find_installed(execute: Any, spec: TableSpec) -> Installed:
@@ -109,6 +121,7 @@ def find_installed(execute: Any, spec: TableSpec) -> Installed:
         "table": spec.qualified(),
         "append": spec.qualified("_append"),
         "sequence": spec.qualified("_id_seq"),
+        "lists": spec.qualified("_lists"),
         "guards": list(GUARDS),
     }
     return Installed(*execute(FOUND_SQL, names).fetchone())
@@ -157,11 +170,13 @@ def not_made(installed: Installed, spec: TableSpec) -> str | None:
         return (
             f"the {'table' if installed.schema is None else 'append function'} of {name} does not exist yet"
         )
-    if installed.data_indexes != spec.data_indexes:
+    if installed.data_indexes != spec.declared:
         return (
             f"the functions of {name} were made for other data_indexes "
-            f"({list(installed.data_indexes or ())}) than this client has ({list(spec.data_indexes)})"
+            f"({list(installed.data_indexes or ())}) than this client has ({list(spec.declared)})"
         )
+    if installed.lists != spec.lists:
+        return f"the values of {', '.join(spec.lists)} are not noted, or not guarded"
     if installed.mark != functions_mark(spec.in_schema(installed.schema)):
         return (
             f"the functions of {name} were made by another version of pgevents, "

@@ -10,13 +10,13 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from pgevents.fields import function_sql, text_sql
+from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
 from pgevents.store.tables import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 
 FILES = ("keys", "append", "locks", "refuse", "read", "guards")
-FOR_EACH = re.compile(r" *-- for each data index\n(.*?) *-- end\n", re.DOTALL)
+FOR_EACH = re.compile(r" *-- for (each data index|each list|each field|lists)\n(.*?) *-- end\n", re.DOTALL)
 DEFINITION = re.compile(r"CREATE OR REPLACE FUNCTION my_app\.events(\w+)\(")
 GENERATION = "the generation"
 """Placeholder in the files for the digest of their text, by which functions, guard and clients match."""
@@ -39,17 +39,24 @@ DOORS = {
 
 @cache
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
-    """The functions of `my_app.events` with these data indexes, and their generation."""
+    """The functions of `my_app.events` with these data indexes as they are declared, and their generation."""
     text = "\n".join(map(_file, FILES))
-    text = FOR_EACH.sub(lambda part: "".join(_for_field(field, part[1]) for field in data_indexes), text)
+    fields, lists = split_many(data_indexes)
+    chosen = {
+        "each data index": [field for field in fields if field not in lists],
+        "each list": lists,
+        "each field": fields,
+        "lists": lists[:1],
+    }
+    text = FOR_EACH.sub(lambda part: "".join(_for_field(field, part[2]) for field in chosen[part[1]]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     return text.replace(GENERATION, generation), generation
 
 
 def _for_field(field: str, text: str) -> str:
     """A part of the files, which is written for the field `cart_id`, for another field."""
-    text = text.replace(function_sql("cart_id"), function_sql(field))
-    text = text.replace(text_sql("cart_id"), text_sql(field))
+    for sql in (function_sql, function_json_sql, text_sql, json_sql):
+        text = text.replace(sql("cart_id"), sql(field))
     return re.sub(r"\bcart_id\b", lambda _: field, text)
 
 
@@ -62,8 +69,8 @@ def functions_mark(spec: TableSpec) -> str:
 
     A client compares it to find out whether the installed functions are its own.
     """
-    _, generation = _source(spec.data_indexes)
-    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
+    _, generation = _source(spec.declared)
+    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.declared)}"
 
 
 def setting_of(spec: TableSpec) -> str:
@@ -77,7 +84,7 @@ def functions_sql(spec: TableSpec) -> str:
     Args:
         spec: The table, with its schema: the functions name it in full.
     """
-    text = _file("former") + "\n" + _source(spec.data_indexes)[0]
+    text = _file("former") + "\n" + _source(spec.declared)[0]
     text = text.replace("pgevents.my_app_events", setting_of(spec))
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())

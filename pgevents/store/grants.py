@@ -17,6 +17,7 @@ __all__ = ["grant"]
 BESIDE_EVENTS = {
     "": ("SELECT", "SELECT"),
     "_id_seq": ("SELECT", "SELECT"),
+    "_lists": ("SELECT", "SELECT"),
     **{f"_{name}": ("SELECT, INSERT, UPDATE, DELETE", "SELECT") for name in TABLES},
     "_keys": ("SELECT, INSERT, UPDATE (created_at)", "SELECT"),
     "_key_uses": ("SELECT, INSERT, UPDATE (version, latest_event_id)", ""),

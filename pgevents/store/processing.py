@@ -15,7 +15,8 @@ from pgevents.fields import text_sql
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream
+from pgevents.streams import Stream, shape_of, where_params
+from pgevents.streams import where_sql as stream_sql
 
 __all__ = [
     "ONLY_TIMES",
@@ -168,7 +169,7 @@ def read_lanes(
     branches: list[str] = []
     params: list[Any] = [streams_json(streams) if streams else "[]", parked_of]
     for stream in streams:
-        where, values = where_sql(stream)
+        where, values = where_sql(spec, stream)
         branches.append(
             f"(SELECT {columns}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
             f"WHERE {where} AND e.id > %s AND e.id <= current_setting('pgevents.bound')::bigint{ours[0]} "
@@ -205,15 +206,6 @@ def _id_of(row: Any) -> int:
     return int(row[0])
 
 
-def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
+def where_sql(spec: TableSpec, stream: Stream[Any]) -> tuple[str, list[Any]]:
     """The condition of a stream on events `e`, and its parameters."""
-    parts: list[str] = []
-    params: list[Any] = []
-    if stream.types is not None:
-        parts.append("e.type = ANY (%s)" if len(stream.types) != 1 else "e.type = %s")
-        params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
-    for field, values in stream.match:
-        is_one = len(values) == 1
-        parts.append(f"{text_sql(field, 'e.')} = {'%s' if is_one else 'ANY (%s)'}")
-        params.append(values[0] if is_one else list(values))
-    return " AND ".join(parts) or "true", params
+    return stream_sql(shape_of(stream), spec, "e.", "e.id"), where_params(stream)
