@@ -15,7 +15,9 @@ from pgevents.browser.log import COUNT_LIMIT, iso
 from pgevents.browser.travel import FOLDED, count_folded, is_closed
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
+from pgevents.store.kept import KeptReport
 from pgevents.streams import check_field_name
+from pgevents.subscriptions import kept_views
 
 __all__ = ["projection_page", "projection_types", "query_page"]
 
@@ -37,7 +39,8 @@ SELECT version, count(*), max(updated_at), (SELECT count(DISTINCT id) FROM found
 FROM found GROUP BY version ORDER BY version
 """
     found: list[dict[str, Any]] = []
-    for name in sorted({*saved_types(client), *classes}):
+    kept = kept_views(client)
+    for name in sorted({*saved_types(client), *classes, *(one.type for one in kept)}):
         rows = client.session.execute(sql, [name]).fetchall()
         cls = classes.get(name)
         versions = [
@@ -52,9 +55,22 @@ FROM found GROUP BY version ORDER BY version
                 "versions": versions,
                 "count": total,
                 "rebuilt": None if cls is None else _rebuilt(rows, total, cls.version),
+                "kept": [_kept(one) for one in kept if one.type == name],
             }
         )
     return {"projections": found, "count_limit": COUNT_LIMIT}
+
+
+def _kept(one: KeptReport) -> dict[str, Any]:
+    """A version that runners keep: how far a rebuild is, or that it is complete."""
+    return {
+        "version": one.version,
+        "name": one.name,
+        "position": min(one.position, one.target),
+        "target": one.target,
+        "is_complete": one.complete_at is not None,
+        "waiting": one.waiting,
+    }
 
 
 def _rebuilt(rows: Sequence[Any], total: int, version: int) -> dict[str, int] | None:
