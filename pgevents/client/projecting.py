@@ -26,6 +26,7 @@ V = TypeVar("V")
 Maker = Callable[..., Any]
 
 _makers: dict[str, Maker] = {}
+SNAPSHOT_HOOKS = {"pgevents_before_snapshot", "pgevents_after_snapshot", "pgevents_observe"}
 
 
 def use_maker(name: str, maker: Maker) -> None:
@@ -325,6 +326,6 @@ class ProjectionCalls(ClientParts):
         key = projection.snapshot_key()
         data = self.serializer.encode(view, f"the view of {key.type} {key.id!r}")
         snapshot = Snapshot(key.type, key.id, data, view, latest_event_id, key.version, events, base_saved_at)
-        if self.plugins.implemented:
+        if self.plugins.implemented & SNAPSHOT_HOOKS:
             return self.snapshots.save_with_hooks(self.plugins, snapshot, key, noted, anew=anew)
         return self.snapshots.save(snapshot, key, noted, anew=anew)
