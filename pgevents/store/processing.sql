@@ -135,7 +135,8 @@ UPDATE {{checkpoints}} SET layers = '[]' WHERE name = %(name)s AND lane = %(lane
 -- [note]
 UPDATE {{checkpoints}}
 SET attempts = %(attempts)s, failed_id = %(failed_id)s, interruptions = %(interruptions)s, careful = %(careful)s,
-    announced = %(announced)s, due_at = clock_timestamp() + %(delay)s * interval '1 s', error = %(error)s
+    announced = %(announced)s, error = %(error)s,
+    due_at = CASE WHEN %(delay)s > 0 THEN clock_timestamp() + %(delay)s * interval '1 s' END
 WHERE name = %(name)s AND lane = %(lane)s;
 
 -- [lease]
