@@ -427,6 +427,8 @@ def plain_projection(
     version: int,
 ) -> ProjectionBase[Any, Any]:
     """A projection without a class of its own; see `EventClient.project`."""
+    if not isinstance(identifiers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"identifiers are values by field name, a dict, not {identifiers!r}")
     values = tuple(identifiers.values())
     reducers = reducer if isinstance(reducer, Pipeline) else pipeline(reducer)
 
