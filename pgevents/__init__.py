@@ -33,6 +33,7 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
+from pgevents.fields import many
 from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
 from pgevents.newest import LatestEvent, latest
@@ -105,6 +106,7 @@ __all__ = [
     "derive",
     "event",
     "everything",
+    "many",
     "hookimpl",
     "is_not",
     "latest",

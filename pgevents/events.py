@@ -62,7 +62,7 @@ class EventType:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name under which events of this class stand in the log."""
+        """Every name under which events of this class are stored."""
         return (self.name, *self.formerly)
 
 
@@ -78,7 +78,7 @@ class UnfrozenEvent:
 
 @attrs.frozen(unsafe_hash=True)
 class Event(UnfrozenEvent, Generic[D_co]):
-    """An event as it stands in the log: the envelope and, inside it, your own class.
+    """An event of the log: the envelope and, inside it, an instance of your own class.
 
     Two events are equal if all their fields are. Events are hashable, whatever data they hold.
 
@@ -212,11 +212,11 @@ def event(
             any, old data are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
-        renamed: For a field that streams are about, the name or names under which older versions store the
-            same value. Needed only where running the upcasters on probes does not show it.
+        renamed: For a field that identifies streams, the name or names under which older versions store the
+            same value. Needed only if running the upcasters on test data does not show it.
 
     Raises:
-        ConfigurationError: A name, version or upcaster that cannot work, or a class that cannot be an event.
+        ConfigurationError: A name, version or upcaster is not valid, or the class cannot be an event class.
 
     Example:
         ```python
@@ -242,7 +242,7 @@ def event(
         setattr(event_class, _MARK, event_type)
         EventTypes.everything.add(event_type)
         _names.cache_clear()
-        _classes.cache_clear()  # a base class may stand for the new class, too
+        _classes.cache_clear()  # a base class also names its new subclass
         return event_class
 
     if isinstance(name, type) or inspect.isroutine(name):
@@ -277,15 +277,15 @@ def event_type_of(cls: type[Any]) -> EventType:
         raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
     if event_type.cls is not cls:
         raise UnknownEventTypeError(
-            f"{shown} was made anew by another decorator above @event, so it is not the class that reads "
-            "give; put @event on top",
+            f"{shown} was replaced by another decorator above @event, so it is not the class of the events "
+            "that reads give; put @event on top",
             cls,
         )
     return event_type
 
 
 def _event_types_of(cls: type[Any]) -> list[EventType]:
-    """The types that a class stands for: its own, and those of the event classes that derive from it."""
+    """The type of a class, and those of the event classes that derive from it."""
     event_types, pending = [event_type_of(cls)], cls.__subclasses__()
     while pending:
         subclass = pending.pop(0)
@@ -378,7 +378,7 @@ class EventTypes:
             return None
         return close[0]
 
-    def known(self, cls: type[Any]) -> EventType | None:
+    def cached(self, cls: type[Any]) -> EventType | None:
         """The cached type of a class whose events `of` has accepted; None before that."""
         return self._by_class.get(cls)
 
@@ -422,8 +422,8 @@ class EventTypes:
             return
         raise UnknownEventTypeError(
             f"{event_type.cls.__qualname__} was defined again (a module was reloaded?): "
-            "there are two classes of this name, and reads give instances of the one that this client "
-            f"knows for {event_type.name!r}; import the class anew where it is used, or make the client anew",
+            "there are two classes of this name, and reads give instances of the one that this client has "
+            f"for {event_type.name!r}; import the class again where it is used, or create the client again",
             event_type.cls,
         )
 

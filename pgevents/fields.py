@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, cast
@@ -13,9 +13,12 @@ from pgevents.errors import ConfigurationError, shown
 __all__ = [
     "check_field",
     "described_sql",
+    "function_json_sql",
     "function_sql",
     "json_sql",
+    "many",
     "path_of",
+    "split_many",
     "text_sql",
     "texts_in",
     "value_in",
@@ -25,6 +28,42 @@ MAX_BYTES = 63
 # Nothing that has a meaning in SQL text, a statement of the driver, a dollar quote or a list of fields.
 PART = re.compile(r"[\w@/#:+-](?:[\w@/#:+ -]*[\w@/#:+-])?")
 METADATA = "metadata"
+MANY = "[]"
+"""Follows the name of a field that holds a list, of which each value identifies the event."""
+
+
+def many(field: str) -> str:
+    """A data index of a field that holds a list: an event belongs to the stream of each of its values.
+
+    Args:
+        field: The field's name, or its path. Its values are strings, numbers or booleans.
+
+    Returns:
+        The name in the form that `data_indexes` and `pgevents init --index` take: `product_ids[]`.
+
+    Raises:
+        ConfigurationError: Not a field's name.
+
+    Example:
+        ```python
+        from pgevents import create_events_table, many
+
+        events = create_events_table(schema="my_app", data_indexes=["cart_id", many("product_ids")])
+        ```
+    """
+    return check_field(field) + MANY
+
+
+def split_many(declared: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The checked names of data indexes, and of those among them that `many` has made."""
+    fields: list[str] = []
+    lists: list[str] = []
+    for field in declared:
+        is_many = isinstance(field, str) and field.endswith(MANY)  # pyright: ignore[reportUnnecessaryIsInstance]
+        fields.append(check_field(field.removesuffix(MANY) if is_many else field))
+        if is_many:
+            lists.append(fields[-1])
+    return tuple(fields), tuple(lists)
 
 
 def check_field(field: object) -> str:
@@ -72,12 +111,19 @@ def json_sql(field: str, table: str = "") -> str:
 
 
 def function_sql(field: str) -> str:
-    """The same of the variables `_data` and `_metadata`, by functions whose names say their schema."""
+    """`text_sql` of the variables `_data` and `_metadata`, by functions whose names say their schema."""
     column, (*outer, last) = path_of(field)
     value = f"_{column}"
     for key in outer:
         value = f"pg_catalog.jsonb_object_field({value}, '{key}')"
     return f"pg_catalog.jsonb_object_field_text({value}, '{last}')"
+
+
+def function_json_sql(field: str) -> str:
+    """`json_sql` in the same way."""
+    return function_sql(field).replace(
+        "pg_catalog.jsonb_object_field_text(", "pg_catalog.jsonb_object_field("
+    )
 
 
 def described_sql(field: str) -> str:
@@ -92,7 +138,8 @@ def described_sql(field: str) -> str:
 def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
     value = value_in(field, data, metadata)
-    return [] if value is None or isinstance(value, (Mapping, list)) else [_text(value)]
+    values: list[Any] = [*value] if isinstance(value, list) else [value]
+    return [_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
 
 
 def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:

@@ -43,8 +43,9 @@ class Identifiers:
         hidden: Fields that are stored in another form than their value, by the event type's name.
     """
 
-    def __init__(self, serializer: Serializer, types: EventTypes) -> None:
+    def __init__(self, serializer: Serializer, types: EventTypes, lists: Sequence[str] | None = None) -> None:
         self._serializer = serializer
+        self._lists = lists
         self._answers: dict[Any, Sequence[Other]] = {}
         self._revision = -1
         self._versioned: tuple[EventType, ...] = ()
@@ -103,6 +104,11 @@ class Identifiers:
         classes = asked.classes or tuple([kind.cls for kind in named if kind is not None])
         stored = StoredFields(self._serializer)
         for field, comparison in asked.compared:
+            if field in (self._lists or ()):
+                raise ConfigurationError(
+                    f"{field!r} has many values in one event, which can be equal to one that is asked for, "
+                    f"but not compared with it: {comparison}"
+                )
             for cls in classes:
                 check_kind(comparison, f"{cls.__qualname__}.{field}", stored.types_of(cls, field))
 
@@ -114,6 +120,8 @@ class Identifiers:
         if classes:
             able = [(event_type_of(cls), _current(stored, event_type_of(cls), fields)) for cls in classes]
             _refuse_unknown(classes, fields, stored)
+            if self._lists is not None:
+                _refuse_lists(classes, [field for field in fields if field not in self._lists], stored)
         else:
             kinds = [
                 kind for kind in self._versioned if names is None or not set(names).isdisjoint(kind.names)
@@ -149,6 +157,16 @@ def _refuse_unknown(classes: Sequence[type[Any]], fields: Sequence[str], stored:
             f"no event of {_listed(classes)} has all of the fields {', '.join(fields)}, so nothing "
             "would be found: several identifiers must all match"
         )
+
+
+def _refuse_lists(classes: Sequence[type[Any]], fields: Sequence[str], stored: StoredFields) -> None:
+    for field in fields:
+        for cls in classes:
+            if stored.holds_list(cls, field):
+                raise ConfigurationError(
+                    f"{field!r} of {cls.__qualname__} holds a list, and its values find no event: "
+                    f"make the field a data index of many values, data_indexes=[many({field!r})]"
+                )
 
 
 def _current(stored: StoredFields, kind: EventType, fields: Sequence[str]) -> tuple[str, ...] | None:
@@ -214,6 +232,22 @@ class StoredFields:
         """Whether they are known to have it."""
         return field in self.names(cls)
 
+    def holds_list(self, cls: type[Any], field: str) -> bool:
+        """Whether the field is known to be a list of values."""
+        column, keys = path_of(field)
+        return column == "data" and self._is_list(cls, keys)
+
+    def _is_list(self, kind: Any, keys: Sequence[str]) -> bool:
+        for one in _members(kind) or (kind,):
+            if not keys:
+                if isinstance(one, type) and issubclass(one, LISTS):
+                    return True
+            elif isinstance(one, type):
+                inner = (self._of(one) or {}).get(keys[0])
+                if inner is not None and self._is_list(inner, keys[1:]):
+                    return True
+        return False
+
     def _may_have(self, kind: Any, keys: Sequence[str]) -> bool:
         if not keys:
             return True
@@ -260,6 +294,7 @@ class StoredFields:
         return found
 
 
+LISTS = (list, tuple, set, frozenset)
 NO_OBJECTS = (str, bytes, int, float, bool, list, tuple, set, frozenset, date, time, Decimal, UUID, Enum)
 """What is stored as text, number or list, so that no field stands in it."""
 

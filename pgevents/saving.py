@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from itertools import repeat
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
@@ -195,6 +195,18 @@ Encoded = tuple[list[Row], list[Part]]
 """Events as they are stored, and as a read will give them."""
 
 
+class InlineFolder(Protocol):
+    """Folds views in the transaction of a save."""
+
+    def lock(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
+        """Lock what the views of these events are folded from, before the events are appended."""
+        ...
+
+    def fold(self, made: Sequence[Any]) -> None:
+        """Fold what `lock` named."""
+        ...
+
+
 @attrs.define
 class Saver:
     """Saves events to one events table: every save of a client goes through `save`.
@@ -209,6 +221,7 @@ class Saver:
         after_commit: Reports saves that are durable.
         check_installed: Raises if tables or functions are missing.
         types: The event classes; replaced when plugins bring others.
+        inline: What folds views in the transaction of a save.
     """
 
     session: Session
@@ -220,6 +233,7 @@ class Saver:
     after_commit: AfterCommit
     check_installed: Callable[[], None]
     types: EventTypes
+    inline: tuple[InlineFolder, ...] = ()
 
     def save(self, given: Sequence[Any], options: SaveOptions = PLAIN) -> list[Event[Any]]:
         """Save events, all or none; see `EventClient.save_events`."""
@@ -242,7 +256,8 @@ class Saver:
         self.hooks.check_nesting()
         self.check_installed()
         is_followed = "pgevents_after_save" in hooks
-        report = self.after_commit.expect() if "pgevents_after_commit" in hooks and not is_followed else None
+        is_long = is_followed or bool(self.inline)
+        report = self.after_commit.expect() if "pgevents_after_commit" in hooks and not is_long else None
         types = tuple(dict.fromkeys(new.type for new in events))
         name = "save" if options.positions is None else "validate"
         with self.hooks.observed(
@@ -252,7 +267,7 @@ class Saver:
                 events = self._replaced_by_hooks(events)
             encoded = self._encode(events)
             observed = operation if "pgevents_observe" in hooks else None
-            if is_followed:
+            if is_long:
                 return self._append_and_follow(encoded, options, observed)
             is_new, saved = self._append(encoded, options, observed)
         if is_new and report is not None:
@@ -266,10 +281,13 @@ class Saver:
         with self.session.atomic():
             is_reported = "pgevents_after_commit" in self.hooks.implemented
             report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
+            views = [(folder, folder.lock(encoded[0])) for folder in self.inline]
             is_new, saved = self._append(encoded, options, operation)
             if is_new and report is not None:
                 report(saved)
-            if is_new:
+            for folder, changed in views:  # also after a repeat: the views may be behind
+                folder.fold(changed)
+            if is_new and "pgevents_after_save" in self.hooks.implemented:
                 self.hooks.after_save(saved)
             self.session.check_alive()
         return saved
@@ -278,7 +296,7 @@ class Saver:
 
     def new_event(self, given: Any, metadata: Mapping[str, Any] | None = None) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
-        known = self.types.known(given.__class__)
+        known = self.types.cached(given.__class__)
         if known is not None:
             return NewEvent(known.name, given, {**metadata} if metadata else {})
         if not isinstance(given, Mapping):
@@ -302,7 +320,7 @@ class Saver:
         makes nothing for them but two tuples, and looks at each only once.
         """
         rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
-        known, dump, undo = self.types.known, self.serializer.dump, self.decoder.before_decode
+        known, dump, undo = self.types.cached, self.serializer.dump, self.decoder.before_decode
         for one in given:
             kind = known(one.__class__)
             if kind is not None and kind.version == 1 and not metadata and undo is None:

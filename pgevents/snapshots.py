@@ -93,7 +93,7 @@ class SavedViews(list[SavedProjection[V]], Generic[V]):
         is_whole: Whether every view that there is as of the position was looked at. False only where
             `partial="allow"` was asked for.
         is_stale: Whether the position has not moved for longer than `max_lag`, though there are events for
-        it.
+            it.
     """
 
     position: int | None = None

@@ -109,7 +109,7 @@ def _followed(
     parts: list[str] = []
     params: list[Any] = [list(ids)]
     for stream in streams:
-        sql, values = where_sql(stream)
+        sql, values = where_sql(statements.spec, stream)
         parts.append(sql)
         params += values
     sql = (

@@ -443,7 +443,7 @@ def test_doctor_sees_through_names_and_defaults(log: Command, database: str) -> 
     assert 'the index "my_app"."events$data$cart_id$idx" is not the one that pgevents makes' in out
     assert 'DROP INDEX CONCURRENTLY "my_app"."events$data$cart_id$idx"' in out
     assert "transactions are READ ONLY by default" in out
-    assert "has a row trigger of others before INSERT, norm" in out
+    assert "has a row trigger before INSERT that is not pgevents', norm" in out
     assert "each save runs triggers of others: notify" in out
     with psycopg2.connect(database) as holder, psycopg2.connect(database) as waiter:
         for one in (holder, waiter):

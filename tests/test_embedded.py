@@ -533,7 +533,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
         ({"database": ""}, "1 to 63 bytes"),
         ({"database": "ä" * 32}, "1 to 63 bytes"),
         ({"database": "a\0b"}, "no NUL"),
-        ({"settings": {"port": "5433"}}, "chooses by itself: port"),
+        ({"settings": {"port": "5433"}}, "sets itself: port"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_starts(

@@ -433,7 +433,7 @@ def test_a_second_installer_gives_up_and_names_the_first(
         (
             "CREATE TRIGGER norm BEFORE INSERT ON my_app.events FOR EACH ROW EXECUTE FUNCTION "
             "my_app.drop_it()",
-            "row trigger of others before INSERT, norm",
+            "row trigger before INSERT that is not pgevents', norm",
         ),
         ("CREATE RULE lose AS ON INSERT TO my_app.events DO ALSO NOTHING", "has the rule lose"),
         ("CREATE TABLE my_app.child () INHERITS (my_app.events)", "other tables inherit"),

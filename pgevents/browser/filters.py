@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +12,7 @@ import attrs
 from pgevents.errors import ConfigurationError
 from pgevents.events import is_text
 from pgevents.fields import check_field, text_sql
+from pgevents.store.tables import TableSpec
 
 __all__ = ["LARGEST_ID", "Filter", "FilterError", "check_text", "number"]
 
@@ -78,15 +79,15 @@ class Filter:
         pairs += [(name, value) for name, value in more.items() if value is not None]
         return urlencode(pairs)
 
-    def residual(self, indexed: Sequence[str]) -> tuple[list[str], list[Any]]:
+    def residual(self, spec: TableSpec) -> tuple[list[str], list[Any]]:
         """The conditions that no index answers, as SQL and parameters."""
         sql: list[str] = []
         params: list[Any] = []
         for field, value in self.where:
-            if field != self.indexed_field(indexed):
-                sql.append(f"{text_sql(field)} = %s")
+            if field != self.indexed_field(spec):
+                sql.append(_has_sql(spec, field))
                 params.append(value)
-        if self.indexed_field(indexed) is not None and self.types:
+        if self.indexed_field(spec) is not None and self.types:
             sql.append("type = ANY (%s)")
             params.append(list(self.types))
         for key, value in self.metadata:
@@ -103,19 +104,26 @@ class Filter:
             params.append(f"%{_literal(self.text)}%")
         return sql, params
 
-    def indexed_field(self, indexed: Sequence[str]) -> str | None:
+    def indexed_field(self, spec: TableSpec) -> str | None:
         """The first field of `where` that is a data index, or None."""
-        return next((field for field, _ in self.where if field in indexed), None)
+        return next((field for field, _ in self.where if field in spec.data_indexes), None)
 
-    def ranges(self, indexed: Sequence[str]) -> list[tuple[str, list[Any], str]]:
+    def ranges(self, spec: TableSpec) -> list[tuple[str, list[Any], str]]:
         """The index ranges that hold all matching events: condition, parameters, and the index's order."""
-        field = self.indexed_field(indexed)
+        field = self.indexed_field(spec)
         if field is not None:
-            column = text_sql(field)
-            return [(f"{column} = %s", [dict(self.where)[field]], column)]
+            column = "" if field in spec.lists else text_sql(field)
+            return [(_has_sql(spec, field), [dict(self.where)[field]], column)]
         if self.types:
             return [("type = %s", [name], "type") for name in self.types]
         return [("true", [], "")]
+
+
+def _has_sql(spec: TableSpec, field: str) -> str:
+    if field not in spec.lists:
+        return f"{text_sql(field)} = %s"
+    lists = spec.qualified("_lists")
+    return f"id IN (SELECT l.id FROM {lists} AS l WHERE l.field = '{field}' AND l.value = %s)"
 
 
 def check_text(text: str) -> None:

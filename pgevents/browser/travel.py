@@ -86,8 +86,8 @@ def _long_travel(client: EventClient, cls: type[Any], value: str, at: int) -> di
 def count_folded(client: EventClient, cls: type[Any], value: str, above: int, up_to: int, most: int) -> int:
     """How many events a fold takes, counted up to one more than `most`."""
     table, total = client.events.pgevents_spec.qualified(), 0
-    for stream in cls(value, client).get_streams():
-        condition, params = where_sql(stream)
+    for stream in client.identifiers.check(cls(value, client).get_streams()):
+        condition, params = where_sql(client.events.pgevents_spec, stream)
         some = f"SELECT 1 FROM {table} AS e WHERE {condition} AND e.id > %s AND e.id <= %s LIMIT {most + 1}"
         sql = f"SELECT count(*) FROM ({some}) AS found"
         total += client.session.execute(sql, [*params, above, up_to]).fetchone()[0]
@@ -100,8 +100,8 @@ def is_closed(client: EventClient, cls: type[Any], value: str, at: int) -> bool:
     if "pgevents_before_decode" not in client.plugins.implemented:
         return False
     table = client.events.pgevents_spec.qualified()
-    for stream in cls(value, client).get_streams():
-        condition, params = where_sql(stream)
+    for stream in client.identifiers.check(cls(value, client).get_streams()):
+        condition, params = where_sql(client.events.pgevents_spec, stream)
         inside = f"SELECT FROM {table} AS e WHERE {condition} AND e.id <= %s AND e.data::text LIKE %s"
         sql = f"SELECT EXISTS ({inside})"
         if client.session.execute(sql, [*params, at, '%"$encrypted"%']).fetchone()[0]:

@@ -45,7 +45,7 @@ class ClientParts:
         self.serializer = Serializer()
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
-        self.identifiers = Identifiers(self.serializer, types)
+        self.identifiers = Identifiers(self.serializer, types, events.pgevents_spec.lists)
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)

@@ -26,6 +26,7 @@ V = TypeVar("V")
 Maker = Callable[..., Any]
 
 _makers: dict[str, Maker] = {}
+SNAPSHOT_HOOKS = {"pgevents_before_snapshot", "pgevents_after_snapshot", "pgevents_observe"}
 
 
 def use_maker(name: str, maker: Maker) -> None:
@@ -187,8 +188,7 @@ class ProjectionCalls(ClientParts):
             offset: Leave out so many first.
             version: With names alone: only this version. A type that is kept means its newest complete one.
             partial: Of views that a runner keeps, when some are missing or wait to be folded anew: "refuse"
-            the
-                query, "wait" for them (10 seconds at most), or "allow" an answer in part.
+                the query, "wait" for them (10 seconds at most), or "allow" an answer in part.
             max_lag: Of kept views: seconds after which the result says that it is stale.
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
@@ -326,6 +326,6 @@ class ProjectionCalls(ClientParts):
         key = projection.snapshot_key()
         data = self.serializer.encode(view, f"the view of {key.type} {key.id!r}")
         snapshot = Snapshot(key.type, key.id, data, view, latest_event_id, key.version, events, base_saved_at)
-        if self.plugins.implemented:
+        if self.plugins.implemented & SNAPSHOT_HOOKS:
             return self.snapshots.save_with_hooks(self.plugins, snapshot, key, noted, anew=anew)
         return self.snapshots.save(snapshot, key, noted, anew=anew)

@@ -150,7 +150,7 @@ def _is_read_alike(kind: Any, outer: frozenset[Any]) -> bool:
         members = [member for member in arguments if member is not types.NoneType]
         return len(members) == 1 and _is_read_alike(members[0], outer)
     fields = None if kind in outer else _plain_fields(kind)
-    return fields is not None and all(_is_read_alike(of, outer | {kind}) for of in fields.values())
+    return fields is not None and all(_is_read_alike(field, outer | {kind}) for field in fields.values())
 
 
 def _plain_fields(cls: Any) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ __all__ = [
 T = TypeVar("T")
 V = TypeVar("V")
 VERSION_KEY = "$version"
-"""Where the version of an event's data stands in its stored metadata, when it is not 1."""
+"""The key of the version of an event's data in its stored metadata; absent for version 1."""
 
 
 class _ByClass(dict[type[Any], T], Generic[T]):
@@ -168,7 +168,7 @@ class Serializer:
         return document
 
     def _place_of_fault(self, data: Any, what: str) -> str:
-        """The place of what cannot be encoded, for an error: with the first field that fails by itself."""
+        """How an error names data that cannot be encoded: with the first field whose value fails alone."""
         for field in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
             try:
                 self.converter.unstructure(getattr(data, field.name), unstructure_as=field.type)

@@ -1,5 +1,4 @@
-"""What a CSV file of order lines adds up to, with csv and Decimal alone: nothing of the demo or of pgevents
-is used."""
+"""Adds up a CSV file of order lines with csv and Decimal alone, without the demo and without pgevents."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ __all__ = ["Audit", "audit_csv"]
 
 @define
 class Side:
-    """The sales, or the cancellations.
+    """The sums of the sales, or of the cancellations.
 
     Attributes:
-        invoices: Their numbers.
-        lines: How many lines.
+        invoices: The numbers of the invoices.
+        lines: The number of lines.
         pieces: The sum of the quantities.
         money: The sum of quantity times price, in pounds.
     """
@@ -35,8 +34,8 @@ class Audit:
     """The sums; a line without an invoice number counts as a sale.
 
     Attributes:
-        sales: Of invoices whose number does not begin with C.
-        cancellations: Of the others.
+        sales: The sums of invoices whose number does not begin with C.
+        cancellations: The sums of the others.
     """
 
     sales: Side = field(factory=Side)
@@ -44,7 +43,7 @@ class Audit:
 
 
 def audit_csv(path: str | PathLike[str]) -> Audit:
-    """Add up the file as it stands; cells that hold no number count as 0."""
+    """Add up the file; cells without a number count as 0."""
     with open(path, "rb") as file:
         data = file.read()
     if data.startswith(b"\x1f\x8b"):

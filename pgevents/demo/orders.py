@@ -1,4 +1,4 @@
-"""Order lines out of a CSV file as dirty as real ones are: nothing is lost silently, and nothing stops the
+"""Reads order lines from a CSV file with real-world faults: no line is lost silently, and no line stops the
 reading."""
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FIELDS = (
 )
 CODE_LIMIT = 100
 BOUND = Decimal(10**12)
-"""A quantity or a price beyond this is no number that a shop could mean."""
+"""Quantities and prices from this number on are taken for errors."""
 
 
 class NoOrders(ValueError):
-    """The file is no file of order lines."""
+    """The file does not hold order lines."""
 
 
 class _Unusable(Exception):
@@ -44,16 +44,16 @@ class _Unusable(Exception):
 
 @frozen
 class Line:
-    """One order line; in a cancellation the quantity is what came back, also above zero.
+    """An order line. In a cancellation the quantity is the number of returned pieces, also above zero.
 
     Attributes:
         product_id: The product's code.
-        description: What it is called; may be empty.
+        description: The product's name; may be empty.
         quantity: Pieces, at least 1.
-        price: Pence for one piece, 0 or more.
-        at: When; with time zone.
-        customer_id: Who, or None.
-        country: Where to.
+        price: Pence per piece, 0 or more.
+        at: The time of the invoice, with time zone.
+        customer_id: The customer, or None.
+        country: The customer's country.
     """
 
     product_id: str
@@ -70,11 +70,11 @@ class Skipped:
     """A line that cannot be an event.
 
     Attributes:
-        number: Where it stands in the file; the header is line 1.
-        invoice: Its invoice, if it has one.
-        reason: Why it cannot.
-        pieces: Its quantity as it stands there, 0 if it has none.
-        money: What it would have added to the turnover, in pounds, 0 if that cannot be told.
+        number: The line's number in the file; the header is line 1.
+        invoice: The invoice's number; empty if the line has none.
+        reason: Why the line cannot be an event.
+        pieces: The quantity in the file; 0 if there is none.
+        money: What it would have added to the turnover, in pounds; 0 if that cannot be computed.
     """
 
     number: int
@@ -86,27 +86,27 @@ class Skipped:
 
 @define
 class Tally:
-    """How often something was met, and where first."""
+    """How many lines have a property, and which is the first."""
 
     lines: int = 0
     first: int = 0
 
     def add(self, number: int) -> None:
-        """Count one more line."""
+        """Count a line."""
         self.first = self.first or number
         self.lines += 1
 
 
 @define
 class Orders:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         invoices: The usable lines by invoice number, in order of appearance.
-        skipped: The others.
-        noticed: What was odd about usable lines, and how often.
+        skipped: The other lines.
+        noticed: Oddities of usable lines, and how often they occur.
         lines: All lines after the header.
-        places: The pairs of invoice and product seen so far.
+        places: The pairs of invoice and product that were read.
         products: The products of usable lines.
     """
 
@@ -119,7 +119,7 @@ class Orders:
 
     @property
     def days(self) -> tuple[datetime, datetime]:
-        """The first and the last time; only if a line is usable."""
+        """The first and the last time; takes at least one usable line."""
         times = [line.at for lines in self.invoices.values() for line in lines]
         return min(times), max(times)
 
@@ -138,7 +138,7 @@ class Orders:
 
 
 def is_cancellation(invoice: str) -> bool:
-    """Whether an invoice takes back what another one sold."""
+    """Whether an invoice cancels what another invoice sold."""
     return invoice.startswith("C")
 
 
@@ -149,8 +149,8 @@ def read_orders(path: str | PathLike[str]) -> Orders:
         path: The file.
 
     Raises:
-        NoOrders: A header without the columns of `FIELDS`, or a gzipped file that is cut off.
-        OSError: It cannot be read.
+        NoOrders: The header lacks columns of `FIELDS`, or a gzipped file is cut off.
+        OSError: The file cannot be read.
     """
     orders = Orders()
     lines = _lines(path, orders.noticed)
@@ -248,8 +248,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def _split(line: str) -> list[str]:
-    """Each line by itself, so that a quote which is never closed costs its own line and not the rest of the
-    file."""
+    """Split a line by itself, so that a quote that is not closed spoils this line only, not the rest."""
     try:
         return next(csv.reader([line], strict=True), list[str]())
     except csv.Error:
@@ -257,7 +256,7 @@ def _split(line: str) -> list[str]:
 
 
 def _lines(path: str | PathLike[str], noticed: dict[str, Tally]) -> Iterator[tuple[int, str]]:
-    """Numbered lines of text, whatever the bytes: UTF-8, and where a line is not, Windows-1252."""
+    """Numbered lines of text, decoded as UTF-8, or as Windows-1252 where a line is not UTF-8."""
     with open(path, "rb") as raw:
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -286,5 +285,5 @@ def _text(line: bytes, number: int, noticed: dict[str, Tally]) -> str:
 def _uk_time() -> tzinfo:
     try:
         return ZoneInfo("Europe/London")
-    except ZoneInfoNotFoundError:  # a system without time zones; in winter this is the same
+    except ZoneInfoNotFoundError:  # a system without time zones; in winter London has UTC
         return timezone.utc

@@ -1,4 +1,4 @@
-"""The last piece: eight processes buy it at the same moment, and one gets it."""
+"""The last piece: eight processes try to buy it at the same moment, and one gets it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .shop import CartProjection, ItemAdded, ProductProjection, SoldOut, StockCo
 __all__ = ["Race", "race"]
 
 PATIENCE = 60.0
-"""Seconds for all buyers together."""
+"""Seconds that all buyers together may take."""
 
 
 @frozen
 class Race:
-    """How it ended.
+    """The result of the race.
 
     Attributes:
-        product_id: What was for sale.
-        description: What it is called.
-        buyers: How many processes.
-        winners: The carts that say they have it.
-        sold_out: How many were told that it is gone.
-        failures: What else happened, one line each.
-        sold: How many the log says were sold.
-        left: How many are left by the product's projection.
-        seconds: From the shot to the last answer.
+        product_id: The product for sale.
+        description: The product's name.
+        buyers: The number of processes.
+        winners: The carts whose buyers report a purchase.
+        sold_out: How many buyers were refused because the product is sold out.
+        failures: Other results, one line each.
+        sold: How many pieces were sold by the log.
+        left: How many pieces are left by the product's projection.
+        seconds: From the start to the last answer.
     """
 
     product_id: str
@@ -51,7 +51,7 @@ class Race:
 
     @property
     def is_fair(self) -> bool:
-        """Whether exactly one got it, the others know, and the log agrees."""
+        """Whether exactly one buyer got it, all others were refused, and the log agrees."""
         one_winner = len(self.winners) == 1 and self.sold_out == self.buyers - 1
         return one_winner and not self.failures and self.sold == 1 and self.left == 0
 
@@ -64,15 +64,15 @@ def race(
     buyers: int = 8,
     progress: Callable[[int], object] = lambda answers: None,
 ) -> Race:
-    """Count the stock of a product as one piece, and let several processes buy it at once.
+    """Set the stock of a product to one piece, and let several processes buy it at the same time.
 
     Args:
         client: The shop's client.
-        url: How the buyers connect, each by itself.
-        schema: Where the shop's tables are.
-        product_id: What they buy.
-        buyers: How many.
-        progress: Told after each answer.
+        url: The URL by which each buyer connects.
+        schema: The schema of the shop's tables.
+        product_id: The product that they buy.
+        buyers: The number of processes.
+        progress: Called after each answer.
     """
     counted = client.save_event(StockCounted(product_id, pieces=1))
     context = multiprocessing.get_context("spawn")  # a forked child would share this process's connection
@@ -86,12 +86,12 @@ def race(
     for process in processes:
         process.start()
     try:
-        seconds, said = _listen(start, answers, buyers, progress)
+        seconds, results = _listen(start, answers, buyers, progress)
     finally:
         for process in processes:
             process.join(5)
             process.kill()
-    answer = {cart: said.get(cart, "gave no answer") for cart in carts}
+    answer = {cart: results.get(cart, "gave no answer") for cart in carts}
     product = ProductProjection(product_id, client)
     return Race(
         product_id,
@@ -111,32 +111,32 @@ def race(
 def _listen(
     start: Any, answers: Any, buyers: int, progress: Callable[[int], object]
 ) -> tuple[float, dict[str, str]]:
-    with suppress(threading.BrokenBarrierError):  # somebody could not come; the answers say why
+    with suppress(threading.BrokenBarrierError):  # a buyer could not start; the answers say why
         start.wait(PATIENCE)
     begun = time.perf_counter()
-    said: dict[str, str] = {}
+    results: dict[str, str] = {}
     with suppress(queue.Empty):
-        while len(said) < buyers:
+        while len(results) < buyers:
             cart, text = answers.get(timeout=max(0.0, begun + PATIENCE - time.perf_counter()))
-            said[cart] = text
+            results[cart] = text
             progress(1)
-    return time.perf_counter() - begun, said
+    return time.perf_counter() - begun, results
 
 
 def _buy(url: str, schema: str, cart: str, product_id: str, start: Any, answers: Any) -> None:
-    """One buyer, in a process and with a connection of its own."""
+    """A buyer, in a process and with a connection of its own."""
     try:
         client = shop_client(url, schema)
         client.check_installed()
         start.wait(PATIENCE)
-        seen = (CartProjection(cart, client), ProductProjection(product_id, client))
-        client.decide(seen, lambda cart, product: buy_one(cart, product, datetime.now(timezone.utc)))
+        projections = (CartProjection(cart, client), ProductProjection(product_id, client))
+        client.decide(projections, lambda cart, product: buy_one(cart, product, datetime.now(timezone.utc)))
         answer = "bought"
     except SoldOut:
         answer = "sold out"
     except threading.BrokenBarrierError:
-        answer = "waited for the others in vain"
+        answer = "the other buyers did not start"
     except Exception as error:
-        start.abort()  # nobody waits for this one
+        start.abort()  # so that nobody waits for this buyer
         answer = f"{type(error).__name__}: {' '.join(str(error).split())}"
     answers.put((cart, answer))

@@ -1,4 +1,4 @@
-"""The day once more: order lines become events, and what came of them becomes snapshots."""
+"""Replays the day: saves order lines as events, and then snapshots of carts and products."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .shop import (
 __all__ = ["Pace", "Replayed", "replay", "take_snapshots"]
 
 LINES_TO_DECIDE = 20
-"""An invoice up to this size is bought as people buy: line by line. A larger one comes as a batch."""
+"""Invoices up to this size are saved line by line, each line a decision; larger ones as a batch."""
 
 BATCH = 5_000
 Progress = Callable[[int], object]
@@ -35,14 +35,14 @@ Progress = Callable[[int], object]
 
 @define
 class Pace:
-    """How many of something, in how many seconds."""
+    """A number of things, and the seconds that they took."""
 
     count: int = 0
     seconds: float = 0.0
 
     @property
     def per_second(self) -> float:
-        """How many in one second."""
+        """The rate."""
         return self.count / self.seconds if self.seconds else 0.0
 
 
@@ -52,9 +52,9 @@ class Replayed:
 
     Attributes:
         events: All events saved.
-        decisions: Those of them that were decided one by one.
-        batched: Those of them that came in batches.
-        batches: How many batches.
+        decisions: Events that were decided one by one.
+        batched: Events that were saved in batches.
+        batches: The number of batches.
     """
 
     events: int = 0
@@ -67,9 +67,9 @@ def replay(client: EventClient, orders: Orders, progress: Progress = lambda line
     """Save all invoices as carts.
 
     Args:
-        client: Where to; its log holds none of these carts yet.
-        orders: What to replay.
-        progress: Told after each invoice how many lines it had.
+        client: The shop's client; its log holds none of these carts yet.
+        orders: The order lines.
+        progress: Called after each invoice with its number of lines.
     """
     done = Replayed()
     for invoice, lines in orders.invoices.items():
@@ -87,7 +87,7 @@ def replay(client: EventClient, orders: Orders, progress: Progress = lambda line
 
 
 def _decide(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
-    """As customers do: each step looks at the cart, and is saved only if the cart is still as it was seen."""
+    """As customers buy: each step reads the cart, and is saved only if the cart has not changed since."""
     cart = CartProjection(invoice, client)
     client.decide(cart, partial(open_cart, opened=_opened(invoice, lines)))
     for line in lines:
@@ -97,7 +97,7 @@ def _decide(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
 
 
 def _batch(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
-    """As an import does: the whole cart in one transaction, and only if there is no such cart yet."""
+    """As an import saves: the whole cart in one transaction, and only if the cart does not exist yet."""
     items: list[CartEvent] = [_item(invoice, line) for line in lines]
     with client.db.atomic():  # pyright: ignore[reportUnknownMemberType]
         client.save_event_with_stream_validation(
@@ -115,8 +115,8 @@ def _opened(invoice: str, lines: Sequence[Line]) -> CartOpened:
 
 
 def _item(invoice: str, line: Line) -> ItemAdded | ItemRemoved:
-    kind = ItemRemoved if is_cancellation(invoice) else ItemAdded
-    return kind(invoice, line.product_id, line.description, line.quantity, line.price)
+    event_class = ItemRemoved if is_cancellation(invoice) else ItemAdded
+    return event_class(invoice, line.product_id, line.description, line.quantity, line.price)
 
 
 def take_snapshots(client: EventClient, orders: Orders, progress: Progress = lambda snapshots: None) -> Pace:

@@ -1,4 +1,4 @@
-"""The day in figures: from the views, by queries, and compared with what the CSV itself adds up to."""
+"""The figures of the day, queried from the views and compared with the sums of the CSV itself."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Check", "Report", "Sums", "make_report"]
 V = TypeVar("V")
 PAGE = 500
 EXACT = Decimal("0.000001")
-"""Decimals beyond 28 digits round; what is no longer visible in a sixth place of a pound is that."""
+"""Sums may differ by less than this, because Decimal rounds beyond 28 digits."""
 
 
 @define
 class Sums:
-    """What carts add up to: the sales, or the cancellations (then below zero)."""
+    """The sums of carts: of the sales, or of the cancellations (then below zero)."""
 
     carts: int = 0
     lines: int = 0
@@ -38,7 +38,7 @@ class Sums:
 
 @frozen
 class Check:
-    """One figure in three places; what is in the views and what was skipped must be all that the CSV has."""
+    """A figure from three sources: the views and the skipped lines together must give that of the CSV."""
 
     what: str
     views: Decimal
@@ -49,24 +49,24 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it adds up."""
+        """Whether the figure adds up."""
         return abs(self.views + self.skipped - self.csv) < EXACT
 
 
 @frozen
 class Report:
-    """Everything that the end of the demo tells.
+    """Everything that the demo shows at its end.
 
     Attributes:
-        sales: Of the carts that were sold.
-        cancellations: Of the carts that came back.
+        sales: The sums of the carts that were sold.
+        cancellations: The sums of the carts that were cancelled.
         best_sellers: The products with the highest turnover.
-        skipped: Why lines were skipped, and how often.
-        noticed: What was odd about lines that were kept, and how often.
+        skipped: The reasons why lines were skipped, and how often.
+        noticed: Oddities of lines that were kept, and how often.
         checks: The comparison with the CSV.
         replayed: What was saved, and how fast.
-        snapshots: How many, and how fast.
-        race: How the race ended.
+        snapshots: How many snapshots were saved, and how fast.
+        race: The result of the race.
     """
 
     sales: Sums
@@ -93,14 +93,14 @@ class Report:
 def make_report(
     client: EventClient, orders: Orders, audit: Audit, replayed: Replayed, snapshots: Pace
 ) -> Report:
-    """Ask the views.
+    """Query the views.
 
     Args:
         client: The shop's client; all snapshots are saved.
-        orders: What was replayed.
-        audit: What the CSV adds up to.
+        orders: The order lines.
+        audit: The sums of the CSV.
         replayed: What the replay did.
-        snapshots: How fast snapshots were.
+        snapshots: How many snapshots were saved, and how fast.
     """
     sales, cancellations = _sums(client, cancels=False), _sums(client, cancels=True)
     by_turnover = peewee.SQL("(data->>'turnover')::numeric DESC")

@@ -28,7 +28,7 @@ class Stages(Protocol):
     """Where progress is shown; `screen.Screen` is one."""
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], object]]:
-        """A stage of the work; gives what is to be told how much was done."""
+        """A stage of the work; gives a function to call with the number of steps done."""
         ...
 
 
@@ -41,14 +41,14 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
     """Replay, snapshot, query, compare, race.
 
     Args:
-        orders: What to replay; at least one line.
-        path: Where they came from, for the audit.
+        orders: The order lines; at least one.
+        path: The file that they were read from, for the audit.
         url: The database.
-        schema: The schema to make for the tables.
-        screen: Where progress is shown.
+        schema: The schema to create for the tables.
+        screen: Shows the progress.
 
     Raises:
-        ConfigurationError: A URL that cannot be one.
+        ConfigurationError: The URL is not valid.
         peewee.PeeweeException: The database cannot be reached, or refuses.
     """
     client = shop_client(url, schema)
@@ -68,7 +68,6 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
 
 
 def _prize(report: Report) -> str:
-    """The best seller that is a thing: codes of things begin with a digit, those of postage and the like do
-    not."""
+    """The best seller among goods, whose codes begin with a digit; those of postage and the like do not."""
     best = report.best_sellers
     return next((product.id for product in best if product.id[0].isdigit()), best[0].id)

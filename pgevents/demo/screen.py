@@ -1,4 +1,4 @@
-"""The demo on a terminal: progress while it works, then tables that a shop owner understands."""
+"""Shows the demo in a terminal: its progress, then tables that a shop owner understands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .report import Report
 __all__ = ["Screen"]
 
 PLAIN_STEPS = 4
-"""How many lines a stage prints where there is no terminal."""
+"""How many lines a stage prints if the output is not a terminal."""
 
 
 class Screen:
@@ -34,7 +34,7 @@ class Screen:
             self.console = Console(highlight=False, width=80)
 
     def head(self, name: str, orders: Orders) -> None:
-        """What is about to be replayed."""
+        """Print what will be replayed."""
         first, last = (f"{at.day} {at:%B %Y}" for at in orders.days)
         days = first if first == last else f"{first} to {last}"
         self.console.print(
@@ -42,12 +42,12 @@ class Screen:
         )
 
     def say(self, text: str) -> None:
-        """One line about what goes on."""
+        """Print a line."""
         self.console.print(escape(text), soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Generator[Callable[[int], object], None, None]:
-        """A stage of the work; yields what is to be told how much was done."""
+        """A stage of the work; yields a function to call with the number of steps done."""
         if not self.console.is_terminal:
             yield self._plain(name, total, unit)
             return
@@ -76,7 +76,7 @@ class Screen:
         return advance
 
     def show(self, report: Report) -> None:
-        """The day in tables."""
+        """Print the report as tables."""
         console = self.console
         for table in (_day(report), _best_sellers(report), _oddities(report), _speed(report)):
             console.print()
@@ -143,11 +143,10 @@ def _speed(report: Report) -> Table:
 
 def _race(race: Race) -> str:
     name = race.description or race.product_id
-    told = f"{race.sold_out} {'was' if race.sold_out == 1 else 'were'} told that it is sold out"
+    refused = f"{race.sold_out} {'was' if race.sold_out == 1 else 'were'} told that it is sold out"
     text = (
         f"{race.buyers} processes bought the last {name} at the same moment: "
-        f"{len(race.winners)} got it, {told}. "
-        f"The log agrees: {race.sold} sold, {race.left} left."
+        f"{len(race.winners)} got it, {refused}. The log agrees: {race.sold} sold, {race.left} left."
     )
     alike = Counter(failure.partition(": ")[2] for failure in race.failures)
     return "\n".join([text, *(f"{count} failed: {failure}" for failure, count in alike.items())])

@@ -1,4 +1,4 @@
-"""The shop: events, views, projections, and the decisions that customers' wishes meet.
+"""The shop: events, views, projections and decisions.
 
 Money is whole pence.
 """
@@ -95,7 +95,7 @@ ProductEvent = ItemAdded | ItemRemoved | StockCounted
 
 @frozen
 class CartLine:
-    """A product in a cart; of a removed one the quantity is below zero."""
+    """A product in a cart. The quantity is below zero if it was removed."""
 
     product_id: str
     quantity: int
@@ -104,7 +104,7 @@ class CartLine:
 
 @frozen
 class CartView:
-    """A cart: a sale, or a cancellation with what came back."""
+    """A cart: a sale, or a cancellation with the returned products."""
 
     id: str
     customer_id: str | None = None
@@ -118,7 +118,7 @@ class CartView:
 
 
 def to_head(cart: CartView, event: Event[CartEvent]) -> CartView:
-    """Who and where, and whether it is open."""
+    """Customer, country, and whether the cart is open."""
     match event.data:
         case CartOpened() as opened:
             return evolve(
@@ -135,7 +135,7 @@ def to_head(cart: CartView, event: Event[CartEvent]) -> CartView:
 
 
 def to_lines(lines: tuple[CartLine, ...], event: Event[CartEvent]) -> tuple[CartLine, ...]:
-    """The lines in order; a product may stand in several."""
+    """The lines in order; a product may be in several of them."""
     match event.data:
         case ItemAdded(product_id=product, quantity=quantity, price=price):
             return (*lines, CartLine(product, quantity, price))
@@ -167,8 +167,7 @@ class CartProjection(ProjectionBase[CartView, CartEvent]):
 
 @frozen
 class ProductView:
-    """What a product sold, less what came back; its last price; what is left of it since it was last
-    counted."""
+    """A product: pieces sold less returned, turnover, last price, and stock since it was last counted."""
 
     id: str
     description: str = ""
@@ -210,7 +209,7 @@ class ProductProjection(MultiStreamProjectionBase[ProductView, ProductEvent]):
 
 
 class CartClosed(Exception):
-    """The cart is not open (or, to be opened, is already there)."""
+    """The cart is not open, or a cart that shall be opened exists already."""
 
 
 class SoldOut(Exception):
@@ -225,7 +224,7 @@ def open_cart(cart: CartView, opened: CartOpened) -> CartOpened:
 
 
 def add_item(cart: CartView, item: ItemAdded | ItemRemoved) -> ItemAdded | ItemRemoved:
-    """Items go into an open cart, and come back in an open cancellation."""
+    """Items are added to an open cart, or removed in an open cancellation."""
     if not cart.is_open:
         raise CartClosed(cart.id)
     return item
@@ -239,7 +238,7 @@ def check_out(cart: CartView, at: datetime) -> CartCheckedOut:
 
 
 def buy_one(cart: CartView, product: ProductView, at: datetime) -> list[CartEvent]:
-    """A whole purchase of one piece, as long as one is left."""
+    """Buy a piece in a cart of its own, if one is left."""
     if product.left is None or product.left < 1:
         raise SoldOut(product.id)
     return [

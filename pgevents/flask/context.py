@@ -23,11 +23,11 @@ EXTENSION = "pgevents"
 
 @attrs.frozen
 class Store:
-    """What an app has of pgevents.
+    """The pgevents objects of an app.
 
     Attributes:
-        client: Its client.
-        demo: What `flask pgevents demo` calls.
+        client: The client.
+        demo: The function that `flask pgevents demo` calls.
     """
 
     client: EventClient
@@ -54,17 +54,17 @@ def active_store() -> Store:
 
 
 current_events = cast(EventClient, LocalProxy(lambda: active_store().client))
-"""The client of the active app. As `client = current_events` in a projection's class it spares the
-argument."""
+"""The client of the active app. With `client = current_events` in a projection's class, instances need no
+client argument."""
 
 
 def get_or_404(projection: type[P], id: Any, description: str | None = None) -> P:
-    """A projection of which at least one event is there; otherwise the response is 404.
+    """A projection with at least one event; without any the response is 404.
 
     Args:
         projection: The projection's class.
         id: Its id, as the request gives it.
-        description: What the response says; by default the type and the id that there is nothing of.
+        description: The text of the response; by default it names type and id.
 
     Example:
         ```python
@@ -77,9 +77,9 @@ def get_or_404(projection: type[P], id: Any, description: str | None = None) -> 
         description = (
             f"There is no {getattr(projection, 'projection_type', projection.__name__)} {id!r:.100}."
         )
-    if isinstance(id, str) and ("\0" in id or not is_text(id)):  # PostgreSQL holds no such text
+    if isinstance(id, str) and ("\0" in id or not is_text(id)):  # PostgreSQL cannot hold such text
         abort(404, description.encode(errors="replace").decode())
-    found = projection(id, active_store().client)
-    if found.saved_projection is None and not found.projection_events:
+    loaded = projection(id, active_store().client)
+    if loaded.saved_projection is None and not loaded.projection_events:
         abort(404, description)
-    return found
+    return loaded

@@ -33,18 +33,19 @@ DEFAULTS: dict[str, Any] = {
 
 
 class PgEvents:
-    """The extension. It gives each app a client, connections, responses to errors, metadata and commands.
+    """The Flask extension: a client, connections, error responses, metadata and commands for each app.
 
-    The configuration of an app, each with its default:
+    The configuration of an app, with defaults:
 
-    - `PGEVENTS_DATABASE_URL`: `postgresql://...`, or `embedded` for a server of the app's own with its data
-      in the instance folder (`embedded:folder` for another; needs the extra `embedded`). By default the
-      environment variable of that name.
-    - `PGEVENTS_SCHEMA` (the connection's own), `PGEVENTS_EVENTS_TABLE` (`events`),
-      `PGEVENTS_PROJECTIONS_TABLE` (`projections`): where the tables stand.
+    - `PGEVENTS_DATABASE_URL`: `postgresql://...`, or `embedded` for a server that the app starts, with its
+      data in the instance folder (`embedded:folder` for another folder; needs the extra `embedded`). By
+      default the environment variable of that name.
+    - `PGEVENTS_SCHEMA` (the connection's current schema), `PGEVENTS_EVENTS_TABLE` (`events`),
+      `PGEVENTS_PROJECTIONS_TABLE` (`projections`): schema and names of the tables.
     - `PGEVENTS_DATA_INDEXES`, `PGEVENTS_PROJECTION_INDEXES` (none): the fields that are indexed.
-    - `PGEVENTS_MAX_CONNECTIONS` (20): of one process, so workers times this is what the server must allow.
-    - `PGEVENTS_POOL_TIMEOUT` (5): seconds to wait for one of them before the response is 503.
+    - `PGEVENTS_MAX_CONNECTIONS` (20): connections of a process. The server must allow this number for each
+      worker process.
+    - `PGEVENTS_POOL_TIMEOUT` (5): seconds to wait for a free connection before the response is 503.
 
     Example:
         ```python
@@ -73,19 +74,19 @@ class PgEvents:
         user: Callable[[], object] | None = None,
         demo: Callable[[], object] | None = None,
     ) -> None:
-        """What holds for all apps that it will be initialised for.
+        """Settings for all apps that the extension is initialised for.
 
         Args:
-            app: Initialise it for this app at once.
-            events: The model of the events table, in place of configuration. A model belongs to one database:
-                to that of the app that was initialised last.
-            projections: The model of the projections table, likewise.
+            app: The app, to initialise it at once.
+            events: The model of the events table, instead of configuration. A model belongs to one database:
+                that of the app that was initialised last.
+            projections: The model of the projections table, instead of configuration.
             event_types: As for `create_event_client`.
-            plugins: Plugins of the client, besides the one that writes `request_id` and `user` into metadata;
+            plugins: Plugins of the client, beside the one that writes `request_id` and `user` into metadata;
                 `"auto"` for those of installed packages.
-            database: A Peewee database in place of a URL. Who gives one opens and closes its connections.
-            user: Says who makes the request, for the metadata of its events; None for nobody.
-            demo: What `flask pgevents demo` calls when the tables are made.
+            database: A Peewee database instead of a URL. The app then opens and closes its connections.
+            user: Returns the user of the current request, for the metadata of its events, or None.
+            demo: The function that `flask pgevents demo` calls after creating the tables.
         """
         self._events = events
         self._projections = projections
@@ -106,7 +107,7 @@ class PgEvents:
             app: The app, configured.
 
         Raises:
-            ConfigurationError: No database, a setting that cannot work, or an app that was initialised
+            ConfigurationError: The database is missing, a setting is not valid, or the app was initialised
                 before.
         """
         if EXTENSION in app.extensions:
@@ -131,7 +132,7 @@ class PgEvents:
         app.teardown_appcontext(give_back)
         app.after_request(name_response)
         for error, handler in HANDLERS.items():
-            if error not in app.error_handler_spec[None][None]:  # the app's own stays
+            if error not in app.error_handler_spec[None][None]:  # a handler of the app stays
                 app.register_error_handler(error, handler)
         app.cli.add_command(commands)
 

@@ -1,4 +1,4 @@
-"""Who asked, and in which request: into the metadata of events, by a plugin."""
+"""A plugin that writes user and request into the metadata of events."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["RequestMetadata", "name_response", "request_id"]
 
 
 def request_id() -> str:
-    """The request's id: its `X-Request-ID` header if that is fit for a log, else a new one. The response
-    carries it."""
+    """The id of the current request: its `X-Request-ID` header if that is safe to log, else a new id.
+
+    The response has it in the same header.
+    """
     if "pgevents_request_id" not in g:
         given = request.headers.get("X-Request-ID", "")
         g.pgevents_request_id = (
@@ -28,7 +30,7 @@ def request_id() -> str:
 
 
 def name_response(response: Response) -> Response:
-    """Tell the caller the request's id."""
+    """Add the request's id to the response."""
     response.headers.setdefault("X-Request-ID", request_id())
     return response
 
@@ -38,14 +40,14 @@ class RequestMetadata:
     """The plugin that writes `request_id` and `user` into the metadata of events that are saved in a request.
 
     Attributes:
-        user: Says who makes the request; None for nobody.
+        user: Returns the user of the current request, or None.
     """
 
     user: Callable[[], object] | None = None
 
     @hookimpl
     def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent] | None:
-        """Metadata that the caller gave goes before."""
+        """Add the metadata; metadata that the caller gave win."""
         if not has_request_context():
             return None
         added: dict[str, object] = {"request_id": request_id()}

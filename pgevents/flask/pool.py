@@ -1,5 +1,4 @@
-"""The connections of one app: each is lent to a context, which gives it back clean when it ends, whatever
-happened."""
+"""The connection pool of an app: each connection is lent to a context and comes back clean at its end."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ __all__ = ["Pool", "UnavailableError", "give_back"]
 CLEAN_SQL = """\
 CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all();
 DISCARD TEMP; DISCARD SEQUENCES; DEALLOCATE ALL"""
-"""DISCARD ALL without DISCARD PLANS: the plans that functions keep are not the request's."""
+"""DISCARD ALL without DISCARD PLANS: the cached plans of functions do not depend on the request."""
 
 
 class UnavailableError(DatabaseUnavailableError):
@@ -37,12 +36,13 @@ class UnavailableError(DatabaseUnavailableError):
 class Pool(PostgresqlDatabase):
     """A Peewee database whose connections belong to the contexts of one app.
 
-    Peewee keeps the connection of each thread; which context took it is noted in the context's `g`. So a
-    nested context leaves its outer one's connection alone, and the thread of an async view cannot keep one.
+    Peewee keeps the connection of each thread; the `g` of a context records which connection it took. So a
+    nested context leaves the connection of the outer context alone, and the thread of an async view cannot
+    keep a connection.
 
     Attributes:
-        lent: The connections that contexts have.
-        idle: Those that wait for one.
+        lent: The connections that contexts use.
+        idle: The connections that are free.
     """
 
     def __init__(self, url: str, folder: str, *, size: int, timeout: float, name: str) -> None:
@@ -51,25 +51,25 @@ class Pool(PostgresqlDatabase):
         Args:
             url: `postgresql://...`, or `embedded` or `embedded:folder` for a server that starts when it is
                 needed.
-            folder: Where the data of such a server stand, if the URL does not say.
-            size: How many connections at most.
-            timeout: Seconds to wait for one of them.
-            name: What the server calls the connections, if the URL does not say.
+            folder: The folder of such a server's data, if the URL names none.
+            size: The greatest number of connections.
+            timeout: Seconds to wait for a free connection.
+            name: The `application_name` of the connections, if the URL gives none.
 
         Raises:
-            ConfigurationError: The URL cannot be read.
+            ConfigurationError: The URL is not valid.
         """
-        kind, _, given = url.partition(":")
+        scheme, _, path = url.partition(":")
         self.lent: list[Any] = []
         self.idle: list[Any] = []
         self._size = size
         self._timeout = timeout
-        self._folder = os.path.abspath(given or folder)
+        self._folder = os.path.abspath(path or folder)
         self._renew_locks()
         base: Any = super()
-        self._starts_server = kind == "embedded"
+        self._starts_server = scheme == "embedded"
         if self._starts_server:
-            base.__init__("pgevents")  # where it is comes with the first connection
+            base.__init__("pgevents")  # the first connection starts the server and sets its address
         else:
             plain: Any = open_database(url)
             options = {"fallback_application_name": name, "connect_timeout": "5", **plain.connect_params}
@@ -84,11 +84,11 @@ class Pool(PostgresqlDatabase):
     # -- a context takes a connection, and gives it back ------------------------------------------------
 
     def connect(self, reuse_if_open: bool = False) -> bool:
-        """Take a connection from the pool, or make one.
+        """Take a connection from the pool, or open one.
 
         Raises:
-            RuntimeError: No context of its app is active.
-            UnavailableError: All are in use.
+            RuntimeError: No context of the pool's app is active.
+            UnavailableError: All connections are in use.
             DatabaseUnavailableError: The server cannot be reached.
         """
         if not has_app_context() or active_store().client.db is not self:
@@ -114,23 +114,23 @@ class Pool(PostgresqlDatabase):
                     f"no connection to the database: {str(error).strip()}; nothing was written"
                 ) from error
             raise
-        connection = self._mine()
+        connection = self._of_this_thread()
         self.lent.append(connection)
         g.setdefault("pgevents_lent", _Lent(self)).append(connection)
         return True
 
     def close(self) -> bool:
-        """Give this thread's connection back to the pool, clean, or close it if it cannot be cleaned."""
+        """Clean this thread's connection and return it to the pool; close it if it cannot be cleaned."""
         if not self.is_closed() and not self.in_transaction():
-            _clean(self._mine())
+            _clean(self._of_this_thread())
         with self.changing:
             return super().close()
 
     def take_back(self, connection: Any) -> None:
-        """The end of a loan: whatever is open on the connection is rolled back."""
+        """End the loan of a connection: an open transaction is rolled back."""
         if connection not in self.lent:
             return
-        if self.is_closed() or self._mine() is not connection:  # another thread's
+        if self.is_closed() or self._of_this_thread() is not connection:  # taken by another thread
             connection.close()
             self._end_loan(connection)
             return
@@ -139,13 +139,13 @@ class Pool(PostgresqlDatabase):
             this.pop_transaction()
         self.close()
 
-    def _mine(self) -> Any:
+    def _of_this_thread(self) -> Any:
         """This thread's connection."""
         this: Any = self
         return this.connection()
 
     def _connect(self) -> Any:
-        """What Peewee calls for a connection of this thread."""
+        """Called by Peewee to open a connection for this thread."""
         while self.idle:
             connection = self.idle.pop()
             if _is_alive(connection):
@@ -155,7 +155,7 @@ class Pool(PostgresqlDatabase):
         return base._connect()
 
     def _close(self, conn: Any) -> None:
-        """What Peewee calls to close the connection of this thread."""
+        """Called by Peewee to close the connection of this thread."""
         self._end_loan(conn)
 
     def _end_loan(self, connection: Any) -> None:
@@ -175,7 +175,7 @@ class Pool(PostgresqlDatabase):
             self.idle.clear()
 
     def forget(self) -> None:
-        """In a forked child: connections and locks are its parent's."""
+        """In a forked child: drop connections and locks, which belong to the parent."""
         self.idle, self.lent = [], []  # psycopg2 leaves the parent's sessions alone
         self._renew_locks()
         self.dispose()
@@ -194,29 +194,32 @@ class Pool(PostgresqlDatabase):
 
 
 def _clean(connection: Any) -> None:
-    """Undo whatever a request has left on a connection: a transaction, settings, temporary tables, locks."""
-    is_ours = connection.autocommit and all(
+    """Undo what a request has left on a connection: a transaction, settings, temporary tables, locks.
+
+    Close it if the driver's settings were changed, because the driver would apply them again.
+    """
+    has_our_settings = connection.autocommit and all(
         setting is None
         for setting in (connection.isolation_level, connection.readonly, connection.deferrable)
     )
     try:
-        if not is_ours or connection.closed:
-            connection.close()  # the driver would set it all again
+        if not has_our_settings or connection.closed:
+            connection.close()
             return
         with connection.cursor() as cursor:
             if connection.get_transaction_status() != TRANSACTION_STATUS_IDLE:
                 cursor.execute("ROLLBACK")
             cursor.execute(CLEAN_SQL)
             if not connection.get_parameter_status("DateStyle").startswith("ISO"):
-                cursor.execute("SET DateStyle TO ISO")  # the role has another, as when the driver connected
+                cursor.execute("SET DateStyle TO ISO")  # the role has another style; the driver needs ISO
         if setting_that_breaks(connection) is not None:
-            connection.close()  # the request changed what the driver remembers
+            connection.close()  # the request changed a setting that the driver relies on
     except psycopg2.Error:
         connection.close()
 
 
 def _is_alive(connection: Any) -> bool:
-    """Whether an idle connection can be used; the server's last words make its socket readable."""
+    """Whether an idle connection can be used: when the server ends it, its socket becomes readable."""
     if connection.closed:
         return False
     with selectors.DefaultSelector() as selector:
@@ -231,7 +234,7 @@ _held: list[Pool] = []
 
 
 def _hold() -> None:
-    """Before a fork: nobody is in the middle of connecting, so no lock of Peewee's is held in the child."""
+    """Before a fork: wait until no thread is connecting, so that no lock of Peewee is held in the child."""
     for pool in list(_pools):
         pool.changing.acquire()
         _held.append(pool)
@@ -253,7 +256,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Lent(list[Any]):
-    """The connections that one context has of a pool."""
+    """The connections of a pool that a context has taken."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
@@ -263,11 +266,11 @@ class _Lent(list[Any]):
         while self:
             self._pool.take_back(self.pop())
 
-    __del__ = give_back  # for when another teardown function raised before ours, or asked something after it
+    __del__ = give_back  # if another teardown function raised before ours, or used a connection after it
 
 
 def give_back(error: BaseException | None) -> None:
-    """At the end of a context: its connections, however it ended."""
+    """At the end of a context: return its connections to the pool, also after an error."""
     lent: _Lent | None = g.get("pgevents_lent")
     if lent is not None:
         lent.give_back()

@@ -18,19 +18,19 @@ __all__ = ["health_blueprint", "run"]
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Threads that handle.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker threads.")
 @with_appcontext
 def run(names: tuple[str, ...], workers: int) -> None:
-    """Give subscriptions their events, until SIGTERM or Ctrl-C.
+    """Run subscriptions until SIGTERM or Ctrl-C.
 
-    Those of these names, or all functions made by @subscription that the app has imported. Start it as often
-    as you like: the processes share the work.
+    It runs the subscriptions with these names, or all @subscription functions that the app has imported.
+    Start it as often as you like: the processes share the work.
     """
     unknown = [name for name in names if name not in declared]
     if unknown or not declared:
-        there = ", ".join(declared) or "none"
+        available = ", ".join(declared) or "none"
         what = f"no subscription {unknown[0]!r}" if unknown else "no subscription"
-        raise click.UsageError(f"the app has imported {what}; there are: {there}")
+        raise click.UsageError(f"the app has imported {what}; there are: {available}")
     app = cast(Any, current_app)._get_current_object()  # worker threads have no current app
     chosen = [declared[name] for name in names or declared]
     runner = Runner(active_store().client, chosen, context=app.app_context)
@@ -44,12 +44,12 @@ def health_blueprint(
     """A blueprint that answers probes: 200 if all is well with the subscriptions, else 503.
 
     Args:
-        names: The subscriptions that there should be; by default those that there are.
-        max_lag: Seconds after which an event that is not dealt with is a problem.
-        url: Where it answers.
+        names: The subscriptions that must exist; by default all that exist are checked.
+        max_lag: Seconds after which an event that is not handled is a problem.
+        url: The path of the probe.
 
     Returns:
-        The blueprint; its answer is `{"is_healthy": ..., "problems": [...]}`.
+        The blueprint. Its response is `{"is_healthy": ..., "problems": [...]}`.
 
     Example:
         ```python
@@ -60,9 +60,9 @@ def health_blueprint(
     """
     blueprint = Blueprint("pgevents_health", __name__)
 
-    def answer() -> tuple[dict[str, Any], int]:
+    def health() -> tuple[dict[str, Any], int]:
         problems = check(active_store().client, names, max_lag=max_lag)
         return {"is_healthy": not problems, "problems": problems}, 503 if problems else 200
 
-    blueprint.add_url_rule(url, "health", answer)
+    blueprint.add_url_rule(url, "health", health)
     return blueprint

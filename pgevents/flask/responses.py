@@ -1,4 +1,4 @@
-"""pgevents' errors as responses: what a client of the app can act on."""
+"""Error handlers that turn pgevents' errors into HTTP responses."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ from pgevents.flask.pool import UnavailableError
 __all__ = ["HANDLERS"]
 
 RETRY_AFTER = 1
-"""Seconds that a 503 asks to wait."""
+"""Seconds in the header Retry-After of a 503."""
 
 
 def _respond(error: HTTPException, cause: Exception, **fields: Any) -> Response:
-    """As JSON, or as the app's own page for the code, whichever the request accepts; the page finds the cause
-    in it."""
+    """The error as JSON, or as the app's page for its code, whichever the request accepts.
+
+    The handler of such a page finds the cause in `error.__cause__`.
+    """
     error.__cause__ = cause
     accepted = request.accept_mimetypes
     if request.is_json or accepted["application/json"] > accepted["text/html"]:
@@ -50,7 +52,7 @@ def _respond(error: HTTPException, cause: Exception, **fields: Any) -> Response:
 def _conflict(error: ConcurrencyError) -> Response:
     ids = list(error.conflicting_ids)
     events = ", ".join(map(str, ids))
-    text = f"Something came in between (events {events}). Nothing was changed: look again, then decide anew."
+    text = f"Something came in between (events {events}). Nothing was changed: look again, then decide again."
     return _respond(Conflict(text), error, conflicting_ids=ids)
 
 
@@ -83,7 +85,7 @@ def _not_storable(error: EventEncodeError) -> Response:
 
 
 def _lost(error: ConnectionLostError) -> Response:
-    """No Retry-After: it may have been done already."""
+    """Without Retry-After, because the change may have been made already."""
     current_app.logger.warning("%s", error)
     text = "The connection to the database broke. Look whether it was done before you try again."
     return _respond(ServiceUnavailable(text), error)

@@ -1,4 +1,4 @@
-"""Calls hooks: in a chain or each plugin by itself, with wrappers around all of them."""
+"""Calls hooks: as a chain or each plugin separately, with wrappers around all of them."""
 
 from __future__ import annotations
 

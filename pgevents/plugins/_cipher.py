@@ -1,4 +1,4 @@
-"""Fields of events to ciphertext and back."""
+"""Encrypts fields of events and decrypts them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Cipher:
-    """AES-SIV, each value bound to its event type, field and subject.
+    """AES-SIV; each value is bound to its event type, field and subject.
 
     Raises:
         ConfigurationError: `cryptography` is not installed.
@@ -31,7 +31,7 @@ class Cipher:
         self._invalid = require("cryptography.exceptions", "crypto").InvalidTag
 
     def encrypt(self, key: bytes, event_type: str, field: str, subject: str, value: Any) -> dict[str, str]:
-        """A JSON value as what stands in its place.
+        """Encrypt a JSON value; returns the object that is stored instead of it.
 
         Raises:
             EventEncodeError: The value has no JSON form. It is not quoted.
@@ -39,10 +39,10 @@ class Cipher:
         try:
             text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
             plain = text.encode()
-        except (TypeError, ValueError, RecursionError):  # of which UnicodeEncodeError is one
+        except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
             raise EventEncodeError(
                 f"{event_type}, field {field!r}: the value has no JSON form (NaN, half of a surrogate pair, "
-                "a loop, or a class of its own); it is not shown, because it is personal"
+                "a loop, or an object that is not JSON); it is not shown, because it is personal"
             ) from None
         if NUL.search(text):
             raise EventEncodeError(
@@ -54,10 +54,10 @@ class Cipher:
     def decrypt(
         self, key: bytes, event_id: int, event_type: str, field: str, subject: str, secret: Any
     ) -> Any:
-        """The JSON value.
+        """Decrypt a JSON value.
 
         Raises:
-            EventDecodeError: It was encrypted with another key, for another place, or changed.
+            EventDecodeError: The value was encrypted with another key or for another event, or was changed.
         """
         try:
             raw = base64.b64decode(secret, validate=True)
@@ -74,7 +74,7 @@ class Cipher:
 
 
 def encrypted_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are encrypted, with their ciphertext."""
+    """The encrypted fields of an event's data, with their ciphertext."""
     return {field: value[MARK] for field, value in data.items() if isinstance(value, dict) and MARK in value}
 
 

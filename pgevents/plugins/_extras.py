@@ -1,4 +1,4 @@
-"""Packages that only one plugin needs: imported when the plugin is used."""
+"""Imports optional packages when the plugin that needs them is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def require(module: str, extra: str) -> Any:
     """Import a module of an optional dependency.
 
     Raises:
-        ConfigurationError: It is not installed; the message says how to install it.
+        ConfigurationError: The package is not installed; the message says how to install it.
     """
     try:
         return import_module(module)

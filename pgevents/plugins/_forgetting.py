@@ -1,4 +1,4 @@
-"""What forgetting a subject deletes besides its key, what it finds, and what it cannot reach."""
+"""Forgets a subject beyond its key: deletes snapshots, and reports events in the clear."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgevents.plugins._tables import execute, literal
 __all__ = ["Forgotten", "SnapshotNotes", "events_in_clear", "overwrite"]
 
 ALL = ""
-"""The subject of a note that says up to where all of a snapshot's subjects are noted."""
+"""The subject of a note that says up to which event all subjects of a snapshot are noted."""
 
 TABLE_SQL = """\
 CREATE TABLE IF NOT EXISTS {uses} (
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS {uses} (
 );
 CREATE INDEX IF NOT EXISTS {uses_index} ON {uses} (subject);
 """
-# The base is locked, so that forgetting cannot delete it meanwhile.
+# The base snapshot is locked, so that forgetting cannot delete it before the new snapshot is saved.
 BASE_SQL = """\
 SELECT EXISTS (
     SELECT FROM {uses} AS u
@@ -94,7 +94,7 @@ WHERE id = ANY(%(ids)s) AND data ?| %(fields)s::text[]
 
 @attrs.frozen
 class Forgotten:
-    """What forgetting a subject came to. It is true if nothing was found that stays.
+    """The result of forgetting a subject. It is true if none of the subject's data was found to stay.
 
     Attributes:
         subject: The subject, as text.
@@ -102,11 +102,11 @@ class Forgotten:
         deleted_snapshots: How many snapshots were deleted.
         events_in_clear: Ids of the subject's events that were saved without encryption and still hold
             personal fields as they are. Reads through the plugin show them redacted.
-        unknown_snapshots: How many snapshots were saved by programs without the plugin, or without their
-            events, or on top of such a snapshot, and do not name the subject. They may hold its data; delete
+        unknown_snapshots: How many snapshots may hold the subject's data without naming it: they were saved
+            by programs without the plugin, or without their events, or on top of such a snapshot. Delete
             them, and they are folded anew.
-        missing_tables: Projections tables with noted snapshots that are not found: they were dropped, renamed
-            or moved.
+        missing_tables: Projections tables with noted snapshots that do not exist any more: they were dropped,
+            renamed or moved.
     """
 
     subject: str
@@ -118,7 +118,7 @@ class Forgotten:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing was found that stays in the tables of this log."""
+        """Whether none of the subject's data was found to stay in the tables of this log."""
         return not (self.events_in_clear or self.unknown_snapshots or self.missing_tables)
 
     def __bool__(self) -> bool:
@@ -126,23 +126,23 @@ class Forgotten:
 
 
 class SnapshotNotes:
-    """Which snapshots hold whose data: a table that is written with each snapshot."""
+    """The table of which snapshots hold whose data, written with each snapshot."""
 
     def create(self, client: EventClient) -> None:
-        """Make the table, if it is missing."""
+        """Create the table if it is missing."""
         execute(client, TABLE_SQL)
 
     def note(self, client: EventClient, snapshot: Snapshot, subjects: Sequence[str]) -> None:
         """Note whose data a snapshot will hold, before it is saved.
 
         Raises:
-            RetryableError: The snapshot that it starts from was deleted meanwhile.
+            RetryableError: The snapshot that the fold started from was deleted in the meantime.
         """
-        # A view that a program has folded by itself and saved without its events may hold anybody's data.
+        # A snapshot that is saved without the events it was folded from may hold anybody's data.
         is_known = bool(snapshot.events) or snapshot.latest_event_id == 0
         if snapshot.base_saved_at is not None:
-            where = [snapshot.base_saved_at, snapshot.type, snapshot.id, snapshot.version]
-            row = execute(client, BASE_SQL, where).fetchone()
+            base = [snapshot.base_saved_at, snapshot.type, snapshot.id, snapshot.version]
+            row = execute(client, BASE_SQL, base).fetchone()
             if row is None:
                 raise folded_too_early(snapshot, "the snapshot that it starts from was deleted")
             is_known = row[0]
@@ -156,28 +156,28 @@ class SnapshotNotes:
         """Delete the snapshots that hold a subject's data, and those of unknown content that name it.
 
         Returns:
-            How many were deleted; how many of unknown content stay; tables that are not found.
+            How many were deleted, how many of unknown content stay, and the tables that do not exist.
         """
         is_number = subject.isascii() and subject.lstrip("-").isdigit() and str(int(subject)) == subject
         values = {"text": subject, "number": int(subject) if is_number else subject}
         params = {"subject": subject, "values": json.dumps(values)}
         deleted, unknown, missing = 0, 0, list[str]()
-        for name, stands in execute(client, TABLES_SQL).fetchall():
-            if not stands:
+        for name, exists in execute(client, TABLES_SQL).fetchall():
+            if not exists:
                 missing.append(name)
                 continue
-            where = {"table": name, "name": literal(name)}
-            where["is_unknown"] = IS_UNKNOWN_SQL.replace("{name}", where["name"]).replace(
+            names = {"table": name, "name": literal(name)}
+            names["is_unknown"] = IS_UNKNOWN_SQL.replace("{name}", names["name"]).replace(
                 "{uses}", client.events.pgevents_spec.qualified("_key_uses")
             )
-            deleted += execute(client, DELETE_SQL, params, **where).rowcount
-            execute(client, FORGET_NOTES_SQL, **where)
-            unknown += execute(client, UNKNOWN_SQL, **where).fetchone()[0]
+            deleted += execute(client, DELETE_SQL, params, **names).rowcount
+            execute(client, FORGET_NOTES_SQL, **names)
+            unknown += execute(client, UNKNOWN_SQL, **names).fetchone()[0]
         return deleted, unknown, tuple(missing)
 
 
 def folded_too_early(snapshot: Snapshot, reason: str) -> RetryableError:
-    """The error of a snapshot that was folded before somebody was forgotten."""
+    """The error for a snapshot that was folded before a subject was forgotten."""
     return RetryableError(
         f"{reason} while {snapshot.type} {snapshot.id} was folded; nothing was written: try again"
     )
@@ -198,7 +198,7 @@ def events_in_clear(client: EventClient, subject: str) -> tuple[int, ...]:
 def overwrite(
     client: EventClient, ids: Sequence[int], subject: str, rules: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Put the redacted values in place of what stands in the clear; under `client.maintenance()`."""
+    """Replace personal fields in the clear by their redacted values; call it under `client.maintenance()`."""
     mark = json.dumps({"encrypted_for": subject, "redacted": True})
     for event_type, of_type in execute(client, TYPES_SQL, [list(ids)]).fetchall():
         values = rules.get(event_type, {})

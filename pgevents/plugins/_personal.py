@@ -1,4 +1,4 @@
-"""The rules of encryption: which fields of an event are personal, and whose."""
+"""The rules of encryption: which fields of an event are personal, and which field names their subject."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import attrs
 
 from pgevents import ConfigurationError, EventTypes
 
-__all__ = ["LONGEST_SUBJECT", "Personal", "rules_of", "subject_text"]
+__all__ = ["MAX_SUBJECT_LENGTH", "Personal", "rules_of", "subject_text"]
 
-LONGEST_SUBJECT = 500
+MAX_SUBJECT_LENGTH = 500
 
 
 def _fields(_instance: object, _attribute: object, value: Any) -> None:
-    """That the fields of a rule are names with values that JSON has a form for."""
+    """Check that the fields of a rule are names with JSON values."""
     if not isinstance(value, Mapping) or not value:
         raise ConfigurationError(
-            "Personal(fields=...) maps each personal field to the value that takes its place once the "
-            f'subject is forgotten, as in {{"email": "[redacted]"}}, not {value!r}'
+            "Personal(fields=...) maps each personal field to the value that replaces it once the subject "
+            f'is forgotten, as in {{"email": "[redacted]"}}, not {value!r}'
         )
     for field, redacted in cast("Mapping[object, object]", value).items():
         _field_name(field)
@@ -45,15 +45,15 @@ def _rule_field(_instance: object, _attribute: object, value: Any) -> None:
 
 @attrs.frozen
 class Personal:
-    """Which fields of an event are personal, and whose.
+    """Which fields of an event are personal, and whose data they are.
 
     Attributes:
-        subject: The field that says whose they are: a text or an integer. It is not encrypted.
-        fields: Each personal field, with the value that stands in its place once the subject is forgotten; it
+        subject: The field that names the subject, with a text or an integer. It is not encrypted.
+        fields: Each personal field, with the value that replaces it once the subject is forgotten. The value
             must fit the field's type.
 
     Raises:
-        ConfigurationError: A name that is no text, no field, or a value that has no JSON form.
+        ConfigurationError: A name is not a text, no field is given, or a value has no JSON form.
     """
 
     subject: str = attrs.field(validator=_rule_field)
@@ -61,7 +61,7 @@ class Personal:
 
 
 def rules_of(personal: object) -> dict[str, Personal]:
-    """Rules by type name."""
+    """Check rules that are given by event class or name; returns them by name."""
     if not isinstance(personal, Mapping):
         raise ConfigurationError(f"Encryption takes a rule for each event type, in a dict, not {personal!r}")
     rules: dict[str, Personal] = {}
@@ -80,14 +80,14 @@ def rules_of(personal: object) -> dict[str, Personal]:
 
 
 def subject_text(value: object) -> str | None:
-    """A subject as text; None if this cannot be one."""
+    """A subject as text; None if the value cannot be a subject."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return int.__repr__(value) if value.bit_length() < 64 else None
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_SUBJECT or min(value) < " ":
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_SUBJECT_LENGTH or min(value) < " ":
         return None
     try:
         value.encode()

@@ -1,7 +1,7 @@
-"""Which fields of which events are personal, as a table that the database itself consults.
+"""The personal fields of events as a table in the database, and a trigger that reads it.
 
-A trigger refuses personal fields in the clear, whoever saves them: a client without the plugin, the command
-line, or SQL. It is made by the plugin's `create_tables()`, so a log without encryption has none.
+The trigger refuses personal fields in the clear, whoever saves them: a client without the plugin, the command
+line, or SQL. `create_tables()` makes it where the plugin is registered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS {fields} (
     PRIMARY KEY (type, field)
 )
 """
-# Names are written out: the function has a search_path of its own, so that nobody's table comes in between.
+# Names have their schema: the function sets a search_path of its own, so that no other table can be meant.
 CHECK_SQL = """\
 CREATE OR REPLACE FUNCTION {schema}.{check_name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
@@ -81,7 +81,7 @@ Rule = tuple[str, str, str]
 
 
 class RuledFields:
-    """The rules of one plugin, and the table of all rules.
+    """The rules of one plugin, and the table of the rules of all programs.
 
     Args:
         rules: Event type, field, and the field that names the subject.
@@ -92,10 +92,10 @@ class RuledFields:
         self._checked: WeakSet[EventClient] = WeakSet()
 
     def create(self, client: EventClient) -> None:
-        """Make table and trigger, and add these rules; those of other programs stay.
+        """Create table and trigger, and add these rules; rules of other programs stay.
 
         Raises:
-            ConfigurationError: The table says that a field belongs to another subject.
+            ConfigurationError: The table names another subject for a field.
         """
         spec = client.events.pgevents_spec
         table = literal(spec.qualified())
@@ -114,10 +114,10 @@ class RuledFields:
         self._missing(client)
 
     def check(self, client: EventClient) -> None:
-        """That the table knows these rules, before the client's first save.
+        """Check before the client's first save that the table has these rules.
 
         Raises:
-            NotInstalledError: It does not: other programs would save these fields in the clear.
+            NotInstalledError: A rule is missing, so that other programs could save its field in the clear.
         """
         if client in self._checked:
             return

@@ -1,4 +1,4 @@
-"""The names of the encryption plugin's tables, and statements on them."""
+"""Runs statements with the names of the encryption plugin's tables."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pgevents import EventClient
 
 __all__ = ["execute"]
 
-# Tables of projections are noted by full name: two clients may mean different tables by one short name.
+# Tables of projections are noted by full name: a short name may mean another table to another client.
 FULL_NAME_SQL = """\
 (SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = {table}::regclass)"""
 
 
 def execute(client: EventClient, sql: str, params: Any = None, **names: str) -> Any:
-    """Run a statement with the names of the client's tables put in; a cursor.
+    """Run a statement with the names of the client's tables put in; returns the cursor.
 
     Args:
-        client: Whose tables.
+        client: The client whose tables are meant.
         sql: A statement; `{events}`, `{projections}`, `{keys}`, `{uses}`, `{fields}` and `{this_table}` (the
-            full name of the projections table, as a value) stand for names.
+            full name of the projections table, as a value) are replaced.
         params: Its parameters.
         **names: Further names, quoted.
     """
     spec, projections = client.events.pgevents_spec, client.projections.pgevents_spec.qualified()
-    known = {
+    tables = {
         "events": spec.qualified(),
         "keys": spec.qualified("_keys"),
         "uses": spec.qualified("_key_uses"),
@@ -35,7 +35,7 @@ def execute(client: EventClient, sql: str, params: Any = None, **names: str) -> 
         "projections": projections,
         "this_table": FULL_NAME_SQL.format(table=literal(projections)),
     }
-    return client.session.execute(sql.format(**{**known, **names}), [] if params is None else params)
+    return client.session.execute(sql.format(**{**tables, **names}), [] if params is None else params)
 
 
 def literal(name: str) -> str:

@@ -1,7 +1,7 @@
 """Personal data that can be forgotten while the log stays as it is (`pip install "pgevents-store[crypto]"`).
 
-Chosen fields of chosen events are encrypted with a key of their subject, which stands in a table beside the
-events. Forgetting a subject deletes the key: the events stay, and reads give redacted values in place of the
+Chosen fields of chosen events are encrypted with a key of their subject. Keys are kept in a table beside the
+events. Forgetting a subject deletes its key: the events stay, and reads give redacted values for these
 fields.
 """
 
@@ -36,7 +36,7 @@ from pgevents.plugins._forgetting import (
     overwrite,
 )
 from pgevents.plugins._keys import KeyTable, SubjectForgottenError
-from pgevents.plugins._personal import LONGEST_SUBJECT, Personal, rules_of, subject_text
+from pgevents.plugins._personal import MAX_SUBJECT_LENGTH, Personal, rules_of, subject_text
 from pgevents.plugins._ruled import RuledFields
 
 __all__ = ["Encryption", "Forgotten", "Personal", "SubjectForgottenError"]
@@ -49,27 +49,28 @@ class Encryption:
     """Encrypts personal fields, and forgets subjects.
 
     `client.create_tables()` makes three tables: `<events>_keys` with a key for each subject,
-    `<events>_key_uses` with whose data each snapshot holds, and `<events>_personal` with the fields of the
-    rules. A trigger reads the last one: from then on nobody can append these fields in the clear, neither a
-    client without the plugin, nor the command line, nor SQL. Rules are only added; to take one away, delete
-    its row. An event that has encrypted fields says in its metadata for whom (`encrypted_for`), and once
-    that subject is forgotten, `redacted`.
+    `<events>_key_uses` with the subjects whose data each snapshot holds, and `<events>_personal` with the
+    fields of the rules. A trigger reads the last table: from then on nobody can append these fields in the
+    clear, neither a client without the plugin, nor the command line, nor SQL. Rules are only added; to remove
+    a rule, delete its row. The metadata of an event with encrypted fields name the subject
+    (`encrypted_for`). Once that subject is forgotten, a read adds `redacted`.
 
-    Encryption is deterministic (AES-SIV), so a repeat with an idempotency key is recognised; equal values of
-    one subject in one field look equal. A value is bound to event type, field and subject. Identifiers (data
-    indexes) cannot be encrypted: streams and locks go by them. A save takes one query more for the keys, and
-    so does each read that meets personal fields.
+    Encryption is deterministic (AES-SIV), so that a repeat with an idempotency key is recognised. Equal
+    values of a subject in the same field have equal ciphertexts. A value is bound to event type, field and
+    subject. Identifiers (data indexes) cannot be encrypted, because streams and locks use them. A save needs
+    an additional query for the keys, and so does each read that meets personal fields.
 
-    No SQL statement holds a key: without a master key the server makes them, with one they are sent wrapped.
-    What forgetting does not reach is listed in [Security](../explanation/security.md#forgetting).
+    No SQL statement contains a key in the clear: without a master key the server generates keys, with one
+    they are sent wrapped. [Security](../explanation/security.md#forgetting) lists what forgetting does not
+    reach.
 
     Args:
         personal: The rule for each event type, by its class or name.
-        master_key: 32 bytes that subjects' keys are wrapped with, so that the database alone does not give
-            the data away; keep it elsewhere. Without it the keys stand in the table as they are.
+        master_key: 32 bytes that subjects' keys are wrapped with, so that the database alone does not reveal
+            the data; keep it outside the database. Without it the keys are stored as they are.
 
     Raises:
-        ConfigurationError: A rule that cannot work, or `cryptography` is not installed.
+        ConfigurationError: A rule is not valid, or `cryptography` is not installed.
 
     Example:
         ```python
@@ -104,13 +105,13 @@ class Encryption:
         No master key is needed.
 
         Args:
-            client: The client whose log the subject is in.
-            subject: As the events name it.
-            maintenance: A reason: then personal fields that were saved in the clear are overwritten with
-                their redacted values, under `client.maintenance(reason)`. Only the tables' owner may do that.
+            client: The client whose log has the subject.
+            subject: The subject, as the events name it.
+            maintenance: A reason. With a reason, personal fields that were saved in the clear are overwritten
+                with their redacted values, under `client.maintenance(reason)`, which takes the tables' owner.
 
         Returns:
-            What was deleted, and what was found that stays.
+            What was deleted, and what stays.
 
         Raises:
             ConfigurationError: Not a subject, or not a client.
@@ -121,10 +122,10 @@ class Encryption:
         name = subject_text(subject)
         if name is None:
             raise ConfigurationError(
-                f"a subject is a text of 1 to {LONGEST_SUBJECT} characters, an integer or a UUID"
+                f"a subject is a text of 1 to {MAX_SUBJECT_LENGTH} characters, an integer or a UUID"
             )
-        changing = nullcontext() if maintenance is None else client.maintenance(maintenance)
-        with client.session.atomic(), changing:
+        overwriting = nullcontext() if maintenance is None else client.maintenance(maintenance)
+        with client.session.atomic(), overwriting:
             (level,) = client.session.execute("SELECT current_setting('transaction_isolation')").fetchone()
             if level not in ("read committed", "read uncommitted"):
                 raise UnsupportedTransactionError(
@@ -134,7 +135,8 @@ class Encryption:
             deleted, unknown, missing = self._notes.delete(client, name)
             in_clear = events_in_clear(client, name)
             if in_clear and maintenance is not None:
-                overwrite(client, in_clear, name, {kind: rule.fields for kind, rule in self._rules.items()})
+                fields_by_type = {event_type: rule.fields for event_type, rule in self._rules.items()}
+                overwrite(client, in_clear, name, fields_by_type)
                 in_clear = events_in_clear(client, name)
         return Forgotten(name, had_key, deleted, in_clear, unknown, missing)
 
@@ -142,19 +144,19 @@ class Encryption:
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
-        """Refuse rules that this client's tables or classes do not fit."""
+        """Refuse rules that do not fit this client's tables or classes."""
         client.serializer.personal |= self._rules.keys()
         for name in self._rules:
             self._check(client, name)
 
     @hookimpl
     def pgevents_hidden_fields(self) -> dict[str, list[str]]:
-        """Encrypted fields: no stream finds events by them."""
+        """Name the encrypted fields, by which no stream can find events."""
         return {name: list(rule.fields) for name, rule in self._rules.items()}
 
     @hookimpl
     def pgevents_create_tables(self, client: EventClient) -> None:
-        """Make the tables, and the trigger that refuses personal fields in the clear."""
+        """Create the tables, and the trigger that refuses personal fields in the clear."""
         self._keys.create(client)
         self._notes.create(client)
         self._ruled.create(client)
@@ -174,17 +176,17 @@ class Encryption:
             return None
         self._ruled.check(client)
         keys = self._keys.make(client, sorted(set(subjects.values())))
-        made = list(events)
+        encrypted = list(events)
         for n, subject in subjects.items():
             self._check(client, events[n].type)
-            made[n] = self._encrypted(events[n], data[n], subject, keys[subject])
-        return made
+            encrypted[n] = self._encrypted(events[n], data[n], subject, keys[subject])
+        return encrypted
 
     @hookimpl(tryfirst=True)
     def pgevents_before_decode(
         self, client: EventClient, events: Sequence[StoredEvent]
     ) -> list[StoredEvent] | None:
-        """Decrypt, or put the redacted values in place."""
+        """Decrypt, or give the redacted values."""
         subjects = [self._subject_of(stored) for stored in events]
         wanted = sorted({subject for subject in subjects if subject is not None})
         if not wanted:
@@ -194,7 +196,7 @@ class Encryption:
 
     @hookimpl
     def pgevents_before_snapshot(self, client: EventClient, snapshot: Snapshot) -> None:
-        """Note whose data the snapshot holds; refuse one that was folded before somebody was forgotten."""
+        """Note whose data the snapshot holds; refuse it if a subject was forgotten after it was folded."""
         encrypted, in_clear = set[str](), set[str]()
         for event in snapshot.events:
             subject = event.metadata.get(SUBJECT)
@@ -211,7 +213,7 @@ class Encryption:
             client.serializer.personal.add(snapshot.type)
         try:
             if in_clear:
-                self._keys.make(client, sorted(in_clear))  # a row that forgetting waits for
+                self._keys.make(client, sorted(in_clear))  # rows to lock, so that forgetting waits
         except SubjectForgottenError:
             raise folded_too_early(snapshot, "a subject was forgotten") from None
         for subject, forgotten_at in self._keys.hold(client, subjects, snapshot.type, snapshot.id):
@@ -219,7 +221,7 @@ class Encryption:
                 raise folded_too_early(snapshot, "a subject was forgotten")
         self._notes.note(client, snapshot, subjects)
 
-    # -- how ------------------------------------------------------------
+    # -- encryption and decryption ------------------------------------------------------------
 
     def _check(self, client: EventClient, name: str) -> None:
         rule = self._rules[name]
@@ -228,21 +230,22 @@ class Encryption:
                 raise ConfigurationError(
                     f"{name}: {field!r} is a data index; identifiers cannot be encrypted"
                 )
-        kind = client.types.find(name)
-        if kind is None:
+        event_type = client.types.find(name)
+        if event_type is None:
             near = client.types.nearest(name)
             if near is not None:
                 raise ConfigurationError(f"no event type is named {name!r}; did you mean {near!r}?")
             return
-        if (name, kind.cls) in self._checked:
+        if (name, event_type.cls) in self._checked:
             return
-        known = attrs.fields_dict(attrs.resolve_types(kind.cls))
+        attributes = attrs.fields_dict(attrs.resolve_types(event_type.cls))
         for field, redacted in {rule.subject: None, **rule.fields}.items():
-            if field not in known:
+            if field not in attributes:
                 raise ConfigurationError(
-                    f"{name}: {kind.cls.__qualname__} has no field {field!r}; it has {', '.join(known)}"
+                    f"{name}: {event_type.cls.__qualname__} has no field {field!r}; "
+                    f"it has {', '.join(attributes)}"
                 )
-            wanted: Any = known[field].type
+            wanted: Any = attributes[field].type
             if field != rule.subject and wanted is not None:
                 try:
                     client.serializer.converter.structure(redacted, wanted)
@@ -250,15 +253,16 @@ class Encryption:
                     raise ConfigurationError(
                         f"{name}: {redacted!r} does not fit {field!r}, so redacted events could not be read"
                     ) from error
-        self._checked.add((name, kind.cls))
+        self._checked.add((name, event_type.cls))
 
     def _subject(self, new: NewEvent, data: Mapping[str, Any]) -> str:
         field = self._rules[new.type].subject
         subject = subject_text(data.get(field))
         if subject is None:
             raise EventEncodeError(
-                f"{new.type}: {field!r} says whose personal data these are: a text of 1 to {LONGEST_SUBJECT} "
-                f"characters without control characters, or an integer, not {_kind(data.get(field))}"
+                f"{new.type}: {field!r} says whose personal data these are: "
+                f"a text of 1 to {MAX_SUBJECT_LENGTH} characters without control characters, or an integer, "
+                f"not {_kind(data.get(field))}"
             )
         if new.metadata.get(REDACTED) is not None:
             raise EventEncodeError(
@@ -275,7 +279,7 @@ class Encryption:
         return attrs.evolve(new, data={**data, **hidden}, metadata={**new.metadata, SUBJECT: subject})
 
     def _subject_of(self, stored: StoredEvent) -> str | None:
-        """Whose personal fields a stored event holds, encrypted or in the clear; None if it holds none."""
+        """The subject of an event's personal fields, encrypted or in the clear; None without such fields."""
         subject = stored.metadata.get(SUBJECT)
         if isinstance(subject, str):
             return subject
@@ -313,7 +317,7 @@ class Encryption:
         return attrs.evolve(stored, data={**stored.data, **shown})
 
     def _redacted(self, stored: StoredEvent, hidden: Mapping[str, Any]) -> StoredEvent:
-        """The event of a forgotten subject, also where it was saved in the clear."""
+        """An event of a forgotten subject with redacted values, also where it was saved in the clear."""
         rule = self._rules.get(stored.type)
         values: Mapping[str, Any] = {} if rule is None else rule.fields
         fields = [field for field in stored.data if field in hidden or field in values]

@@ -31,14 +31,14 @@ class Logging:
 
     Each record has a dict `pgevents` among its extras, for formatters that write JSON: `table`; for events
     their `ids`, `types` and `metadata`; for a conflict the identifiers of its streams. The data of events
-    stay out of the log unless `payload` is set.
+    are not logged unless `payload` is set.
 
     Attributes:
         logger: The logger; by default `pgevents.events`.
-        payload: Whether to log the events' data, too, as `data`.
+        payload: Whether to log the events' data as `data`.
 
     Raises:
-        ConfigurationError: An option of another kind.
+        ConfigurationError: An option has a wrong type.
 
     Example:
         ```python
@@ -55,7 +55,7 @@ class Logging:
 
     @hookimpl
     def pgevents_after_commit(self, client: EventClient, events: Sequence[Event[Any]]) -> None:
-        """One record for each save."""
+        """Log a record for each save."""
         if not self.logger.isEnabledFor(logging.INFO):
             return
         extra: dict[str, Any] = {
@@ -71,11 +71,11 @@ class Logging:
 
     @hookimpl
     def pgevents_validation_conflict(self, client: EventClient, conflict: Conflict) -> None:
-        """One record for each refused save."""
+        """Log a record for each refused save."""
         extra = {
             "table": client.events.pgevents_spec.qualified(),
             "types": [new.type for new in conflict.events],
-            "streams": [one.as_json() for one in conflict.streams],
+            "streams": [stream.as_json() for stream in conflict.streams],
             "expected_id": conflict.expected_id,
             "conflicting_ids": list(conflict.conflicting_ids),
             "attempt": conflict.attempt,
@@ -88,7 +88,7 @@ class Logging:
 
     @hookimpl
     def pgevents_after_snapshot(self, client: EventClient, snapshot: Snapshot, status: str) -> None:
-        """One record for each snapshot."""
+        """Log a record for each snapshot."""
         extra = {
             "table": client.projections.pgevents_spec.qualified(),
             "type": snapshot.type,

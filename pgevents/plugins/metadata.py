@@ -1,4 +1,4 @@
-"""Metadata from a context (actor, source, correlation and causation id) on every event saved inside it."""
+"""Adds metadata of a context (actor, source, correlation and causation id) to every event saved inside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _context: ContextVar[Mapping[str, Any]] = ContextVar("pgevents_metadata", defaul
 
 
 def current() -> dict[str, Any]:
-    """The metadata that an event saved now gets."""
+    """The metadata that the context adds to an event saved now."""
     return dict(_context.get())
 
 
@@ -40,24 +40,24 @@ def event_context(
     actor: str | None = None,
     source: str | None = None,
     cause: Event[Any] | None = None,
-    **more: Any,
+    **other: Any,
 ) -> AbstractContextManager[dict[str, Any]]:
     """Give metadata to events saved inside, in this thread or task. Contexts nest; the inner one wins.
 
     Args:
-        correlation_id: The same for all events that belong together; by default that of the outer context,
-            of the cause, or a new one.
+        correlation_id: The same id for all events that belong together; by default that of the cause, of the
+            outer context, or a new id.
         causation_id: The id of the event or command that causes these events.
         actor: The person or program that acts.
         source: The program that saves.
-        cause: The event that is being handled: its id becomes the causation id, its correlation id is kept.
-        **more: Other metadata, by names that are no misspelling of those above.
+        cause: The event that is being handled. Its id becomes the causation id; its correlation id is kept.
+        **other: Other metadata. A name that looks like a misspelling of those above is refused.
 
     Returns:
         A context manager that gives the metadata.
 
     Raises:
-        ConfigurationError: A value of another kind, or a misspelt name.
+        ConfigurationError: A value has a wrong type, or a name is misspelt.
 
     Example:
         ```python
@@ -76,11 +76,11 @@ def event_context(
     }
     for name, value in {**given, "cause": cause}.items():
         _check_kind(name, value)
-    for name in more:
+    for name in other:
         near = difflib.get_close_matches(name, KINDS, 1, 0.85)
         if near:
             raise ConfigurationError(f"event_context has no {name!r}; did you mean {near[0]!r}?")
-    return _context_of({**given, **more}, cause)
+    return _context_of({**given, **other}, cause)
 
 
 def _check_kind(name: str, value: object) -> None:
@@ -97,10 +97,10 @@ def _context_of(given: Mapping[str, Any], cause: Event[Any] | None) -> Generator
         if "correlation_id" in cause.metadata:
             inherited["correlation_id"] = cause.metadata["correlation_id"]
     inherited.setdefault("correlation_id", str(uuid4()))
-    made = {**inherited, **{name: value for name, value in given.items() if value is not None}}
-    token = _context.set(MappingProxyType(made))
+    metadata = {**inherited, **{name: value for name, value in given.items() if value is not None}}
+    token = _context.set(MappingProxyType(metadata))
     try:
-        yield dict(made)
+        yield dict(metadata)
     finally:
         _context.reset(token)
 
@@ -113,7 +113,7 @@ class Metadata:
         source: The source, if no context names one.
 
     Raises:
-        ConfigurationError: The source is no text.
+        ConfigurationError: The source is not a text.
 
     Example:
         ```python
@@ -131,7 +131,7 @@ class Metadata:
 
     @hookimpl
     def pgevents_before_save(self, events: Sequence[NewEvent]) -> list[NewEvent] | None:
-        """Enrich the events."""
+        """Add the metadata of the context."""
         added = current()
         if self.source is not None:
             added.setdefault("source", self.source)

@@ -31,20 +31,20 @@ class OpenTelemetry:
 
     | name | unit | what is measured |
     |---|---|---|
-    | `pgevents.appends` | `{event}` | events written, by table and kind of save, rolled back ones included |
+    | `pgevents.appends` | `{event}` | events written, by table and operation, also if rolled back later |
     | `pgevents.conflicts` | `{conflict}` | refused validated saves |
     | `pgevents.retries` | `{retry}` | tries of `decide` after its first |
     | `pgevents.snapshot.size` | `By` | size of saved snapshots, as JSON |
-    | `pgevents.lock.wait` | `s` | a save, from its arrival at the server to the end of its check |
+    | `pgevents.lock.wait` | `s` | time of a save from its arrival at the server to the end of its check |
     | `db.client.operation.duration` | `s` | duration of saves, reads and snapshots |
-    | `pgevents.subscription.lag` | `{event}` | events that a subscription has not dealt with |
-    | `pgevents.subscription.lag.time` | `s` | for how long the oldest of them has been there |
-    | `pgevents.subscription.parked` | `{event}` | events that are set aside |
-    | `pgevents.subscription.parked.age` | `s` | since when the oldest of them is |
-    | `pgevents.subscription.attempts` | `{attempt}` | failures that stand |
+    | `pgevents.subscription.lag` | `{event}` | events that a subscription has not handled yet |
+    | `pgevents.subscription.lag.time` | `s` | age of the oldest of them |
+    | `pgevents.subscription.parked` | `{event}` | parked events |
+    | `pgevents.subscription.parked.age` | `s` | time since the oldest of them was parked |
+    | `pgevents.subscription.attempts` | `{attempt}` | failed attempts of events that are not handled yet |
     | `pgevents.subscription.batch.time` | `s` | how long a batch takes, at the slowest runner |
 
-    Those of subscriptions are asked of the database whenever metrics are read.
+    The values for subscriptions are queried from the database whenever metrics are collected.
 
     Args:
         tracer_provider: By default the global one.
@@ -62,13 +62,13 @@ class OpenTelemetry:
     """
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
-        for name, provider, makes in (
+        for name, provider, factory in (
             ("tracer_provider", tracer_provider, "get_tracer"),
             ("meter_provider", meter_provider, "get_meter"),
         ):
-            if provider is not None and not callable(getattr(provider, makes, None)):
+            if provider is not None and not callable(getattr(provider, factory, None)):
                 raise ConfigurationError(
-                    f"OpenTelemetry({name}=...) needs a {makes}() method; {provider!r} has none"
+                    f"OpenTelemetry({name}=...) needs a {factory}() method; {provider!r} has none"
                 )
         self._trace = require("opentelemetry.trace", "otel")
         metrics = require("opentelemetry.metrics", "otel")
@@ -89,13 +89,13 @@ class OpenTelemetry:
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
-        """Gauges of the client's subscriptions."""
+        """Register gauges for the client's subscriptions."""
         _Gauges(client).register(self._meter)
 
     @hookimpl
     @contextmanager
     def pgevents_observe(self, client: EventClient, operation: Operation) -> Generator[None, None, None]:
-        """One span."""
+        """Make a span for the operation."""
         common = self._common(client, operation)
         kind = self._trace.SpanKind.CLIENT if operation.name in ON_DATABASE else self._trace.SpanKind.INTERNAL
         target = common.get("db.collection.name", operation.projection)
@@ -111,9 +111,7 @@ class OpenTelemetry:
             except BaseException as error:
                 failed = error
                 span.set_attribute("error.type", type(error).__qualname__)
-                span.set_status(
-                    self._trace.StatusCode.ERROR
-                )  # without the message, which may quote an event's data
+                span.set_status(self._trace.StatusCode.ERROR)  # no message: it may quote an event's data
                 raise
             finally:
                 span.set_attributes(_outcome(operation))
@@ -121,13 +119,13 @@ class OpenTelemetry:
 
     @hookimpl
     def pgevents_after_snapshot(self, snapshot: Snapshot, status: str) -> None:
-        """The size of what was written."""
+        """Record the size of the snapshot that was written."""
         if status != "skipped":
             size = len(json.dumps(snapshot.data, ensure_ascii=False, separators=(",", ":")).encode())
             self._sizes.record(size, {"pgevents.projection": snapshot.type})
 
     def _common(self, client: EventClient, operation: Operation) -> dict[str, Any]:
-        """Attributes with few values, which metrics can carry, too."""
+        """Attributes of low cardinality, for spans and metrics."""
         common: dict[str, Any] = {"pgevents.operation": operation.name}
         if operation.projection:
             common["pgevents.projection"] = operation.projection
@@ -166,20 +164,20 @@ class OpenTelemetry:
 
 
 class _Gauges:
-    """What the database knows of subscriptions, for a collector's thread."""
+    """Reports of subscriptions, queried in the collector's thread at most once a second."""
 
     def __init__(self, client: EventClient) -> None:
         self._client = weakref.ref(client)
         self._at, self._reports = 0.0, list[SubscriptionReport]()
 
     def register(self, meter: Any) -> None:
-        """Make the gauges."""
+        """Create the gauges."""
         measures: tuple[tuple[str, str, str, Callable[[SubscriptionReport], float]], ...] = (
-            ("lag", "{event}", "Events not dealt with", lambda report: report.lag),
+            ("lag", "{event}", "Events not handled yet", lambda report: report.lag),
             ("lag.time", "s", "Age of the oldest of them", lambda report: report.lag_seconds),
-            ("parked", "{event}", "Events set aside", lambda report: report.parked),
+            ("parked", "{event}", "Parked events", lambda report: report.parked),
             ("parked.age", "s", "Age of the oldest of them", _parked_age),
-            ("attempts", "{attempt}", "Failures that stand", lambda report: report.attempts),
+            ("attempts", "{attempt}", "Failed attempts", lambda report: report.attempts),
             ("batch.time", "s", "Duration of a batch", lambda report: report.batch_seconds),
         )
         for name, unit, description, value in measures:
@@ -191,19 +189,20 @@ class _Gauges:
         def observe(options: Any) -> list[Any]:
             observation: Any = require("opentelemetry.metrics", "otel").Observation
             return [
-                observation(value(report), {"pgevents.subscription": report.name}) for report in self._asked()
+                observation(value(report), {"pgevents.subscription": report.name})
+                for report in self._current_reports()
             ]
 
         return observe
 
-    def _asked(self) -> list[SubscriptionReport]:
+    def _current_reports(self) -> list[SubscriptionReport]:
         client = self._client()
         if client is None or time.monotonic() < self._at + 1 or client.db.in_transaction():
             return self._reports
         was_closed = client.db.is_closed()
         try:
             self._reports = overview(client)
-        except Exception:  # no server, no tables, no app context: it is asked again the next time
+        except Exception:  # no server, no tables, no app context: queried again the next time
             self._reports = []
         finally:
             if was_closed and not client.db.is_closed():
@@ -219,28 +218,28 @@ def _parked_age(report: SubscriptionReport) -> float:
 
 
 def _described(operation: Operation) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     if operation.types:
-        found["pgevents.event.types"] = operation.types
+        attributes["pgevents.event.types"] = operation.types
     if operation.streams:
-        fields = dict.fromkeys(field for one in operation.streams for field, _ in one.match)
-        found["pgevents.stream.fields"] = tuple(fields)
+        fields = dict.fromkeys(field for stream in operation.streams for field, _ in stream.match)
+        attributes["pgevents.stream.fields"] = tuple(fields)
     if operation.name in ("save", "validate"):
-        found["pgevents.attempt"] = operation.attempt
-    return found
+        attributes["pgevents.attempt"] = operation.attempt
+    return attributes
 
 
 def _outcome(operation: Operation) -> dict[str, Any]:
-    found: dict[str, Any] = {"pgevents.events": operation.events}
+    attributes: dict[str, Any] = {"pgevents.events": operation.events}
     if operation.status:
-        found["pgevents.status"] = operation.status
+        attributes["pgevents.status"] = operation.status
     if operation.events > 1 and operation.name in ("save", "validate"):
-        found |= {
+        attributes |= {
             "messaging.batch.message_count": operation.events,
             "db.operation.batch.size": operation.events,
         }
     if operation.name == "decide":
-        found["pgevents.attempts"] = operation.attempt
+        attributes["pgevents.attempts"] = operation.attempt
     if operation.lock_wait is not None:
-        found["pgevents.lock.wait"] = operation.lock_wait
-    return found
+        attributes["pgevents.lock.wait"] = operation.lock_wait
+    return attributes

@@ -16,17 +16,17 @@ class SchemaValidation:
     """Validates the data of events against JSON Schemas (draft 2020-12 unless `$schema` says otherwise), by
     type.
 
-    Meant for events that come as dicts, from a script or from outside. Instances of event classes are
-    validated in their JSON form. The plugin runs before others, on the events as the caller gave them.
+    It is meant for events that are given as dicts, by a script or from outside. Instances of event classes
+    are validated in their JSON form. The plugin runs before others, on the events that the caller gave.
 
-    A schema cannot refer to another document: nothing is fetched.
+    A schema cannot refer to another document, because nothing is fetched.
 
     Args:
         schemas: A schema for each event type, by its class or name.
         only_known: Refuse events of types without a schema.
 
     Raises:
-        ConfigurationError: Not a schema, a type that is misspelt, or `jsonschema` is not installed.
+        ConfigurationError: A schema is not valid, a type is misspelt, or `jsonschema` is not installed.
 
     Example:
         ```python
@@ -58,23 +58,23 @@ class SchemaValidation:
         if not isinstance(schema, Mapping):
             raise ConfigurationError(f"the schema of {given!r} is a dict, not {schema!r}")
         draft = cast("Mapping[str, object]", schema).get("$schema")
-        made = self._jsonschema.validators.validator_for(
+        validator_class = self._jsonschema.validators.validator_for(
             schema, None if draft is not None else self._jsonschema.Draft202012Validator
         )
-        if made is None:
+        if validator_class is None:
             raise ConfigurationError(
                 f"the schema of {given!r} follows {draft!r}, which jsonschema does not know"
             )
         try:
-            made.check_schema(schema)
+            validator_class.check_schema(schema)
         except self._jsonschema.SchemaError as error:
             raise ConfigurationError(f"the schema of {given!r} is not valid: {error.message}") from error
         registry = require("jsonschema_specifications", "schema").REGISTRY
-        return made(schema, format_checker=made.FORMAT_CHECKER, registry=registry)
+        return validator_class(schema, format_checker=validator_class.FORMAT_CHECKER, registry=registry)
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
-        """Refuse a schema for a type that is misspelt."""
+        """Refuse a schema for a misspelt type."""
         for name in self._validators:
             near = None if client.types.find(name) else client.types.nearest(name)
             if near is not None:
@@ -82,25 +82,23 @@ class SchemaValidation:
 
     @hookimpl(tryfirst=True)
     def pgevents_before_save(self, client: EventClient, events: Sequence[NewEvent]) -> None:
-        """Veto what does not fit."""
+        """Veto events that do not fit their schema."""
         for new in events:
             validator = self._validators.get(new.type)
             if validator is not None:
                 self._check(client, new, validator)
             elif self.only_known:
-                known = ", ".join(sorted(self._validators)) or "none"
+                names = ", ".join(sorted(self._validators)) or "none"
                 raise EventEncodeError(
-                    f"there is no schema for the event type {new.type!r}; there are {known}"
+                    f"there is no schema for the event type {new.type!r}; there are {names}"
                 )
 
     def _check(self, client: EventClient, new: NewEvent, validator: Any) -> None:
-        data, is_personal = (
-            client.serializer.encode(new.data, new.type),
-            new.type in client.serializer.personal,
-        )
+        data = client.serializer.encode(new.data, new.type)
+        is_personal = new.type in client.serializer.personal
         try:
             fault = self._jsonschema.exceptions.best_match(validator.iter_errors(data))
-        except Exception as error:  # a reference to nowhere, a number too large for multipleOf
+        except Exception as error:  # an unresolvable reference, a number too large for multipleOf
             reason = type(error).__name__ if is_personal else f"{type(error).__name__}: {error}"
             raise ConfigurationError(
                 f"the schema of {new.type!r} cannot be applied ({reason}); nothing was written"

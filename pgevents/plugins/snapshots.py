@@ -1,4 +1,4 @@
-"""Saves a snapshot by itself whenever a view took many events to fold."""
+"""Saves a snapshot whenever many events were folded into a view."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def _are_types(_instance: object, _attribute: object, value: Any) -> None:
 
 @attrs.frozen(eq=False)
 class SnapshotPolicy:
-    """Saves a snapshot after a view was folded from many events, so that the next fold starts from there.
+    """Saves a snapshot after a view was folded from many events, so that the next fold starts from it.
 
-    Inside a transaction the snapshot is saved after its end. An error is logged; the read goes on.
+    Inside a transaction the snapshot is saved after the commit. An error is logged; the read continues.
 
     Attributes:
         every: Save after this many events on top of the last snapshot.
         types: The projection types to snapshot; by default all.
 
     Raises:
-        ConfigurationError: An option of another kind.
+        ConfigurationError: An option has a wrong type or value.
 
     Example:
         ```python
@@ -62,7 +62,7 @@ class SnapshotPolicy:
 
     @hookimpl
     def pgevents_after_fold(self, client: EventClient, projection: Any, events: Sequence[Event[Any]]) -> None:
-        """Save a copy, so that view and position of the projection in use stay together."""
+        """Save a copy, so that view and position of the projection in use stay consistent."""
         if len(events) < self.every or (
             self.types is not None and projection.projection_type not in self.types
         ):

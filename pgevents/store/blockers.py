@@ -1,4 +1,4 @@
-"""Who holds what somebody waits for: to be named in errors and by `pgevents doctor`."""
+"""The transactions that hold locks others wait for, as errors and `pgevents doctor` name them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 
 __all__ = ["Blocker", "Waiting", "described", "table_blockers", "waiting_backends"]
 
-# Those who write to the table, or lock it against writers; readers are in the way of changed columns alone.
+# Transactions that write to the table or lock it against writers. Readers block only changes of its columns.
 TABLE_SQL = """\
 SELECT DISTINCT ON (l.virtualtransaction) l.pid, coalesce(a.application_name, ''), coalesce(a.state, ''),
     extract(epoch FROM clock_timestamp() - a.xact_start)::float8
@@ -39,7 +39,7 @@ class Blocker:
     Attributes:
         pid: The backend's process id; None for a prepared transaction.
         application: Its `application_name`.
-        state: What it does, as `pg_stat_activity` has it: "active", "idle in transaction".
+        state: Its state in `pg_stat_activity`, such as "active" or "idle in transaction".
         seconds: How long its transaction has been open; None where the role may not see it.
     """
 
@@ -52,8 +52,8 @@ class Blocker:
         if self.pid is None:
             return "a prepared transaction"
         age = [] if self.seconds is None else [f"open for {self.seconds:.0f} s"]
-        known = ", ".join([*filter(None, [self.application, self.state]), *age])
-        return f"backend {self.pid} ({known})" if known else f"backend {self.pid}"
+        details = ", ".join([*filter(None, [self.application, self.state]), *age])
+        return f"backend {self.pid} ({details})" if details else f"backend {self.pid}"
 
 
 @attrs.frozen
@@ -64,7 +64,7 @@ class Waiting:
         pid: Its process id.
         application: Its `application_name`.
         seconds: How long its statement has run; None where the role may not see it.
-        blockers: Whom it waits for.
+        blockers: The transactions that it waits for.
     """
 
     pid: int
@@ -74,29 +74,29 @@ class Waiting:
 
 
 def waiting_backends(execute: Any) -> list[Waiting]:
-    """Who waits for a lock in this database, and for whom; who has waited longest comes first.
+    """The backends that wait for a lock in this database, with their blockers; the longest waiting first.
 
     Args:
         execute: `Session.execute`.
     """
-    found: dict[int, Waiting] = {}
+    by_pid: dict[int, Waiting] = {}
     for pid, application, _, seconds, blocker, *of_blocker in execute(WAITING_SQL, None).fetchall():
-        held_by = Blocker(blocker or None, *of_blocker)  # 0 stands for a prepared transaction
-        known = found.get(pid, Waiting(pid, application, seconds, ()))
-        found[pid] = attrs.evolve(known, blockers=(*known.blockers, held_by))
-    return list(found.values())
+        held_by = Blocker(blocker or None, *of_blocker)  # pid 0: a prepared transaction
+        waiting = by_pid.get(pid, Waiting(pid, application, seconds, ()))
+        by_pid[pid] = attrs.evolve(waiting, blockers=(*waiting.blockers, held_by))
+    return list(by_pid.values())
 
 
 def table_blockers(execute: Any, table: str, *, readers: bool = False) -> list[Blocker]:
-    """The other transactions that write to a table or lock it, the longest open ones first.
+    """The other transactions that write to a table or lock it, the longest open first.
 
     Args:
         execute: `Session.execute`.
         table: The table's quoted name.
-        readers: Whether those that have only read it count, too.
+        readers: Include transactions that have only read it.
     """
-    found = [Blocker(*row) for row in execute(TABLE_SQL, [table, readers]).fetchall()]
-    return sorted(found, key=lambda blocker: -(blocker.seconds or 0))
+    blockers = [Blocker(*row) for row in execute(TABLE_SQL, [table, readers]).fetchall()]
+    return sorted(blockers, key=lambda blocker: -(blocker.seconds or 0))
 
 
 def described(blockers: Iterable[Blocker]) -> str:

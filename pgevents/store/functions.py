@@ -1,6 +1,6 @@
-"""The functions of an events table: SQL from the files in `sql/`, with the table's own names in it.
+"""The functions of an events table: the SQL of the files in `sql/`, with the names of the table put in.
 
-The files are written for the table `my_app.events` with the data index `cart_id`, and are SQL as they stand.
+The files are valid SQL for a table `my_app.events` with the data index `cart_id`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from pgevents.fields import function_sql, text_sql
+from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
 from pgevents.store.tables import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 
 FILES = ("keys", "append", "locks", "refuse", "read", "guards")
-FOR_EACH = re.compile(r" *-- for each data index\n(.*?) *-- end\n", re.DOTALL)
+FOR_EACH = re.compile(r" *-- for (each data index|each list|each field|lists)\n(.*?) *-- end\n", re.DOTALL)
 DEFINITION = re.compile(r"CREATE OR REPLACE FUNCTION my_app\.events(\w+)\(")
 GENERATION = "the generation"
-"""Stands in the files for the digest by which functions, guard and clients know each other."""
+"""Placeholder in the files for the digest of their text, by which functions, guard and clients match."""
 
 DOORS = {
     "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions"),
@@ -34,22 +34,29 @@ DOORS = {
         "_view_asked",
     ),
 }
-"""The functions that are called from outside: to save, and to read. All others are called by these."""
+"""The functions that programs call, to save and to read. All others are called by these."""
 
 
 @cache
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
-    """The functions of `my_app.events` with these data indexes, and their generation."""
+    """The functions of `my_app.events` with these data indexes as they are declared, and their generation."""
     text = "\n".join(map(_file, FILES))
-    text = FOR_EACH.sub(lambda part: "".join(_for_field(field, part[1]) for field in data_indexes), text)
+    fields, lists = split_many(data_indexes)
+    chosen = {
+        "each data index": [field for field in fields if field not in lists],
+        "each list": lists,
+        "each field": fields,
+        "lists": lists[:1],
+    }
+    text = FOR_EACH.sub(lambda part: "".join(_for_field(field, part[2]) for field in chosen[part[1]]), text)
     generation = hashlib.sha256(text.encode()).hexdigest()[:12]
     return text.replace(GENERATION, generation), generation
 
 
 def _for_field(field: str, text: str) -> str:
-    """A part of the files that is written for the field `cart_id`, for another one."""
-    text = text.replace(function_sql("cart_id"), function_sql(field))
-    text = text.replace(text_sql("cart_id"), text_sql(field))
+    """A part of the files, which is written for the field `cart_id`, for another field."""
+    for sql in (function_sql, function_json_sql, text_sql, json_sql):
+        text = text.replace(sql("cart_id"), sql(field))
     return re.sub(r"\bcart_id\b", lambda _: field, text)
 
 
@@ -58,24 +65,26 @@ def _file(name: str) -> str:
 
 
 def functions_mark(spec: TableSpec) -> str:
-    """The comment of the append function: a digest that tells whether the installed functions are these, the
-    table that they name, and the data indexes that they were made for."""
-    _, generation = _source(spec.data_indexes)
-    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.data_indexes)}"
+    """The comment of the append function: the digest of the functions, their table, and its data indexes.
+
+    A client compares it to find out whether the installed functions are its own.
+    """
+    _, generation = _source(spec.declared)
+    return f"pgevents {generation} {spec.qualified()}: {', '.join(spec.declared)}"
 
 
 def setting_of(spec: TableSpec) -> str:
-    """The setting in which the functions remember what a transaction has done to this table."""
+    """The setting in which the functions record what a transaction has done to this table."""
     return f"pgevents.t{hashlib.sha256(spec.qualified().encode()).hexdigest()[:16]}"
 
 
 def functions_sql(spec: TableSpec) -> str:
-    """The functions of an events table, in place of those of earlier versions, as SQL to run or to review.
+    """The SQL that creates the functions of an events table and removes those of earlier versions.
 
     Args:
         spec: The table, with its schema: the functions name it in full.
     """
-    text = _file("former") + "\n" + _source(spec.data_indexes)[0]
+    text = _file("former") + "\n" + _source(spec.declared)[0]
     text = text.replace("pgevents.my_app_events", setting_of(spec))
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())
@@ -85,5 +94,5 @@ def functions_sql(spec: TableSpec) -> str:
 
 @cache
 def function_names() -> tuple[str, ...]:
-    """What follows the table's name in the names of its functions."""
+    """The suffixes that the names of the functions add to that of the table."""
     return tuple(DEFINITION.findall(_source(())[0]))

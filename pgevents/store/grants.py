@@ -1,4 +1,4 @@
-"""What a role needs that saves, or that only reads, and nothing more."""
+"""Grants a role the rights to save, or only to read, and no others."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from pgevents.store.tables import EventsModel, ProjectionsModel
 
 __all__ = ["grant"]
 
-# Nobody gets INSERT on the events: the append functions insert with their owner's rights. The right to update
-# one column of the keys is for the lock of a snapshot that holds personal data.
+# Nobody gets INSERT on the events: the append functions insert with their owner's rights. A snapshot with
+# personal data locks rows of the keys, which takes the right to update at least one column.
 BESIDE_EVENTS = {
     "": ("SELECT", "SELECT"),
     "_id_seq": ("SELECT", "SELECT"),
+    "_lists": ("SELECT", "SELECT"),
+    "_imports": ("SELECT, INSERT, UPDATE", "SELECT"),
     **{f"_{name}": ("SELECT, INSERT, UPDATE, DELETE", "SELECT") for name in TABLES},
     "_keys": ("SELECT, INSERT, UPDATE (created_at)", "SELECT"),
     "_key_uses": ("SELECT, INSERT, UPDATE (version, latest_event_id)", ""),
     "_personal": ("SELECT", ""),
 }
-"""Tables by what follows the events table's name, and what a writer and a reader may do with them."""
+"""The rights of a writer and of a reader, by what a table's name adds to that of the events table."""
 PROJECTIONS = ("SELECT, INSERT, UPDATE", "SELECT")
 FIND_SQL = """\
 SELECT quote_ident(n.nspname), quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relkind = 'S'
@@ -45,12 +47,12 @@ def grant(
     *,
     may_write: bool,
 ) -> None:
-    """Give a role the rights of a writer, or of a reader.
+    """Grant a role the rights of a writer or of a reader.
 
     Args:
         session: The database, as the owner of the tables.
-        events: The events table, made.
-        projections: The projections table, made.
+        events: The events table; it exists.
+        projections: The projections table; it exists.
         role: An existing role; a group to which the programs' roles belong will do.
         may_write: Whether the role saves events, snapshots and checkpoints.
 
@@ -71,9 +73,9 @@ def _statements(
     wanted = {spec.qualified(suffix): rights[which] for suffix, rights in BESIDE_EVENTS.items()}
     wanted[projections.pgevents_spec.qualified()] = PROJECTIONS[which]
     for name, rights in wanted.items():
-        found = session.execute(FIND_SQL, [name]).fetchone() if rights else None
-        if found is not None:  # tables of plugins need not be there
-            schema, table, is_sequence = found
+        row = session.execute(FIND_SQL, [name]).fetchone() if rights else None
+        if row is not None:  # tables of plugins may be missing
+            schema, table, is_sequence = row
             yield f"USAGE ON SCHEMA {schema}"
             yield f"{rights} ON {'SEQUENCE' if is_sequence else 'TABLE'} {table}"
     doors = DOORS["reader"] + (DOORS["writer"] if may_write else ())

@@ -1,4 +1,4 @@
-"""Which log this is, and on which line of its server's history: what a place that is kept elsewhere names."""
+"""The identity of a log, which checkpoints outside the database name: its table and its server's timeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgevents.store.tables import TableSpec
 
 __all__ = ["LogIdentity", "log_identity"]
 
-# The timeline comes from where the WAL is written now: the control file names the old one until the first
+# The timeline is read from the current WAL file: the control file has the old timeline until the first
 # checkpoint after a promotion.
 IDENTITY_SQL = """\
 SELECT (SELECT system_identifier::text FROM pg_control_system()),
@@ -32,7 +32,7 @@ class LogIdentity:
             another cluster.
         database: The database's oid; a copy within the cluster has another.
         table: The events table's oid; a table that was dropped and made again has another.
-        timeline: The line of history, which a promotion or a point-in-time recovery begins anew.
+        timeline: The server's timeline; a promotion or a point-in-time recovery starts a new one.
     """
 
     system: str
@@ -45,18 +45,18 @@ class LogIdentity:
 
 
 def log_identity(execute: Any, spec: TableSpec) -> LogIdentity:
-    """The identity of an events table, which exists.
+    """The identity of an existing events table.
 
     Args:
         execute: `Session.execute`.
         spec: The events table.
 
     Raises:
-        UnsupportedTransactionError: The server is a standby, whose history is not its own.
+        UnsupportedTransactionError: The server is a standby, which follows the timeline of its primary.
     """
     system, database, table, timeline = execute(IDENTITY_SQL, [spec.qualified()]).fetchone()
     if timeline is None:
         raise UnsupportedTransactionError(
-            "this server is a standby, whose timeline is not its own: keep places in the log on the primary"
+            "this server is a standby, whose timeline is not its own: take checkpoints on the primary"
         )
     return LogIdentity(system, database, table, int(timeline, 16))

@@ -14,6 +14,7 @@ import peewee
 
 from pgevents.errors import ConfigurationError, RetryableError, shown
 from pgevents.events import is_text
+from pgevents.fields import json_sql
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
@@ -35,6 +36,7 @@ from pgevents.store.tables import (
     ProjectionsModel,
     TableSpec,
     column_ddl,
+    lists_guard_sql,
     view_guards,
 )
 
@@ -122,6 +124,7 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
         *table_statements(spec).values(),
         *views.statements(),
         functions_sql(spec),
+        *([lists_guard_sql(spec)] if spec.lists else []),
         *spec.guards().values(),
         _mark_sql(spec, views),
         *view_guards(views, spec).values(),
@@ -172,11 +175,34 @@ def _exists(session: Session, to_reg: str, name: str) -> bool:
 def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> list[str]:
     """What brings functions and triggers up to date; nothing if they are."""
     statements: list[str] = []
-    if is_new or found.mark != functions_mark(spec):
+    if is_new or found.mark != functions_mark(spec) or found.lists != spec.lists:
         statements.append(functions_sql(spec))
+        statements += _list_statements(spec, () if is_new else found.lists)
     if is_new or set(found.guards) != set(GUARDS):
         statements += spec.guards().values()
     return statements
+
+
+def _list_statements(spec: TableSpec, installed: Sequence[str]) -> list[str]:
+    """What takes the values of the lists that were not indexed before, and forgets those that are no more."""
+    lists, events = spec.qualified("_lists"), spec.qualified()
+    gone = [field for field in installed if field not in spec.lists]
+    new = [field for field in spec.lists if field not in installed]
+    filled = [f"DELETE FROM {lists} WHERE field = '{field}';\n" for field in (*gone, *new)]
+    for field in new:
+        values = f"{spec.qualified('_values')}({json_sql(field, 'e.')})"
+        filled.append(
+            f"INSERT INTO {lists} (field, value, id)\nSELECT '{field}', v, e.id "
+            f"FROM {events} AS e, {values} AS v WHERE {json_sql(field, 'e.')} IS NOT NULL;\n"
+        )
+    if not filled:
+        return []
+    return [
+        "SELECT set_config('pgevents.maintenance', 'create_tables', true);\n",
+        *filled,
+        "SELECT set_config('pgevents.maintenance', '', true);\n",
+        *([lists_guard_sql(spec)] if spec.lists else []),
+    ]
 
 
 def _mark_sql(spec: TableSpec, views: TableSpec) -> str:

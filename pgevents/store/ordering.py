@@ -1,4 +1,4 @@
-"""Positions, and the horizon: what a read has seen, and up to where the log can no longer change."""
+"""Positions (what a read has seen) and the horizon (up to which id the log is final)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ __all__ = [
 
 @attrs.frozen
 class Position:
-    """What a read has seen: the exact thing to validate a save against.
+    """What a read has seen; a save can be validated against exactly this.
 
     Attributes:
-        last_id: Id of the last event that was read, or the base if there was none.
+        last_id: Id of the last event that was read; the base if no event was read.
         base: The id that the read started from (a snapshot's id, a final bound, or 0).
         count: How many matching events above the base were read.
         streams: The streams that were read.
         ids: Ids of the events above the base.
-        uncommitted: If this transaction had itself saved events at or below the base: an id below them all,
-            and the ids of the matching events between it and the base. A savepoint may still take them back.
+        uncommitted: If the transaction of the read had itself saved events at or below the base: an id below
+            all of them, and the ids of the matching events between that id and the base. A rollback to a
+            savepoint may still remove these events.
         is_cut: Whether a limit left out later events, so that no save can be validated against it.
     """
 
@@ -47,7 +48,7 @@ class Position:
     is_cut: bool = attrs.field(default=False, kw_only=True)
 
     def premise(self) -> tuple[int, int, int]:
-        """What the append function checks: above which id so many events match, with what digest of ids."""
+        """What the append function checks: base, and number and id digest of the matching events above it."""
         if self.uncommitted is None:
             return self.base, self.count, digest_of(self.ids)
         base, earlier = self.uncommitted
@@ -56,14 +57,14 @@ class Position:
     def as_json(self) -> dict[str, Any]:
         """The condition in the form that the append function takes."""
         base, seen, digest = self.premise()
-        streams = [one.as_json() for one in self.streams]
+        streams = [stream.as_json() for stream in self.streams]
         return {"base": base, "seen": seen, "digest": digest, "streams": streams}
 
 
 def digest_of(ids: Iterable[int]) -> int:
     """A digest of a set of ids; the database's `<events>_digest` computes the same.
 
-    Another event in the place of one that was read always gives another digest.
+    Replacing one event of the set by another always changes the digest.
     """
     digest = 0
     for event_id in ids:
@@ -74,12 +75,12 @@ def digest_of(ids: Iterable[int]) -> int:
 
 @attrs.frozen
 class HorizonHolder:
-    """A transaction that holds the horizon back.
+    """A transaction in the middle of a save, which holds the horizon back.
 
     Attributes:
         pid: The backend's process id; None for a prepared transaction.
         since: When its transaction began; None where the role may not see it.
-        published: The id above which its events will stand.
+        published: Its events will have ids above this one.
         application: Its `application_name`.
     """
 
@@ -91,12 +92,12 @@ class HorizonHolder:
 
 @attrs.frozen
 class Horizon:
-    """Up to where the log can no longer change.
+    """Up to which id the log is final.
 
     Attributes:
         id: Every event with an id up to this one is committed and visible, or will never exist.
-        last_issued: The last id given out; equal to `id` when nobody is in the middle of a save.
-        holders: Who holds it back, the oldest first; empty when nobody does.
+        last_issued: The last id that the sequence has issued; equal to `id` while no save is in progress.
+        holders: The transactions that hold the horizon back, the oldest first.
     """
 
     id: int
@@ -106,7 +107,7 @@ class Horizon:
 
 def streams_json(streams: Sequence[Stream[Any]]) -> str:
     """Streams in the form that the database functions take."""
-    return json.dumps([one.as_json() for one in streams])
+    return json.dumps([stream.as_json() for stream in streams])
 
 
 HORIZON_SQL = """\
@@ -122,13 +123,13 @@ ORDER BY published, a.xact_start
 
 
 def last_issued(execute: Any, spec: TableSpec) -> int:
-    """The last id that was given out."""
+    """The last id that the sequence has issued."""
     sql = f"SELECT (last_value - (NOT is_called)::int)::bigint FROM {spec.qualified('_id_seq')}"
     return int(execute(sql, None).fetchone()[0])
 
 
 def horizon_of(execute: Any, spec: TableSpec) -> Horizon:
-    """The bound over everything, and who holds it back."""
+    """The horizon of a log, and the transactions that hold it back."""
     last = last_issued(execute, spec)
     rows = execute(HORIZON_SQL, {"last": last, "table": spec.qualified()}).fetchall()
     holders = tuple(

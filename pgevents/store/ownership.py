@@ -1,4 +1,4 @@
-"""Telling pgevents' own tables and indexes from an application's that have the same name."""
+"""Tells pgevents' tables and indexes from those of an application that have the same names."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def snapshots_mark(events: TableSpec, projections: TableSpec) -> str:
 
 
 def log_of_snapshots(execute: Any, events: TableSpec, projections: TableSpec) -> str | None:
-    """The mark of a projections table, if it says that its snapshots are folded from this log.
+    """The mark of a projections table if it names this log as the one that its snapshots are folded from.
 
-    None if it has none, or names a log that is gone.
+    None if the table has no mark, or its mark names a log that does not exist any more.
 
     Raises:
-        ConfigurationError: They are folded from another log, whose ids mean other events.
+        ConfigurationError: The mark names another log, whose ids mean other events.
     """
     mark = execute(MARK_SQL, [projections.qualified()]).fetchone()[0] or ""
     if mark == snapshots_mark(events, projections):
@@ -81,23 +81,23 @@ def log_of_snapshots(execute: Any, events: TableSpec, projections: TableSpec) ->
     other = other if '"."' in other else projections.beside(other)
     if execute("SELECT to_regclass(%s)", [other]).fetchone()[0] is not None:
         raise ConfigurationError(
-            f"{projections.qualified()} holds the snapshots of another log, {other}: an id in them means "
-            "another "
-            f"event than in {events.qualified()}. Give each log a projections table of its own"
+            f"{projections.qualified()} holds the snapshots of another log, {other}: "
+            f"an id in them means another event than in {events.qualified()}. "
+            "Give each log its own projections table"
         )
     return None
 
 
 def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> None:
-    """Refuse a table of the same name that pgevents has not made, and does not touch.
+    """Refuse an existing relation of the same name that pgevents did not create; it is not touched.
 
     Args:
         execute: `Session.execute`.
-        spec: The table that they belong to.
-        tables: The DDL of each table, by its quoted name; other statements are left out.
+        spec: The spec of the tables.
+        tables: The DDL of each table, by its quoted name; statements that create no table are ignored.
 
     Raises:
-        ConfigurationError: There is one: something else than a table, or one with other columns.
+        ConfigurationError: There is a relation that is not a table, or a table with other columns.
     """
     for name, ddl in tables.items():
         if not ddl.startswith("CREATE TABLE"):
@@ -108,14 +108,13 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
         if reason is not None:
             factory = f"create_{spec.kind}_table"
             raise ConfigurationError(
-                f"{name} is not a table that pgevents made: {reason}. It was left as it is. Give your "
-                "tables another "
-                f"name or schema: {factory}(schema='my_app', name='my_{spec.kind}')"
+                f"{name} is not a table that pgevents made: {reason}. It was left as it is. Give your tables "
+                f"another name or schema: {factory}(schema='my_app', name='my_{spec.kind}')"
             )
 
 
 def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) -> None:
-    """Refuse to make a log beside places and snapshots of one that was dropped: ids mean other events now.
+    """Refuse to create a log beside checkpoints and snapshots of a dropped one, whose ids mean other events.
 
     Raises:
         ConfigurationError: There are such rows. Nothing was changed.
@@ -126,31 +125,30 @@ def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) ->
             continue
         if execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} > 0)").fetchone()[0]:
             raise ConfigurationError(
-                f"{table} still has rows of a log that was dropped, whose ids would mean other events of the "
-                f"one that is made now; nothing was changed. Drop it, too: DROP TABLE {table}"
+                f"{table} still has rows of a log that was dropped; in the new log their ids would mean "
+                f"other events. Nothing was changed. Drop it, too: DROP TABLE {table}"
             )
 
 
 def refuse_stale_functions(execute: Any, spec: TableSpec) -> None:
-    """Refuse to make a log whose name the functions of a renamed one still use: they would write into it.
+    """Refuse to create a log while functions of a renamed log still use its name and would write into it.
 
     Raises:
         ConfigurationError: There are such functions.
     """
-    own = spec.qualified("_append")
+    append_function = spec.qualified("_append")
     for stale in execute(STALE_SQL, [f"{spec.qualified()}:"]).fetchall():
         schema, name = stale
-        if f'"{schema}"."{name}"' != own:
+        if f'"{schema}"."{name}"' != append_function:
             raise ConfigurationError(
                 f'the functions of "{schema}"."{name.removesuffix("_append")}" still use its former name '
-                f"{spec.qualified()}, and would write into a log that is made there: call create_tables() "
-                "for the "
-                "renamed log first"
+                f"{spec.qualified()}, and would write into a new log of that name: "
+                "call create_tables() for the renamed log first"
             )
 
 
 def _sequence_is_taken(execute: Any, spec: TableSpec, name: str) -> str | None:
-    """Why a table that does not exist yet cannot be made: its sequence's name is taken."""
+    """Why a table cannot be created: the name of its sequence is taken; None if it is free."""
     sequence = spec.qualified("_id_seq")
     if spec.kind == "events" and name == spec.qualified() and execute(RELATION_SQL, [sequence]).fetchall():
         return f"there is no such table, but its sequence's name {sequence} is taken"
@@ -158,22 +156,22 @@ def _sequence_is_taken(execute: Any, spec: TableSpec, name: str) -> str | None:
 
 
 def _foreign_because(rows: list[Any], ddl: str, later: Sequence[str]) -> str | None:
-    """Why a table is not one that this DDL made, now or without its later columns."""
+    """Why a table was not created by this DDL, with or without its later columns; None if it was."""
     relkind = rows[0][0]
     if relkind not in ("r", "p"):
         return f"it is {KINDS.get(relkind, 'something else')}"
-    found = {row[1]: row[2:5] for row in rows if row[1] is not None}
+    columns = {row[1]: row[2:5] for row in rows if row[1] is not None}
     wanted = columns_of(ddl)
     for column, (kind, is_required, is_identity) in wanted.items():
-        if column not in found:
+        if column not in columns:
             if column in later:
                 continue
             return f"it has no column {column!r}"
-        if found[column][0] != kind:
-            return f"its column {column!r} is {found[column][0]}, not {kind}"
-        if is_required and not found[column][1]:
+        if columns[column][0] != kind:
+            return f"its column {column!r} is {columns[column][0]}, not {kind}"
+        if is_required and not columns[column][1]:
             return f"its column {column!r} may be null"
-        if is_identity and not found[column][2]:
+        if is_identity and not columns[column][2]:
             return f"its column {column!r} is not GENERATED ALWAYS AS IDENTITY"
     for _, column, _, is_required, _, has_default in rows:
         if column not in wanted and is_required and not has_default:
@@ -182,10 +180,10 @@ def _foreign_because(rows: list[Any], ddl: str, later: Sequence[str]) -> str | N
 
 
 def refuse_foreign_index(execute: Any, spec: TableSpec, index: Index) -> None:
-    """Refuse an index of the right name that is another one, or not complete.
+    """Refuse an index of the right name that is not pgevents' index, or not complete.
 
     Raises:
-        ConfigurationError: It is.
+        ConfigurationError: The index is another one, or not complete.
     """
     reason = index_fault(execute, spec, index)
     if reason is not None:
@@ -193,14 +191,14 @@ def refuse_foreign_index(execute: Any, spec: TableSpec, index: Index) -> None:
 
 
 def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
-    """What is wrong with an index that exists, and what to do; None if it is the right one and complete."""
+    """What is wrong with an existing index, and what to do; None if it is the right index and complete."""
     name = spec.beside(f'"{index.name}"')
     row = execute(INDEX_SQL, [spec.qualified(), name]).fetchone()
     if row is None:
         return None
     if _is_former(row, index):
         return (
-            f"the index {name} has an entry for every event: create_tables(), or pgevents init, makes it anew"
+            f"the index {name} has an entry for every event: create_tables(), or pgevents init, replaces it"
         )
     relkind, is_of_table, is_valid, method, columns, only, is_unique = row
     if relkind not in ("i", "I") or not is_of_table:
@@ -208,25 +206,23 @@ def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
     if method != "btree" or (columns, only, is_unique) != index.described:
         return (
             f"the index {name} is not the one that pgevents makes "
-            f"({index.create_sql(spec.qualified()).strip()}): "
-            f"DROP INDEX CONCURRENTLY {name}"
+            f"({index.create_sql(spec.qualified()).strip()}): DROP INDEX CONCURRENTLY {name}"
         )
     if not is_valid:
         return (
-            f"the index {name} is not complete: its CREATE INDEX CONCURRENTLY has failed, or is still at "
-            "work. "
-            f"REINDEX INDEX CONCURRENTLY {name}"
+            f"the index {name} is not complete: its CREATE INDEX CONCURRENTLY has failed or is still "
+            f"running. REINDEX INDEX CONCURRENTLY {name}"
         )
     return None
 
 
 def index_is_former(execute: Any, spec: TableSpec, index: Index) -> bool:
-    """Whether an index that exists is the one that an earlier version made in its place."""
+    """Whether an existing index is the one that an earlier version of pgevents made under this name."""
     row = execute(INDEX_SQL, [spec.qualified(), spec.beside(f'"{index.name}"')]).fetchone()
     return row is not None and _is_former(row, index)
 
 
 def _is_former(row: Any, index: Index) -> bool:
     relkind, is_of_table, _, method, *described = row
-    is_own = relkind in ("i", "I") and is_of_table and method == "btree"
-    return is_own and index.former is not None and tuple(described) == index.former.described
+    is_of_pgevents = relkind in ("i", "I") and is_of_table and method == "btree"
+    return is_of_pgevents and index.former is not None and tuple(described) == index.former.described

@@ -15,9 +15,11 @@ from pgevents.fields import text_sql
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
 from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream
+from pgevents.streams import Stream, shape_of, where_params
+from pgevents.streams import where_sql as stream_sql
 
 __all__ = [
+    "ONLY_TIMES",
     "STACK",
     "Found",
     "Statements",
@@ -35,6 +37,10 @@ TABLES = ("checkpoints", "parked", "runners", "seen", "kept")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
+
+
+ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text AS created_at, NULL"
+"""The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
 @cache
@@ -132,6 +138,7 @@ def read_lanes(
     limit: int,
     *,
     parked_of: str = "",
+    columns: str = COLUMNS,
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -142,6 +149,7 @@ def read_lanes(
         places: For each lane the id above which to read; None for a lane not to read.
         limit: At most so many events.
         parked_of: The subscription of which to say whether anything is parked.
+        columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -161,9 +169,9 @@ def read_lanes(
     branches: list[str] = []
     params: list[Any] = [streams_json(streams) if streams else "[]", parked_of]
     for stream in streams:
-        where, values = where_sql(stream)
+        where, values = where_sql(spec, stream)
         branches.append(
-            f"(SELECT {COLUMNS}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
+            f"(SELECT {columns}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
             f"WHERE {where} AND e.id > %s AND e.id <= current_setting('pgevents.bound')::bigint{ours[0]} "
             f"ORDER BY e.id LIMIT {limit:d})"
         )
@@ -198,15 +206,6 @@ def _id_of(row: Any) -> int:
     return int(row[0])
 
 
-def where_sql(stream: Stream[Any]) -> tuple[str, list[Any]]:
+def where_sql(spec: TableSpec, stream: Stream[Any]) -> tuple[str, list[Any]]:
     """The condition of a stream on events `e`, and its parameters."""
-    parts: list[str] = []
-    params: list[Any] = []
-    if stream.types is not None:
-        parts.append("e.type = ANY (%s)" if len(stream.types) != 1 else "e.type = %s")
-        params.append(list(stream.types) if len(stream.types) != 1 else stream.types[0])
-    for field, values in stream.match:
-        is_one = len(values) == 1
-        parts.append(f"{text_sql(field, 'e.')} = {'%s' if is_one else 'ANY (%s)'}")
-        params.append(values[0] if is_one else list(values))
-    return " AND ".join(parts) or "true", params
+    return stream_sql(shape_of(stream), spec, "e.", "e.id"), where_params(stream)

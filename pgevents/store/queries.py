@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from pgevents.store.tables import TableSpec
 from pgevents.streams import Shape, Stream, shape_of, where_params, where_sql
 
 __all__ = ["COLUMNS", "NO_EVENT", "select_after_snapshot", "select_events"]
@@ -25,7 +26,7 @@ FROM_THE_START = "id > (SELECT 0::bigint)"
 
 
 def select_events(
-    table: str,
+    table: TableSpec,
     streams: Sequence[Stream[Any]],
     after: int | str,
     as_of: int | datetime | None,
@@ -36,7 +37,7 @@ def select_events(
     """Each event of the streams once, and the parameters.
 
     Args:
-        table: The events table's quoted name.
+        table: The events table.
         streams: Merged streams.
         after: An id, or the SQL of one.
         as_of: Up to where, if not up to now.
@@ -59,7 +60,14 @@ def select_events(
     params: list[Any] = []
     branches: list[tuple[Shape, tuple[str, ...]]] = []
     for one in streams:
-        params += where_params(one)
+        listed = _list_of(table, tuple([field for field, _ in one.match]))
+        if listed is not None:
+            values = dict(one.match)[listed]
+            params.append(values[0] if len(values) == 1 else list(values))
+            params += bound_params[: len(bound_params) - isinstance(as_of, datetime)]
+            if one.after:
+                params.append(one.after)
+        params += where_params(one, listed)
         params += bound_params
         if one.after:
             params.append(one.after)
@@ -68,7 +76,7 @@ def select_events(
 
 
 def select_after_snapshot(
-    table: str,
+    table: TableSpec,
     projections: str,
     key: tuple[str, str, int, str | None],
     streams: Sequence[Stream[Any]],
@@ -78,8 +86,8 @@ def select_after_snapshot(
     after it.
 
     Args:
-        table: The events table's quoted name.
-        projections: That of the snapshot's table.
+        table: The events table.
+        projections: The quoted name of the snapshot's table.
         key: The snapshot's type, id, version and shape.
         streams: Merged streams.
         as_of: Up to where, if not up to now.
@@ -105,14 +113,39 @@ def select_after_snapshot(
 
 
 @lru_cache(maxsize=1024)
-def _select_sql(table: str, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
-    branches = [
-        f"SELECT {COLUMNS} FROM {table} WHERE {' AND '.join([where_sql(shape), *bounds])} {tail}"
-        for shape, bounds in asked
-    ]
+def _select_sql(table: TableSpec, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
+    branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in asked]
     if not branches:
         return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
     if len(branches) == 1:
         return branches[0]
     every = "\nUNION ALL\n".join(f"({branch})" for branch in branches)
     return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every {tail}"
+
+
+def _list_of(table: TableSpec, fields: tuple[str, ...]) -> str | None:
+    """The field of a stream along whose list of values it is read: its first data index, if that is one."""
+    first = next((field for field in table.data_indexes if field in fields), None)
+    return first if first in table.lists else None
+
+
+def _branch_sql(table: TableSpec, shape: Shape, bounds: tuple[str, ...], tail: str) -> str:
+    """The events of one stream. Along a list of values the ids come first, in order, and then each event by
+    its id: a join that the planner may turn round would read all events for a value that few have."""
+    listed = _list_of(table, tuple([field for field, _ in shape[0]]))
+    where = " AND ".join(
+        [where_sql(shape, table, id_sql="ids.id" if listed else "", besides=listed), *bounds]
+    )
+    if listed is None:
+        return f"SELECT {COLUMNS} FROM {table.qualified()} WHERE {where} {tail}"
+    is_one = (listed, False) in shape[0]
+    below = " AND ".join(bound for bound in bounds if bound.startswith("id "))
+    ids = (
+        f"SELECT {'' if is_one else 'DISTINCT '}id FROM {table.qualified('_lists')} "
+        f"WHERE field = '{listed}' AND value = {'%s' if is_one else 'ANY(%s)'} AND {below}"
+    )
+    event = (
+        f"SELECT type, data, metadata, created_at, updated_at FROM {table.qualified()} AS e "
+        "WHERE e.id = ids.id OFFSET 0"
+    )
+    return f"SELECT {COLUMNS} FROM ({ids}) AS ids, LATERAL ({event}) AS e WHERE {where} {tail}"

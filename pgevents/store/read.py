@@ -217,7 +217,7 @@ class Reader(FinalReads):
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
                 return snapshot, rows_of(events), noted
-        select, params = select_after_snapshot(self.spec.qualified(), projections, key, merged, as_of)
+        select, params = select_after_snapshot(self.spec, projections, key, merged, as_of)
         rows: list[Any] = self._execute_after_lock(lock, select, params).fetchall()
         rows.sort(key=by_id)
         return (rows.pop(0) if rows and rows[0][1] is None else None), rows, None

@@ -54,7 +54,7 @@ class Source:
         is_reverse: bool = False,
     ) -> tuple[str, list[Any]]:
         """The statement of a read of this table, and its parameters; rows of `COLUMNS`."""
-        return select_events(self.spec.qualified(), streams, after, as_of, tail, is_reverse=is_reverse)
+        return select_events(self.spec, streams, after, as_of, tail, is_reverse=is_reverse)
 
     def select_part(self, streams: Sequence[Stream[Any]], options: ReadOptions) -> tuple[str, list[Any]]:
         """The same for a part of the streams; of a limited one there is one row more, if there are more."""

@@ -11,7 +11,7 @@ import attrs
 import peewee
 
 from pgevents.errors import AppendOnlyError, ConfigurationError
-from pgevents.fields import check_field, described_sql, text_sql
+from pgevents.fields import described_sql, many, split_many, text_sql
 from pgevents.streams import check_field_name
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ProjectionsModel",
     "TableSpec",
     "column_ddl",
+    "lists_guard_sql",
     "columns_of",
     "create_events_table",
     "create_projections_table",
@@ -51,6 +52,25 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
     events bigint,
     ids bigint[]
 );
+"""
+
+IMPORTS_SQL = """\
+CREATE TABLE IF NOT EXISTS {imports} (
+    source text,
+    page bigint,
+    lines bytea NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, page)
+);
+"""
+
+LISTS_SQL = """\
+CREATE TABLE IF NOT EXISTS {lists} (
+    field text COLLATE "C",
+    value text COLLATE "C",
+    id bigint,
+    PRIMARY KEY (value, field, id)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
 """
 
 PROJECTIONS_SQL = """\
@@ -138,13 +158,28 @@ class Index:
 
 @attrs.frozen
 class TableSpec:
-    """Where a table stands and what it is indexed by."""
+    """Where a table stands and what it is indexed by.
+
+    Attributes:
+        kind: "events" or "projections".
+        name: Its name.
+        schema: Its schema; None for the connection's own.
+        data_indexes: The fields that are indexed.
+        additional_indexes: What else is indexed.
+        lists: Those of the fields that hold a list of values.
+    """
 
     kind: str
     name: str
     schema: str | None
     data_indexes: tuple[str, ...]
     additional_indexes: AdditionalIndexes = attrs.field(default=(), eq=False)  # lists do not hash
+    lists: tuple[str, ...] = ()
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The data indexes as they are declared and noted."""
+        return tuple([many(field) if field in self.lists else field for field in self.data_indexes])
 
     def qualified(self, suffix: str = "") -> str:
         """The quoted name of the table, or of what belongs to it by a suffix."""
@@ -172,10 +207,12 @@ class TableSpec:
         table = self.qualified()
         if self.kind == "projections":
             return {table: PROJECTIONS_SQL.format(table=table)}
-        maintenance = self.qualified("_maintenance")
+        maintenance, imports, lists = map(self.qualified, ("_maintenance", "_imports", "_lists"))
         return {
             table: EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq")),
             maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
+            imports: IMPORTS_SQL.format(imports=imports),
+            **({lists: LISTS_SQL.format(lists=lists)} if self.lists else {}),
         }
 
     def later_columns(self) -> dict[str, tuple[str, ...]]:
@@ -214,6 +251,7 @@ class TableSpec:
             *[
                 Index(self._index_name("data", field), ("{field}", "id"), field, only="{field} IS NOT NULL")
                 for field in self.data_indexes
+                if field not in self.lists
             ],
         ]
 
@@ -235,6 +273,16 @@ class TableSpec:
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};\n"
             for name, when in GUARDS.items()
         }
+
+
+def lists_guard_sql(spec: TableSpec) -> str:
+    """The DDL of the trigger that keeps the values of lists as they are."""
+    table, guard = spec.qualified("_lists"), spec.qualified("_lists_guard")
+    return (
+        "CREATE OR REPLACE TRIGGER pgevents_lists BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE "
+        f"ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {guard}();\n"
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER pgevents_lists;\n"
+    )
 
 
 def _guard_function(name: str) -> str:
@@ -362,8 +410,8 @@ def create_events_table(
         name: The table's name, at most 48 bytes (functions and indexes are named after it).
         data_indexes: Fields of the events' data to index, the most selective first. They are also what
             validated saves lock by, so name the ids that streams are about. A dot leads into an object
-            (`customer.id`), and into the metadata (`metadata.tenant`). An event without the field costs
-            nothing.
+            (`customer.id`), and into the metadata (`metadata.tenant`). `many("product_ids")` is a field that
+            holds a list: an event is in the stream of each value. An event without the field costs nothing.
         additional_indexes: Column names or tuples of them, or Peewee indexes; or a function that
             takes the model and returns these.
 
@@ -425,14 +473,17 @@ def _model(
 ) -> type[_PgEventsModel]:
     if isinstance(data_indexes, str):
         raise ConfigurationError(f"data_indexes is a list of field names; write [{data_indexes!r}]")
-    check = check_field if kind == "events" else check_field_name
-    fields = tuple(check(field) for field in data_indexes)
+    lists: tuple[str, ...] = ()
+    if kind == "events":
+        fields, lists = split_many(data_indexes)
+    else:
+        fields = tuple(check_field_name(field) for field in data_indexes)
     if len(set(fields)) != len(fields):
         raise ConfigurationError(f"data_indexes names a field twice: {list(fields)}")
     _check_name("table", name, 48)
     if schema is not None:
         _check_name("schema", schema, 63)
-    spec = TableSpec(kind, name, schema, fields, additional_indexes)
+    spec = TableSpec(kind, name, schema, fields, additional_indexes, lists)
     meta = type("Meta", (), {"table_name": name, "schema": schema})
     class_name = "".join(part.capitalize() for part in name.split("_")) or "Table"
     return cast("type[_PgEventsModel]", type(class_name, (base,), {"Meta": meta, "pgevents_spec": spec}))

@@ -9,6 +9,7 @@ from pgevents.subscriptions.control import Lease, discard, pause, rename, replay
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
+from pgevents.subscriptions.inline import Inline
 from pgevents.subscriptions.keeping import Keep, keep
 from pgevents.subscriptions.rebuilding import (
     RebuildProgress,
@@ -22,6 +23,7 @@ from pgevents.subscriptions.subscription import Subscription, subscription
 __all__ = [
     "Delivery",
     "ErrorPolicy",
+    "Inline",
     "Keep",
     "KeptReport",
     "LaneReport",

@@ -12,6 +12,7 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import EventTypes
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import where_sql
+from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 from pgevents.subscriptions.control import Row, all_rows, every_lane
 from pgevents.subscriptions.definition import VIEW_KEY, Question, Work
@@ -150,8 +151,8 @@ def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None
     ).fetchone()
     if bound[0] < high:
         return f"events up to {high} of what was added are not final yet; try again"
-    new_sql, new_params = _any_of(streams)
-    old_sql, old_params = _any_of(old.streams)
+    new_sql, new_params = _any_of(spec, streams)
+    old_sql, old_params = _any_of(spec, old.streams)
     found = session.execute(
         f"SELECT min(e.id), count(*) FROM {spec.qualified()} AS e WHERE e.id <= %s AND ({new_sql}) AND "
         f"NOT ({old_sql})",
@@ -162,11 +163,11 @@ def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None
     return None
 
 
-def _any_of(streams: Sequence[Stream[Any]]) -> tuple[str, list[Any]]:
+def _any_of(spec: TableSpec, streams: Sequence[Stream[Any]]) -> tuple[str, list[Any]]:
     parts: list[str] = []
     params: list[Any] = []
     for one in streams:
-        sql, values = where_sql(one)
+        sql, values = where_sql(spec, one)
         parts.append(f"coalesce({sql}, false)")
         params += values
     return " OR ".join(parts) or "false", params

@@ -103,8 +103,7 @@ def keep(projection: Any, *, lanes: int = LANES, on_error: ErrorPolicy | None = 
 
     Args:
         projection: The projection's class. Whose view an event changes is found out from its streams: each
-        has
-            one field that is the id, a data index of the events table. Else the class says it:
+            has one field that is the id, a data index of the events table. Else the class says it:
             `@staticmethod def ids_of(event)` returns a set of ids.
         lanes: How many workers can work on it at once at most, at first; `resize` changes it.
         on_error: As for `subscription`; by default five attempts, then the view is parked.

@@ -167,8 +167,7 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
 
     Raises:
         ConfigurationError: The version that stays is kept and not complete; or an older one is still kept
-        by a
-            runner, or was queried in the last five minutes. Nothing was removed.
+            by a runner, or was queried in the last five minutes. Nothing was removed.
     """
     cls, spec, views = projection, client.events.pgevents_spec, client.projections.pgevents_spec
     client.check_installed()

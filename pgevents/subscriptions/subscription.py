@@ -318,6 +318,12 @@ def _question(found: Subscription[Any]) -> Question:
     client: EventClient | None = getattr(found, "client", None)
     if client is not None:  # a decorated function has none before a runner takes it
         streams = client.identifiers.check(streams)
+        lists = set(key_names(found.key)) & set(client.events.pgevents_spec.lists)
+        if lists:
+            raise ConfigurationError(
+                f"subscription {found.name!r}: {sorted(lists)[0]!r} has many values in one event, which can "
+                "be in one lane only; give another key"
+            )
     return Question.of(streams, key_names(found.key))
 
 

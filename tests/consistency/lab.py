@@ -36,6 +36,7 @@ from pgevents import (
     create_projections_table,
     everything,
     latest,
+    many,
     pipeline,
     stream,
 )
@@ -48,9 +49,9 @@ from ..conftest import database
 from .variants import RIGHT, Variant
 
 TYPES = ("A", "B", "C")
-FIELDS = ("k", "g", "tenant", "o")
-"""The data indexes; `tenant` is the same on every event, `u` is a field without an index, and `o` what `k`
-was called in the first version of the type R."""
+FIELDS = ("k", "g", "tenant", "o", many("tags"))
+"""The data indexes; `tenant` is the same on every event, `u` is a field without an index, `o` is what `k` was
+called in the first version of the type R, and `tags` are several, in the shape "many" alone."""
 EPOCH = 1.0
 """Seconds after which identifiers change, so that streams stay short however long a race lasts."""
 
@@ -87,8 +88,9 @@ def _class_of(name: str, **options: Any) -> type[Any]:
         "saw_last": int,
     }
     fields = {field: attrs.field(type=kind) for field, kind in kinds.items()}
+    fields["tags"] = attrs.field(type=list[str], factory=list)
     if options:
-        fields |= {name: attrs.field(type=kind | None, default=None) for name, kind in kinds.items()}
+        fields |= {field: attrs.field(type=kind | None, default=None) for field, kind in kinds.items()}
     made: Any = attrs.make_class(name, fields, bases=(_Lookup,), frozen=True, slots=True)
     made.__pgevents_type__ = EventType(name, made, **options)
     return cast("type[Any]", made)
@@ -127,6 +129,14 @@ def many_values(names: Names) -> list[Stream[Any]]:
     return [stream(names.rng.choice([None, ["A", "B"]]), k=values)]
 
 
+def tagged(names: Names) -> list[Stream[Any]]:
+    """One of the values that events have several of, two, or one beside another identifier."""
+    types = names.rng.choice([None, ["A", "B"]])
+    more = names.rng.choice([{}, {}, {"u": names.one("u")}])
+    tags = names.one("tag") if names.rng.random() < 0.8 else names.several("tag")
+    return [stream(types, tags=tags, **more)]
+
+
 SHAPES: dict[str, Callable[[Names], list[Stream[Any]]]] = {
     "one key": lambda names: [stream(k=names.one("k"))],
     "two keys": lambda names: [stream(["A", "B"], k=names.one("k"), g=names.one("g"))],
@@ -137,6 +147,7 @@ SHAPES: dict[str, Callable[[Names], list[Stream[Any]]]] = {
     "list": lambda names: (
         many_values(names) if names.rng.random() < 0.2 else [stream("A", k=names.several("k"))]
     ),
+    "many": tagged,
     "renamed": lambda names: [stream("R", k=names.one("k"))],
     "hot value": lambda names: [stream("A", tenant="acme", k=names.one("k")), stream("C", tenant="acme")],
 }
@@ -420,7 +431,10 @@ class Worker:
     def new(self, saw: Mapping[str, Any] | None = None, **fixed: Any) -> dict[str, Any]:
         """An event that can be told from all others."""
         self.last_marker += 1
-        data = {field: self.names.one(field) for field in ("k", "g", "u")} | {"tenant": "acme"} | fixed
+        data = {field: self.names.one(field) for field in ("k", "g", "u")} | {"tenant": "acme"}
+        if self.race.shape == "many":
+            data["tags"] = self.names.several("tag")[: self.rng.randrange(4)]
+        data |= fixed
         data |= {"m": f"{self.number}-{self.last_marker}"} | {
             f"saw_{name}": value for name, value in (saw or {}).items()
         }
@@ -447,6 +461,11 @@ class Worker:
 
     def bulk_batch(self) -> None:
         """More keys than are locked one by one, the contested ones among them."""
+        if self.race.shape == "many" and self.rng.random() < 0.7:  # in one event, or in a few
+            tags = [f"tag{self.rng.randrange(10**9)}" for _ in range(100)]
+            more = [self.new(tags=tags[:30]) for _ in range(self.rng.choice([0, 3]))]
+            self.save([*more, self.new(tags=[*tags, self.names.one("tag")])])
+            return
         events = [self.new(k=f"k{self.rng.randrange(10**9)}") for _ in range(80)]
         self.save([*events, self.new(), self.new()])
 
@@ -476,7 +495,9 @@ class Worker:
     ) -> Event[Any]:
         """As an instance, which mostly belongs to the stream that it is decided on."""
         asked = dict(streams[0].match).get("k", ())
-        own = {"k": asked[0]} if len(asked) == 1 and self.rng.random() < 0.8 else {}
+        own: dict[str, Any] = {"k": asked[0]} if len(asked) == 1 and self.rng.random() < 0.8 else {}
+        if self.race.shape == "many" and self.rng.random() < 0.8:
+            own = {"tags": [*dict(streams[0].match)["tags"], "tag"]}
         cls = RENAMED if self.is_renamed else CLASSES[new["type"]]
         decision = cls(**new["data"] | own)
         return self.typed_client.save_event_with_stream_validation(decision, known, given)

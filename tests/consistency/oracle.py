@@ -45,11 +45,15 @@ class Log:
                 for event_id, kind, data in self.rows
                 if any(
                     (types is None or kind in types)
-                    and all(data.get(field) in values for field, values in match)
+                    and all(not values.isdisjoint(_values(data.get(field))) for field, values in match)
                     for types, match in wanted
                 )
             ]
         return self._found[streams]
+
+
+def _values(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]
 
 
 def _renamed(kind: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ RACES: dict[str, Race] = {
     "validated saves without BULK while batches run, one event": Race(
         "one key", weights={"bulk_batch": 4, "by_position": 5}
     ),
+    "values of a list without locks": Race("many", weights={"plain": 5, "by_position": 5}),
+    "values of a list without locks, one event": Race("many", weights={"plain": 5, "by_position": 5}),
     "the older name of a field is not locked": Race("renamed", weights={"plain": 5, "by_position": 5}),
     "bound read after the events": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),
     "bound inside the reading statement": Race("types", weights={"plain": 5, "final": 5, "snapshot": 2}),

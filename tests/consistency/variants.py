@@ -229,6 +229,16 @@ BROKEN: dict[str, Variant] = {
             places=("numbered", "checked"),
         ),
         Variant(
+            "values of a list without locks",
+            (ANY_EVENTS, (r"re:\n    \|\| CASE WHEN [^\n]*'tags'\)[^$]*? END", "")),
+            places=("numbered", "checked"),
+        ),
+        Variant(
+            "values of a list without locks, one event",
+            ((r"re:OR \S*_try_values\S*\('data tags', [^\n]*\)\)", "OR true)"),),
+            places=("numbered", "checked"),
+        ),
+        Variant(
             "the older name of a field is not locked",
             (
                 (

@@ -158,9 +158,19 @@ BEGIN
             VALUES (
                 _type, my_app.events_storable(_type, _data, _metadata, _created_at), coalesce(_metadata, '{}'), _key, _at, _at)
             RETURNING id INTO _id;
+            -- for each list
+            IF pg_catalog.jsonb_object_field(_data, 'cart_id') IS NOT NULL THEN
+                INSERT INTO my_app.events_lists (field, value, id)
+                SELECT 'cart_id', v, _id FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v;
+            END IF;
+            -- end
             -- [pause: numbered]
             IF _id > _last AND my_app.events_remember(_last, concat(
                 cardinality(my_app.events_event_keys('', '{}', '{}'))
+                -- for each list
+                + CASE jsonb_typeof(pg_catalog.jsonb_object_field(_data, 'cart_id')) WHEN 'array' THEN
+                    jsonb_array_length(pg_catalog.jsonb_object_field(_data, 'cart_id')) ELSE 1 END
+                -- end
                 + CASE WHEN _state = '' THEN 0 ELSE split_part(_state, '|', 3)::int END, '|')) IS NOT NULL
             THEN
                 RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
@@ -313,6 +323,21 @@ BEGIN
             ORDER BY data->>'cart_id', id LIMIT greatest(_most, 0));
     END IF;
     -- end
+    -- for each list
+    IF _field = 'cart_id' AND cardinality(_values) = 1 THEN
+        RETURN ARRAY(
+            SELECT id FROM my_app.events_lists AS l
+            WHERE field = 'cart_id' AND value = _values[1] AND id > _base
+                AND (_types IS NULL AND _rest IS NULL OR my_app.events_is_of(id, _types, _rest))
+            ORDER BY value, field, id LIMIT greatest(_most, 0));
+    ELSIF _field = 'cart_id' THEN
+        RETURN ARRAY(
+            SELECT DISTINCT id FROM my_app.events_lists AS l
+            WHERE field = 'cart_id' AND value = ANY (_values) AND id > _base
+                AND (_types IS NULL AND _rest IS NULL OR my_app.events_is_of(id, _types, _rest))
+            LIMIT greatest(_most, 0));
+    END IF;
+    -- end
     IF _field IS NOT NULL THEN
         RETURN NULL;  -- no such index
     ELSIF _types IS NOT NULL THEN
@@ -328,14 +353,28 @@ BEGIN
 END
 $pgevents$;
 
+-- Whether an event is of these types, and each of these fields has one of its values.
+CREATE OR REPLACE FUNCTION my_app.events_is_of(_id bigint, _types text[], _rest jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    RETURN (
+        SELECT (type = ANY (_types)) IS NOT FALSE AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
+        FROM my_app.events WHERE id = _id);
+END
+$pgevents$;
+
 -- Whether each of these fields has one of its values.
 CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _metadata jsonb, _match jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE AS $pgevents$
 BEGIN
     RETURN NOT EXISTS (
         SELECT FROM jsonb_each(_match) AS m
-        WHERE coalesce(NOT m.value ? CASE
-            WHEN strpos(m.key, '.') = 0 THEN _data->>m.key ELSE my_app.events_text(_data, _metadata, m.key) END, true));
+        WHERE coalesce(NOT CASE
+            -- for each list
+            WHEN m.key = 'cart_id' THEN m.value ?| ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v)
+            -- end
+            WHEN strpos(m.key, '.') = 0 THEN m.value ? (_data->>m.key)
+            ELSE m.value ? my_app.events_text(_data, _metadata, m.key) END, true));
 END
 $pgevents$;
 
@@ -384,13 +423,27 @@ DECLARE
     _guard text;
 BEGIN
     _guard := set_config('pgevents.my_app_events', 'the generation|', true);
+    -- for lists
+    WITH saved AS (
+    -- end
     INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
     SELECT _ids[i], type, my_app.events_storable(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END), coalesce(metadata, '{}'),
         coalesce(_key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _keys[i]), at, at
     FROM (
         SELECT i, _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata, CASE WHEN cardinality(_times) > 1 THEN _times[i] ELSE _at END AS at
         FROM generate_series(1, _count) AS i OFFSET 0
-    ) AS given;
+    ) AS given
+    -- for lists
+    RETURNING id, data, metadata)
+    INSERT INTO my_app.events_lists (field, value, id)
+    SELECT NULL::text, NULL::text, NULL::bigint WHERE false
+    -- end
+    -- for each list
+    UNION ALL
+    SELECT 'cart_id', v, saved.id FROM saved, my_app.events_values(saved.data->'cart_id') AS v
+    WHERE saved.data->'cart_id' IS NOT NULL
+    -- end
+    ;
     _guard := set_config('pgevents.my_app_events', _state, true);
     -- [pause: numbered]
     IF _ids[1] <= _last THEN

@@ -79,11 +79,35 @@ BEGIN
         SET state = 'stopped', state_at = clock_timestamp(), generation = generation + 1,
             leased_at = NULL, leased_until = NULL, error = 'the log was truncated: reset the subscription';
     END IF;
+    -- for each list
+    IF TG_WHEN = 'AFTER' THEN
+        DELETE FROM my_app.events_lists AS l USING changed AS c, my_app.events_values(c.data->'cart_id') AS v
+        WHERE l.field = 'cart_id' AND l.value = v AND l.id = c.id;
+        INSERT INTO my_app.events_lists (field, value, id)
+        SELECT 'cart_id', v, e.id
+        FROM changed AS c JOIN my_app.events AS e ON e.id = c.id, my_app.events_values(e.data->'cart_id') AS v;
+    ELSE
+        DELETE FROM my_app.events_lists WHERE field = 'cart_id';
+    END IF;
+    -- end
     INSERT INTO my_app.events_maintenance (role, operation, reason, statement, events, ids)
     VALUES (
         session_user, TG_OP, _reason,
         rtrim((regexp_split_to_array(current_query(), $re$'|\$|--|/\*|\m[0-9]$re$))[1]), _events, _ids);
     RETURN NULL;
+END
+$pgevents$;
+
+-- The values of lists are written with their events alone.
+CREATE OR REPLACE FUNCTION my_app.events_lists_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    IF strpos(current_setting('pgevents.my_app_events', true), '|') > 1 OR current_setting('pgevents.maintenance', true) <> '' THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'PGE03',
+        MESSAGE = 'the values by which events belong to streams are written with the events: ' || TG_OP || ' is refused',
+        HINT = 'To restore a dump of data alone into tables that exist, make it with pg_dump --disable-triggers.';
 END
 $pgevents$;
 

@@ -1,6 +1,8 @@
 -- The functions of one events table. They are written for the table my_app.events with the data index cart_id, and are
--- SQL as they stand. pgevents.store.functions puts the real table's names in their place, and what stands between "for
--- each data index" and "end" once for each of them. `[pause: ...]` marks where the tests of races put pauses.
+-- SQL as they stand. pgevents.store.functions puts the real table's names in their place. What stands between "for each
+-- data index" and "end" stands there once for each index on one value, "for each list" once for each index on a list of
+-- values, "for each field" once for each of both, and "for lists" only where there is one of those.
+-- `[pause: ...]` marks where the tests of races put pauses.
 --
 -- Functions that are called from outside fix their search_path, so that nobody can put functions of their own in place of
 -- PostgreSQL's; all others are called by these alone, and inherit it.
@@ -13,6 +15,22 @@ CREATE OR REPLACE FUNCTION my_app.events_key(_kind text, _text text) RETURNS big
         _text, pg_catalog.hashtextextended(_kind, pg_catalog.int8('my_app.events'::pg_catalog.regclass::pg_catalog.oid)))
 $pgevents$;
 
+-- The values of a field that holds a list: the texts of its strings, numbers and booleans, each once. What is no list
+-- counts as a list of itself. (Of this form it becomes part of the calling statement.)
+CREATE OR REPLACE FUNCTION my_app.events_values(_list jsonb) RETURNS SETOF text LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT DISTINCT v #>> '{}'
+    FROM jsonb_array_elements(CASE jsonb_typeof(_list) WHEN 'array' THEN _list ELSE jsonb_build_array(_list) END) AS v
+    WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')
+$pgevents$;
+
+-- Their keys.
+CREATE OR REPLACE FUNCTION my_app.events_value_keys(_kind text, _list jsonb) RETURNS bigint[]
+LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+BEGIN
+    RETURN ARRAY(SELECT my_app.events_key(_kind, v) FROM my_app.events_values(_list) AS v);
+END
+$pgevents$;
+
 -- The keys of an event.
 CREATE OR REPLACE FUNCTION my_app.events_event_keys(_type text, _data jsonb, _metadata jsonb) RETURNS bigint[]
 LANGUAGE sql IMMUTABLE AS $pgevents$
@@ -22,9 +40,23 @@ LANGUAGE sql IMMUTABLE AS $pgevents$
         , my_app.events_key('data cart_id', pg_catalog.jsonb_object_field_text(_data, 'cart_id'))
         -- end
     ]
+    -- for each list
+    || CASE WHEN pg_catalog.jsonb_object_field(_data, 'cart_id') IS NULL THEN '{}'
+        ELSE my_app.events_value_keys('data cart_id', pg_catalog.jsonb_object_field(_data, 'cart_id')) END
+    -- end
 $pgevents$;
 
--- Whether all of them could be locked, shared, without waiting. (It takes less time than an array of them.)
+-- Whether the values of a list could be locked, shared, without waiting. Many are left to those who count keys.
+CREATE OR REPLACE FUNCTION my_app.events_try_values(_kind text, _list jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $pgevents$
+BEGIN
+    RETURN (
+        SELECT count(*) <= 20 AND coalesce(bool_and(pg_try_advisory_xact_lock_shared(my_app.events_key(_kind, v))), true)
+        FROM (SELECT v FROM my_app.events_values(_list) AS v LIMIT 21) AS first);
+END
+$pgevents$;
+
+-- Whether all keys of an event could be locked so. (It takes less time than an array of them.)
 CREATE OR REPLACE FUNCTION my_app.events_try_event(_type text, _data jsonb, _metadata jsonb) RETURNS boolean
 LANGUAGE sql VOLATILE AS $pgevents$
     SELECT pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('table', ''))
@@ -33,13 +65,17 @@ LANGUAGE sql VOLATILE AS $pgevents$
         AND pg_catalog.pg_try_advisory_xact_lock_shared(
             my_app.events_key('data cart_id', pg_catalog.jsonb_object_field_text(_data, 'cart_id'))) IS NOT FALSE
         -- end
+        -- for each list
+        AND (pg_catalog.jsonb_object_field(_data, 'cart_id') IS NULL
+            OR my_app.events_try_values('data cart_id', pg_catalog.jsonb_object_field(_data, 'cart_id')))
+        -- end
 $pgevents$;
 
 -- The first data index that a stream names; NULL if it names none.
 CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $pgevents$
     SELECT coalesce(
         NULL::text
-        -- for each data index
+        -- for each field
         , CASE WHEN pg_catalog.jsonb_exists(_match, 'cart_id') THEN 'cart_id' END
         -- end
     )

@@ -100,6 +100,26 @@ BEGIN
             ) AS found);
     END IF;
     -- end
+    -- for each list
+    IF _field = 'cart_id' THEN
+        RETURN (
+            SELECT CASE WHEN count(*) < _most THEN coalesce(string_agg(event, E'\x1f'), '') END
+            FROM (
+                SELECT CASE WHEN _types IS NULL OR type = ANY (_types) THEN concat(
+                    id, E'\x1f', CASE WHEN _types IS NULL THEN replace(type, E'\x1f', '') ELSE type END, E'\x1f', data, E'\x1f',
+                    nullif(metadata, '{}'), E'\x1f', created_at, E'\x1f', nullif(updated_at, created_at)
+                ) END AS event
+                FROM (
+                    SELECT id FROM my_app.events_lists
+                    WHERE field = 'cart_id' AND value = _value AND id > _after
+                    ORDER BY value, field, id LIMIT _most
+                ) AS l, LATERAL (  -- one by one, whatever the planner thinks of their number
+                    SELECT type, data, metadata, created_at, updated_at FROM my_app.events AS e WHERE e.id = l.id OFFSET 0
+                ) AS e
+                ORDER BY id
+            ) AS found);
+    END IF;
+    -- end
     RETURN NULL;
 END
 $pgevents$;

@@ -1,0 +1,141 @@
+"""Inline views: folded in the save's own transaction, and exact whoever saves beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pgevents import ConfigurationError, EventClient, RetryableError
+from pgevents.subscriptions import Inline, inline, keep
+from pgevents.testing import drain
+
+from .shop import CartCreated, CartProjection, ItemAddedToCart
+from .test_kept_views import added, check
+
+Make = Callable[..., EventClient]
+
+
+@pytest.fixture
+def folding(make_client: Make) -> EventClient:
+    """A client that folds carts inline, tables made."""
+    made = make_client(plugins=[Inline(CartProjection)])
+    made.create_tables()
+    return made
+
+
+def test_rows_commit_with_the_events(folding: EventClient, make_client: Make) -> None:
+    """One event, a batch for several views, a decision; and what is rolled back leaves nothing."""
+    folding.save_event(CartCreated("c1", "u1"))
+    check(folding, ids=["c1"])
+    folding.save_events([added("c1"), CartCreated("c2", "u2"), added("c1", "p2"), added("c2")])
+    check(folding)
+    folding.decide(CartProjection("c1", folding), lambda cart: added("c1", f"p{len(cart.items)}"))
+    check(folding)
+    with folding.db.atomic():
+        folding.save_event(added("c1", "p7"))
+        with folding.db.atomic() as savepoint:
+            folding.save_event(added("c2", "p8"))
+            savepoint.rollback()
+    check(make_client())
+    with folding.db.atomic() as transaction:
+        folding.save_event(added("c3"))
+        transaction.rollback()
+    assert folding.get_projection(CartProjection, "c3") is None
+
+
+def test_what_others_saved_is_folded_at_the_next_save(folding: EventClient, make_client: Make) -> None:
+    """By programs without the plugin; a repeat will do, too, and so does a keeper."""
+    other = make_client()
+    folding.save_event(CartCreated("c1", "u1"), idempotency_key="k1")
+    other.save_events([added("c1"), added("c2")])
+    folding.save_event(CartCreated("c1", "u1"), idempotency_key="k1")
+    check(folding, ids=["c1"])
+    drain(other, [keep(CartProjection)])
+    check(folding)
+    folding.save_events([added("c1", "p3"), added("c2", "p3")])
+    drain(other, [keep(CartProjection)])
+    check(folding)
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["as it is", "by the bulk lock alone"])
+def test_a_save_waits_for_an_open_one_of_the_same_view(
+    folding: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch, is_broken: bool
+) -> None:
+    """Else its view would lack, for ever, what commits late with a smaller id."""
+    if is_broken:
+
+        def by_bulk(self: Any, streams: Any) -> None:
+            sql = "SELECT pg_advisory_xact_lock(my_app.events_key('bulk', ''))"
+            self.client.session.execute(sql)
+
+        monkeypatch.setattr(inline._Folder, "_lock", by_bulk)
+    other = make_client()
+    folding.save_event(CartCreated("c1", "u1"))
+    failed: list[Exception] = []
+
+    def save() -> None:
+        try:
+            folding.save_events([added("c1", f"p{n}") for n in range(2, 100)])
+        except RetryableError as error:
+            failed.append(error)
+        folding.db.close()
+
+    saver = threading.Thread(target=save)
+    with other.db.atomic():
+        other.save_event(added("c1", "late"))
+        saver.start()
+        saver.join(0.5)
+    saver.join()
+    if failed:
+        folding.save_events([added("c1", f"p{n}") for n in range(2, 100)])
+    whole = CartProjection("c1", other, load_existing_projection=False).view
+    saved = other.get_projection(CartProjection, "c1")
+    assert saved is not None
+    assert (saved.data != whole) == is_broken
+
+
+def test_writers_side_by_side_leave_exact_views(folding: EventClient, make_client: Make) -> None:
+    """Six threads on three carts, half of them without the plugin; a keeper brings up the rest."""
+    clients = [make_client(plugins=[Inline(CartProjection)] if n % 2 else []) for n in range(6)]
+
+    def save(number: int) -> None:
+        client = clients[number]
+        for n in range(25):
+            events = [added(f"c{(number + n) % 3}", f"p{number}-{n}")]
+            while True:
+                try:
+                    client.save_events(events if n % 5 else [*events, added(f"c{n % 3}")])
+                    break
+                except RetryableError:
+                    continue
+        client.db.close()
+
+    savers = [threading.Thread(target=save, args=(number,)) for number in range(6)]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join()
+    drain(folding, [keep(CartProjection)])
+    check(folding, ids=["c0", "c1", "c2"])
+
+
+def test_what_cannot_be_folded_inline_is_refused(make_client: Make) -> None:
+    """Before anything is written."""
+
+    class ByUser(CartProjection):
+        projection_type = "BY_USER"
+
+        @staticmethod
+        def ids_of(event: Any) -> set[str]:
+            return {event.data.cart_id}
+
+    client = make_client(plugins=[Inline(ByUser)])
+    client.create_tables()
+    with pytest.raises(ConfigurationError, match="cannot be folded inline"):
+        client.save_event(ItemAddedToCart("c1", "p1", 1, 1))
+    assert len(client.get_event_stream()) == 0
+    with pytest.raises(ConfigurationError, match="projection's class"):
+        Inline("CART")
