@@ -3,8 +3,6 @@ idempotency key."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -63,12 +61,20 @@ def current_delivery() -> Delivery | None:
     return _current.get()
 
 
-@contextmanager
-def delivering(name: str, event: Event[Any] | None, generation: int = 0) -> Generator[Delivery, None, None]:
-    """Inside the block, events that are saved name this event as their cause."""
-    delivery = Delivery(name, event, generation)
-    token = _current.set(delivery)
-    try:
-        yield delivery
-    finally:
-        _current.reset(token)
+class delivering:
+    """Inside the block, events that are saved name this event as their cause.
+
+    A class, because it runs once an event: a generator takes three times as long.
+    """
+
+    __slots__ = ("_delivery", "_token")
+
+    def __init__(self, name: str, event: Event[Any] | None, generation: int = 0) -> None:
+        self._delivery = Delivery(name, event, generation)
+
+    def __enter__(self) -> Delivery:
+        self._token = _current.set(self._delivery)
+        return self._delivery
+
+    def __exit__(self, *error: object) -> None:
+        _current.reset(self._token)

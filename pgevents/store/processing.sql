@@ -135,7 +135,8 @@ UPDATE {{checkpoints}} SET layers = '[]' WHERE name = %(name)s AND lane = %(lane
 -- [note]
 UPDATE {{checkpoints}}
 SET attempts = %(attempts)s, failed_id = %(failed_id)s, interruptions = %(interruptions)s, careful = %(careful)s,
-    announced = %(announced)s, due_at = clock_timestamp() + %(delay)s * interval '1 s', error = %(error)s
+    announced = %(announced)s, error = %(error)s,
+    due_at = CASE WHEN %(delay)s > 0 THEN clock_timestamp() + %(delay)s * interval '1 s' END
 WHERE name = %(name)s AND lane = %(lane)s;
 
 -- [lease]
@@ -292,6 +293,10 @@ FROM {{parked}} AS p
 WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR p.state <> 'discarded')
     AND (%(after_key)s IS NULL OR (p.key, p.event_id) > (%(after_key)s, %(after_id)s))
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
+
+-- [parked_sum]
+SELECT count(*), count(DISTINCT key), min(parked_at), coalesce(sum(attempts), 0)::bigint
+FROM {{parked}} WHERE name = %(name)s AND state <> 'discarded';
 
 -- [parked_of]
 -- Each with the state of the first event that is set aside of its key, for which it waits.

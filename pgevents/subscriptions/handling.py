@@ -51,12 +51,13 @@ def give_all(work: Work, items: Sequence[Item], stop: threading.Event, hand: Han
     session = work.client.session
     end = time.monotonic() + BATCH_SECONDS
     session.execute("SAVEPOINT pgevents_batch")
+    connection = session.connection()
     index = -1
     try:
         if work.takes_batches and len(items) > 1 and items[0].error is None:
             index, done = -1, next((i for i, item in enumerate(items) if item.error is not None), len(items))
             hand.item = items[0]
-            _give(work, [item.event for item in items[:done] if item.event is not None])
+            _give(work, connection, [item.event for item in items[:done] if item.event is not None])
         else:
             index = done = 0
             for item in items:
@@ -66,7 +67,7 @@ def give_all(work: Work, items: Sequence[Item], stop: threading.Event, hand: Han
                 if item.error is not None:
                     raise item.error
                 assert item.event is not None
-                has_saved = _give(work, [item.event])
+                has_saved = _give(work, connection, [item.event])
                 done += 1
                 if has_saved:
                     break
@@ -80,11 +81,11 @@ def give_all(work: Work, items: Sequence[Item], stop: threading.Event, hand: Han
     return done
 
 
-def _give(work: Work, events: Sequence[Event[Any]]) -> bool:
+def _give(work: Work, connection: Any, events: Sequence[Event[Any]]) -> bool:
     """Call the handler; whether it has saved events."""
     with delivering(work.name, events[0] if len(events) == 1 else None) as delivery:
         work.handle(events)
-    check_ours(work.client)
+    check_ours(connection)
     return delivery.saves > 0
 
 

@@ -75,6 +75,12 @@ class Blocked:
         """Whether an earlier event of its key is parked."""
         return self.is_keyed and item.key in self.first and item.id > self.first[item.key]
 
+    def behind(self, items: Sequence[Item]) -> list[Item]:
+        """Those that are to queue behind others."""
+        if not self.first:
+            return []
+        return [item for item in items if self.is_behind(item) and not self.is_parked(item)]
+
 
 NOTHING = Blocked({}, frozenset(), False)
 

@@ -121,7 +121,7 @@ def _next(work: Work, limit: int) -> _Next:
         return _Next()
     found = read(work, lanes, limit)
     blocked = parking.blocked(work, found)
-    behind = [item for item in found.items if blocked.is_behind(item) and not blocked.is_parked(item)]
+    behind = blocked.behind(found.items)
     parking.queue(work, behind)
     aside = {item.id for item in behind} | blocked.parked
     items = [item for item in found.items if item.id not in aside]
@@ -138,10 +138,11 @@ def _one_batch(work: Work, handler: Callable[[Event[Any]], object], limit: int, 
             if done and (stop.is_set() or time.monotonic() > end):
                 break
             event = _event_of(item)
+            connection = work.client.session.connection()
             with delivering(work.name, event) as delivery:
                 try:
                     handler(event)
-                    check_ours(work.client)
+                    check_ours(connection)
                 except Exception as error:
                     if is_transient(error):
                         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import peewee
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
@@ -69,14 +71,16 @@ def let_go(client: EventClient) -> None:
         db.close()
 
 
-def check_ours(client: EventClient) -> None:
+def check_ours(connection: Any) -> None:
     """After a handler: that its transaction is still whole.
+
+    Args:
+        connection: The psycopg2 connection on which it was begun.
 
     Raises:
         UnsupportedTransactionError: An SQL error was swallowed in it, or the handler ended it.
         ConnectionLostError: The connection broke, and the handler went on.
     """
-    connection = client.session.connection()
     if connection.closed:
         raise ConnectionLostError("the connection broke while the handler worked")
     status = connection.get_transaction_status()

@@ -81,6 +81,8 @@ def _step(
     together = _together(lanes, pace)
     is_careful = _is_careful(together[0])
     batch = read(work, together, 1 if is_careful else pace.size)
+    if is_careful and batch.items:
+        together = [lane for lane in together if lane.number == batch.items[0].lane]
     tried = parking.due(work, lanes) if batch.has_parked else None
     if tried is not None and pace.takes_retry(batch):
         return _retry(work, tried, pace, stop, hand)
@@ -99,14 +101,14 @@ def _is_careful(lane: Lane) -> bool:
 
 
 def _together(lanes: Sequence[Lane], pace: Pace) -> Sequence[Lane]:
-    """Those lanes that are handled in one batch: one that is to be careful with is alone in its own.
+    """Those lanes that are read together: those to be careful with, which give one event, or the others.
 
-    Such a lane and the others take turns, so that neither waits for as long as the others have work.
+    They take turns, so that neither waits for as long as the others have work.
     """
     careful = [lane for lane in lanes if _is_careful(lane)]
     pace.was_careful = bool(careful) and (len(careful) == len(lanes) or not pace.was_careful)
     if pace.was_careful:
-        return careful[:1]
+        return careful
     return [lane for lane in lanes if not _is_careful(lane)]
 
 
@@ -121,9 +123,9 @@ def _handle_batch(
 ) -> Outcome:
     start = time.monotonic()
     items = batch.items
-    behind = [item for item in items if blocked.is_behind(item) and not blocked.is_parked(item)]
+    behind = blocked.behind(items)
     aside = {item.id for item in behind} | blocked.parked
-    todo = [item for item in items if item.id not in aside]
+    todo = [item for item in items if item.id not in aside] if aside else items
     try:
         done = give_all(work, todo, stop, hand) if todo else 0
     except StopHereError as failed:
@@ -139,7 +141,7 @@ def _handle_batch(
         return Outcome(claimed=len(lanes), is_more=True)
     is_cut = done < len(todo)
     to = todo[done - 1].id if is_cut else batch.to
-    passed = [item for item in items if item.id <= to]
+    passed = [item for item in items if item.id <= to] if is_cut else items
     parking.queue(work, [item for item in behind if item.id <= to])
     move(work, lanes, to, passed)
     pace.adapt(len(passed), time.monotonic() - start, batch.is_full, work.batch_size)

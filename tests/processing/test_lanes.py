@@ -164,7 +164,7 @@ def test_a_key_that_an_upcaster_renames_needs_its_stored_name(
     assert sorted(given) == ["c1", "c2"] and parked(reader, "two") == []
 
 
-def test_a_server_of_another_encoding_hashes_keys_otherwise(shop: Shop, server_url: str) -> None:
+def test_a_server_of_another_encoding_hashes_keys_otherwise(shop: Shop) -> None:
     """Places that came there by a copy of the table are not taken for its own."""
     (here,) = shop.client.db.execute_sql(
         "SELECT hashtextextended('pgevents ' || getdatabaseencoding(), 0)"
@@ -284,3 +284,13 @@ def test_settling_makes_rows_once(shop: Shop) -> None:
     for one in (shop.client, shop.other):
         settle(work_of(one, shop.function()))
     assert len(shop.lanes("lane")) == 16
+
+
+def test_lanes_to_be_careful_with_are_looked_at_together(shop: Shop) -> None:
+    """After a worker died with sixteen of them, the one event there is comes in the first step."""
+    shop.work(shop.client)
+    shop.client.db.execute_sql("UPDATE my_app.events_checkpoints SET careful = 200")
+    shop.save("c1")
+    assert shop.step(2) == [1, 0]
+    assert sorted(shop.lanes("careful")) == [199] + [200] * 15
+    assert set(shop.lanes("due_at")) == {None}
