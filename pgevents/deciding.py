@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
+from pgevents.busy_views import KeptViews, keep_view
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
-from pgevents.kept_views import KeptViews, keep_view
 from pgevents.newest import LatestEvent, NewestOfStream
 from pgevents.saving import CONDITION, SaveOptions, Saver
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey

@@ -1,234 +1,564 @@
-"""Views that a client keeps between its decisions on a busy stream."""
+"""Kept views: at its place each equals the fold from the start, whatever was deleted, late or changed."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from attrs import define
+from attrs import frozen
+from peewee import PostgresqlDatabase
 
-from pgevents import EventClient, EventTypes, ProjectionBase, event, pipeline
-from pgevents.deciding import kind_of
-from pgevents.kept_views import LIMIT, MOST_EVENTS
+from pgevents import (
+    ConfigurationError,
+    Event,
+    EventClient,
+    EventTypes,
+    IncompleteViewsError,
+    MultiStreamProjectionBase,
+    ProjectionBase,
+    RetryableError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+    event,
+    hookimpl,
+    many,
+    pipeline,
+    stream,
+)
+from pgevents.subscriptions import (
+    RebuildProgress,
+    Runner,
+    drop_old_versions,
+    keep,
+    kept_views,
+    parked,
+    rebuild,
+    replay,
+    reset,
+    resize,
+    retry,
+    view_rows,
+)
+from pgevents.testing import drain
+
+from .processing.lab import in_thread
+from .shop import CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
 Make = Callable[..., EventClient]
+NAME = "view SHOPPING_CART 1 in views"
 
 
-@define
-class Tray:
-    """A view that deciders can change."""
+class CartTwo(CartProjection):
+    """The next version, which counts the total in another way."""
 
-    id: str
-    names: list[str]
-    notes: list[dict[str, Any]]
-    count: int = 0
+    version = 2
+    reducers = pipeline(user_id=lambda user, event: f"{user}{event.id} ")
 
 
-@pytest.fixture
-def busy(
-    make_client: Make, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[EventClient, type[ProjectionBase[Tray, Any, str]]]]:
-    """A client that takes trays for busy, and their projection."""
-    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+def added(cart: str, product: str = "p1") -> ItemAddedToCart:
+    return ItemAddedToCart(cart, product, 1, 100)
 
-    @event("PUT")
-    class Put:
-        cart_id: str
-        name: str
-        note: dict[str, Any]
 
-    class Trays(ProjectionBase[Tray, Put, str]):
-        projection_type = "TRAY"
-        reducers = pipeline(
-            names=lambda names, put: [*names, put.data.name],
-            notes=lambda notes, put: [*notes, put.data.note],
-            count=lambda count, _: count + 1,
-        )
+def check(client: EventClient, cls: Any = CartProjection, ids: Any = ("c1", "c2")) -> None:
+    """Each row equals the fold from the start."""
+    for id in ids:
+        whole = cls(id, client, load_existing_projection=False)
+        saved = client.get_projection(cls, id)
+        assert saved is not None
+        assert (saved.data, saved.latest_event_id) == (whole.view, whole.position.last_id)
 
-        def initial_view(self) -> Tray:
-            return Tray(self.id, [], [])
+
+def start(client: EventClient, *classes: Any) -> None:
+    """Some events, and views that are kept."""
+    client.save_events([CartCreated("c1", "u1"), added("c1"), CartCreated("c2", "u2")])
+    drain(client, [keep(cls) for cls in classes or (CartProjection,)])
+
+
+# -- what folds ------------------------------------------------------------------------------
+
+
+def test_views_are_kept_and_say_as_of_when(client: EventClient) -> None:
+    """Views of all ids stand there, and grow; a query's result carries the place."""
+    start(client)
+    check(client)
+    client.save_events([added("c2"), added("c1", "p2")])
+    drain(client, [keep(CartProjection)])
+    check(client)
+    found = client.query_projections(CartProjection, total=100)
+    assert ([one.id for one in found], found.position, found.is_whole, found.is_stale) == (
+        ["c2"],
+        5,
+        True,
+        False,
+    )
+    assert client.query_projections(CartProjection, user_id="nobody").position == 5
+    assert client.count_projections(CartProjection) == 2
+    assert client.wait(CartProjection, 5) == "handled"
+
+
+def test_a_row_that_is_ahead_or_behind_is_folded_from_where_it_is(client: EventClient) -> None:
+    """A view that somebody else saved, or that was set back, holds each event once."""
+    start(client)
+    client.save_events([added("c1", "p2"), added("c2", "p2")])
+    CartProjection("c1", client).save_projection()
+    client.db.execute_sql(
+        "UPDATE my_app.views SET latest_event_id = 1, data = %s WHERE id = 'c2'",
+        ['{"id": "c2", "user_id": "", "items": [], "is_checked_out": false, "total": 0}'],
+    )
+    client.save_events([added("c1", "p3"), added("c2", "p3")])
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_a_deleted_row_is_folded_anew(client: EventClient) -> None:
+    """From the start, also where no further event comes; meanwhile queries say that it is missing."""
+    start(client)
+    client.delete_projection(CartProjection, "c1")
+    for ask in (
+        lambda: client.query_projections(CartProjection),
+        lambda: client.count_projections(CartProjection),
+        lambda: client.get_projection(CartProjection, "c1"),
+    ):
+        with pytest.raises(IncompleteViewsError, match="wait to be folded anew") as caught:
+            ask()
+        assert caught.value.reason == "waiting"
+    partial = client.query_projections(CartProjection, partial="allow")
+    assert ([one.id for one in partial], partial.is_whole) == (["c2"], False)
+    drain(client, [keep(CartProjection)])
+    check(client)
+    assert len(client.query_projections(CartProjection)) == 2
+    client.db.execute_sql("DELETE FROM my_app.views WHERE id = 'c1'")
+    client.save_event(added("c1", "p9"))
+    drain(client, [keep(CartProjection)])
+    check(client)
+    client.db.execute_sql("TRUNCATE my_app.views")
+    with pytest.raises(IncompleteViewsError) as built:
+        client.query_projections(CartProjection)
+    assert built.value.reason == "building"
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_whatever_a_class_folds_by_can_be_kept(make_client: Make) -> None:
+    """Views that are dicts, and those that are folded in as_json."""
+
+    class Counts(ProjectionBase[dict[str, Any], CartEvent]):
+        projection_type = "COUNTS"
+
+        def as_json(self) -> dict[str, Any]:
+            return {"n": self.reduce_events(lambda n, _: n + 1, self.from_projection_or_default("n", 0))}
 
         def get_event_identifiers(self) -> dict[str, Any]:
             return {"cart_id": self.id}
 
-    client = make_client(event_types=[Put])
+    class Names(ProjectionBase[dict[str, Any], CartEvent]):
+        projection_type = "NAMES"
+        reducers = pipeline(names=lambda names, event: [*names, event.type])
+
+        def initial_view(self) -> dict[str, Any]:
+            return {"names": []}
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"cart_id": self.id}
+
+    client = make_client()
     client.create_tables()
-    client.decider.busy[kind_of(Trays("c1", client).get_streams())] = time.monotonic() + 600, 600.0
-    yield client, Trays
+    start(client, Counts, Names)
+    client.save_event(added("c2"))
+    drain(client, [keep(Counts), keep(Names)])
+    assert client.get_projection(Counts, "c2").data == {"n": 2}  # type: ignore[union-attr]
+    assert client.get_projection(Names, "c1").data == {  # type: ignore[union-attr]
+        "names": ["CART_CREATED", "ITEM_ADDED_TO_CART"]
+    }
 
 
-def put(name: str) -> dict[str, Any]:
-    return {"type": "PUT", "data": {"cart_id": "c1", "name": name, "note": {"of": name}}}
+def test_plugins_see_each_view_before_it_is_written(make_client: Make) -> None:
+    """As with a snapshot that is saved by hand."""
+    seen: list[tuple[str, int]] = []
+
+    class Watching:
+        @hookimpl
+        def pgevents_before_snapshot(self, client: Any, snapshot: Any) -> None:
+            seen.append((snapshot.id, snapshot.latest_event_id))
+
+    client = make_client(plugins=[Watching()])
+    client.create_tables()
+    start(client)
+    client.save_event(added("c1"))
+    drain(client, [keep(CartProjection)])
+    assert sorted(seen) == [("c1", 2), ("c1", 4), ("c2", 3)]
+    check(client)
 
 
-def decided_on(busy: Any, name: str = "mine", change: Callable[[Tray], Any] = lambda view: None) -> list[str]:
-    """Decide to put something on the tray; the names that the decider saw."""
-    client, trays = busy
-    seen: list[list[str]] = []
-
-    def decider(view: Tray) -> Any:
-        assert view.count == len(view.names) == len(view.notes)
-        assert [note["of"] for note in view.notes] == view.names
-        seen.append(list(view.names))
-        change(view)
-        return put(name)
-
-    client.decide(trays("c1", client), decider)
-    assert len(seen) == 1
-    return seen[0]
+# -- whose view ------------------------------------------------------------------------------
 
 
-def texts_read(client: EventClient, action: Callable[[], object]) -> int:
-    """How many events' texts an action fetched by one value."""
-    events = client.reader.decoder.events
-    found: list[int] = []
-
-    def counted(*given: Any, **options: Any) -> Any:
-        decoded = events(*given, **options)
-        found.append(len(decoded))
-        return decoded
-
-    object.__setattr__(client.reader, "decoder", _Spy(client.reader.decoder, counted))
-    action()
-    return sum(found)
+@frozen
+class Balance:
+    id: str
+    cents: int = 0
+    moves: tuple[int, ...] = ()
 
 
-class _Spy:
-    def __init__(self, decoder: Any, events: Any) -> None:
-        self._decoder, self.events = decoder, events
+@pytest.fixture
+def bank(make_client: Make, monkeypatch: pytest.MonkeyPatch) -> tuple[EventClient, Any, Any]:
+    """Transfers between accounts: an event changes two views. The client, the event and the projection."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._decoder, name)
+    @event("TRANSFER")
+    class Transfer:
+        cart_id: str
+        product_id: str
+        cents: int
 
+    class Account(MultiStreamProjectionBase[Balance, Transfer]):
+        projection_type = "ACCOUNT"
 
-def test_a_decision_reads_only_what_came_since(busy: Any, make_client: Make) -> None:
-    """Its own event of the last time, and those of others; the view is that of all events."""
-    client, _ = busy
-    client.save_events([put(f"n{n}") for n in range(20)])
-    assert texts_read(client, lambda: decided_on(busy, "first")) == 20
-    other = make_client(event_types=[])
-    other.save_event(put("of another"))
-    assert texts_read(client, lambda: decided_on(busy, "second")) == 2
-    expected = [*[f"n{n}" for n in range(20)], "first", "of another", "second"]
-    assert decided_on(busy, "third") == expected
-    assert decided_on(busy) == [*expected, "third"]
+        @staticmethod
+        def to_balance(balance: Balance, event: Event[Any]) -> Balance:
+            data, sign = event.data, 0
+            sign += data.product_id == balance.id
+            sign -= data.cart_id == balance.id
+            return Balance(balance.id, balance.cents + sign * data.cents, (*balance.moves, event.id))
 
+        reducers = pipeline(to_balance)
 
-def test_what_a_decider_changes_is_changed_for_it_alone(busy: Any) -> None:
-    """The view, and what stands in it."""
+        def get_stream_options(self) -> Any:
+            return [stream(Transfer, cart_id=self.id), stream(Transfer, product_id=self.id)]
 
-    def spoil(view: Tray) -> None:
-        view.names.append("never put")
-        view.notes[:] = []
-        view.count = 77
-
-    decided_on(busy, "a")
-    assert decided_on(busy, "b", spoil) == ["a"]
-    assert decided_on(busy, "c", lambda view: view.notes[0].clear()) == ["a", "b"]
-    assert decided_on(busy, "d", spoil) == ["a", "b", "c"]
-    assert decided_on(busy) == ["a", "b", "c", "d"]
+    client = make_client(event_types=[Transfer])
+    client.create_tables()
+    return client, Transfer, Account
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        'UPDATE my_app.events SET data = data || \'{"name": "x", "note": {"of": "x"}}\' WHERE id = 1',
-        "DELETE FROM my_app.events WHERE id = 1",
-        "TRUNCATE my_app.events",
-    ],
-)
-def test_a_redaction_is_seen(busy: Any, statement: str) -> None:
-    """A change of the log under maintenance, even one that leaves all ids: everything is read again."""
-    client, trays = busy
-    for name in "abc":
-        decided_on(busy, name)
-    with client.maintenance("a test"):
-        client.session.execute(statement)
-    assert decided_on(busy) == trays("c1", client, load_existing_projection=False).view.names[:-1]
+def transfers(transfer: Any, count: int) -> list[Any]:
+    return [transfer(f"a{n * 7 % 5}", f"a{n * 3 % 5}", n + 1) for n in range(count)]
 
 
-def test_an_event_that_is_gone_unnoticed_is_a_conflict_once(busy: Any) -> None:
-    """Removed past the guards: the check of all ids finds it, and the second try reads everything."""
-    client, _ = busy
-    for name in "abc":
-        decided_on(busy, name)
-    guards = ("pgevents_change", "pgevents_deleted")
-    for guard in guards:
-        client.db.execute_sql(f"ALTER TABLE my_app.events DISABLE TRIGGER {guard}")
-    client.db.execute_sql("DELETE FROM my_app.events WHERE id = 2")
-    for guard in guards:
-        client.db.execute_sql(f"ALTER TABLE my_app.events ENABLE ALWAYS TRIGGER {guard}")
-    seen: list[list[str]] = []
-
-    def decider(view: Tray) -> Any:
-        seen.append(list(view.names))
-        return put("d")
-
-    client.decide(busy[1]("c1", client), decider)
-    assert seen == [["a", "b", "c"], ["a", "c"]]
-
-
-def test_a_decision_that_fails_leaves_the_view_right(busy: Any) -> None:
-    """Whether the decider refuses, or its transaction is rolled back."""
-    client, trays = busy
-    decided_on(busy, "a")
-
-    def refuse(view: Tray) -> Any:
-        view.names.clear()
-        raise KeyError("no")
-
-    with pytest.raises(KeyError):
-        client.decide(trays("c1", client), refuse)
-    with pytest.raises(ZeroDivisionError), client.db.atomic():
-        client.save_event(put("rolled back"))
-        client.decide(trays("c1", client), lambda view: put("rolled back, too"))
-        raise ZeroDivisionError
-    assert decided_on(busy, "b") == ["a"]
-    assert decided_on(busy) == ["a", "b"]
+@pytest.mark.parametrize("is_said", [False, True], ids=["from streams", "by ids_of"])
+def test_an_event_changes_the_views_of_several_ids(bank: tuple[EventClient, Any, Any], is_said: bool) -> None:
+    """Under 16 lanes, each of which folds the ids that are its own."""
+    client, transfer, account = bank
+    if is_said:
+        account.ids_of = staticmethod(lambda event: {event.data.cart_id, event.data.product_id})
+    for part in range(3):
+        client.save_events(transfers(transfer, 20 + part))
+        drain(client, [keep(account, lanes=16)])
+        check(client, account, [f"a{n}" for n in range(5)])
+    resize(client, "view ACCOUNT 1 in views", 3)
+    client.save_events(transfers(transfer, 9))
+    client.db.execute_sql("DELETE FROM my_app.views WHERE id = 'a1'")
+    drain(client, [keep(account)])
+    check(client, account, [f"a{n}" for n in range(5)])
+    last = client.save_event(transfer("a1", "a2", 1))
+    drain(client, [keep(account)])
+    assert client.wait(account, last) == "handled"
 
 
-def test_another_connection_begins_anew(busy: Any) -> None:
-    """It may lead to another database."""
-    client, _ = busy
-    client.save_events([put(f"n{n}") for n in range(5)])
-    decided_on(busy)
-    client.db.close()
-    assert texts_read(client, lambda: decided_on(busy)) == 6
+@pytest.mark.parametrize("is_said", [False, True], ids=["from streams", "by ids_of"])
+def test_events_of_older_versions_are_folded_too(
+    make_client: Make, monkeypatch: pytest.MonkeyPatch, is_said: bool
+) -> None:
+    """Also where an upcaster renames the field that carries the id."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+
+    @event("VISITED", version=2, upcasters={1: lambda data: {"product_id": data["cart_id"]}})
+    class Visited:
+        product_id: str
+
+    class Visits(ProjectionBase[Balance, Visited]):
+        projection_type = "VISITS"
+        reducers = pipeline(moves=lambda moves, event: (*moves, event.id))
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"product_id": self.id}
+
+    if is_said:
+        Visits.ids_of = staticmethod(lambda event: {event.data.product_id})  # type: ignore[attr-defined]
+    old, client = make_client(event_types=[]), make_client(event_types=[Visited])
+    client.create_tables()
+    old.save_events([{"type": "VISITED", "data": {"cart_id": name}} for name in ("p1", "p2")])
+    client.save_event(Visited("p1"))
+    drain(client, [keep(Visits)])
+    client.save_events([Visited("p1"), Visited("p2")])
+    client.delete_projection(Visits, "p2")
+    drain(client, [keep(Visits)])
+    check(client, Visits, ["p1", "p2"])
+    assert [saved.data.moves for saved in client.query_projections(Visits)] == [(1, 3, 4), (2, 5)]
 
 
-def test_views_are_bounded_in_number_size_and_age(busy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing of what cannot be copied is kept."""
-    client, trays = busy
-    for number in range(LIMIT + 3):
-        client.decide(trays(f"t{number}", client), lambda view: put("x"))
-    assert len(client.decider.views._views) <= LIMIT  # noqa: SLF001
-    now = time.monotonic()
-    decided_on(busy)
-    monkeypatch.setattr(time, "monotonic", lambda: now + 300)
-    assert texts_read(client, lambda: decided_on(busy)) > 1
-    client.save_events([put("many")] * (MOST_EVENTS + 5))
-    decided_on(busy)
-    before = len(client.get_event_stream(cart_id="c1"))
-    assert texts_read(client, lambda: decided_on(busy)) == before
+def test_views_by_the_values_of_a_list_are_kept_by_ids_of(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it they are refused, before a runner begins."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+
+    @event("SOLD")
+    class Sold:
+        product_ids: list[str]
+
+    class Sales(ProjectionBase[Balance, Sold]):
+        projection_type = "SALES"
+        reducers = pipeline(moves=lambda moves, event: (*moves, event.id))
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"product_ids": self.id}
+
+    events = create_events_table(schema="my_app", data_indexes=[many("product_ids")])
+    client = create_event_client(db, events, create_projections_table(schema="my_app"), [Sold])
+    client.create_tables()
+    client.save_events([Sold(["p1", "p2"]), Sold(["p1"])])
+    with pytest.raises(ConfigurationError, match="many values in one event"):
+        Runner(client, [keep(Sales)])
+    Sales.ids_of = staticmethod(lambda event: set(event.data.product_ids))  # type: ignore[attr-defined]
+    drain(client, [keep(Sales)])
+    check(client, Sales, ["p1", "p2"])
 
 
-def test_a_projection_with_a_state_of_its_own_is_not_kept(busy: Any) -> None:
-    """What it folds may depend on that."""
-    client, trays = busy
+def test_what_cannot_be_kept_is_refused(client: EventClient) -> None:
+    """Before anything is written, with what to do."""
 
-    class Priced(trays):  # type: ignore[misc]
-        projection_type = "PRICED"
+    class ByUser(CartProjection):
+        def get_event_identifiers(self) -> dict[str, str]:
+            return {"user_id": self.id}
 
-        def __init__(self, id: str, client: EventClient, start: int) -> None:
-            super().__init__(id, client)
-            self.start = start
+    class ByPart(CartProjection):
+        projection_type = "PARTS"
 
-        def initial_view(self) -> Tray:
-            return Tray(self.id, ["start"] * self.start, [])
+        def get_event_identifiers(self) -> dict[str, str]:
+            return {"cart_id": self.id.split(":")[0]}
 
-    seen: list[int] = []
-    for start in (0, 3, 1):
-        client.decide(Priced("c1", client, start), lambda view: seen.append(view.names.count("start")))
-    assert seen == [0, 3, 1]
+    class Folding(ProjectionBase[CartView, CartEvent]):
+        projection_type = "NOTHING"
+
+        def get_event_identifiers(self) -> dict[str, str]:
+            return {"cart_id": self.id}
+
+    for given, words in (
+        (ByUser, "no data index"),
+        (ByPart, "ids_of"),
+        (Folding, "folds nothing"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            Runner(client, [keep(given)])
+    with pytest.raises(ConfigurationError, match="projection's class"):
+        keep("SHOPPING_CART")
+    assert kept_views(client) == []
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+def test_a_reducer_that_fails_stops_its_view_alone(client: EventClient) -> None:
+    """The view stays exact up to the event before; when the reducer is mended, it goes on."""
+    faults = {"p2"}
+
+    class Fragile(CartProjection):
+        def initial_view(self) -> CartView:
+            return CartView(self.id)
+
+        reducers = CartProjection.reducers | pipeline(
+            lambda view, event: view if getattr(event.data, "product_id", "") not in faults else 1 / 0
+        )
+        projection_type = "FRAGILE"
+
+    name = "view FRAGILE 1 in views"
+    kept = keep(Fragile, on_error=retry(1))
+    client.save_events([CartCreated("c1", "u1"), added("c1"), added("c1", "p2"), added("c1", "p3")])
+    client.save_events([CartCreated("c2", "u2"), added("c2")])
+    drain(client, [kept])
+    check(client, Fragile, ["c2"])
+    saved = client.query_projections(Fragile, partial="allow")
+    assert [(one.id, one.latest_event_id) for one in saved] == [("c1", 2), ("c2", 6)]
+    assert [(one.key, one.event_id, one.state) for one in parked(client, name)] == [
+        ("c1", 3, "parked"),
+        ("c1", 4, "queued"),
+    ]
+    client.save_event(added("c1", "p4"))
+    drain(client, [kept])
+    assert len(parked(client, name)) == 3
+    faults.clear()
+    replay(client, name)
+    drain(client, [kept])
+    assert parked(client, name) == []
+    check(client, Fragile)
+
+
+# -- redaction -------------------------------------------------------------------------------
+
+ERASE = "UPDATE my_app.events SET data = data || '{\"user_id\": \"\"}' WHERE data->>'user_id' = 'u1'"
+
+
+def test_what_a_redaction_touched_is_not_served(client: EventClient, make_client: Make) -> None:
+    """The view is gone in the same commit, and comes back without what was erased."""
+    start(client)
+    other = make_client()
+    with client.maintenance("erasure request 17"):
+        client.db.execute_sql(ERASE)
+    assert other.query_projections("SHOPPING_CART", user_id="u1", version=1, partial="allow") == []
+    with pytest.raises(IncompleteViewsError):
+        other.query_projections(CartProjection)
+    drain(client, [keep(CartProjection)])
+    check(client)
+    assert client.get_projection(CartProjection, "c1").data.user_id == ""  # type: ignore[union-attr]
+
+
+def test_an_event_that_moves_to_another_id_is_folded_there(client: EventClient) -> None:
+    """Also where that id had no view before."""
+    start(client)
+    with client.maintenance("a wrong cart"):
+        client.db.execute_sql('UPDATE my_app.events SET data = data || \'{"cart_id": "c3"}\' WHERE id = 2')
+    drain(client, [keep(CartProjection)])
+    check(client, ids=["c1", "c2", "c3"])
+    with client.maintenance("never happened"):
+        client.db.execute_sql("DELETE FROM my_app.events WHERE id = 2")
+    drain(client, [keep(CartProjection)])
+    assert [one.id for one in client.query_projections(CartProjection)] == ["c1", "c2"]
+
+
+def test_nothing_is_erased_between_the_read_and_the_write_of_a_keeper(
+    client: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maintenance waits for a keeper's transaction, so that it finds every row that holds what it erases."""
+    start(client)
+    client.save_event(added("c1", "p2"))
+    other, tries = make_client(), []
+    plain = view_rows.write
+
+    def interrupted(*arguments: Any) -> None:
+        with pytest.raises(RetryableError), other.maintenance("erasure"):
+            other.db.execute_sql("SET LOCAL lock_timeout = '50ms'")
+            other.session.execute(ERASE)
+        tries.append(1)
+        plain(*arguments)
+
+    from pgevents.subscriptions import keeping
+
+    monkeypatch.setattr(keeping, "write", interrupted)
+    drain(client, [keep(CartProjection)])
+    assert tries
+    monkeypatch.undo()
+    with other.maintenance("erasure"):
+        other.db.execute_sql(ERASE)
+        with pytest.raises(RetryableError, match="maintenance"):  # and a keeper for maintenance
+            client.save_event(added("c2"))
+            drain(client, [keep(CartProjection)])
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_with_ids_of_a_redaction_folds_the_whole_projection_anew(bank: tuple[EventClient, Any, Any]) -> None:
+    """Whose views the changed event belongs to, only the program knows."""
+    client, transfer, account = bank
+    account.ids_of = staticmethod(lambda event: {event.data.cart_id, event.data.product_id})
+    client.save_events(transfers(transfer, 12))
+    drain(client, [keep(account)])
+    with client.maintenance("a wrong amount"):
+        client.db.execute_sql("UPDATE my_app.events SET data = data || '{\"cents\": 1000}' WHERE id = 3")
+    with pytest.raises(IncompleteViewsError) as caught:
+        client.query_projections(account)
+    assert caught.value.reason == "building"
+    drain(client, [keep(account)])
+    check(client, account, [f"a{n}" for n in range(5)])
+
+
+# -- versions --------------------------------------------------------------------------------
+
+
+def test_two_versions_never_see_each_other(client: EventClient, make_client: Make) -> None:
+    """Version 2 is built while version 1 is served; back at 1, its views go on where they were."""
+    start(client)
+    client.save_events([added("c1", "p2"), added("c2")])
+    old, new = make_client(), make_client()
+    assert new.query_projections(CartTwo) == []  # nobody keeps it yet
+    runner = Runner(new, [keep(CartTwo)])
+    for work in runner.works:
+        from pgevents.subscriptions.change import settle
+
+        settle(work)
+        work.setup()
+    new.snapshots.kept.clear()
+    with pytest.raises(IncompleteViewsError, match="event 0 of 5") as caught:
+        new.query_projections(CartTwo)
+    assert (caught.value.reason, caught.value.target) == ("building", 5)
+    assert [one.version for one in old.query_projections(CartProjection)] == [1, 1]
+    assert {one.version for one in old.query_projections("SHOPPING_CART")} == {1}
+    rebuild(new, CartTwo)
+    assert {one.version for one in make_client().query_projections("SHOPPING_CART")} == {2}
+    check(new, CartTwo)
+    new.save_event(added("c1", "p3"))
+    drain(old, [keep(CartProjection)])
+    check(old)
+    drain(new, [keep(CartTwo)])
+    check(new, CartTwo)
+
+
+def test_a_rebuild_reports_and_drops_what_nobody_uses(client: EventClient, make_client: Make) -> None:
+    """Progress as it goes; older versions only when no runner keeps them and nobody reads them."""
+    start(client)
+    client.query_projections(CartProjection)
+    seen: list[RebuildProgress] = []
+    report = rebuild(client, CartTwo, progress=seen.append, every=0.01)
+    assert (report.version, report.position, report.waiting) == (2, 3, 0)
+    assert seen[-1].position == seen[-1].target == 3
+    with pytest.raises(ConfigurationError, match="was queried"):
+        drop_old_versions(client, CartTwo)
+    client.db.execute_sql("UPDATE my_app.events_kept SET read_at = read_at - interval '1 h'")
+    with in_thread(Runner(make_client(), [keep(CartProjection)])):
+        seen_sql = "SELECT count(*) FROM my_app.events_runners WHERE %s = ANY (names)"
+        while client.db.execute_sql(seen_sql, [NAME]).fetchone() == (0,):
+            time.sleep(0.01)
+        with pytest.raises(ConfigurationError, match="still kept by a runner"):
+            drop_old_versions(client, CartTwo)
+    assert drop_old_versions(client, CartTwo) == 2
+    assert [one.version for one in kept_views(client)] == [2]
+    assert client.db.execute_sql("SELECT DISTINCT version FROM my_app.views").fetchall() == [(2,)]
+    check(client, CartTwo)
+
+
+def test_a_query_can_wait_for_a_rebuild(client: EventClient, make_client: Make) -> None:
+    """With `partial="wait"`; a wrong word is refused."""
+    start(client)
+    client.db.execute_sql("TRUNCATE my_app.views")
+    with in_thread(Runner(make_client(), [keep(CartProjection)])):
+        assert len(client.query_projections(CartProjection, partial="wait")) == 2
+    with pytest.raises(ConfigurationError, match='"refuse", "wait" or "allow"'):
+        client.query_projections(CartProjection, partial="maybe")  # type: ignore[call-overload]
+
+
+# -- places ----------------------------------------------------------------------------------
+
+
+def test_a_place_is_not_moved_forward_by_hand(client: EventClient) -> None:
+    """It would leave out events; back to the start is fine, and changes no view."""
+    start(client)
+    client.save_event(added("c1", "p2"))
+    with pytest.raises(ConfigurationError, match="not moved forward by hand"):
+        reset(client, NAME, 4)
+    reset(client, NAME, 0)
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_keepers_that_are_late_and_many_share_the_lanes(client: EventClient, make_client: Make) -> None:
+    """Two runners, one of which comes later, while events are saved by two more."""
+    clients = [make_client() for _ in range(4)]
+
+    def save(number: int) -> None:
+        for n in range(60):
+            clients[number].save_event(added(f"c{n % 7}", f"p{number}"))
+
+    savers = [threading.Thread(target=save, args=(number,)) for number in (2, 3)]
+    with in_thread(Runner(clients[0], [keep(CartProjection)]), 2):
+        for saver in savers:
+            saver.start()
+        with in_thread(Runner(clients[1], [keep(CartProjection)]), 2):
+            for saver in savers:
+                saver.join()
+            client.wait(CartProjection, 120, timeout=20)
+    check(client, ids=[f"c{n}" for n in range(7)])
+    assert client.query_projections(CartProjection).is_whole
