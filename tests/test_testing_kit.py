@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from ipaddress import IPv4Address
 
 import psycopg2
 import pytest
@@ -19,6 +20,7 @@ from pgevents import (
     EventClient,
     EventEncodeError,
     UnknownEventTypeError,
+    event,
     stream,
 )
 from pgevents.testing import capture_events, given, history
@@ -292,3 +294,15 @@ def test_a_fresh_store_takes_less_than_150_milliseconds(
             "SELECT count(*) FROM pg_database WHERE datname LIKE %s", [f"pgevents_test_{process}_%"]
         )
         assert cursor.fetchone() == (0,)
+
+
+def test_what_a_plugin_teaches_is_unknown_without_a_client() -> None:
+    """The error says how to give one."""
+
+    @event("CAME_FROM")
+    class CameFrom:
+        cart_id: str
+        address: IPv4Address
+
+    with pytest.raises(EventEncodeError, match=r"given\(\.\.\., client=client\)"):
+        given(CART, CameFrom("c1", IPv4Address("192.0.2.1")))

@@ -42,11 +42,6 @@ DIGEST = 8
 REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
 """What a save raises if something is wrong with its events."""
 
-NOTES_SQL = """\
-CREATE TABLE IF NOT EXISTS {notes} (
-    source text, page bigint, lines bytea NOT NULL, at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (source, page))
-"""
 LOCK_SQL = """\
 INSERT INTO {notes} (source, page, lines) VALUES (%s, %s, ''::bytea)
 ON CONFLICT (source, page) DO UPDATE SET source = excluded.source RETURNING lines
@@ -167,9 +162,7 @@ class _Pages:
         self._lock_sql, self._note_sql = LOCK_SQL.format(notes=notes), NOTE_SQL.format(notes=notes)
         (found,) = self._session.execute("SELECT to_regclass(%s) IS NOT NULL", [notes]).fetchone()
         if not found:
-            with self._session.atomic():
-                self._session.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [notes])
-                self._session.execute(NOTES_SQL.format(notes=notes))
+            fail(f"there is no table {notes} to note imported lines in; pgevents init makes it")
 
     def save(self, page: int, lines: Sequence[Line]) -> tuple[int, int]:
         """Save the lines of a page that are not there yet; how many were there, and how many are new."""

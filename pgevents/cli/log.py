@@ -59,6 +59,7 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
 @click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
 )
+@click.option("--down", is_flag=True, help="With --sql: what drops all of it again, with all events.")
 @click.option("--writer", metavar="ROLE", help="Grant this role what a program needs that saves.")
 @click.option("--reader", metavar="ROLE", help="Grant this role what a program needs that only reads.")
 @Store.options
@@ -67,14 +68,21 @@ def init(
     view_indexes: tuple[str, ...],
     dropped: tuple[str, ...],
     sql: bool,
+    down: bool,
     writer: str | None,
     reader: str | None,
     **options: Any,
 ) -> None:
     store = Store(**options)
+    if down and not sql:
+        raise click.UsageError("--down drops nothing by itself: give --sql, and run what it prints")
     if sql:
+        if writer or reader or dropped:
+            raise click.UsageError(
+                "--writer, --reader and --drop-index look at the database; leave out --sql"
+            )
         client = store.new(indexes, view_indexes, needs_database=False)
-        click.echo(client.create_tables_sql(), nl=False)
+        click.echo(client.create_tables_sql(down=down), nl=False)
         return
     if store.app is None:
         store = store.named()

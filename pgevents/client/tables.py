@@ -10,8 +10,10 @@ from pgevents.deciding import Projection
 from pgevents.store import installation
 from pgevents.store.grants import grant
 from pgevents.store.kept import kept_name
+from pgevents.store.options import check_flag
 from pgevents.store.ordering import Horizon, horizon_of
 from pgevents.store.processing import Statements
+from pgevents.store.removal import remove_sql
 from pgevents.waiting import Awaited, wait_for
 
 __all__ = ["TableCalls"]
@@ -54,11 +56,20 @@ class TableCalls(ClientParts):
                     grant(self.session, self.events, self.projections, role, may_write=may_write)
         self._is_checked = False
 
-    def create_tables_sql(self) -> str:
+    def create_tables_sql(self, *, down: bool = False) -> str:
         """The SQL that `create_tables()` runs on a new database, for review or for a migration tool; without
         the tables of plugins. Tables that name no schema are made in `public`. Tables of an earlier version
-        are brought along by `create_tables()` alone."""
-        return installation.install_sql(self.events, self.projections)
+        are brought along by `create_tables()` alone.
+
+        Args:
+            down: Instead the SQL that drops all of it, and what `pgevents import` has noted: tables with
+                their events, functions, and a schema that is empty then. Tables of plugins stay.
+
+        Raises:
+            ConfigurationError: `down` is neither True nor False.
+        """
+        made = remove_sql if check_flag(down, "down") else installation.install_sql
+        return made(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.

@@ -18,6 +18,7 @@ BESIDE_EVENTS = {
     "": ("SELECT", "SELECT"),
     "_id_seq": ("SELECT", "SELECT"),
     "_lists": ("SELECT", "SELECT"),
+    "_imports": ("SELECT, INSERT, UPDATE", "SELECT"),
     **{f"_{name}": ("SELECT, INSERT, UPDATE, DELETE", "SELECT") for name in TABLES},
     "_keys": ("SELECT, INSERT, UPDATE (created_at)", "SELECT"),
     "_key_uses": ("SELECT, INSERT, UPDATE (version, latest_event_id)", ""),

@@ -54,6 +54,16 @@ CREATE TABLE IF NOT EXISTS {maintenance} (
 );
 """
 
+IMPORTS_SQL = """\
+CREATE TABLE IF NOT EXISTS {imports} (
+    source text,
+    page bigint,
+    lines bytea NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, page)
+);
+"""
+
 LISTS_SQL = """\
 CREATE TABLE IF NOT EXISTS {lists} (
     field text COLLATE "C",
@@ -197,10 +207,11 @@ class TableSpec:
         table = self.qualified()
         if self.kind == "projections":
             return {table: PROJECTIONS_SQL.format(table=table)}
-        maintenance, lists = self.qualified("_maintenance"), self.qualified("_lists")
+        maintenance, imports, lists = map(self.qualified, ("_maintenance", "_imports", "_lists"))
         return {
             table: EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq")),
             maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
+            imports: IMPORTS_SQL.format(imports=imports),
             **({lists: LISTS_SQL.format(lists=lists)} if self.lists else {}),
         }
 

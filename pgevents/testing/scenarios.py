@@ -7,8 +7,8 @@ import difflib
 import pprint
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ import attrs
 
 from pgevents.codec.jsontext import dump_json, load_json
 from pgevents.codec.previews import plain_serializer, preview
-from pgevents.errors import ConfigurationError, UnknownEventTypeError
+from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError, UnknownEventTypeError
 from pgevents.events import Event, EventTypes, event_type_of
 from pgevents.fields import texts_in, value_in
 from pgevents.identifiers import Identifiers
@@ -63,14 +63,15 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     events: list[Event[Any]] = []
     views: list[Any] = []
     one: Any
-    serializer = _serializer_of(client, past)
+    client_of_types = _client_of_types(client, past)
+    serializer = plain_serializer() if client_of_types is None else client_of_types.serializer
     for one in past:
         if isinstance(one, (ProjectionBase, MultiStreamProjectionBase)):
             views.append(one)
-        elif isinstance(one, (History, list, tuple)):
-            events += (preview(each, now, serializer=serializer) for each in cast("Sequence[Any]", one))
-        elif _is_event(one):
-            events.append(preview(one, now, serializer=serializer))
+        elif isinstance(one, (History, list, tuple)) or _is_event(one):
+            parts = cast("Sequence[Any]", one) if isinstance(one, (History, list, tuple)) else [one]
+            with nullcontext() if client_of_types is not None else _naming_the_client():
+                events += [preview(part, now, serializer=serializer) for part in parts]
         elif attrs.has(class_of(one)):
             views.append(one)
         else:
@@ -85,10 +86,21 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     return Given(found, tuple(views), client, serializer)
 
 
-def _serializer_of(client: EventClient | None, past: Sequence[Any]) -> Serializer:
-    """That of the client, or of the first projection that has one: its converters are those of the events."""
+def _client_of_types(client: EventClient | None, past: Sequence[Any]) -> EventClient | None:
+    """The client, or that of the first projection that has one: its converters are those of the events."""
     clients = [client, *(one.client for one in past if _is_projection(one))]
-    return next((one.serializer for one in clients if one is not None), plain_serializer())
+    return next((one for one in clients if one is not None), None)
+
+
+@contextmanager
+def _naming_the_client() -> Generator[None, None, None]:
+    """Say of an event that cannot be made in memory that a plugin may be what lacks."""
+    try:
+        yield
+    except (EventDecodeError, EventEncodeError) as error:
+        hint = "If a plugin teaches the converter a type of it, say given(..., client=client)"
+        error.args = (f"{error}. {hint}", *error.args[1:])
+        raise
 
 
 def _is_event(value: object) -> bool:
