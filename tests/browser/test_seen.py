@@ -153,7 +153,7 @@ def test_a_parked_event_is_discarded_with_a_reason(seen: Browser, shop: EventCli
     """From the list of subscriptions to the error, its stack, and the note that stays."""
     (failed,) = parked(shop, "receipts")
     seen.click("header nav a[href='/subscriptions']")
-    assert seen.sees(".cards", "receipts") and seen.sees(".cards", "1 events of 1 keys are parked")
+    assert seen.sees(".cards", "receipts") and seen.sees(".cards", "1 event of 1 key is parked")
     seen.click(".cards a[href$='#parked']")
     assert seen.sees(".parked", "request-3 was carried out twice")
     seen.click(".parked details summary")
