@@ -156,5 +156,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return format(Decimal(repr(value)), "f")
-    return str(value)
+        text = format(Decimal(repr(value)), "f")
+        return text if "." in text else f"{text}.0"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)

@@ -63,7 +63,7 @@ class _Folder:
         """Whose view an event changes; found out at the first save, when all event classes are known."""
         if self._rule is None:
             rule = rule_of(self.projection, self.client)
-            if rule.field is None:
+            if len(rule.fields_now) != 1:
                 raise ConfigurationError(
                     f"{self.projection.__name__} cannot be folded inline: a save can lock a view only "
                     f"where its "
