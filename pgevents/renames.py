@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pgevents.events import EventType
@@ -85,6 +85,9 @@ class _Value:
 
     def __getitem__(self, key: object) -> _Value:
         return _Value(f"{self._name}.{key}") if isinstance(key, str) else self._derived()
+
+    def __iter__(self) -> Iterator[_Value]:
+        yield self._derived()  # without this, Python would ask for one item after the other, without an end
 
     def get(self, key: object, default: object = None) -> _Value:
         return self[key]
