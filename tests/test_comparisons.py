@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from attrs import frozen
+from peewee import PostgresqlDatabase
 
 from pgevents import (
     Comparison,
@@ -23,16 +25,22 @@ from pgevents import (
     at_least,
     at_most,
     between,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     event,
     is_not,
     latest,
     less_than,
+    many,
     more_than,
     one_of,
     pipeline,
     stream,
 )
+from pgevents.fields import json_sql, text_sql
 from pgevents.subscriptions import Subscription
+from pgevents.subscriptions.whose import rule_of
 from pgevents.testing import given
 
 Make = Callable[..., EventClient]
@@ -199,7 +207,19 @@ def test_one_of_is_a_list() -> None:
     """Of the values, or of one collection of them."""
     assert stream(sensor=one_of("a", "b")) == stream(sensor=one_of({"b", "a"})) == stream(sensor=["a", "b"])
     assert stream(sensor=one_of()).is_empty
-    assert one_of("ab") == ["ab"]
+    assert one_of("ab") == ["ab"] and one_of({"a": "b"}.values()) == ["b"]
+
+
+def test_python_says_of_exclusions_what_sql_says(db: PostgresqlDatabase) -> None:
+    """The test kit's answer is the database's, whatever kind of value stands in the field."""
+    values: list[Any] = ["5", 5, 5.0, 1, True, "true", "x", None, "2026-01-01T00:00:00Z", [1], {"a": 1}]
+    day, five = datetime(2026, 1, 1, tzinfo=UTC), Decimal(5)
+    for asked in (is_not(5), is_not("5"), is_not(True), is_not("true", "x"), is_not(day), is_not(five)):
+        holds = asked.sql(text_sql("v"), json_sql("v"))
+        sql = f"SELECT coalesce({holds}, false) FROM (SELECT %s::jsonb AS data) AS e"
+        for value in values:
+            (found,) = db.execute_sql(sql, [*asked.params(), json.dumps({"v": value})]).fetchone()
+            assert asked.holds(value) is found, (asked, value)
 
 
 def test_what_is_of_another_kind_is_not_found(sensors: EventClient) -> None:
@@ -261,6 +281,8 @@ def test_values_that_cannot_be_compared_are_refused() -> None:
         (lambda: at_least(None), "at_least compares numbers, texts, days"),  # type: ignore[arg-type]
         (lambda: at_least([1]), "at_least compares numbers"),  # type: ignore[arg-type]
         (lambda: at_most(float("nan")), "no number that could be compared"),
+        (lambda: at_least(10**5000), "no number that could be compared"),
+        (lambda: stream(celsius=10**5000), "so many digits"),
         (lambda: at_least(True), "true or false has no order"),
         (lambda: at_least(Colour.RED), "a UUID or Enum has no order"),  # type: ignore[arg-type]
         (lambda: at_least(datetime(2026, 1, 1)), "has no time zone"),
@@ -346,6 +368,32 @@ def test_no_save_rests_on_a_range(sensors: EventClient) -> None:
         with pytest.raises(ConfigurationError, match="is for reads: .* by single values of identifiers"):
             attempt()
     assert list(sensors.get_event_stream()) == []
+
+
+def test_no_view_of_a_range_is_kept(sensors: EventClient) -> None:
+    """By a runner or in the save: whose view an event changes is told by equal values."""
+    with pytest.raises(ConfigurationError, match="is for reads: whose view an event changes"):
+        rule_of(HotDaysProjection, sensors)
+
+
+def test_with_a_field_of_many_values(make_client: Make) -> None:
+    """A comparison stands beside it; the field itself has no one value to compare."""
+    table = create_events_table(schema="lists", data_indexes=["cart_id", many("product_ids")])
+    shop = make_client(event_types=())
+    client = create_event_client(shop.db, table, create_projections_table(schema="lists"), ())
+    client.create_tables()
+    for n in range(1, 7):
+        data = {"product_ids": ["p1", f"p{n}"], "total": n}
+        client.save_event({"type": "ORDERED", "data": data})
+    found = client.get_event_stream(product_ids="p1", total=between(2, 5), limit=2, reverse=True)
+    assert ids(found) == [5, 4]
+    later = [stream(product_ids="p1", total=less_than(5), after=2), stream(product_ids="p6", after=1)]
+    assert ids(client.get_event_streams(later)) == [3, 4, 6]
+    assert ids(client.get_event_streams(later, limit=2, final=True)) == [3, 4]
+    client.decide(latest(product_ids="p3"), lambda last: {"type": "ORDERED", "data": {"seen": last.id}})
+    assert client.get_event_stream("ORDERED")[-1].data == {"seen": 3}
+    with pytest.raises(ConfigurationError, match="has many values in one event"):
+        client.get_event_stream(product_ids=is_not("p1"))
 
 
 def test_each_stream_goes_on_from_its_own_place(sensors: EventClient) -> None:

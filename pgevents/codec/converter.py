@@ -51,23 +51,23 @@ def make_event_converter() -> cattrs.Converter:
 
 
 def _is_named_tuple(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return inspect.isclass(kind) and issubclass(kind, tuple) and hasattr(cast(Any, kind), "_fields")
 
 
 def _types_of(kind: Any) -> list[Any]:
-    """The types of a named tuple's parts, also where annotations are texts."""
+    """The types of the fields of a named tuple, also if its annotations are text."""
     try:
-        known = typing.get_type_hints(kind)
-    except Exception:  # annotations that cannot be resolved: their values must be JSON's own
-        known = {}
-    return [known.get(name, Any) for name in kind._fields]
+        hints = typing.get_type_hints(kind)
+    except Exception:  # annotations cannot be resolved: values must have JSON's own types
+        hints = {}
+    return [hints.get(name, Any) for name in kind._fields]
 
 
 def _named_tuple_to_list(kind: Any, converter: cattrs.Converter) -> Callable[[Any], list[Any]]:
     kinds = _types_of(kind)
 
     def unstructure(value: Any) -> list[Any]:
-        return [converter.unstructure(part, of) for part, of in zip(value, kinds, strict=True)]
+        return [converter.unstructure(part, part_kind) for part, part_kind in zip(value, kinds, strict=True)]
 
     return unstructure
 
