@@ -29,7 +29,7 @@ class Inline:
 
     Args:
         projection: The projection's class. Its id is the value of one field, a data index of the events
-        table.
+            table.
 
     Example:
         ```python
