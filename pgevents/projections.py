@@ -299,7 +299,8 @@ class _Projection(Folding[V, E, I]):
         if not is_usual or not self._uses_snapshot or self.reducers.is_empty:
             return None
         streams = tuple(self.get_streams())
-        return type(self), self.reducers, id_text(self.id), streams, self._client().types.revision
+        own_id = type(self.id), id_text(self.id)  # the view may hold the id, as text or as a number
+        return type(self), self.reducers, own_id, streams, self._client().types.revision
 
     def go_on_from(self, view: V, events: Sequence[Event[Any]], position: Position) -> None:
         """Take a view that was folded before, fold what came since, and stand at that position."""
