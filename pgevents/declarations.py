@@ -20,7 +20,7 @@ from pgevents.fields import check_field
 
 __all__ = ["Upcaster", "checked_renames", "checked_upcasters", "make_event_class", "upcast_results"]
 
-Upcaster = Callable[[dict[str, Any]], dict[str, Any] | Sequence[dict[str, Any]] | None]
+Upcaster = Callable[[dict[str, Any]], dict[str, Any] | Sequence[dict[str, Any]]]
 """From the data of one version to the next one's: one, several or none."""
 
 MAX_VERSION = 10_000
@@ -191,7 +191,5 @@ def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]
 
 
 def upcast_results(made: Any) -> list[Any]:
-    """What an upcaster returned, as a list: one, several or none."""
-    if made is None:
-        return []
+    """What an upcaster returned, as a list: one, several or none. `None` is none of these, but a slip."""
     return [*made] if isinstance(made, (list, tuple)) else [made]

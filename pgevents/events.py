@@ -251,8 +251,8 @@ def event(
         name: The type's name in the log; bare `@event` takes the class's name.
         version: Version of the data's shape. Raise it when old data needs an upcaster.
         upcasters: For every older version, a function from its data (a dict) to the next version's; to a
-            list of several, if it splits the event, or to None, if it drops it. Without any, old data are
-            read as they are: enough for new fields with defaults.
+            list of several, if it splits the event, or to an empty one, if it drops it. Without any, old data
+            are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
         renamed: For a field that streams are about, the name or names under which older versions store the

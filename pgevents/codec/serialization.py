@@ -297,8 +297,7 @@ class Serializer:
                 if not all(isinstance(one, dict) for one in several):
                     shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
                     raise fault(
-                        f"the upcaster from version {step} returned {shown}, not a dict, a list of dicts "
-                        "or None"
+                        f"the upcaster from version {step} returned {shown}, not a dict or a list of dicts"
                     )
                 made += several
             parts = made
