@@ -19,6 +19,7 @@ import attrs
 from pgevents.codec.times import parse_date, parse_datetime
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text
+from pgevents.fields import json_text
 
 __all__ = [
     "Comparable",
@@ -151,7 +152,7 @@ class Comparison:
         found = _value_of(self.kind, value)
         wanted = [_comparable(one) for one in self.values]
         if self.operator == NOT:
-            return found is None or found not in wanted
+            return json_text(value) not in map(_text, self.values) and (found is None or found not in wanted)
         if found is None:
             return False
         if self.operator == "between":
@@ -189,8 +190,6 @@ def _comparable(value: Any) -> Any:
 
 def _value_of(kind: str, value: Any) -> Any:
     """A stored value as it is compared; None if it is not of this kind."""
-    if kind in ("truth", "name"):
-        return value
     if kind == "number" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return Decimal(repr(value))
     if not isinstance(value, str):
@@ -214,8 +213,8 @@ def _kind_of(value: object, word: str) -> str:
     if isinstance(value, bool):
         return "truth"
     if isinstance(value, (int, float, Decimal)):
-        if not Decimal(str(value)).is_finite():
-            raise InvalidValueError(f"{word}: {value!r} is no number that could be compared")
+        if not _is_finite(value):
+            raise InvalidValueError(f"{word}: {shown(value)} is no number that could be compared")
         return "number"
     if isinstance(value, datetime):
         if value.tzinfo is None:
@@ -235,6 +234,13 @@ def _kind_of(value: object, word: str) -> str:
     raise InvalidValueError(
         f"{word} compares numbers, texts, days, times with their zone and durations, not {shown(value)}"
     )
+
+
+def _is_finite(value: float | Decimal) -> bool:
+    try:
+        return Decimal(str(value)).is_finite()
+    except ValueError:  # an int of thousands of digits, of which Python makes no text
+        return False
 
 
 KINDS_OF_TYPES: tuple[tuple[type[Any], str], ...] = (
@@ -364,9 +370,9 @@ def one_of(*values: T | Iterable[T]) -> list[T]:
     """Any of these values: the same as a list of them.
 
     Args:
-        *values: Values, or one list, tuple or set of them.
+        *values: Values, or one list, set or other iterable of them.
     """
     first: Any = values[0] if len(values) == 1 else None
-    if isinstance(first, (list, tuple, set, frozenset)):
+    if isinstance(first, Iterable) and not isinstance(first, (str, bytes)):
         return list(cast("Iterable[T]", first))
     return list(cast("tuple[T, ...]", values))

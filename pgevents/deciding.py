@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import attrs
 
+from pgevents.busy_views import KeptViews, keep_view
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
@@ -85,6 +86,18 @@ class Projection(Protocol[V_co]):
         ...
 
 
+class Keepable(Projection[Any], Protocol):
+    """A projection whose view a client may keep between its decisions."""
+
+    def keeping_key(self) -> Hashable | None:
+        """Under what; None if it must not."""
+        ...
+
+    def go_on_from(self, view: Any, events: Sequence[Event[Any]], position: Position) -> None:
+        """Take a kept view, and fold what came since."""
+        ...
+
+
 class PlainProjection(Projection[V_co], Protocol[V_co]):
     """A projection without a class of its own; it can do what every projection can."""
 
@@ -120,6 +133,7 @@ class Decider:
         saver: Saves what was decided, and finds what a key saved before.
         hooks: The client's plugins.
         check_installed: Raises if tables or functions are missing.
+        views: Views of streams that were locked, so that the next decision reads only what came since.
         busy: Kinds of streams that are locked at the first try: until when by `time.monotonic()`, and for
             how many seconds that was said.
     """
@@ -128,6 +142,7 @@ class Decider:
     saver: Saver
     hooks: HookCalls
     check_installed: Callable[[], None]
+    views: KeptViews = attrs.field(init=False, factory=KeptViews)
     busy: dict[Kind, tuple[float, float]] = attrs.field(init=False, factory=dict[Any, tuple[float, float]])
 
     def decide(
@@ -246,12 +261,43 @@ class _Decision:
         that they are still the right ones, should the data indexes be changed meanwhile."""
         self.owner.check_installed()
         first, *others = self.projections
+        keeping_key = getattr(first, "keeping_key", None)  # isinstance() would look at the view
+        if is_ours and not others and not self.owner.hooks.implemented and keeping_key is not None:
+            key = keeping_key()
+            if key is not None:
+                return self._go_on(cast(Keepable, first), key, attempt)
         first.refresh()
         first.load(lock=self.streams, is_undisturbed=is_ours)
         for projection in others:
             projection.refresh()
             projection.load(is_undisturbed=is_ours)
         return self._save(attempt)
+
+    def _go_on(self, projection: Keepable, key: Hashable, attempt: int) -> list[Event[Any]]:
+        """Lock, and go on from the view that this client has kept; keep the view as it was read now.
+
+        The locks make sure that nothing can be saved below what was read. A conflict all the same (the log is
+        another one, or an event was removed) leaves nothing kept.
+        """
+        reader, connection = self.owner.saver.reader, self.owner.session.connection()
+        kept = self.owner.views.take(key, connection)
+        projection.refresh()
+        if kept is None:
+            redactions = projection.load(lock=self.streams, is_undisturbed=True).redactions
+        else:
+            redactions, events = reader.read_since(self.streams, kept.position.last_id)
+            if events is None or redactions != kept.redactions:
+                kept = None
+                projection.load(is_undisturbed=True)
+            else:
+                projection.go_on_from(kept.copy(), events, kept.position_with(events))
+                kept = None if events else kept
+        if kept is None and redactions is not None:  # before the decider has the view, which it may change
+            kept = keep_view(projection.view, projection.position, redactions, connection)
+        saved = self._save(attempt)
+        if kept is not None:
+            self.owner.views.put(key, kept)
+        return saved
 
     def _save(self, attempt: int) -> list[Event[Any]]:
         decided = _events_of(self.decider(*[projection.view for projection in self.projections]))

@@ -132,10 +132,10 @@ def _resolve_annotations(cls: type[Any], scope: Mapping[str, Any]) -> None:
 
 
 def checked_upcasters(version: object, upcasters: object) -> dict[int, Upcaster]:
-    """The upcasters of a type whose data are of this version.
+    """Check the upcasters of a type whose data have this version; returns them by older version.
 
     Raises:
-        ConfigurationError: Not a version, or not a function for every version before it.
+        ConfigurationError: The version is not valid, or an older version has no function.
     """
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise ConfigurationError(f"version is a whole number from 1 to {MAX_VERSION}, not {shown(version)}")
@@ -166,10 +166,10 @@ def checked_upcasters(version: object, upcasters: object) -> dict[int, Upcaster]
 
 
 def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]:
-    """The older names of the fields of a type whose data are of this version.
+    """Check the older names of fields of a type whose data have this version; returns them by field.
 
     Raises:
-        ConfigurationError: Not names of fields, or no older version that could have them.
+        ConfigurationError: Something is not a field's name, or there is no older version.
     """
     if renamed is None:
         return {}
@@ -179,7 +179,7 @@ def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]
         )
     if version == 1:
         raise ConfigurationError(
-            "renamed says what older versions call a field; there is none before version 1"
+            "renamed gives the names of fields in older versions; there is no version before version 1"
         )
     given: dict[Any, Any] = {**renamed}
     return {

@@ -64,7 +64,7 @@ def current_delivery() -> Delivery | None:
 class delivering:
     """Inside the block, events that are saved name this event as their cause.
 
-    A class, because it runs once an event: a generator takes three times as long.
+    A class, because it is used for every event and a generator is slower.
     """
 
     __slots__ = ("_delivery", "_token")

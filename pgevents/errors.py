@@ -182,13 +182,12 @@ class WaitError(PgEventsError, TimeoutError):
 
 
 class IncompleteViewsError(PgEventsError):
-    """A query of kept views cannot be answered in whole yet.
+    """A query of kept views cannot give all of them yet.
 
     Attributes:
-        reason: "building": they have not reached the end of the log as it was when keeping them began;
-        "waiting":
-            some wait to be folded anew, after an error, a redaction or a deletion.
-        position: Up to which id they are folded.
+        reason: "building" if the views have not reached the end that the log had when keeping began;
+            "waiting" if some views wait to be folded again, after an error, a redaction or a deletion.
+        position: The id up to which they are folded.
         target: The id that they have to reach.
     """
 

@@ -255,11 +255,11 @@ def event(
             are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
-        renamed: For a field that streams are about, the name or names under which older versions store the
-            same value. Needed only where running the upcasters on probes does not show it.
+        renamed: For a field that identifies streams, the name or names under which older versions store the
+            same value. Needed only if running the upcasters on test data does not show it.
 
     Raises:
-        ConfigurationError: A name, version or upcaster that cannot work, or a class that cannot be an event.
+        ConfigurationError: A name, version or upcaster is not valid, or the class cannot be an event class.
 
     Example:
         ```python
@@ -421,7 +421,7 @@ class EventTypes:
             return None
         return close[0]
 
-    def known(self, cls: type[Any]) -> EventType | None:
+    def cached(self, cls: type[Any]) -> EventType | None:
         """The cached type of a class whose events `of` has accepted; None before that."""
         return self._by_class.get(cls)
 

@@ -16,6 +16,7 @@ __all__ = [
     "function_json_sql",
     "function_sql",
     "json_sql",
+    "json_text",
     "many",
     "path_of",
     "split_many",
@@ -139,7 +140,7 @@ def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
     value = value_in(field, data, metadata)
     values: list[Any] = [*value] if isinstance(value, list) else [value]
-    return [_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
+    return [json_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
 
 
 def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
@@ -151,10 +152,11 @@ def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
     return value
 
 
-def _text(value: Any) -> str:
+def json_text(value: Any) -> str:
     """The text that PostgreSQL's `->>` gives for a JSON value that is no object or list."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        return format(Decimal(repr(value)), "f")
-    return str(value)
+        text = format(Decimal(repr(value)), "f")
+        return text if "." in text else f"{text}.0"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)

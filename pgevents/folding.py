@@ -31,8 +31,6 @@ __all__ = ["E", "Folding", "I", "V"]
 V = TypeVar("V")
 E = TypeVar("E")
 S = TypeVar("S")
-FOLDS = 5
-"""How often a snapshot is folded anew when the log is changed under maintenance meanwhile."""
 FIXED = (str, int, float, bool, Decimal, type(None))
 
 

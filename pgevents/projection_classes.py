@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import EventTypes, event_type_of
 from pgevents.reducers import Pipeline
 from pgevents.views import digest, is_dict_class, shape_text
@@ -65,6 +65,10 @@ def declaration_of(cls: Any, root: Any) -> Declaration:
         events = None
     if isinstance(id_class, TypeVar) or id_class is Any:
         id_class = _annotated_id(cls)
+    if type(cls.version) is not int or not 0 <= cls.version < 2**31:
+        raise ConfigurationError(
+            f"{cls.__name__}.version is a whole number from 0 on, not {shown(cls.version)}"
+        )
     reducers: Pipeline = cls.reducers
     folds_in_as_json = reducers.is_empty and cls.as_json is not root.as_json
     text = shape_text(view_class)

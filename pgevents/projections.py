@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 import attrs
@@ -35,6 +35,11 @@ __all__ = [
 
 P = TypeVar("P", bound="_Projection[Any, Any, Any]")
 P_co = TypeVar("P_co", bound="_Projection[Any, Any, Any]", covariant=True)
+USUAL = frozenset(
+    "id client as_of _uses_snapshot _loaded _position "
+    "_staged _history _saved_part _folded _is_folding".split()
+)
+"""The attributes of a projection whose class gives it no others."""
 FOLDS = 5
 """How often a snapshot is folded anew when the log is changed under maintenance meanwhile."""
 
@@ -46,6 +51,8 @@ class _Loaded:
     row: tuple[Any, ...] | None
     events: Sequence[Event[Any]]
     position: Position
+    redactions: str | None = None
+    """How often the log had been changed under maintenance, if it was read under locks."""
 
 
 class _FromClass(Protocol[P_co]):
@@ -113,11 +120,13 @@ class _Projection(Folding[V, E, I]):
         self.as_of = check_as_of(as_of)
         self._uses_snapshot = load_existing_projection
         self._loaded: _Loaded | None = None
+        self._position: Position | None = None
         super().__init__()
 
     def _forget(self) -> None:
         super()._forget()
         self._loaded = None
+        self._position = None
 
     def get_streams(self) -> Sequence[Stream[Any]]:
         """The streams that the projection is folded from."""
@@ -134,7 +143,7 @@ class _Projection(Folding[V, E, I]):
     @property
     def position(self) -> Position:
         """Where in the log the saved part of the view stands; for a validated save against it."""
-        return self.load().position
+        return self.load().position if self._position is None else self._position
 
     @property
     def saved_projection(self) -> SavedProjection[V] | None:
@@ -270,7 +279,7 @@ class _Projection(Folding[V, E, I]):
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
         if self._loaded is None:
             client, key = self._client(), self.snapshot_key()
-            row, events = client.reader.read_after_snapshot(
+            row, events, redactions = client.reader.read_after_snapshot(
                 client.projections.pgevents_spec,
                 (key.type, key.id, key.version, key.shape if self._uses_snapshot else None),
                 self.get_streams(),
@@ -280,8 +289,23 @@ class _Projection(Folding[V, E, I]):
             )
             if row is not None:
                 row = (key.type, key.id, row[2], row[0], key.version, time_of(row[4]), time_of(row[5]))
-            self._loaded = _Loaded(row, events, events.position)
+            self._loaded = _Loaded(row, events, events.position, redactions)
         return self._loaded
+
+    def keeping_key(self) -> Hashable | None:
+        """Under what a client may keep the view between its decisions; None if nothing says what it is folded
+        from but the object itself."""
+        is_usual = type(self).__init__ is _Projection.__init__ and vars(self).keys() == USUAL
+        if not is_usual or not self._uses_snapshot or self.reducers.is_empty:
+            return None
+        streams = tuple(self.get_streams())
+        return type(self), self.reducers, id_text(self.id), streams, self._client().types.revision
+
+    def go_on_from(self, view: V, events: Sequence[Event[Any]], position: Position) -> None:
+        """Take a view that was folded before, fold what came since, and stand at that position."""
+        self._forget()
+        self._saved_part = self._folded = self._fold(events, self.reducers.reopened(view, self._initial()))
+        self._position = position
 
     def snapshot_key(self) -> SnapshotKey:
         """Where its snapshot stands."""
@@ -427,6 +451,8 @@ def plain_projection(
     version: int,
 ) -> ProjectionBase[Any, Any]:
     """A projection without a class of its own; see `EventClient.project`."""
+    if not isinstance(identifiers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"identifiers are values by field name, a dict, not {identifiers!r}")
     values = tuple(identifiers.values())
     reducers = reducer if isinstance(reducer, Pipeline) else pipeline(reducer)
 

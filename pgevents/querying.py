@@ -17,12 +17,12 @@ import attrs
 import peewee
 
 from pgevents.comparisons import Comparison, check_kind, single_types
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.store.tables import ProjectionsModel
 from pgevents.streams import check_field_name, identifier_text
 from pgevents.views import field_types, nearest
 
-__all__ = ["Asked", "Question", "ViewFields"]
+__all__ = ["Asked", "Question", "ViewFields", "values_by_field"]
 
 CASTS: tuple[tuple[type[Any], str], ...] = (
     (bool, "boolean"),
@@ -35,6 +35,8 @@ CASTS: tuple[tuple[type[Any], str], ...] = (
 """As what a field of a view is compared and ordered."""
 TEXTS = (str, Enum, UUID)
 """Fields that are compared and ordered as text; all others as JSON."""
+OPTIONS = ("where", "order_by", "limit", "offset", "version", "partial", "max_lag")
+"""Keywords that are options of some calls; as a field's name they would be a slip."""
 COLUMNS = ("type", "id", "latest_event_id", "version", "created_at", "updated_at")
 
 
@@ -100,6 +102,26 @@ class ViewFields:
         return all(fields is not None and name in fields for fields in every)
 
 
+def values_by_field(data: object, keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the fields of views must be, from `data=` and from keywords.
+
+    Raises:
+        ConfigurationError: A field that is given twice, an option that the call does not have, or no dict.
+    """
+    if data is not None and not isinstance(data, Mapping):
+        raise ConfigurationError(f"data= takes values by field name, a dict, not {shown(data)}")
+    named = cast("Mapping[str, Any]", data or {})
+    for name, value in keywords.items():
+        if name in named:
+            raise ConfigurationError(f"{name!r} is given twice, as a keyword and in data=")
+        if name in OPTIONS:
+            raise ConfigurationError(
+                f"{name}= is no option here; if a field of the view is called {name!r}, write "
+                f"data={{{name!r}: {shown(value)}}}"
+            )
+    return {**named, **keywords}
+
+
 @attrs.frozen
 class Question:
     """Which saved projections, in which order; see `EventClient.query_projections`."""
@@ -125,6 +147,10 @@ class Question:
         return self._statement("ids")
 
     def _statement(self, result: str) -> tuple[str, list[Any]]:
+        if self.where is not None and not isinstance(self.where, peewee.Node):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"where is a Peewee expression, as client.view_fields(...).total > 100, not {self.where!r}"
+            )
         fields = ViewFields(self.model, self.kinds)
         conditions: list[tuple[str, str]] = []
         values: list[Any] = []
@@ -188,10 +214,6 @@ def _built_sql(
     for number, (name, comparison) in enumerate(conditions):
         query = query.where(_condition(model, name, comparison, _Slot(number)))
     if where is not None:
-        if not isinstance(where, peewee.Node):
-            raise ConfigurationError(
-                f"where is a Peewee expression, as client.view_fields(...).total > 100, not {where!r}"
-            )
         query = query.where(where)
     if result == "rows":
         last = [model.type, model.id] if len(kinds) > 1 else [model.id]

@@ -106,7 +106,7 @@ class _Value:
         return _Value(f"{self._name}.{key}") if isinstance(key, str) else self._derived()
 
     def __iter__(self) -> Iterator[_Value]:
-        yield self._derived()  # else Python would ask for one index after another, without end
+        yield self._derived()  # without this, Python would ask for one item after the other, without an end
 
     def get(self, key: object, default: object = None) -> _Value:
         return self[key]

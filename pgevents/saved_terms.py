@@ -11,6 +11,7 @@ from pgevents.errors import ConfigurationError, IncompleteViewsError, shown
 from pgevents.querying import Asked, Question
 from pgevents.snapshots import Snapshots
 from pgevents.store.kept import KeptQuestion, KeptStatus, is_kept, kept_name, kept_reports, status_of
+from pgevents.store.options import check_seconds
 
 __all__ = ["Partial", "Terms", "incomplete", "kept_of", "status_of_kept"]
 
@@ -26,8 +27,7 @@ def _check_partial(instance: object, attribute: object, value: object) -> None:
 
 
 def _check_seconds(instance: object, attribute: object, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise ConfigurationError(f"max_lag is a number of seconds from 0 on, not {shown(value)}")
+    check_seconds(value, "max_lag")
 
 
 @attrs.frozen

@@ -296,7 +296,7 @@ class Saver:
 
     def new_event(self, given: Any, metadata: Mapping[str, Any] | None = None) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
-        known = self.types.known(given.__class__)
+        known = self.types.cached(given.__class__)
         if known is not None:
             return NewEvent(known.name, given, {**metadata} if metadata else {})
         if not isinstance(given, Mapping):
@@ -320,7 +320,7 @@ class Saver:
         makes nothing for them but two tuples, and looks at each only once.
         """
         rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
-        known, dump, undo = self.types.known, self.serializer.dump, self.decoder.before_decode
+        known, dump, undo = self.types.cached, self.serializer.dump, self.decoder.before_decode
         for one in given:
             kind = known(one.__class__)
             if kind is not None and kind.version == 1 and not metadata and undo is None:

@@ -288,7 +288,10 @@ def identifier_text(field: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, UUID)):
-        return str(value)
+        try:
+            return str(value)
+        except ValueError:  # an int of thousands of digits
+            raise InvalidValueError(f"{field}: a number of so many digits cannot identify events") from None
     hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
     raise InvalidValueError(
         f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "

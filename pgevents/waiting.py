@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
 
 from pgevents.deliveries import current_delivery
 from pgevents.errors import ConfigurationError, WaitError
 from pgevents.events import Event
 from pgevents.fields import text_sql
-from pgevents.store.options import check_id
+from pgevents.store.options import check_flag, check_id, check_seconds
 from pgevents.store.ordering import horizon_of
 from pgevents.store.processing import Statements, read_lanes, split_error, where_sql
 from pgevents.streams import Stream
@@ -30,6 +30,8 @@ def wait_for(
         raise ConfigurationError(
             "wait() in a handler or in a transaction could wait for itself: call it after the commit"
         )
+    check_seconds(timeout, "timeout")
+    check_flag(parked_counts, "parked_counts")
     ids = _ids_of(awaited)
     rows: list[Any] = statements.rows("rows", name=name)
     if not rows:
@@ -88,7 +90,8 @@ def _ids_of(awaited: Any) -> list[int]:
         return [awaited.id]
     if isinstance(awaited, int):
         return [check_id(awaited, "the event")]
-    events: list[Any] = list(awaited)
+    is_several = isinstance(awaited, Iterable) and not isinstance(awaited, (str, bytes))
+    events: list[Any] = list(cast("Iterable[Any]", awaited)) if is_several else []
     if not events or not all(isinstance(event, Event) for event in events):
         raise ConfigurationError("wait() takes an event, a list of events, or an id")
     return [event.id for event in events]

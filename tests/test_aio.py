@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -209,6 +210,69 @@ def test_a_cancelled_task_leaves_nothing_half_done(client: EventClient, is_in_tr
         assert [event.type for event in client.get_event_stream()] == ["CART_CREATED"] * 5
 
     run(client, test, connections=1)
+
+
+def test_a_task_cancelled_before_it_connects_does_nothing(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no statement yet that could be cancelled."""
+    connect, called = client.session.connection, list[int]()
+
+    def slowly(self: Any) -> Any:
+        time.sleep(0.3)
+        return connect()
+
+    monkeypatch.setattr(type(client.session), "connection", slowly)
+
+    async def test(shop: AsyncEventClient) -> None:
+        task = asyncio.create_task(shop.run(lambda _: called.append(1)))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(client, test)
+    assert called == []
+
+
+def test_a_task_that_waits_for_its_turn_is_cancelled_alone(client: EventClient) -> None:
+    """In a transaction the statement that runs is another task's."""
+
+    async def test(shop: AsyncEventClient) -> None:
+        async with shop.atomic():
+            first = asyncio.create_task(shop.run(lambda c: c.db.execute_sql("SELECT pg_sleep(0.5)")))
+            await asyncio.sleep(0.1)
+            second = asyncio.create_task(shop.save_event(added()))
+            await asyncio.sleep(0.1)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            await first
+            await shop.save_event(CartCreated("c1", "u1"))
+        assert [event.type for event in client.get_event_stream()] == ["CART_CREATED"]
+
+    run(client, test)
+
+
+def test_a_task_that_is_cancelled_again_waits_all_the_same(client: EventClient) -> None:
+    """Nothing goes on behind its back."""
+    ended: list[int] = []
+
+    def work(_: EventClient) -> None:
+        time.sleep(0.4)
+        ended.append(1)
+
+    async def test(shop: AsyncEventClient) -> None:
+        task = asyncio.create_task(shop.run(work))
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == [1]
+
+    run(client, test)
 
 
 def test_tasks_cancelled_at_any_moment(client: EventClient) -> None:

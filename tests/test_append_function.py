@@ -25,6 +25,7 @@ from pgevents import (
     event,
     stream,
 )
+from pgevents.store.functions import setting_of
 from pgevents.store.ordering import digest_of
 from pgevents.store.session import Session
 
@@ -595,3 +596,18 @@ def test_each_event_of_a_batch_has_its_time_and_key(client: EventClient) -> None
     with pytest.raises(peewee.PeeweeException, match="of one length"):
         client.db.execute_sql(sql, [None, at[:2]])
     assert scalar(client.db, "SELECT count(*) FROM my_app.events") == 6
+
+
+def test_a_save_whose_streams_are_locked_is_remembered_whole(client: EventClient) -> None:
+    """By the function for one event, too: what it publishes and locks is added to what was locked."""
+    state = f"SELECT current_setting('{setting_of(client.events.pgevents_spec)}')"
+    streams = '[{"types": ["A"], "match": {"cart_id": ["c1", "c2"]}}]'
+    with client.db.atomic():
+        client.session.execute("SELECT my_app.events_lock(%s)", [streams])
+        assert scalar(client.db, state) == "||2|"
+        client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+        assert scalar(client.db, state) == "|0|5|"  # the table, the type, and the data index
+        client.save_event({"type": "A", "data": {"cart_id": "c1"}})
+        _, published, keys, scope = scalar(client.db, state).split("|")
+        assert (published, scope) == ("0", "")
+        assert int(keys) >= 5

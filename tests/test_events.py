@@ -239,7 +239,7 @@ def test_a_class_that_comes_while_another_is_looked_up_is_not_overlooked(
 
     monkeypatch.setattr(types, "_by_name", Slow(types._by_name))
     types.of(Mine("c1"))
-    assert types.known(Mine) is None
+    assert types.cached(Mine) is None
 
 
 def test_events_stand_in_sets_and_are_keys_of_dicts(client: EventClient) -> None:
@@ -458,7 +458,7 @@ def test_a_class_that_was_defined_again_is_refused_by_its_former_self(client: Ev
     everything.save_event(newer(1))
     with pytest.raises(UnknownEventTypeError, match="DefinedAgain was defined again"):
         everything.save_event(older(1))
-    with pytest.raises(UnknownEventTypeError, match="was defined again .* make the client anew"):
+    with pytest.raises(UnknownEventTypeError, match="was defined again .* create the client again"):
         narrow.save_event(newer(1))
     narrow.save_event(older(1))
     assert narrow.get_event_stream(older)[0].data == older(1)

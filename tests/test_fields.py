@@ -27,6 +27,7 @@ from pgevents import (
     stream,
 )
 from pgevents.cli import main
+from pgevents.codec.serialization import dump_json
 from pgevents.events import EventTypes
 from pgevents.fields import path_of, text_sql, texts_in
 from pgevents.subscriptions import Subscription
@@ -226,7 +227,7 @@ def test_sql_and_python_agree_on_the_text(db: PostgresqlDatabase) -> None:
     metadata = {"b": {"c": "meta"}}
     for field in ("a.b", "a.c", "a.0", "a.d.e", "a.d.e.f", "list.0", "a-b", "é ü", "metadata.b.c", "none"):
         sql = f"SELECT {text_sql(field)} FROM (SELECT %s::jsonb AS data, %s::jsonb AS metadata) AS e"
-        (text,) = db.execute_sql(sql, [json.dumps(data), json.dumps(metadata)]).fetchone()
+        (text,) = db.execute_sql(sql, [dump_json(data, "data"), json.dumps(metadata)]).fetchone()
         assert texts_in(field, data, metadata) == ([] if text is None else [text]), field
 
 

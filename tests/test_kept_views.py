@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from peewee import PostgresqlDatabase
 
 from pgevents import (
     ConfigurationError,
@@ -19,8 +20,12 @@ from pgevents import (
     MultiStreamProjectionBase,
     ProjectionBase,
     RetryableError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     event,
     hookimpl,
+    many,
     pipeline,
     stream,
 )
@@ -252,6 +257,66 @@ def test_an_event_changes_the_views_of_several_ids(bank: tuple[EventClient, Any,
     last = client.save_event(transfer("a1", "a2", 1))
     drain(client, [keep(account)])
     assert client.wait(account, last) == "handled"
+
+
+@pytest.mark.parametrize("is_said", [False, True], ids=["from streams", "by ids_of"])
+def test_events_of_older_versions_are_folded_too(
+    make_client: Make, monkeypatch: pytest.MonkeyPatch, is_said: bool
+) -> None:
+    """Also where an upcaster renames the field that carries the id."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+
+    @event("VISITED", version=2, upcasters={1: lambda data: {"product_id": data["cart_id"]}})
+    class Visited:
+        product_id: str
+
+    class Visits(ProjectionBase[Balance, Visited]):
+        projection_type = "VISITS"
+        reducers = pipeline(moves=lambda moves, event: (*moves, event.id))
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"product_id": self.id}
+
+    if is_said:
+        Visits.ids_of = staticmethod(lambda event: {event.data.product_id})  # type: ignore[attr-defined]
+    old, client = make_client(event_types=[]), make_client(event_types=[Visited])
+    client.create_tables()
+    old.save_events([{"type": "VISITED", "data": {"cart_id": name}} for name in ("p1", "p2")])
+    client.save_event(Visited("p1"))
+    drain(client, [keep(Visits)])
+    client.save_events([Visited("p1"), Visited("p2")])
+    client.delete_projection(Visits, "p2")
+    drain(client, [keep(Visits)])
+    check(client, Visits, ["p1", "p2"])
+    assert [saved.data.moves for saved in client.query_projections(Visits)] == [(1, 3, 4), (2, 5)]
+
+
+def test_views_by_the_values_of_a_list_are_kept_by_ids_of(
+    db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it they are refused, before a runner begins."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+
+    @event("SOLD")
+    class Sold:
+        product_ids: list[str]
+
+    class Sales(ProjectionBase[Balance, Sold]):
+        projection_type = "SALES"
+        reducers = pipeline(moves=lambda moves, event: (*moves, event.id))
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"product_ids": self.id}
+
+    events = create_events_table(schema="my_app", data_indexes=[many("product_ids")])
+    client = create_event_client(db, events, create_projections_table(schema="my_app"), [Sold])
+    client.create_tables()
+    client.save_events([Sold(["p1", "p2"]), Sold(["p1"])])
+    with pytest.raises(ConfigurationError, match="many values in one event"):
+        Runner(client, [keep(Sales)])
+    Sales.ids_of = staticmethod(lambda event: set(event.data.product_ids))  # type: ignore[attr-defined]
+    drain(client, [keep(Sales)])
+    check(client, Sales, ["p1", "p2"])
 
 
 def test_what_cannot_be_kept_is_refused(client: EventClient) -> None:

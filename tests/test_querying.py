@@ -395,6 +395,44 @@ def test_a_field_of_a_view_is_compared_with_its_own_kind(orders: EventClient) ->
             orders.query_projections(Orders, **match)
 
 
+def test_no_argument_of_a_question_is_passed_over(orders: EventClient) -> None:
+    """What is given twice, is no dict, or is an option of another call, is refused, also by name."""
+    questions: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+        (orders.query_projections, {"data": {"total": 5}, "total": 7}, "given twice"),
+        (orders.query_projections, {"data": [("total", 5)]}, "a dict, not"),
+        (orders.count_projections, {"limit": 5}, "limit= is no option here"),
+        (orders.count_projections, {"order_by": "total"}, "order_by= is no option here"),
+        (orders.get_projection_ids, {"version": 1}, "version= is no option here"),
+        (orders.query_projections, {"where": True, "total": at_least(1)}, "a Peewee expression"),
+        (orders.query_projections, {"where": "total", "total": at_least(1)}, "a Peewee expression"),
+    ]
+    for ask, options, words in questions:
+        for named in (Orders, "ORDERS"):
+            with pytest.raises(ConfigurationError, match=words):
+                ask(named, **options)
+    assert orders.get_projection_ids(Orders, data={"version": "a"}) == ["o1", "o3"]
+    before = orders.get_projection_ids(Orders)
+    with pytest.raises(ConfigurationError, match="a list of ids, not 'o1'"):
+        orders.refresh_projections(Orders, ids="o1")
+    assert orders.get_projection_ids(Orders) == before
+
+
+def test_a_version_is_a_whole_number(client: EventClient) -> None:
+    """What the table could not hold, or would hold as another, is refused before anything is read."""
+    for version in ("2", 1.0, True, -1, 2**40):
+
+        class Versioned(CartProjection):
+            pass
+
+        Versioned.version = version  # type: ignore[assignment]
+        with pytest.raises(ConfigurationError, match="Versioned.version is a whole number"):
+            print(Versioned("c1", client).view)
+    with pytest.raises(ConfigurationError, match="a whole number"):
+        client.project("TODO", {"cart_id": "c1"}, lambda view, event: view, {}, version="2").view  # type: ignore[arg-type]  # noqa: B018
+    with pytest.raises(ConfigurationError, match="a dict, not"):
+        client.project("TODO", ["cart_id"], lambda view, event: view, {})  # type: ignore[arg-type]
+
+
 def test_a_question_is_built_once_and_asked_with_its_own_values(client: EventClient) -> None:
     """The SQL is kept, the values are not; a value that is compared in another way makes other SQL."""
 

@@ -208,6 +208,25 @@ def test_a_name_that_upcasters_do_not_show_can_be_said(db: PostgresqlDatabase) -
             cart_class(**{"renamed": {"cart_id": "cart"}, **options})
 
 
+def test_an_upcaster_that_goes_through_a_list_is_probed_to_its_end(db: PostgresqlDatabase) -> None:
+    """A probe of a list has an end, and what the upcaster does with other fields is seen all the same."""
+
+    def listed(data: dict[str, Any]) -> dict[str, Any]:
+        tags = [tag.upper() for tag in data["tags"]]
+        return {"cart_id": data["cart"], "tags": tags, "is_vip": "vip" in data["tags"], **data["more"]}
+
+    @event("TAGGED", version=2, upcasters={1: listed})
+    class Tagged:
+        cart_id: str
+        tags: list[str]
+        is_vip: bool
+
+    old = client_of(db)
+    old.save_event({"type": "TAGGED", "data": {"cart": "c1", "tags": ["vip", "new"], "more": {}}})
+    (found,) = client_of(db, [Tagged]).get_event_stream(Tagged, cart_id="c1")
+    assert found.data == Tagged("c1", ["VIP", "NEW"], is_vip=True)
+
+
 def test_an_older_name_that_means_something_else_now_is_refused(db: PostgresqlDatabase) -> None:
     """It would find events of the newest version that only look alike."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, IntFlag
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -40,6 +40,12 @@ class Channel(str, Enum):
 class Right(IntFlag):
     READ = 4
     WRITE = 2
+
+
+class Stay(NamedTuple):
+    arrival: date
+    price: Decimal
+    colour: Colour = Colour.RED
 
 
 class Name(str):
@@ -295,3 +301,29 @@ def test_a_pair_of_another_length_is_named_by_its_field() -> None:
     with pytest.raises(EventDecodeError, match="of type 'T', field 'x': Not enough values") as caught:
         Serializer().decode_text('{"x": [1]}', class_with(tuple[int, str]), "T")
     assert caught.value.field == "x"
+
+
+def test_named_tuples_are_read_as_what_they_are(make_client: Callable[..., EventClient]) -> None:
+    """Also in collections, and where their annotations are texts, as in this module."""
+
+    @event("STAYED")
+    class Stayed:
+        stay: Stay
+        others: dict[str, Stay]
+        few: tuple[Stay, ...] = ()
+        maybe: Stay | None = None
+
+    client = make_client(event_types=Stayed)
+    client.create_tables()
+    stay = Stay(date(2024, 2, 29), Decimal("1.50"))
+    saved = client.save_event(Stayed(stay, {"a": stay}, (stay, stay), stay))
+    read = client.get_event_stream(Stayed)[0]
+    assert read == saved
+    assert type(read.data.others["a"]) is Stay
+    assert read.data.maybe == stay
+    as_dict = {"stay": ["2024-02-29", "1.50", "red"], "others": {}}
+    client.save_event({"type": "STAYED", "data": as_dict})
+    assert client.get_event_stream(Stayed)[1].data.stay == stay
+    for wrong in (["2024-02-29"], "2024-02-29", ["2024-02-29", "1.50", "green"], ["x", "1", "red"]):
+        with pytest.raises(EventEncodeError, match="stay"):
+            client.save_event({"type": "STAYED", "data": {**as_dict, "stay": wrong}})

@@ -86,7 +86,7 @@ def test_subscriptions_and_health_say_how_they_do(client: EventClient, command: 
     reader, writer = map(json.loads, command("subscriptions", "--json").splitlines())
     assert (reader["name"], reader["lag"], reader["parked"]) == ("reader", 1, 0)
     assert (writer["lag"], writer["parked"], writer["parked_keys"]) == (1, 2, 1)
-    assert "2 events of 1 keys are parked" in command("health", code=1)
+    assert "2 events of 1 key are parked" in command("health", code=1)
     assert not json.loads(command("health", "--json", "--max-lag", "5m", code=1))["is_healthy"]
 
 
@@ -166,4 +166,4 @@ def test_doctor_names_what_is_wrong_with_subscriptions(client: EventClient, comm
     assert "subscriptions, if there are any, are at work" in command("doctor", code=1)
     client.save_event(CartCreated("bad", "u1"))
     drain(client, [broken(client)])
-    assert "writer: 1 events of 1 keys are parked" in command("doctor", code=1)
+    assert "writer: 1 event of 1 key is parked" in command("doctor", code=1)

@@ -453,6 +453,17 @@ def test_one_can_wait_until_an_event_is_dealt_with(client: EventClient, log_tabl
 
     with pytest.raises(ConfigurationError, match="there is no subscription 'writer'"):
         client.wait("writer", 0)
+    for name, awaited, options, words in (
+        (5, 0, {}, "a subscription's name"),
+        (CartCreated, 0, {}, "a projection's class"),
+        ("writer", None, {}, "an event, a list of events, or an id"),
+        ("writer", "1", {}, "an event, a list of events, or an id"),
+        ("writer", 0, {"timeout": "1"}, "timeout is a number of seconds"),
+        ("writer", 0, {"timeout": float("nan")}, "timeout is a number of seconds"),
+        ("writer", 0, {"parked_counts": "no"}, "parked_counts is True or False"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            client.wait(name, awaited, **options)  # type: ignore[arg-type]
     with running(client, write):
         for n in range(5):
             saved = client.save_event(CartCreated(f"c{n}", "u1"))

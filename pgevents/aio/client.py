@@ -18,7 +18,8 @@ from pgevents.deciding import Projection
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.newest import LatestEvent
-from pgevents.snapshots import SavedProjection
+from pgevents.saved_terms import Partial
+from pgevents.snapshots import SavedProjection, SavedViews
 from pgevents.store.options import AsOf, OnUndecodable
 from pgevents.store.results import EventStream
 from pgevents.streams import Stream
@@ -314,9 +315,11 @@ class AsyncEventClient:
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[V]]: ...
+    ) -> SavedViews[V]: ...
     @overload
     async def query_projections(
         self,
@@ -328,9 +331,11 @@ class AsyncEventClient:
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[dict[str, Any]]]: ...
+    ) -> SavedViews[dict[str, Any]]: ...
     @overload
     async def query_projections(
         self,
@@ -342,9 +347,11 @@ class AsyncEventClient:
         limit: int | None = ...,
         offset: int | None = ...,
         version: int | None = ...,
+        partial: Partial = ...,
+        max_lag: float = ...,
         data: Mapping[str, Any] | None = ...,
         **match: Any,
-    ) -> list[SavedProjection[Any]]: ...
+    ) -> SavedViews[Any]: ...
     def query_projections(self, /, *arguments: Any, **keywords: Any) -> Any:
         return self.run(EventClient.query_projections, *arguments, **keywords)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -41,24 +42,30 @@ class Worker:
         before this does: nothing goes on behind the task's back.
         """
         context = contextvars.copy_context()
+        is_cancelled = threading.Event()
 
         def call() -> R:
             self._connection = self._client.session.connection()
+            if is_cancelled.is_set():
+                raise asyncio.CancelledError  # while it connected, there was no statement to cancel
             return context.run(function, *arguments, **keywords)
 
         future = self._thread.submit(call)
+        outcome = asyncio.wrap_future(future)
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.shield(outcome)
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                raise  # the task was cancelled as the function ended
-            await ended(asyncio.wrap_future(future), interrupt=self._interrupt)
+            is_cancelled.set()
+            if future.cancel() or future.done():
+                raise  # it had not begun, so what runs here is another task's; or it has ended
+            await ended(outcome, interrupt=self._interrupt)
             await ended(self._on_thread(self._await_cancellation))
             raise
 
     def _cancel_statement(self) -> None:
-        with suppress(psycopg2.Error):  # it is closed
-            self._connection.cancel()
+        if self._connection is not None:
+            with suppress(psycopg2.Error):  # it is closed
+                self._connection.cancel()
 
     def _await_cancellation(self) -> None:
         """Let a request to cancel that came too late for its statement hit one that does nothing."""
@@ -83,12 +90,11 @@ async def ended(call: Awaitable[Any], interrupt: Callable[[], object] | None = N
         call: The call.
         interrupt: What makes it end sooner; it runs on a thread.
     """
-    waiting = asyncio.ensure_future(_outcome(call))
-    if interrupt is not None:
-        await asyncio.shield(asyncio.to_thread(interrupt))
-    while not waiting.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(waiting)
+    awaited = [call] if interrupt is None else [call, asyncio.to_thread(interrupt)]
+    for waiting in [asyncio.ensure_future(_outcome(one)) for one in awaited]:
+        while not waiting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(waiting)
 
 
 async def _outcome(call: Awaitable[Any]) -> None:

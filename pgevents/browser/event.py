@@ -9,14 +9,13 @@ from typing import Any
 import attrs
 
 from pgevents.browser.diff import changes
-from pgevents.browser.log import encrypted, event_rows, iso, row_json
+from pgevents.browser.log import encrypted, event_rows, identifiers_of, iso, row_json
 from pgevents.client import EventClient
 from pgevents.declarations import upcast_results
 from pgevents.errors import PgEventsError
 from pgevents.events import Event, EventType
-from pgevents.fields import texts_in
 
-__all__ = ["event_page", "identifiers_of"]
+__all__ = ["event_page"]
 
 NEAR = 20_000
 """How many ids before and after an event are searched for what belongs to it: metadata have no index."""
@@ -72,17 +71,6 @@ def _upcast(
         return json.loads(json.dumps(made)), None
     except Exception as error:  # an upcaster is the application's code: whatever it raises is shown
         return None, f"{type(error).__name__}: {error}"
-
-
-def identifiers_of(
-    client: EventClient, data: dict[str, Any], metadata: dict[str, Any]
-) -> list[dict[str, str]]:
-    """The data indexes that an event has a value of."""
-    return [
-        {"field": field, "value": text}
-        for field in client.events.pgevents_spec.data_indexes
-        for text in texts_in(field, data, metadata)
-    ]
 
 
 def _redactions(client: EventClient, event_id: int, updated_at: str | None) -> list[dict[str, Any]]:

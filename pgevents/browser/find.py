@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pgevents.browser.classes import saved_types
-from pgevents.browser.filters import LARGEST_ID
+from pgevents.browser.filters import LARGEST_ID, Filter
 from pgevents.client import EventClient
-from pgevents.streams import check_field_name
 
 __all__ = ["find"]
 
@@ -34,8 +33,9 @@ def _identifiers(client: EventClient, text: str) -> list[dict[str, str]]:
     spec = client.events.pgevents_spec
     found: list[dict[str, str]] = []
     for field in spec.data_indexes:
-        sql = f"SELECT id FROM {spec.qualified()} WHERE data->>'{check_field_name(field)}' = %s LIMIT 1"
-        if client.session.execute(sql, [text]).fetchone() is not None:
+        ((condition, params, _),) = Filter(where=((field, text),)).ranges(spec)
+        sql = f"SELECT id FROM {spec.qualified()} WHERE {condition} LIMIT 1"
+        if client.session.execute(sql, params).fetchone() is not None:
             found.append({"field": field, "value": text})
     return found
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgevents.browser.classes import saved_types
-from pgevents.browser.filters import Filter
-from pgevents.browser.log import COUNT_LIMIT, count_of, event_rows, row_json
+from pgevents.browser.filters import LARGEST_ID, Filter
+from pgevents.browser.log import COUNT_LIMIT, WINDOW, count_of, event_rows, row_json
 from pgevents.browser.travel import travel_of
 from pgevents.client import EventClient
 from pgevents.fields import check_field, text_sql
@@ -41,18 +41,9 @@ def identifier_page(
         until: The time line ends at this event; by default with the newest.
         is_patient: Whether to fold, however many events that are.
     """
-    wanted = Filter(where=((field, value),))
-    ranges = wanted.ranges(client.events.pgevents_spec)
-    condition, params, column = ranges[0]
-    if condition == "true":
-        condition, params, column = f"{text_sql(check_field(field))} = %s", [value], ""
-    in_order = f"{column} DESC, " if column else ""
-    last = until if until is not None else 2**63 - 1
-    tail = f"ORDER BY {in_order}id DESC LIMIT {TIMELINE + 1}"
-    rows = event_rows(client, f"{condition} AND id <= %s", [*params, last], tail)
-    older = rows[TIMELINE][0] if len(rows) > TIMELINE else None
-    events = [row_json(row) for row in reversed(rows[:TIMELINE])]
-    count = count_of(client, wanted)
+    rows, older, searched = _timeline(client, field, value, until)
+    events = [row_json(row) for row in reversed(rows)]
+    count = count_of(client, Filter(where=((field, value),)))
     views = _views(client, field, value, classes)
     chosen = next((one for one in views if one["type"] == view and one["is_foldable"]), None)
     if chosen is None and view is None:
@@ -76,6 +67,7 @@ def identifier_page(
         "has_more_than": COUNT_LIMIT if count is not None and count > COUNT_LIMIT else None,
         "events": events,
         "older": older,
+        "searched": searched,
         "until": until,
         "views": views,
         "view": None if chosen is None else chosen["type"],
@@ -86,6 +78,29 @@ def identifier_page(
         "next": events[place + 1]["id"] if place + 1 < len(events) else None,
         "travel": travel,
     }
+
+
+def _timeline(
+    client: EventClient, field: str, value: str, until: int | None
+) -> tuple[list[Any], int | None, int | None]:
+    """The newest events of an identifier, from which one the page before goes on, and, if no index has the
+    field, how many events were looked through."""
+    spec, last = client.events.pgevents_spec, LARGEST_ID if until is None else until
+    if field in spec.data_indexes:
+        ((condition, params, column),) = Filter(where=((field, value),)).ranges(spec)
+        in_order = f"{column} DESC, " if column else ""
+        tail = f"ORDER BY {in_order}id DESC LIMIT {TIMELINE + 1}"
+        rows = event_rows(client, f"{condition} AND id <= %s", [*params, last], tail)
+        return rows[:TIMELINE], rows[TIMELINE][0] if len(rows) > TIMELINE else None, None
+    window = f"SELECT * FROM {spec.qualified()} WHERE id <= %s ORDER BY id DESC LIMIT {WINDOW}"
+    sql = f"""\
+WITH searched AS MATERIALIZED ({window})
+SELECT (SELECT count(*) FROM searched), (SELECT min(id) FROM searched), array(
+    SELECT id FROM searched WHERE {text_sql(check_field(field))} = %s ORDER BY id DESC LIMIT {TIMELINE + 1})
+"""
+    count, lowest, ids = client.session.execute(sql, [last, value]).fetchone()
+    older = ids[TIMELINE] if len(ids) > TIMELINE else lowest - 1 if count == WINDOW else None
+    return event_rows(client, "id = ANY (%s)", [ids[:TIMELINE]], "ORDER BY id DESC"), older, count
 
 
 def _place(events: Sequence[dict[str, Any]], at: int | None) -> int:

@@ -14,11 +14,10 @@ import attrs
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
 from pgevents.codec.times import time_of
-from pgevents.store.processing import read_lanes
 from pgevents.subscriptions.control import all_rows, statements_of
-from pgevents.subscriptions.lanes import is_passed
+from pgevents.subscriptions.health import waiting_events
 
-__all__ = ["EVERY", "MOST", "Samples", "Waiting", "line_of", "plot", "take_samples", "waiting_events"]
+__all__ = ["EVERY", "MOST", "Samples", "Waiting", "line_of", "plot", "take_samples", "waiting_of"]
 
 MOST = 10_000
 """So many events are counted; beyond it a page says "more than 10,000"."""
@@ -32,11 +31,11 @@ class Waiting:
 
     Attributes:
         count: How many, up to `MOST` + 1.
-        times: When the first of them were saved, in order.
+        times: When the first of them were saved, in order, in seconds since 1970.
     """
 
     count: int
-    times: Sequence[datetime]
+    times: Sequence[float]
 
 
 class Samples:
@@ -68,28 +67,15 @@ class Samples:
             return list(self._taken.get(name, ()))
 
 
-def waiting_events(client: EventClient, name: str) -> Waiting:
-    """The events above the places of a subscription's lanes, counted up to `MOST` + 1."""
-    rows = all_rows(client, name)
-    question, places = rows[0].question, [row.position for row in rows]
-    times: list[datetime] = []
-    while len(times) <= MOST:
-        found = read_lanes(statements_of(client), question.streams, question.key, list(places), MOST + 1)
-        for row in found.rows:
-            event_id, hashed = int(row[0]), int(row[7])
-            if not is_passed(rows[hashed % len(rows)].layers, event_id, hashed):
-                times.append(time_of(row[4]))
-        if len(found.rows) <= MOST:
-            break
-        last = int(found.rows[-1][0])
-        places = [max(place, last) for place in places]
-    return Waiting(min(len(times), MOST + 1), sorted(times[:MOST]))
+def waiting_of(found: Sequence[tuple[int, float]]) -> Waiting:
+    """What `waiting_events` found, as the pages need it."""
+    return Waiting(len(found), sorted(time for _, time in found[:MOST]))
 
 
 def take_samples(client: EventClient, samples: Samples) -> None:
     """Count what waits for each subscription, and keep the counts."""
     names = [row[0] for row in statements_of(client).rows("names")]
-    samples.add({name: waiting_events(client, name).count for name in names})
+    samples.add({name: len(waiting_events(client, all_rows(client, name), MOST)) for name in names})
 
 
 def line_of(
@@ -110,8 +96,8 @@ def line_of(
     for step in range(61):
         at = start + SPAN * step / 60
         if at < until:
-            told.append((at, bisect_right(waiting.times, at)))
-    told.append((until, min(measured[0][1], bisect_right(waiting.times, until))))
+            told.append((at, bisect_right(waiting.times, at.timestamp())))
+    told.append((until, min(measured[0][1], bisect_right(waiting.times, until.timestamp()))))
     return {
         "start": iso(start),
         "end": iso(now),

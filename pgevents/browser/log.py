@@ -9,6 +9,7 @@ from typing import Any
 
 from pgevents.browser.filters import Filter
 from pgevents.client import EventClient
+from pgevents.fields import texts_in
 
 __all__ = [
     "COUNT_LIMIT",
@@ -17,6 +18,7 @@ __all__ = [
     "count_of",
     "encrypted",
     "event_rows",
+    "identifiers_of",
     "iso",
     "is_table",
     "page_of",
@@ -25,7 +27,7 @@ __all__ = [
 
 PAGE = 50
 """Events on a page."""
-WINDOW = 20_000
+WINDOW = 10_000
 """How many events a page looks through for a filter that no index answers."""
 COUNT_LIMIT = 10_000
 """What is counted; beyond it a page says "more than 10,000"."""
@@ -61,11 +63,15 @@ def page_of(client: EventClient, wanted: Filter, before: int | None, after: int 
         if before is not None:
             newer = rows[0][0] if rows else before - 1
     return {
-        "events": [row_json(row) for row in rows],
+        "events": [_with_identifiers(client, row_json(row)) for row in rows],
         "older": older,
         "newer": newer,
         "searched": searched,
     }
+
+
+def _with_identifiers(client: EventClient, event: dict[str, Any]) -> dict[str, Any]:
+    return {**event, "identifiers": identifiers_of(client, event["data"], event["metadata"])}
 
 
 def _scan(
@@ -88,21 +94,22 @@ def _scan(
         parts.append(f"({sql} ORDER BY {in_order}id {order} LIMIT {limit})")
     searched = " UNION ALL ".join(parts)
     where = " AND ".join(residual) or "true"
-    sql = (
-        f"WITH searched AS MATERIALIZED (\n"
-        f"SELECT * FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit})\n"
-        f"SELECT {COLUMNS} FROM searched WHERE {where} ORDER BY id {order} LIMIT {PAGE + 1}"
-    )
-    rows: list[Any] = list(client.session.execute(sql, [*params, *residual_params]).fetchall())
+    farthest = "max" if is_up else "min"
+    sql = f"""\
+WITH searched AS MATERIALIZED (
+    SELECT * FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit}
+), matching AS (
+    SELECT {COLUMNS} FROM searched WHERE {where} ORDER BY id {order} LIMIT {PAGE + 1}
+)
+SELECT matching.*, ends.* FROM (SELECT count(*) AS count, {farthest}(id) AS last FROM searched) AS ends
+LEFT JOIN matching ON true ORDER BY matching.id {order}
+"""
+    found = client.session.execute(sql, [*params, *residual_params]).fetchall()
+    rows = [row[:6] for row in found if row[0] is not None]
     if not residual:
         return rows, None, None
-    farthest = "max" if is_up else "min"
-    end_sql = (
-        f"SELECT count(*), {farthest}(id) FROM "
-        f"(SELECT id FROM ({searched}) AS ranges ORDER BY id {order} LIMIT {limit}) AS searched"
-    )
-    count, end = client.session.execute(end_sql, params).fetchone()
-    return rows, count, end if count == limit else None
+    count, last = found[0][6:]
+    return rows, count, last if count == limit else None
 
 
 def count_of(client: EventClient, wanted: Filter) -> int | None:
@@ -196,6 +203,17 @@ def row_json(row: Sequence[Any]) -> dict[str, Any]:
         "created_at": iso(created_at),
         "updated_at": None if updated_at == created_at else iso(updated_at),
     }
+
+
+def identifiers_of(
+    client: EventClient, data: dict[str, Any], metadata: dict[str, Any]
+) -> list[dict[str, str]]:
+    """The data indexes that an event has a value of."""
+    return [
+        {"field": field, "value": text}
+        for field in client.events.pgevents_spec.data_indexes
+        for text in texts_in(field, data, metadata)
+    ]
 
 
 def iso(when: datetime) -> str:

@@ -20,8 +20,17 @@ from pgevents.errors import ConfigurationError, PgEventsError
 
 __all__ = ["Site"]
 
-SLOWEST = "5s"
-"""How long a statement of a page may take at the server."""
+SETTINGS = """\
+SET TRANSACTION READ ONLY;
+SET LOCAL statement_timeout = '5s';
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_bitmapscan = off
+"""
+"""Of the transaction of a page.
+
+A page takes the first rows of index ranges that may be long. The planner knows nothing of the values of
+expressions, takes each range for a short one, and would read the whole of it to sort it.
+"""
 
 Page = Callable[..., Any]
 Writer = Callable[[], "str | None"]
@@ -101,8 +110,7 @@ class Site:
         def view(**parts: Any) -> Any:
             session = self.client.session
             with session.atomic():
-                session.execute(f"SET LOCAL statement_timeout = '{SLOWEST}'")
-                session.execute("SET TRANSACTION READ ONLY")
+                session.execute(SETTINGS)
                 data = build(**parts)
             if data is None:
                 abort(404, "There is nothing here: no such event, view, subscription or page.")

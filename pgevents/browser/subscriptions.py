@@ -9,25 +9,27 @@ from typing import Any
 import attrs
 
 from pgevents.browser.filters import FilterError
-from pgevents.browser.lag import MOST, Samples, Waiting, line_of, waiting_events
+from pgevents.browser.lag import MOST, Samples, Waiting, line_of, waiting_of
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
-from pgevents.subscriptions import ParkedEvent, SubscriptionReport, overview, parked
+from pgevents.subscriptions import ParkedEvent, SubscriptionReport, parked
 from pgevents.subscriptions.control import statements_of
+from pgevents.subscriptions.health import reports_and_waiting
 
 __all__ = ["subscription_page", "subscriptions_page"]
 
 PAGE = 50
 """Parked events on a page."""
+LONG = 30.0
+"""Seconds after which an event that waits is a problem."""
 
 
 def subscriptions_page(client: EventClient, samples: Samples) -> dict[str, Any]:
     """All subscriptions, and the runners that work for them."""
-    reports = overview(client)
-    waiting = {report.name: waiting_events(client, report.name) for report in reports}
-    samples.add({name: one.count for name, one in waiting.items()})
+    found = [(report, waiting_of(events)) for report, events in reports_and_waiting(client, None, LONG, MOST)]
+    samples.add({report.name: waiting.count for report, waiting in found})
     return {
-        "subscriptions": [_summary(report, waiting[report.name], samples) for report in reports],
+        "subscriptions": [_summary(report, waiting, samples) for report, waiting in found],
         "runners": _runners(client),
         "count_limit": MOST,
     }
@@ -54,8 +56,8 @@ def subscription_page(
     """
     if name not in {row[0] for row in statements_of(client).rows("names")}:
         return None
-    (report,) = overview(client, [name])
-    waiting = waiting_events(client, name)
+    ((report, events),) = reports_and_waiting(client, [name], LONG, MOST)
+    waiting = waiting_of(events)
     place = None if after is None else _place_of(after)
     found = parked(client, name, key=key, limit=PAGE + 1, discarded=discarded, after=place)
     types = _types_of(client, [one.event_id for one in found])

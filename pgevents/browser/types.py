@@ -13,7 +13,7 @@ from pgevents.events import EventType
 
 __all__ = ["type_names", "types_page"]
 
-SAMPLE = 1_000
+SAMPLE = 100
 """Of how many of its newest events the stored versions of a type are taken."""
 
 # Each type is found by a jump along the index (type, id), so that the length of the log does not matter.
@@ -25,12 +25,24 @@ WITH RECURSIVE types(type) AS (
     FROM types WHERE types.type IS NOT NULL
 ) SELECT type FROM types WHERE type IS NOT NULL
 """
-COUNT_SQL = "SELECT count(*) FROM (SELECT 1 FROM {table} WHERE type = %s LIMIT {limit}) AS found"
-END_SQL = "SELECT id, created_at FROM {table} WHERE type = %s ORDER BY type {order}, id {order} LIMIT 1"
-VERSIONS_SQL = """\
-SELECT DISTINCT coalesce(metadata->>'$version', '1') FROM (
-    SELECT metadata FROM {table} WHERE type = %s ORDER BY type DESC, id DESC LIMIT {sample}
-) AS newest ORDER BY 1
+TYPES_SQL = """\
+SELECT t.type, found.count, first.id, first.created_at, last.id, last.created_at, newest.versions
+FROM ({names}) AS t
+CROSS JOIN LATERAL (
+    SELECT count(*) FROM (SELECT FROM {table} WHERE type = t.type ORDER BY type, id LIMIT {limit}) AS ranged
+) AS found
+CROSS JOIN LATERAL (
+    SELECT id, created_at FROM {table} WHERE type = t.type ORDER BY type, id LIMIT 1
+) AS first
+CROSS JOIN LATERAL (
+    SELECT id, created_at FROM {table} WHERE type = t.type ORDER BY type DESC, id DESC LIMIT 1
+) AS last
+CROSS JOIN LATERAL (
+    SELECT array_agg(DISTINCT coalesce(metadata->>'$version', '1')) AS versions FROM (
+        SELECT metadata FROM {table} WHERE type = t.type ORDER BY type DESC, id DESC LIMIT {sample}
+    ) AS ranged
+) AS newest
+ORDER BY t.type
 """
 
 
@@ -43,22 +55,20 @@ def type_names(client: EventClient) -> list[str]:
 def types_page(client: EventClient) -> dict[str, Any]:
     """Every type that stands in the log."""
     table = client.events.pgevents_spec.qualified()
-    execute = client.session.execute
+    sql = TYPES_SQL.format(
+        names=NAMES_SQL.format(table=table), table=table, limit=COUNT_LIMIT + 1, sample=SAMPLE
+    )
     found: list[dict[str, Any]] = []
-    for name in type_names(client):
-        (count,) = execute(COUNT_SQL.format(table=table, limit=COUNT_LIMIT + 1), [name]).fetchone()
-        ends = [
-            execute(END_SQL.format(table=table, order=order), [name]).fetchone() for order in ("ASC", "DESC")
-        ]
-        versions = execute(VERSIONS_SQL.format(table=table, sample=SAMPLE), [name]).fetchall()
+    for row in client.session.execute(sql, None).fetchall():
+        name, count, first_id, first_at, last_id, last_at, versions = row
         kind, problem = _class_of(client, name)
         found.append(
             {
                 "type": name,
                 "count": count,
-                "first": {"id": ends[0][0], "created_at": iso(ends[0][1])},
-                "last": {"id": ends[1][0], "created_at": iso(ends[1][1])},
-                "stored_versions": [row[0] for row in versions],
+                "first": {"id": first_id, "created_at": iso(first_at)},
+                "last": {"id": last_id, "created_at": iso(last_at)},
+                "stored_versions": versions,
                 "version": None if kind is None else kind.version,
                 "class": None if kind is None else f"{kind.cls.__module__}:{kind.cls.__qualname__}",
                 "formerly": [] if kind is None else list(kind.formerly),

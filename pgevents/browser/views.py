@@ -15,13 +15,15 @@ from pgevents.browser.log import COUNT_LIMIT, iso
 from pgevents.browser.travel import FOLDED, count_folded, is_closed
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
+from pgevents.store.kept import KeptReport
 from pgevents.streams import check_field_name
+from pgevents.subscriptions import kept_views
 
 __all__ = ["projection_page", "projection_types", "query_page"]
 
 PAGE = 50
-SORTABLE = 100_000
-"""Of so many views at most a page orders by a field, which has no index that does."""
+SORTABLE = 10_000
+"""So many views at most are sorted by a field: no index has them in its order."""
 COLUMNS = "id, data::text, latest_event_id, version, created_at, updated_at"
 
 
@@ -37,7 +39,8 @@ SELECT version, count(*), max(updated_at), (SELECT count(DISTINCT id) FROM found
 FROM found GROUP BY version ORDER BY version
 """
     found: list[dict[str, Any]] = []
-    for name in sorted({*saved_types(client), *classes}):
+    kept = kept_views(client)
+    for name in sorted({*saved_types(client), *classes, *(one.type for one in kept)}):
         rows = client.session.execute(sql, [name]).fetchall()
         cls = classes.get(name)
         versions = [
@@ -52,9 +55,22 @@ FROM found GROUP BY version ORDER BY version
                 "versions": versions,
                 "count": total,
                 "rebuilt": None if cls is None else _rebuilt(rows, total, cls.version),
+                "kept": [_kept(one) for one in kept if one.type == name],
             }
         )
     return {"projections": found, "count_limit": COUNT_LIMIT}
+
+
+def _kept(one: KeptReport) -> dict[str, Any]:
+    """A version that runners keep: how far a rebuild is, or that it is complete."""
+    return {
+        "version": one.version,
+        "name": one.name,
+        "position": min(one.position, one.target),
+        "target": one.target,
+        "is_complete": one.complete_at is not None,
+        "waiting": one.waiting,
+    }
 
 
 def _rebuilt(rows: Sequence[Any], total: int, version: int) -> dict[str, int] | None:
@@ -87,9 +103,13 @@ def query_page(
     for one, wanted in where:
         conditions.append(f"data->>'{_checked(one)}' = %s")
         params.append(wanted)
-    total_sql = f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE type = %s LIMIT {SORTABLE + 1}) AS found"
-    if field != "id" and client.session.execute(total_sql, [name]).fetchone()[0] > SORTABLE:
-        raise FilterError(f"more than {SORTABLE:,} views of {name} are saved; they are listed by id only")
+    if field != "id":
+        some = f"SELECT 1 FROM {table} AS p WHERE {' AND '.join(conditions)} LIMIT {SORTABLE + 1}"
+        if client.session.execute(f"SELECT count(*) FROM ({some}) AS found", params).fetchone()[0] > SORTABLE:
+            raise FilterError(
+                f"more than {SORTABLE:,} views would have to be sorted by {field}: order them by id, or ask "
+                "for some of them by a field"
+            )
     sign, direction = ("<", "DESC") if is_down else (">", "ASC")
     if after:
         key_value, last = _place_of(after)

@@ -15,7 +15,7 @@ from pgevents.deciding import PlainProjection, Projection
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event
 from pgevents.hooks.details import Snapshot
-from pgevents.querying import Question, ViewFields
+from pgevents.querying import Question, ViewFields, values_by_field
 from pgevents.reducers import Pipeline
 from pgevents.saved_terms import Partial, Terms
 from pgevents.snapshots import Noted, SavedProjection, SavedViews, SaveResult
@@ -214,7 +214,7 @@ class ProjectionCalls(ClientParts):
         """
         kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
         question = Question(
-            self.projections, kinds, {**(data or {}), **match}, where, order_by, limit, offset
+            self.projections, kinds, values_by_field(data, match), where, order_by, limit, offset
         )
         return saved_views.query(self.snapshots, question, Terms(partial, max_lag))
 
@@ -232,7 +232,7 @@ class ProjectionCalls(ClientParts):
     ) -> int:
         """How many saved projections have these values; arguments as for `query_projections`."""
         kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
-        question = Question(self.projections, kinds, {**(data or {}), **match}, where)
+        question = Question(self.projections, kinds, values_by_field(data, match), where)
         return saved_views.count(self.snapshots, question, Terms(partial, max_lag))
 
     def view_fields(
@@ -268,7 +268,9 @@ class ProjectionCalls(ClientParts):
             **match: As for `query_projections`.
         """
         asked = saved_views.asked_of(self.snapshots, self.types, projection)
-        question = Question(self.projections, [attrs.evolve(asked, version=None)], {**(data or {}), **match})
+        question = Question(
+            self.projections, [attrs.evolve(asked, version=None)], values_by_field(data, match)
+        )
         return saved_views.ids(self.snapshots, question)
 
     def refresh_projections(
@@ -302,6 +304,8 @@ class ProjectionCalls(ClientParts):
         make: Any = projection
         if not isinstance(projection, type):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"what is to be folded is named by its class, not {make!r}")
+        if ids is not None and (isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"ids are a list of ids, not {shown(ids)}")
         wanted = self.get_projection_ids(projection) if ids is None else list(ids)
         done = {"created": 0, "updated": 0, "skipped": 0}
         for number, id in enumerate(wanted, 1):

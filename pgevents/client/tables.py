@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pgevents.client.parts import ClientParts
 from pgevents.deciding import Projection
+from pgevents.errors import ConfigurationError, shown
 from pgevents.store import installation
 from pgevents.store.grants import grant
 from pgevents.store.kept import kept_name
@@ -121,8 +122,7 @@ class TableCalls(ClientParts):
 
         Raises:
             WaitError: It is parked, or the subscription is paused or stopped (at once); or it took too long.
-                The
-                message names who holds the event back, if it is not final.
+                The message names who holds the event back, if it is not final.
             ConfigurationError: There is no such subscription; or called in a handler or in a transaction.
 
         Example:
@@ -135,6 +135,10 @@ class TableCalls(ClientParts):
         statements = Statements(self.session, self.events.pgevents_spec)
         if not isinstance(subscription, str):
             cls: Any = subscription
+            if not hasattr(cls, "declared_for"):
+                raise ConfigurationError(
+                    f"wait takes a subscription's name, or a projection's class, not {shown(cls)}"
+                )
             spec = self.projections.pgevents_spec
             subscription = kept_name(cls.projection_type, cls.version, spec)
         return wait_for(statements, subscription, event, timeout, parked_counts)

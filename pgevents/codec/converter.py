@@ -44,8 +44,38 @@ def make_event_converter() -> cattrs.Converter:
     converter.register_structure_hook(timedelta, _timedelta)
     for plain in (int, float, bool, str, types.NoneType):
         converter.register_structure_hook(plain, _strict(plain))
+    converter.register_unstructure_hook_factory(_is_named_tuple, _named_tuple_to_list)
+    converter.register_structure_hook_factory(_is_named_tuple, _named_tuple_from_list)
     _refuse_other_containers(converter)
     return converter
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
+def _types_of(kind: Any) -> list[Any]:
+    """The types of the fields of a named tuple, also if its annotations are text."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception:  # annotations cannot be resolved: values must have JSON's own types
+        hints = {}
+    return [hints.get(name, Any) for name in kind._fields]
+
+
+def _named_tuple_to_list(kind: Any, converter: cattrs.Converter) -> Callable[[Any], list[Any]]:
+    kinds = _types_of(kind)
+
+    def unstructure(value: Any) -> list[Any]:
+        return [converter.unstructure(part, part_kind) for part, part_kind in zip(value, kinds, strict=True)]
+
+    return unstructure
+
+
+def _named_tuple_from_list(kind: Any, converter: cattrs.Converter) -> Structure:
+    plain: Any = tuple[tuple(_types_of(kind))]  # type: ignore[misc]
+    structure = converter.get_structure_hook(plain)
+    return lambda value, _: kind(*structure(value, plain))
 
 
 def _from_text(kind: type[Any], from_text: Callable[[Any], Any]) -> Structure:

@@ -1,4 +1,4 @@
-"""What there is to look at in the browser after the day: a cart whose total is wrong, and who found out."""
+"""A tour of the browser after the demo: a cart with a wrong total, and subscriptions that notice it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .shop import (
 __all__ = ["PUZZLE", "VIEWS", "newest_shop", "save_puzzle", "subscriptions_at_work"]
 
 PUZZLE = "A-1001"
-"""The cart whose total is wrong."""
+"""The id of the cart with a wrong total."""
 VIEWS = (CartProjection, ProductProjection)
 SCHEMAS_SQL = """\
 SELECT nspname FROM pg_namespace
@@ -35,9 +35,9 @@ ORDER BY nspname DESC LIMIT 1
 
 
 def save_puzzle(client: EventClient) -> None:
-    """Save a cart in which one request was carried out twice, as a program does that repeats without a key.
+    """Save a cart in which a request was carried out twice, as by a program that repeats it without a key.
 
-    It comes after the day, so that the day's figures stay what the CSV adds up to.
+    The cart is saved after the replay, so that it does not change the figures that are compared with the CSV.
     """
     at = datetime.now(timezone.utc)
     bottle = ItemAdded(PUZZLE, "21479", "WHITE SKULL HOT WATER BOTTLE", quantity=2, price=375)
@@ -58,15 +58,15 @@ def save_puzzle(client: EventClient) -> None:
 
 
 class CarriedOutTwice(Exception):
-    """A request stands twice in a cart."""
+    """A request was carried out twice in a cart."""
 
 
 @subscription("receipts", CartCheckedOut, key="cart_id", lanes=4, on_error=retry(1).then_park())
 def check_receipt(event: Event[CartCheckedOut], client: EventClient) -> None:
-    """No receipt for a cart in which one request was carried out twice."""
+    """Refuse the receipt of a cart in which a request was carried out twice."""
     seen: set[str] = set()
-    for one in client.get_event_stream(CartEvent, cart_id=event.data.cart_id):
-        request = one.metadata.get("correlation_id")
+    for saved in client.get_event_stream(CartEvent, cart_id=event.data.cart_id):
+        request = saved.metadata.get("correlation_id")
         if request in seen:
             raise CarriedOutTwice(f"cart {event.data.cart_id}: {request} was carried out twice")
         if isinstance(request, str):
@@ -75,13 +75,13 @@ def check_receipt(event: Event[CartCheckedOut], client: EventClient) -> None:
 
 @subscription("shelves", ItemAdded | ItemRemoved, key="product_id", lanes=4)
 def keep_products(event: Event[ItemAdded | ItemRemoved], client: EventClient) -> None:
-    """Keep the saved view of each product that was sold or came back at the present."""
+    """Keep the saved view of each product that was sold or returned up to date."""
     ProductProjection(event.data.product_id, client).save_projection()
 
 
 @contextmanager
 def subscriptions_at_work(url: str, schema: str) -> Generator[None, None, None]:
-    """Follow the shop's log in threads, for the time of the block."""
+    """Run the subscriptions in threads for the time of the block."""
     runner = Runner(shop_client(url, schema), [check_receipt, keep_products])
     thread = threading.Thread(target=runner.run, kwargs={"workers": 2}, name="pgevents-demo")
     thread.start()
@@ -98,7 +98,7 @@ def newest_shop() -> EventClient:
     For `pgevents ui --app pgevents.demo.tour:newest_shop`.
 
     Raises:
-        ConfigurationError: No database is named, or no demo has run there.
+        ConfigurationError: The variable is not set, or no demo has run in that database.
     """
     url = os.environ.get("PGEVENTS_DATABASE_URL")
     if not url:

@@ -94,9 +94,9 @@ class BrowserLink:
     """A link that a plugin adds to a page of the browser.
 
     Attributes:
-        label: What it says.
-        url: Where it leads: an `https:` or `http:` address, or one of this site that begins with `/`. Other
-            addresses are left out, and logged.
+        label: The text of the link.
+        url: The target: an `https:` or `http:` address, or an address of this site that begins with `/`.
+            Links with other addresses are left out, and logged.
     """
 
     label: str
@@ -108,13 +108,13 @@ class BrowserPage:
     """A page that a plugin adds to the browser.
 
     Attributes:
-        name: Its place in the address: small letters, digits and hyphens.
-        title: Its heading, and its name in the menu.
-        show: Called with the query string's values, in a transaction that only reads; returns the page's
-            data, ready for JSON, or None for "not found". They are the page's `.json`, too. A list of objects
-            is shown as a table, everything else as a tree.
-        template: The Jinja source of the page's content, for a look of its own; it finds the data as `data`.
-            Values are escaped; the policy forbids scripts and styles inside it.
+        name: The last part of its address: small letters, digits and hyphens.
+        title: The heading, and the name in the menu.
+        show: A function of the query string's values, called in a read-only transaction. It returns the data
+            of the page, ready for JSON, or None for "not found". A list of objects is shown as a table,
+            everything else as a tree; `.json` gives the same data.
+        template: The Jinja source of the page's content, if it needs another layout; the data are in `data`.
+            Values are escaped; the content security policy forbids scripts and styles inside it.
     """
 
     name: str

@@ -402,14 +402,13 @@ def pgevents_observe(client: EventClient, operation: Operation) -> AbstractConte
 
 @hookspec
 def pgevents_browser_event_links(client: EventClient, event: StoredEvent) -> Iterable[BrowserLink] | None:
-    """Called when the browser shows an event: give it links of your own.
+    """Called when the browser shows an event: add links to it.
 
-    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
-    the links.
+    It is called in the page's read-only transaction. An error is logged; the page is shown without the links.
 
     Args:
         client: The browser's client.
-        event: The event as it is stored; what is encrypted is still encrypted.
+        event: The event as it is stored; encrypted fields are not decrypted.
 
     Returns:
         The links, or None.
@@ -428,10 +427,9 @@ def pgevents_browser_event_links(client: EventClient, event: StoredEvent) -> Ite
 def pgevents_browser_identifier_links(
     client: EventClient, field: str, value: str
 ) -> Iterable[BrowserLink] | None:
-    """Called when the browser shows an identifier (a cart, a customer): give it links of your own.
+    """Called when the browser shows an identifier (a cart, a customer): add links to it.
 
-    It is called in the page's transaction, which only reads. An error is logged; the page is shown without
-    the links.
+    It is called in the page's read-only transaction. An error is logged; the page is shown without the links.
 
     Args:
         client: The browser's client.
@@ -453,7 +451,7 @@ def pgevents_browser_identifier_links(
 
 @hookspec
 def pgevents_browser_pages(client: EventClient) -> Iterable[BrowserPage] | None:
-    """Called for each page of the browser: add pages of your own, which stand in its menu.
+    """Called for each page of the browser: add pages to its menu.
 
     An error is logged; the browser is shown without the pages.
 

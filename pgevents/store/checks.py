@@ -78,7 +78,7 @@ class Installed:
         has_children: Whether tables inherit from it, or it is partitioned.
         is_replicated: Whether a subscription of logical replication writes to it.
         sequence_is_sound: Whether the sequence gives out every id once, in order; None if there is none.
-        has_lists: Whether the table of the values of lists is there, and guarded.
+        has_lists: Whether the table of the values of lists exists and is guarded.
     """
 
     current_schema: str | None
@@ -106,7 +106,7 @@ class Installed:
 
     @property
     def lists(self) -> tuple[str, ...]:
-        """Those of the data indexes whose values stand in the table of lists."""
+        """The data indexes whose values are in the table of lists."""
         return split_many(self.data_indexes or ())[1] if self.has_lists else ()
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "check_flag",
     "check_id",
     "check_limit",
+    "check_seconds",
 ]
 
 AsOf = int | datetime
@@ -82,6 +83,17 @@ def check_flag(value: object, name: str) -> bool:
     """
     if type(value) is not bool:
         raise ConfigurationError(f"{name} is True or False, not {shown(value)}")
+    return value
+
+
+def check_seconds(value: object, name: str) -> float:
+    """A number of seconds from 0 on.
+
+    Raises:
+        ConfigurationError: Anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ConfigurationError(f"{name} is a number of seconds from 0 on, not {shown(value)}")
     return value
 
 

@@ -19,6 +19,7 @@ from pgevents.streams import Stream, shape_of, where_params
 from pgevents.streams import where_sql as stream_sql
 
 __all__ = [
+    "ONLY_TIMES",
     "STACK",
     "Found",
     "Statements",
@@ -36,6 +37,10 @@ TABLES = ("checkpoints", "parked", "runners", "seen", "kept")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
+
+
+ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text AS created_at, NULL"
+"""The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
 @cache
@@ -133,6 +138,7 @@ def read_lanes(
     limit: int,
     *,
     parked_of: str = "",
+    columns: str = COLUMNS,
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -143,6 +149,7 @@ def read_lanes(
         places: For each lane the id above which to read; None for a lane not to read.
         limit: At most so many events.
         parked_of: The subscription of which to say whether anything is parked.
+        columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -164,7 +171,7 @@ def read_lanes(
     for stream in streams:
         where, values = where_sql(spec, stream)
         branches.append(
-            f"(SELECT {COLUMNS}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
+            f"(SELECT {columns}, coalesce({key_sql}) AS key, {hash_sql} AS hash FROM {spec.qualified()} AS e "
             f"WHERE {where} AND e.id > %s AND e.id <= current_setting('pgevents.bound')::bigint{ours[0]} "
             f"ORDER BY e.id LIMIT {limit:d})"
         )

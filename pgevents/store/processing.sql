@@ -294,6 +294,10 @@ WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(all)s OR
     AND (%(after_key)s IS NULL OR (p.key, p.event_id) > (%(after_key)s, %(after_id)s))
 ORDER BY p.key, p.event_id LIMIT %(limit)s;
 
+-- [parked_sum]
+SELECT count(*), count(DISTINCT key), min(parked_at), coalesce(sum(attempts), 0)::bigint
+FROM {{parked}} WHERE name = %(name)s AND state <> 'discarded';
+
 -- [parked_of]
 -- Each with the state of the first event that is set aside of its key, for which it waits.
 SELECT p.name, p.key, p.event_id, p.state, CASE WHEN p.key = '' AND p.state <> 'queued' THEN p.state ELSE (

@@ -156,7 +156,7 @@ class Reader(FinalReads):
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
-    ) -> tuple[Any, EventStream[Any]]:
+    ) -> tuple[Any, EventStream[Any], str | None]:
         """A snapshot, if there is one, and the events after it, in one statement.
 
         Args:
@@ -168,16 +168,36 @@ class Reader(FinalReads):
             is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
 
         Returns:
-            A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; and the
-            events.
+            A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; the
+            events; and how often the log was changed under maintenance before, or None.
         """
         merged = merge_streams(self.check(streams))
         with self.observed(merged) as operation:
-            snapshot, rows = self._load(projections.qualified(), key, merged, as_of, self.check(lock))
+            snapshot, rows, redactions = self._load(
+                projections.qualified(), key, merged, as_of, self.check(lock)
+            )
             options = PLAIN if snapshot is None else ReadOptions(after=snapshot[0])
             events = self._stream(rows, merged, options, is_undisturbed=is_undisturbed)
             operation.events = len(events)
-        return snapshot, events
+        return snapshot, events, redactions
+
+    def read_since(
+        self, streams: Sequence[Stream[Any]], after: int
+    ) -> tuple[str, Sequence[Event[Any]] | None]:
+        """Lock streams and read, in one message, what they hold above an id, for a decision.
+
+        Returns:
+            How often the log was changed under maintenance; and the events, None if they are too many, or the
+            question is about more than one value of a data index.
+        """
+        merged = merge_streams(self.check(streams))
+        asked = self.one_value(merged)
+        if asked is None:
+            return "", None
+        names = {name: self.spec.qualified(f"_{name}") for name in ("redactions", "fetch")}
+        sql = "SELECT {redactions}(), {fetch}(%s, %s, %s, %s)".format(**names)
+        redactions, text = self._execute_after_lock(merged, sql, [*asked, after]).fetchone()
+        return redactions, None if text is None else self.decoder.events(rows_of(text))
 
     def _load(
         self,
@@ -186,20 +206,21 @@ class Reader(FinalReads):
         merged: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
-    ) -> tuple[Any, Iterable[Any]]:
+    ) -> tuple[Any, Iterable[Any], str | None]:
         asked = self.one_value(merged) if as_of is None else None
         if asked is not None:
-            fetch = f"SELECT {self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
+            redactions = f"{self.spec.qualified('_redactions')}()" if lock else "NULL"
+            fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
             params = [projections, *key, *asked]
-            (text,) = self._execute_after_lock(lock, fetch, params).fetchone()
+            text, noted = self._execute_after_lock(lock, f"SELECT {fetch}, {redactions}", params).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
-                return snapshot, rows_of(events)
+                return snapshot, rows_of(events), noted
         select, params = select_after_snapshot(self.spec, projections, key, merged, as_of)
         rows: list[Any] = self._execute_after_lock(lock, select, params).fetchall()
         rows.sort(key=by_id)
-        return (rows.pop(0) if rows and rows[0][1] is None else None), rows
+        return (rows.pop(0) if rows and rows[0][1] is None else None), rows, None
 
     def _execute_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> Any:
         if lock:

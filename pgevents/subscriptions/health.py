@@ -10,15 +10,16 @@ from typing import Any
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.store.processing import read_lanes, split_error
+from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
 from pgevents.subscriptions.definition import VIEW_KEY
-from pgevents.subscriptions.lanes import is_passed
+from pgevents.subscriptions.lanes import Layer, is_passed
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
 
 GONE_AFTER = 30.0
 MOST_COUNTED = 100_000
+MOST_READ = 10_000
 
 
 @attrs.frozen
@@ -150,7 +151,11 @@ def _parked(row: Any) -> ParkedEvent:
 
 
 def overview(
-    client: EventClient, names: Sequence[str] | None = None, *, max_lag: float = 30.0
+    client: EventClient,
+    names: Sequence[str] | None = None,
+    *,
+    max_lag: float = 30.0,
+    most: int = MOST_COUNTED,
 ) -> list[SubscriptionReport]:
     """How subscriptions are doing.
 
@@ -158,6 +163,7 @@ def overview(
         client: A client of the same events table.
         names: Those that there should be; by default those that there are.
         max_lag: Seconds after which an event that is not dealt with is a problem.
+        most: Count so many events of the lag, and one more where there are more.
 
     Example:
         ```python
@@ -167,6 +173,13 @@ def overview(
             print(report.name, report.lag, report.problems)
         ```
     """
+    return [report for report, _ in reports_and_waiting(client, names, max_lag, most)]
+
+
+def reports_and_waiting(
+    client: EventClient, names: Sequence[str] | None, max_lag: float, most: int
+) -> list[tuple[SubscriptionReport, list[tuple[int, float]]]]:
+    """What `overview` gives, each with the events that wait, as `waiting_events` has them."""
     client.check_installed()
     statements = statements_of(client)
     (last, is_read_only) = statements.rows("arrivals")[0]
@@ -175,7 +188,7 @@ def overview(
     known = [row[0] for row in statements.rows("names")]
     at_work = statements.rows("at_work")
     return [
-        _report(client, name, at_work, max_lag) if name in known else _missing(name)
+        _report(client, name, at_work, max_lag, most) if name in known else (_missing(name), [])
         for name in (known if names is None else names)
     ]
 
@@ -192,7 +205,7 @@ def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: f
     """
     problems = [
         f"{report.name}: {problem}"
-        for report in overview(client, names, max_lag=max_lag)
+        for report in overview(client, names, max_lag=max_lag, most=10_000)
         for problem in report.problems
     ]
     for holder in client.horizon().holders:
@@ -214,12 +227,15 @@ def _missing(name: str) -> SubscriptionReport:
     )
 
 
-def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: float) -> SubscriptionReport:
+def _report(
+    client: EventClient, name: str, at_work: Sequence[Any], max_lag: float, most: int
+) -> tuple[SubscriptionReport, list[tuple[int, float]]]:
     statements = statements_of(client)
     rows = all_rows(client, name)
-    lag, oldest = _lag(client, rows)
+    waiting = waiting_events(client, rows, most)
+    lag, oldest = len(waiting), waiting[0][0] if waiting else 0
     seconds = float(statements.value("seen_since", event_id=oldest) or 0.0) if oldest else 0.0
-    aside = parked(client, name, limit=MOST_COUNTED)
+    aside, aside_keys, oldest_aside, failures = statements.rows("parked_sum", name=name)[0]
     lanes = tuple(
         LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions, row.stack)
         for row in rows
@@ -231,6 +247,7 @@ def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: flo
         f"{row[1]} {row[2]}: {json.loads(row[5])[name]}" for row in here if name in json.loads(row[5])
     )
     moved = min(row.seconds_since_moved for row in rows if row.position == min(r.position for r in rows))
+    count = f"more than {most:,}" if lag > most else str(lag)
     problems: list[str] = []
     if state != "active":
         error = next((row.error for row in rows if row.error), None)
@@ -240,30 +257,34 @@ def _report(client: EventClient, name: str, at_work: Sequence[Any], max_lag: flo
             f"stuck: event {oldest} came {seconds:.0f} s ago, and its lane has not moved for {moved:.0f} s"
         )
     elif oldest and seconds > max_lag:
-        problems.append(f"behind: event {oldest} came {seconds:.0f} s ago; {lag} events are to be dealt with")
+        problems.append(
+            f"behind: event {oldest} came {seconds:.0f} s ago; {count} events are to be dealt with"
+        )
     if aside:
-        problems.append(f"{len(aside)} events of {len({one.key for one in aside})} keys are parked")
+        events, keys = "event" if aside == 1 else "events", "key" if aside_keys == 1 else "keys"
+        problems.append(f"{aside} {events} of {aside_keys} {keys} {'is' if aside == 1 else 'are'} parked")
     if mine and not here:
         problems.append(f"its runner on {mine[0][1]} was not seen for {mine[0][7]:.0f} s")
     if not mine and lag:
-        problems.append(f"no runner, and {lag} events are to be dealt with")
-    return SubscriptionReport(
+        problems.append(f"no runner, and {count} events are to be dealt with")
+    report = SubscriptionReport(
         name,
         state,
         lag,
         seconds,
         moved,
         min(row.position for row in rows),
-        len(aside),
-        len({one.key for one in aside}),
-        min((one.parked_at for one in aside), default=None),
-        sum(row.attempts for row in rows) + sum(one.attempts for one in aside),
+        aside,
+        aside_keys,
+        oldest_aside,
+        sum(row.attempts for row in rows) + failures,
         sum(row[3] for row in here),
         notes,
         lanes,
         tuple(problems),
         float(statements.value("batch_seconds", name=name) or 0.0),
     )
+    return report, waiting
 
 
 def _state(row: Row) -> str:
@@ -273,24 +294,30 @@ def _state(row: Row) -> str:
     return "waiting" if is_waiting or row.is_leased else "active"
 
 
-def _lag(client: EventClient, rows: Sequence[Row]) -> tuple[int, int]:
-    """How many events stand above the places of their lanes, and the first of them."""
-    question = rows[0].question
-    statements = statements_of(client)
+def waiting_events(client: EventClient, rows: Sequence[Row], most: int) -> list[tuple[int, float]]:
+    """The events above the places of their lanes, at most one more than `most`, by id.
+
+    Returns:
+        The id of each, and its time in seconds since 1970.
+    """
+    question, statements = rows[0].question, statements_of(client)
     if question.key == VIEW_KEY:  # which lanes an event belongs to, the program alone knows
         rows = [attrs.evolve(min(rows, key=lambda row: row.position), layers=())]
         question = attrs.evolve(question, key=())
-    count, first, places = 0, 0, [row.position for row in rows]
-    while count < MOST_COUNTED:
-        found = read_lanes(statements, question.streams, question.key, list(places), 10_000)
-        for row in found.rows:
-            event_id, hashed = int(row[0]), int(row[7])
-            if is_passed(rows[hashed % len(rows)].layers, event_id, hashed):
-                continue
-            count += 1
-            first = first or event_id
-        if len(found.rows) < 10_000:
+    layers: list[tuple[Layer, ...]] = [row.layers for row in rows]
+    is_divided = any(layers)
+    found: list[tuple[int, float]] = []
+    places, limit = [row.position for row in rows], min(most, MOST_READ) + 1
+    while len(found) <= most:
+        read = read_lanes(
+            statements, question.streams, question.key, list(places), limit, columns=ONLY_TIMES
+        ).rows
+        found += [
+            (row[0], float(row[4]))
+            for row in read
+            if not (is_divided and is_passed(layers[int(row[7]) % len(rows)], row[0], row[7]))
+        ]
+        if len(read) < limit:
             break
-        last = int(found.rows[-1][0])
-        places = [max(place, last) for place in places]
-    return count, first
+        places = [max(place, read[-1][0]) for place in places]
+    return found[: most + 1]

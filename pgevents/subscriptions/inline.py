@@ -29,7 +29,7 @@ class Inline:
 
     Args:
         projection: The projection's class. Its id is the value of one field, a data index of the events
-        table.
+            table.
 
     Example:
         ```python
@@ -63,7 +63,7 @@ class _Folder:
         """Whose view an event changes; found out at the first save, when all event classes are known."""
         if self._rule is None:
             rule = rule_of(self.projection, self.client)
-            if rule.field is None:
+            if len(rule.fields_now) != 1:
                 raise ConfigurationError(
                     f"{self.projection.__name__} cannot be folded inline: a save can lock a view only "
                     f"where its "

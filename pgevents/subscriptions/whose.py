@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import attrs
@@ -22,6 +23,10 @@ PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 
 """Ids that a projection is asked about; their parts show whether a field carries the whole id as it is."""
 
 
+Template = tuple[tuple[Stream[Any], ...], tuple[str, ...]]
+"""Streams without an id, and for each of them the field that carries it."""
+
+
 @attrs.frozen
 class Rule:
     """Which views of a projection an event changes.
@@ -32,6 +37,7 @@ class Rule:
         id_class: The type of its ids.
         streams: What it is folded from, whatever the id, without the fields that carry the id.
         fields: For each of the streams the field that carries the id; none if the program says.
+        fields_now: Those of them under which events are stored now; older versions may have other names.
         ids_of: What the program says.
     """
 
@@ -40,6 +46,7 @@ class Rule:
     id_class: Any
     streams: tuple[Stream[Any], ...]
     fields: tuple[str, ...] = ()
+    fields_now: frozenset[str] = frozenset()
     ids_of: Callable[[Event[Any]], Any] | None = None
 
     @property
@@ -62,7 +69,7 @@ class Rule:
             ConfigurationError: Its streams are others than those of other ids.
         """
         made = self.projection(id_of(text, self.id_class), self.client)
-        if self.fields and _template(made, text) != (self.streams, self.fields):
+        if self.fields and _template(_streams_of(made, self.client), text) != (self.streams, self.fields):
             raise ConfigurationError(
                 f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
                 f"other ids, so "
@@ -77,7 +84,8 @@ class Rule:
             row: The event as it is stored: id, type, data and metadata as text, and more.
             event: The event, decoded; None if it cannot be.
         """
-        kind, data, metadata = row[1], json.loads(row[2]), json.loads(row[3] or "{}")
+        kind = row[1]
+        data, metadata = (json.loads(text or "{}", parse_float=Decimal) for text in row[2:4])
         if self.ids_of is None:
             pairs = zip(self.streams, self.fields, strict=True)
             found = [
@@ -94,7 +102,7 @@ class Rule:
         return sorted(
             text
             for text in {id_text(one) for one in given}
-            if any(matches(one, kind, data, metadata) for one in self.made(text).get_streams())
+            if any(matches(one, kind, data, metadata) for one in _streams_of(self.made(text), self.client))
         )
 
 
@@ -125,8 +133,8 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
     if ids_of is not None:
         made = found[0][1] if found else None
         streams = _streams_without_ids(made, declared.events if made is None else None)
-        return Rule(projection, client, id_class, streams, (), ids_of)
-    templates = [_template(made, text) for text, made in found]
+        return Rule(projection, client, id_class, streams, ids_of=ids_of)
+    templates = [_template(_streams_of(made, client), text) for text, made in found]
     if not templates or templates[0] is None or any(one != templates[0] for one in templates):
         raise ConfigurationError(
             f"whose view an event changes cannot be told from the streams of {projection.__name__}: "
@@ -136,22 +144,35 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
             "@staticmethod def ids_of(event): return {event.data.cart_id}"
         )
     streams, fields = templates[0]
-    indexes = client.events.pgevents_spec.data_indexes
-    unknown = [field for field in fields if field not in indexes]
+    spec = client.events.pgevents_spec
+    unknown = [field for field in fields if field not in spec.data_indexes]
     if unknown:
         raise ConfigurationError(
             f"{projection.__name__} finds its events by {unknown[0]!r}, which is no data index of the events "
             f"table: each view would be looked for in the whole log. create_events_table(data_indexes=[..., "
             f"{unknown[0]!r}])"
         )
-    return Rule(projection, client, id_class, streams, fields)
+    lists = [field for field in fields if field in spec.lists]
+    if lists:
+        raise ConfigurationError(
+            f"{lists[0]!r} has many values in one event, so an event changes many views of "
+            f"{projection.__name__}: say which, in the class: "
+            f"@staticmethod def ids_of(event): return set(event.data.{lists[0]})"
+        )
+    now = frozenset(field for one in found[0][1].get_streams() for field, _ in one.match)
+    return Rule(projection, client, id_class, streams, fields, now & set(fields))
 
 
-def _template(made: Any, text: str) -> tuple[tuple[Stream[Any], ...], tuple[str, ...]] | None:
+def _streams_of(made: Any, client: EventClient) -> Sequence[Stream[Any]]:
+    """The streams of a projection, and those that find the same in events of older versions."""
+    return client.identifiers.check(made.get_streams())
+
+
+def _template(streams: Sequence[Stream[Any]], text: str) -> Template | None:
     """The streams of a projection without its id, and the field of each that carries it; None if one has
     none."""
     pairs: list[tuple[Stream[Any], str]] = []
-    for one in cast("Sequence[Stream[Any]]", made.get_streams()):
+    for one in streams:
         carrying = [field for field, values in one.match if values == (text,)]
         rest = tuple((field, values) for field, values in one.match if values != (text,))
         if len(carrying) != 1 or any(text in value for _, values in rest for value in values):

@@ -8,6 +8,7 @@ from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.checking import check_projection
 from pgevents.testing.draining import drain
 from pgevents.testing.effects import check_effects
+from pgevents.testing.fingerprints import ReducersChangedWarning, check_reducers
 from pgevents.testing.fixtures import (
     EMPTY_SQL,
     pgevents_client,
@@ -25,9 +26,11 @@ __all__ = [
     "Given",
     "History",
     "Outcome",
+    "ReducersChangedWarning",
     "capture_events",
     "check_effects",
     "check_projection",
+    "check_reducers",
     "drain",
     "given",
     "history",

@@ -94,8 +94,11 @@ def race(
             saver.start()
         while any(saver.is_alive() for saver in saving):
             time.sleep(1)
-            if kills:
-                running[killed % count].kill()
+            rows = client.db.execute_sql("SELECT pid FROM bench.events_runners").fetchall()
+            ready = {pid for (pid,) in rows}
+            alive = [one for one in running if one.pid in ready and one.is_alive()]
+            if kills and alive:
+                alive[killed % len(alive)].kill()
                 killed += 1
         time.sleep(3)
     row = client.db.execute_sql(
@@ -106,9 +109,9 @@ def race(
         [DEADLY],
     ).fetchone()
     client.db.close()
-    handled, p50, p99, most, distinct, saved = row
+    handled, p50, p99, most, distinct, saved = (round(number or 0, 1) for number in row)
     counts = {"handled": handled, "distinct": distinct, "saved": saved, "kills": killed}
-    return {**counts, "p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "max_ms": round(most, 1)}
+    return {**counts, "p50_ms": p50, "p99_ms": p99, "max_ms": most}
 
 
 def wait_for_workers(client: EventClient, workers: int) -> None:

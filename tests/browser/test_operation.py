@@ -111,7 +111,7 @@ def test_the_line_of_the_lag_is_measured_and_before_that_told_by_the_log() -> No
     for ago, count in ((90, 99), (20, 7), (19.99, 8), (10, 3)):
         samples.add({"writer": count}, now - ago * minute)
     assert [count for _, count in samples.of("writer")] == [7, 3]
-    waiting = Waiting(2, [now - 50 * minute, now - 5 * minute])
+    waiting = Waiting(2, [(now - ago * minute).timestamp() for ago in (50, 5)])
     line = line_of(samples.of("writer"), waiting, now)
     assert [count for _, count in line["measured"]] == [7, 3, 2] and line["highest"] == 7
     told = {at[11:16]: count for at, count in line["told"]}

@@ -15,6 +15,7 @@ from pgevents import ConfigurationError, EventClient, ProjectionBase, event, pip
 from pgevents.browser import browser, make_app
 from pgevents.browser.diff import changes
 from pgevents.plugins.metadata import event_context
+from pgevents.subscriptions import rebuild
 
 from ..shop import CartCreated, CartProjection, CartView, ItemAddedToCart
 from .sites import SCRIPT, Tags, site_of
@@ -350,6 +351,19 @@ def test_a_rebuild_is_seen_on_its_way(store: EventClient, site: FlaskClient) -> 
     page = site.get("/projections.json").json
     assert page and page["projections"][0]["rebuilt"] == {"done": 1, "of": 2}
     assert "1 of 2 are of version 1" in site.get("/projections").get_data(as_text=True)
+
+
+def test_a_kept_view_shows_how_far_it_is(store: EventClient, site: FlaskClient) -> None:
+    """While it is built, its place and its target; then that it is kept."""
+    rebuild(store, CartProjection)
+    page = site.get("/projections.json").json
+    assert page
+    (kept,) = page["projections"][0]["kept"]
+    assert kept["is_complete"] and kept["position"] == kept["target"] == 5 and kept["waiting"] == 0
+    store.db.execute_sql("UPDATE my_app.events_kept SET complete_at = NULL, target = 50")
+    html = site.get("/projections").get_data(as_text=True)
+    assert "is being built: at event 5 of 50" in html
+    assert site.get("/subscription", query_string={"name": kept["name"]}).status_code == 200
 
 
 def test_an_id_is_found_whatever_it_is_of(store: EventClient, site: FlaskClient) -> None:

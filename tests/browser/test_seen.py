@@ -95,6 +95,21 @@ def seen(chromium: Browser, address: str) -> Iterator[Browser]:
     assert chromium.complaints() == []
 
 
+def test_the_main_pages_are_photographed(seen: Browser, address: str, puzzle: int) -> None:
+    """For the documentation, light and dark, of the same pages that are tested here."""
+    if PICTURES is None:
+        pytest.skip("PGEVENTS_SCREENSHOTS names the folder for the pictures")
+    folder = Path(PICTURES)
+    folder.mkdir(exist_ok=True)
+    for name in ("log", "event", "identifier", "subscription", "health"):
+        for look in ("light", "dark"):
+            seen.show(dark=look == "dark", width=1040, height=700)
+            seen.go(address + PAGES[name].format(puzzle=puzzle))
+            seen.screenshot(folder / f"{name}-{look}.png")
+    for picture in folder.glob("*.png"):
+        assert picture.stat().st_size < 150_000, picture
+
+
 def test_why_a_cart_s_total_is_wrong_is_found_by_clicking_alone(seen: Browser, puzzle: int) -> None:
     """From the front page to the request that was carried out twice, in four clicks."""
     seen.click("header nav a[href='/projections']")
@@ -153,7 +168,7 @@ def test_a_parked_event_is_discarded_with_a_reason(seen: Browser, shop: EventCli
     """From the list of subscriptions to the error, its stack, and the note that stays."""
     (failed,) = parked(shop, "receipts")
     seen.click("header nav a[href='/subscriptions']")
-    assert seen.sees(".cards", "receipts") and seen.sees(".cards", "1 events of 1 keys are parked")
+    assert seen.sees(".cards", "receipts") and seen.sees(".cards", "1 event of 1 key is parked")
     seen.click(".cards a[href$='#parked']")
     assert seen.sees(".parked", "request-3 was carried out twice")
     seen.click(".parked details summary")
@@ -287,18 +302,3 @@ def test_what_events_hold_is_never_run(store: EventClient, chromium: Browser) ->
             assert chromium.run("return document.title").endswith("· pgevents"), page
             assert SCRIPT in chromium.text("main") or page == "types", page
         assert chromium.complaints() == []
-
-
-def test_the_main_pages_are_photographed(seen: Browser, address: str, puzzle: int) -> None:
-    """For the documentation, light and dark, of the same pages that are tested here."""
-    if PICTURES is None:
-        pytest.skip("PGEVENTS_SCREENSHOTS names the folder for the pictures")
-    folder = Path(PICTURES)
-    folder.mkdir(exist_ok=True)
-    for name in ("log", "event", "identifier", "query", "subscription", "health"):
-        for look in ("light", "dark"):
-            seen.show(dark=look == "dark", width=1040, height=700)
-            seen.go(address + PAGES[name].format(puzzle=puzzle))
-            seen.screenshot(folder / f"{name}-{look}.png")
-    for picture in folder.glob("*.png"):
-        assert picture.stat().st_size < 150_000, picture

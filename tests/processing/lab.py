@@ -25,13 +25,16 @@ from pgevents.errors import PgEventsError
 from pgevents.subscriptions import Runner, Subscription, pause, resize, resume, retry, subscription
 
 from ..conftest import database, shop_client
+from .oracle import judge
 
 TABLES_SQL = """
 CREATE TABLE handled (n bigserial, subscription text, event_id bigint, key text, pid int DEFAULT
 pg_backend_pid()); CREATE TABLE tried (subscription text, event_id bigint);
 """
 TYPES = ("A", "B", "C")
-SPAWN = multiprocessing.get_context("spawn")
+# Forked from a process that has imported everything: who begins late is rarely killed in the middle.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def nothing() -> None:
@@ -229,7 +232,7 @@ class Workers:
                 self.processes.remove(process)
                 self.deaths += 1
         while len(self.processes) < self.race.workers:
-            process = SPAWN.Process(target=work, args=(self.url, self.race), daemon=True)
+            process = PROCESSES.Process(target=work, args=(self.url, self.race), daemon=True)
             process.start()
             self.processes.append(process)
 
@@ -241,6 +244,25 @@ class Workers:
             process.kill()
 
 
+@attrs.define
+class Result:
+    """What happened in a race, or in several.
+
+    Attributes:
+        handled: How many events were handled, by all subscriptions together.
+        disturbances: How many times a worker was killed, killed itself, was stopped, or was cut off.
+        changes: How many times lanes were resized, or a subscription paused and resumed.
+        rounds: How many races.
+        wrong: What the oracle finds.
+    """
+
+    handled: int = 0
+    disturbances: int = 0
+    changes: int = 0
+    rounds: int = 0
+    wrong: list[str] = attrs.field(factory=list[str])
+
+
 def run(url: str, race: Race, direct: str | None = None) -> list[str]:
     """Run the race on an empty database; what the oracle finds.
 
@@ -249,13 +271,32 @@ def run(url: str, race: Race, direct: str | None = None) -> list[str]:
         race: How.
         direct: The database itself, for looking at it.
     """
+    result = Result()
+    _run(url, race, direct, result)
+    return result.wrong
+
+
+def race_until(url: str, race: Race, handled: int, disturbances: int, direct: str | None = None) -> Result:
+    """Run races, each on an empty database, until so much was handled and disturbed."""
+    result = Result()
+    while result.handled < handled or result.disturbances < disturbances:
+        if result.rounds:
+            client = client_of(direct or url)
+            client.db.execute_sql("DROP SCHEMA my_app CASCADE; DROP TABLE handled, tried")
+            client.db.close()
+        _run(url, attrs.evolve(race, seed=race.seed + result.rounds), direct, result)
+        assert result.wrong == [], result
+    return result
+
+
+def _run(url: str, race: Race, direct: str | None, result: Result) -> None:
     client = client_of(direct or url)
     client.create_tables()
     client.db.execute_sql(TABLES_SQL)
     rng = random.Random(race.seed)
     workers = Workers(url, race)
     workers.keep()
-    savers = [SPAWN.Process(target=save, args=(url, race, n), daemon=True) for n in range(race.savers)]
+    savers = [PROCESSES.Process(target=save, args=(url, race, n), daemon=True) for n in range(race.savers)]
     for saver in savers:
         saver.start()
     stopped: list[tuple[float, int]] = []
@@ -278,10 +319,13 @@ def run(url: str, race: Race, direct: str | None = None) -> list[str]:
     settled = _settle(client, race, workers, race.patience)
     workers.end()
     total = client.db.execute_sql("SELECT count(*) FROM my_app.events").fetchone()[0]
-    print(f"{race.variant.name}: {total} events, {counts}, {workers.deaths} workers died")
-    found = [*settled, *judge(client, race)]
+    print(f"{race.variant.name}: {total} events, {counts}, {workers.deaths} workers died", flush=True)
+    result.rounds += 1
+    result.handled += client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0]
+    result.disturbances += workers.deaths + counts["stop"] + counts["cut"]
+    result.changes += counts["change"]
+    result.wrong += [*settled, *judge(client, race.subscriptions)]
     client.db.close()
-    return found
 
 
 def _disturb(
@@ -363,40 +407,6 @@ def _state(client: EventClient, name: str) -> str:
 def _parked(client: EventClient, name: str) -> int:
     sql = "SELECT count(*) FROM my_app.events_parked WHERE name = %s AND state <> 'discarded'"
     return int(client.db.execute_sql(sql, [name]).fetchone()[0])
-
-
-def judge(client: EventClient, race: Race) -> list[str]:
-    """What is wrong with what the handlers' table holds, measured by the log."""
-    wrong: list[str] = []
-    log = [row[0] for row in client.db.execute_sql("SELECT id FROM my_app.events ORDER BY id").fetchall()]
-    for name in race.subscriptions:
-        rows = client.db.execute_sql(
-            "SELECT event_id, key FROM handled WHERE subscription = %s ORDER BY n", [name]
-        ).fetchall()
-        wrong += _judge_one(name, log, rows)
-    return wrong
-
-
-def _judge_one(name: str, log: Sequence[int], rows: Sequence[tuple[int, str]]) -> Iterator[str]:
-    given = [event_id for event_id, _ in rows]
-    missing = set(log) - set(given)
-    if missing:
-        yield f"{name}: {len(missing)} events were never handled, such as {min(missing)}"
-    if set(given) - set(log):
-        yield f"{name}: {len(set(given) - set(log))} events were handled that are not in the log"
-    if name != "outside" and len(given) != len(set(given)):
-        twice = sorted({event_id for event_id in given if given.count(event_id) > 1})
-        yield f"{name}: {len(twice)} events were handled twice, such as {twice[0]}"
-    newest: dict[str, int] = {}
-    seen: set[int] = set()
-    for event_id, key in rows:
-        if event_id in seen:
-            continue
-        seen.add(event_id)
-        if event_id < newest.get(key, 0):
-            yield f"{name}: {event_id} was handled after {newest[key]} of the same key"
-            return
-        newest[key] = event_id
 
 
 @contextmanager
