@@ -113,7 +113,10 @@ def _check_key(instance: object, attribute: object, key: Any) -> None:
 
 
 def _check_created_at(instance: object, attribute: object, given: Any) -> None:
-    for when in given if isinstance(given, (list, tuple)) else () if given is None else (given,):
+    if given is None:
+        return
+    times: list[Any] = list[Any](given) if isinstance(given, (list, tuple)) else [given]
+    for when in times:
         if not isinstance(when, datetime) or when.tzinfo is None:
             raise InvalidValueError(
                 f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), or a list with one "

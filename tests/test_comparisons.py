@@ -25,10 +25,14 @@ from pgevents import (
     at_least,
     at_most,
     between,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     event,
     is_not,
     latest,
     less_than,
+    many,
     more_than,
     one_of,
     pipeline,
@@ -36,6 +40,7 @@ from pgevents import (
 )
 from pgevents.fields import json_sql, text_sql
 from pgevents.subscriptions import Subscription
+from pgevents.subscriptions.whose import rule_of
 from pgevents.testing import given
 
 Make = Callable[..., EventClient]
@@ -363,6 +368,32 @@ def test_no_save_rests_on_a_range(sensors: EventClient) -> None:
         with pytest.raises(ConfigurationError, match="is for reads: .* by single values of identifiers"):
             attempt()
     assert list(sensors.get_event_stream()) == []
+
+
+def test_no_view_of_a_range_is_kept(sensors: EventClient) -> None:
+    """By a runner or in the save: whose view an event changes is told by equal values."""
+    with pytest.raises(ConfigurationError, match="is for reads: whose view an event changes"):
+        rule_of(HotDaysProjection, sensors)
+
+
+def test_with_a_field_of_many_values(make_client: Make) -> None:
+    """A comparison stands beside it; the field itself has no one value to compare."""
+    table = create_events_table(schema="lists", data_indexes=["cart_id", many("product_ids")])
+    shop = make_client(event_types=())
+    client = create_event_client(shop.db, table, create_projections_table(schema="lists"), ())
+    client.create_tables()
+    for n in range(1, 7):
+        data = {"product_ids": ["p1", f"p{n}"], "total": n}
+        client.save_event({"type": "ORDERED", "data": data})
+    found = client.get_event_stream(product_ids="p1", total=between(2, 5), limit=2, reverse=True)
+    assert ids(found) == [5, 4]
+    later = [stream(product_ids="p1", total=less_than(5), after=2), stream(product_ids="p6", after=1)]
+    assert ids(client.get_event_streams(later)) == [3, 4, 6]
+    assert ids(client.get_event_streams(later, limit=2, final=True)) == [3, 4]
+    client.decide(latest(product_ids="p3"), lambda last: {"type": "ORDERED", "data": {"seen": last.id}})
+    assert client.get_event_stream("ORDERED")[-1].data == {"seen": 3}
+    with pytest.raises(ConfigurationError, match="has many values in one event"):
+        client.get_event_stream(product_ids=is_not("p1"))
 
 
 def test_each_stream_goes_on_from_its_own_place(sensors: EventClient) -> None:

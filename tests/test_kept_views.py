@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -436,9 +441,9 @@ def test_nothing_is_erased_between_the_read_and_the_write_of_a_keeper(
         tries.append(1)
         plain(*arguments)
 
-    from pgevents.subscriptions import keeping
+    from pgevents.subscriptions import view_folding
 
-    monkeypatch.setattr(keeping, "write", interrupted)
+    monkeypatch.setattr(view_folding, "write", interrupted)
     drain(client, [keep(CartProjection)])
     assert tries
     monkeypatch.undo()
@@ -447,6 +452,16 @@ def test_nothing_is_erased_between_the_read_and_the_write_of_a_keeper(
         with pytest.raises(RetryableError, match="maintenance"):  # and a keeper for maintenance
             client.save_event(added("c2"))
             drain(client, [keep(CartProjection)])
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_what_was_saved_before_keeping_began_is_not_trusted_after_a_redaction(client: EventClient) -> None:
+    """A snapshot from before still holds what was erased; the views are folded from the start."""
+    client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u2")])
+    CartProjection("c1", client).save_projection()
+    with client.maintenance("erasure"):
+        client.db.execute_sql(ERASE)
     drain(client, [keep(CartProjection)])
     check(client)
 
@@ -562,3 +577,50 @@ def test_keepers_that_are_late_and_many_share_the_lanes(client: EventClient, mak
             client.wait(CartProjection, 120, timeout=20)
     check(client, ids=[f"c{n}" for n in range(7)])
     assert client.query_projections(CartProjection).is_whole
+
+
+# -- the command line ------------------------------------------------------------------------
+
+PROGRAM = str(Path(sys.executable).with_name("pgevents"))
+APP = """
+import os
+from peewee import PostgresqlDatabase
+from psycopg2.extensions import parse_dsn
+from tests.conftest import shop_client
+from tests.shop import CartProjection as CartOne
+
+
+class CartTwo(CartOne):
+    version = 2
+
+
+def make_client():
+    params = parse_dsn(os.environ["KEPT_DSN"])
+    return shop_client(PostgresqlDatabase(params.pop("dbname"), **params))
+"""
+
+
+def test_the_command_rebuild_and_what_stats_shows(
+    client: EventClient, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Progress goes to standard error; old versions are dropped when that is asked for."""
+    start(client)
+    (tmp_path / "kept_app.py").write_text(APP)
+    monkeypatch.setenv("KEPT_DSN", url)
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+    def call(*arguments: str) -> tuple[str, str]:
+        command = [PROGRAM, *arguments, "--app", "kept_app:make_client"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout, done.stderr
+
+    out, progress = call("rebuild", "SHOPPING_CART", "--drop-old")
+    assert out == "SHOPPING_CART version 2 is complete up to event 3.\n"
+    assert "of 3 (" in progress
+    assert [one.version for one in kept_views(client)] == [2]
+    (kept,) = json.loads(call("stats", "--json")[0])["kept"]
+    assert (kept["version"], kept["position"], kept["waiting"]) == (2, 3, 0)
+    assert "SHOPPING_CART version 2 is kept: complete, at event 3" in call("stats")[0]

@@ -117,11 +117,11 @@ def test_fields_may_be_named_in_a_dict(client: EventClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["a'b", 'a"b', "a%b", "a b", "a-b", "", "1a", "a;DROP TABLE x", "a->>'b", "x" * 64, 3]
+    "field", ["a'b", 'a"b', "a%b", " a", "a..b", "", "a$b", "a;DROP TABLE x", "a->>'b", "x" * 64, 3]
 )
 def test_field_names_never_reach_sql_unchecked(client: EventClient, field: Any) -> None:
-    """A field's name that is no identifier is refused: no SQL gets in through it."""
-    with pytest.raises(ConfigurationError, match="identifiers"):
+    """A field's name that could mean something in SQL is refused: no SQL gets in through it."""
+    with pytest.raises(ConfigurationError, match="field names consist of"):
         client.get_event_stream(data={field: "x"})
 
 

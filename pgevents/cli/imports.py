@@ -211,16 +211,19 @@ class _Pages:
         Raises:
             IdempotencyError: It has saved something else.
         """
-        keyed = [line for line in lines if line.key is not None]
+        keyed = [(line.number, line.key, line) for line in lines if line.key is not None]
         if not keyed:
             return set()
-        columns = zip(*[(line.key, line.type, line.data_text) for line in keyed], strict=True)
+        columns = zip(*[(key, line.type, line.data_text) for _, key, line in keyed], strict=True)
         rows = self._session.execute(self._keys_sql, [list(column) for column in columns]).fetchall()
-        for number, is_same in rows:
+        saved: set[int] = set()
+        place: int
+        for place, is_same in rows:
+            number, key, _ = keyed[place - 1]
             if not is_same:
-                key = keyed[number - 1].key
                 raise IdempotencyError(f"its idempotency key {key!r} saved another event before", key=key)
-        return {keyed[number - 1].number for number, _ in rows}
+            saved.add(number)
+        return saved
 
     def _save(self, lines: Sequence[Line]) -> None:
         now = datetime.now(timezone.utc)
@@ -255,7 +258,7 @@ class _Notes:
     def holds(self, line: Line) -> bool:
         """Whether the line was saved before."""
         digest = self._digests[line.number] = line.digest()
-        noted = self._noted[_place(line)]
+        noted = bytes(self._noted[_place(line)])
         if noted != digest and any(noted):
             fail(
                 f"line {line.number}: another event was imported from this line of {self._source!r} before; "

@@ -181,7 +181,8 @@ def _skip(text: str, at: int) -> int:
 
 
 def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
-    name, data, metadata = members.get("type"), members.get("data"), members.get("metadata") or {}
+    name, data = members.get("type"), members.get("data")
+    metadata: Any = members.get("metadata") or {}
     if not isinstance(name, str) or not isinstance(data, dict):
         raise BadLine('an event has a "type", which is text, and "data", which is an object')
     if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:

@@ -46,10 +46,10 @@ def show(type: str, id: str, **options: Any) -> None:
 def _id_of(text: str) -> Any:
     """An id as it is written: an array of JSON is the tuple that it stands for."""
     try:
-        parts = json.loads(text)
+        parts: Any = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return tuple(parts) if isinstance(parts, list) else text
+    return tuple(part for part in parts) if text.startswith("[") else text
 
 
 def _row(saved: SavedProjection[dict[str, Any]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def make_event_converter() -> cattrs.Converter:
 
 
 def _is_named_tuple(kind: Any) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return inspect.isclass(kind) and issubclass(kind, tuple) and hasattr(cast(Any, kind), "_fields")
 
 
 def _types_of(kind: Any) -> list[Any]:

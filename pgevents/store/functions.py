@@ -22,7 +22,7 @@ GENERATION = "the generation"
 """Placeholder in the files for the digest of their text, by which functions, guard and clients match."""
 
 DOORS = {
-    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions"),
+    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions", "_begin_keeping"),
     "reader": (
         "_final_bound",
         "_published",

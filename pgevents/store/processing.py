@@ -57,6 +57,7 @@ def _filled(spec: TableSpec, section: str) -> str:
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
         "hold_redactions": spec.qualified("_hold_redactions"),
+        "begin_keeping": spec.qualified("_begin_keeping"),
         "old": spec.qualified("_checkpoints_old"),
         "old_name": f'"{spec.name}_checkpoints_old"',
         "old_key": f'"{spec.name}_checkpoints_pkey"',

@@ -445,3 +445,6 @@ WHERE name = %(name)s AND key = %(key)s AND event_id <= %(to)s AND state <> 'dis
 -- Whether another transaction waits for this one.
 SELECT EXISTS (
     SELECT FROM pg_locks AS l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)));
+
+-- [begin_keeping]
+SELECT {{begin_keeping}}(%(name)s);

@@ -15,10 +15,12 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
-from pgevents.streams import Stream, stream
+from pgevents.streams import Stream, refuse_for_reads, stream
 
 __all__ = ["Rule", "rule_of"]
 
+KEPT = "whose view an event changes is found out by single values of identifiers"
+"""Why a projection of a range is not kept."""
 PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 + 12345)))
 """Ids that a projection is asked about; their parts show whether a field carries the whole id as it is."""
 
@@ -69,6 +71,7 @@ class Rule:
             ConfigurationError: Its streams are others than those of other ids.
         """
         made = self.projection(id_of(text, self.id_class), self.client)
+        refuse_for_reads(made.get_streams(), KEPT)
         if self.fields and _template(_streams_of(made, self.client), text) != (self.streams, self.fields):
             raise ConfigurationError(
                 f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
@@ -130,6 +133,8 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
             found.append((text, projection(id_of(text, id_class), client)))
         except ConfigurationError:  # this text is no id of the class
             continue
+    for _, made in found:
+        refuse_for_reads(made.get_streams(), KEPT)
     if ids_of is not None:
         made = found[0][1] if found else None
         streams = _streams_without_ids(made, declared.events if made is None else None)

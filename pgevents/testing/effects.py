@@ -82,7 +82,8 @@ def _give_and_roll_back(work: Work, limit: int) -> int:
     from pgevents.subscriptions.lanes import all_lanes, claim, read
 
     client = work.client
-    with client.db.atomic() as transaction:
+    db: Any = client.db
+    with db.atomic() as transaction:
         lanes = claim(work, all_lanes(work), 10_000)
         items = read(work, lanes, limit).items if lanes else ()
         for item in items:

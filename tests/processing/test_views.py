@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from pgevents import EventClient
-from pgevents.subscriptions import keeping, view_rows
+from pgevents.subscriptions import Work, keeping, view_folding, view_rows
 from pgevents.testing import drain
 
 from .views_lab import (
@@ -77,12 +77,12 @@ def with_a_crash(client: EventClient) -> None:
 
 
 def only_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "earlier_events", lambda rule, wanted: {})
+    monkeypatch.setattr(view_folding, "earlier_events", lambda rule, wanted: {})
 
 
 def by_the_events_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event goes to one lane, that of the first id that it names."""
-    plain = keeping._read
+    plain = view_folding._read
 
     def broken(rule: Any, work: Any, claimed: Any, limit: int) -> Any:
         if rule.field is not None:
@@ -97,12 +97,12 @@ def by_the_events_key(monkeypatch: pytest.MonkeyPatch) -> None:
         items = [attrs.evolve(one, lane=first[one.id]) for one in batch.items if first[one.id] in mine]
         return attrs.evolve(batch, items=items)
 
-    monkeypatch.setattr(keeping, "_read", broken)
+    monkeypatch.setattr(view_folding, "_read", broken)
 
 
 def places_before_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The places are committed, and then the keeper dies before it has written the rows."""
-    monkeypatch.setattr(keeping, "write", lambda *arguments: None)
+    monkeypatch.setattr(view_folding, "write", lambda *arguments: None)
 
 
 SCENES: dict[str, tuple[Callable[[EventClient], None], Callable[[pytest.MonkeyPatch], None]]] = {
@@ -153,7 +153,7 @@ def test_what_is_erased_while_a_keeper_folds_does_not_come_back(
                 erase()
         write(*arguments)
 
-    monkeypatch.setattr(keeping, "write", interrupted)
+    monkeypatch.setattr(view_folding, "write", interrupted)
     if is_broken:
         plain = keeping.Keeper.step
 
@@ -182,4 +182,4 @@ def test_what_is_erased_while_a_keeper_folds_does_not_come_back(
     other.db.close()
 
 
-OWN = keeping.Work.statements
+OWN = Work.statements

@@ -118,42 +118,61 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     _kept my_app.events_kept;
     _ids text[];
-    _firsts bigint[];
+    _views regclass;
 BEGIN
-    FOR _kept IN SELECT k.* FROM my_app.events_kept AS k WHERE to_regclass(k.projections) IS NOT NULL LOOP
+    FOR _kept IN SELECT k.* FROM my_app.events_kept AS k LOOP
+        _views := my_app.events_views_of(_kept.projections);
+        CONTINUE WHEN _views IS NULL;
         IF TG_OP = 'TRUNCATE' OR _kept.fields IS NULL THEN
             PERFORM my_app.events_begin_anew(_kept.name);
-            EXECUTE 'DELETE FROM ' || to_regclass(_kept.projections) || ' WHERE type = $1 AND version = $2'
-            USING _kept.type, _kept.version;
+            EXECUTE 'DELETE FROM ' || _views || ' WHERE type = $1 AND version = $2' USING _kept.type, _kept.version;
             CONTINUE;
         END IF;
         IF TG_OP = 'UPDATE' THEN
-            SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
-            FROM (
-                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first
-                FROM (SELECT * FROM before UNION ALL SELECT * FROM after) AS e, unnest(_kept.fields) AS f
-                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
+            _ids := ARRAY(
+                SELECT DISTINCT my_app.events_text(e.data, e.metadata, f)
+                FROM (SELECT * FROM before UNION ALL SELECT * FROM after) AS e, unnest(_kept.fields) AS f);
         ELSE
-            SELECT array_agg(t.key), array_agg(t.first) INTO _ids, _firsts
-            FROM (
-                SELECT my_app.events_text(e.data, e.metadata, f) AS key, min(e.id) AS first FROM before AS e, unnest(_kept.fields) AS f
-                WHERE my_app.events_text(e.data, e.metadata, f) IS NOT NULL GROUP BY 1) AS t;
+            _ids := ARRAY(
+                SELECT DISTINCT my_app.events_text(e.data, e.metadata, f) FROM before AS e, unnest(_kept.fields) AS f);
         END IF;
-        EXECUTE 'DELETE FROM ' || to_regclass(_kept.projections) || ' WHERE type = $1 AND version = $2 AND id = ANY ($3)'
+        EXECUTE 'DELETE FROM ' || _views || ' WHERE type = $1 AND version = $2 AND id = ANY ($3)'
         USING _kept.type, _kept.version, _ids;
-        PERFORM my_app.events_fold_anew(_kept.name, _ids, _firsts);
+        PERFORM my_app.events_fold_anew(_kept.name, _ids);
     END LOOP;
     RETURN NULL;
 END
 $pgevents$;
 
--- Lets the keeper of a view fold these ids anew: those whose events its places have passed, as the others come anyway.
-CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[], _at bigint[]) RETURNS void
+-- A projections table by the name under which it is noted; NULL if there is none, or it is another table.
+CREATE OR REPLACE FUNCTION my_app.events_views_of(_projections text) RETURNS regclass LANGUAGE sql STABLE AS $pgevents$
+    SELECT t.tgrelid::regclass FROM pg_catalog.pg_trigger AS t
+    WHERE t.tgrelid = to_regclass(_projections) AND t.tgname = 'pgevents_refold'
+$pgevents$;
+
+-- A view begins to be kept. What was saved of it before the last change of the log under maintenance, and what was folded on
+-- from that, may hold what was erased.
+CREATE OR REPLACE FUNCTION my_app.events_begin_keeping(_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _kept my_app.events_kept;
+BEGIN
+    SELECT k.* INTO _kept FROM my_app.events_kept AS k WHERE k.name = _name;
+    IF EXISTS (SELECT FROM my_app.events_maintenance) AND my_app.events_views_of(_kept.projections) IS NOT NULL THEN
+        EXECUTE 'DELETE FROM ' || my_app.events_views_of(_kept.projections) || ' WHERE type = $1 AND version = $2'
+        USING _kept.type, _kept.version;
+    END IF;
+END
+$pgevents$;
+
+-- Lets the keeper of a view fold these ids anew, before it goes on with any of their events: hence the id 0. A keeper that has
+-- not begun folds them anyway.
+CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[]) RETURNS void
 LANGUAGE sql VOLATILE AS $pgevents$
     INSERT INTO my_app.events_parked (name, key, event_id, hash, state, due_at, note)
-    SELECT _name, w.key, w.event_id, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
-    FROM unnest(_ids, _at) AS w(key, event_id)
-    WHERE w.event_id <= (SELECT max(c.position) FROM my_app.events_checkpoints AS c WHERE c.name = _name)
+    SELECT DISTINCT _name, w.key, 0, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
+    FROM unnest(_ids) AS w(key)
+    WHERE w.key IS NOT NULL AND (SELECT max(c.position) FROM my_app.events_checkpoints AS c WHERE c.name = _name) > 0
     ON CONFLICT (name, key, event_id) DO UPDATE
     SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = excluded.note
 $pgevents$;
@@ -172,9 +191,9 @@ BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         PERFORM my_app.events_begin_anew(k.name) FROM my_app.events_kept AS k WHERE to_regclass(k.projections) = TG_RELID;
     ELSE
-        PERFORM my_app.events_fold_anew(t.name, t.ids, t.latest)
+        PERFORM my_app.events_fold_anew(t.name, t.ids)
         FROM (
-            SELECT k.name, array_agg(d.id) AS ids, array_agg(d.latest_event_id) AS latest
+            SELECT k.name, array_agg(d.id) AS ids
             FROM deleted AS d JOIN my_app.events_kept AS k USING (type, version)
             WHERE to_regclass(k.projections) = TG_RELID GROUP BY k.name) AS t;
     END IF;

@@ -1,0 +1,305 @@
+"""One transaction of a keeper: some lanes, their events folded into views, the rows and the places.
+
+A view is the fold of all its final events, not of those that happen to come: of each view that is touched,
+all
+events above its row are folded, and a row that is missing is folded from the start.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from pgevents.errors import ConfigurationError
+from pgevents.events import Event
+from pgevents.fields import path_of
+from pgevents.store.processing import read_lanes
+from pgevents.subscriptions import lanes, parking
+from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
+from pgevents.subscriptions.pace import Outcome
+from pgevents.subscriptions.transient import is_transient
+from pgevents.subscriptions.view_rows import Held, earlier_events, held_views, write
+from pgevents.subscriptions.whose import Rule
+
+__all__ = ["PAGE", "Fold"]
+
+PAGE = 5_000
+"""Events that are read at once."""
+MOST_EVENTS = 30_000
+"""Events in memory that wait to be folded: a reducer is called for many at once."""
+MOST_VIEWS = 20_000
+"""Views in memory; with more, all are written, and read again when they are touched."""
+LONGEST = 30.0
+"""Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
+CAREFUL_PAGE = 200
+MOST_RETRIES = 200
+Found = tuple[int, Event[Any] | None, Exception | None]
+"""An event's id, and the event, or why it cannot be decoded."""
+Failed = tuple[int, Exception]
+"""The id of an event that cannot be folded, and why."""
+
+
+class Fold:
+    """One transaction of a keeper."""
+
+    def __init__(self, rule: Rule, work: Work, stop: threading.Event, reached: Callable[[int], None]) -> None:
+        self.rule = rule
+        self.reached = reached
+        self.work = work
+        self.stop = stop
+        self.lanes: list[Lane] = []
+        self.views: dict[str, Held] = {}
+        self.pending: dict[str, tuple[Item, list[Found]]] = {}
+        self.pending_count = 0
+        self.blocked: set[str] = set()
+        self.failure = ""
+        self.redactions = ""
+        self.has_hooks = bool(
+            {"pgevents_before_snapshot", "pgevents_after_snapshot"} & rule.client.plugins.implemented
+        )
+
+    def run(self, numbers: Sequence[int], share: int) -> Outcome:
+        work = self.work
+        self.lanes = claimed = claim(work, numbers, share)
+        if not claimed:
+            return Outcome()
+        self.redactions = work.statements.value("hold_redactions")  # to the commit nobody changes the log
+        retried = 0
+        is_careful = any(lane.was_cut_off for lane in claimed)
+        limit, end = (CAREFUL_PAGE, 0.0) if is_careful else (PAGE, time.monotonic() + LONGEST)
+        count, touched = 0, dict[int, Item]()
+        while True:
+            batch = _read(self.rule, work, self.lanes, limit)
+            if batch.has_parked and not count:  # with the lanes at their places
+                retried = retried or self._retry_due()
+            self._take_page(batch)
+            count += len(batch.items)
+            self.reached(batch.to)
+            touched.update({item.lane: item for item in batch.items})
+            self.lanes = [attrs.evolve(lane, position=max(batch.to, lane.position)) for lane in self.lanes]
+            if not batch.is_full or self.stop.is_set() or time.monotonic() >= end:
+                break
+            if work.statements.value("is_wanted"):
+                break
+            if self.pending_count >= MOST_EVENTS:
+                self._fold_pending(batch.to)
+            if len(self.views) > MOST_VIEWS:
+                self._fold_pending(batch.to)
+                self._write()
+                self.views.clear()
+        self._fold_pending(batch.to)
+        self._write()
+        claimed = [
+            attrs.evolve(lane, is_stale=True) for lane in claimed
+        ]  # queries answer as of the least place
+        move(work, claimed, batch.to, list(touched.values()))
+        reached = {lane.number: lane.position for lane in self.lanes}
+        return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
+
+    # -- events of a page -----------------------------------------------------------------
+
+    def _take_page(self, batch: Batch) -> None:
+        """Note the events of each view; they are folded together with those of later pages."""
+        items = batch.items
+        found = parking.blocked(self.work, batch)
+        self.blocked.update(found.first)
+        by_id: dict[str, list[Item]] = {}
+        behind: list[Item] = []
+        for item in items:
+            if item.id in found.parked:
+                continue
+            if item.key in self.blocked:
+                behind.append(item)
+            else:
+                by_id.setdefault(item.key, []).append(item)
+        self._load(by_id)
+        is_shared = len({item.id for item in items}) < len(items)
+        for text, mine in by_id.items():
+            if text in self.blocked:  # an event from before this page cannot be folded
+                behind += mine
+                continue
+            latest = self.views[text].latest
+            events = [(item.id, item.event, item.error) for item in mine if item.id > latest]
+            if is_shared:  # an event may change several views: a reducer must not change it for the next
+                events = copy.deepcopy(events)
+            waiting = self.pending.get(text)
+            if waiting is None:
+                self.pending[text] = mine[0], events
+            else:
+                waiting[1].extend(events)
+            self.pending_count += len(events)
+        parking.queue(self.work, behind)
+
+    def _fold_pending(self, to: int) -> None:
+        pending, self.pending, self.pending_count = self.pending, {}, 0
+        for text, (item, events) in pending.items():
+            self._fold(self.views[text], item, events, to)
+
+    def _load(self, by_id: Mapping[str, Sequence[Item]]) -> None:
+        """Bring views into memory, with all their events up to the places of their lanes."""
+        new = [text for text in by_id if text not in self.views]
+        if not new:
+            return
+        found = held_views(self.rule, new)
+        self.views.update(found)
+        places = {lane.number: lane.position for lane in self.lanes}
+        wanted = [(held, places[by_id[text][0].lane]) for text, held in found.items()]
+        wanted = [(held, place) for held, place in wanted if held.latest < place]
+        for text, events in earlier_events(self.rule, wanted).items():
+            item = by_id[text][0]
+            self._fold(found[text], item, events, places[item.lane])
+
+    def _fold(self, held: Held, item: Item, events: Sequence[Found], to: int) -> None:
+        """Fold events into a view; the first that cannot be folded is set aside, and what comes after it.
+
+        Args:
+            held: The view.
+            item: One of its events, which knows its lane.
+            events: All of its events above what is folded into it, up to `to`.
+            to: All up to this id is final.
+        """
+        good = list(itertools.takewhile(lambda one: one[1] is not None, events))
+        failed = None if len(good) == len(events) else _failure(events[len(good)])
+        try:
+            self._fold_all(held, [event for _, event, _ in good if event is not None])
+        except Exception as error:  # of the application's reducers: it is noted, and shown
+            if is_transient(error):
+                raise
+            failed = self._fold_singly(held, to)
+        if failed is not None:
+            self._set_aside(item, failed, [event_id for event_id, _, _ in events if event_id > failed[0]])
+
+    def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
+        if not events:
+            return
+        held.view = held.made.folded_on(held.view, events)
+        held.latest = events[-1].id
+        if self.has_hooks:
+            held.events += events
+
+    def _fold_singly(self, held: Held, to: int) -> Failed | None:
+        """Fold a view again from its row, event by event; the one that cannot be folded, and why.
+
+        What is in memory may have been changed by a reducer before it failed.
+        """
+        (fresh,) = held_views(self.rule, [held.id]).values()
+        held.view, held.row, held.latest, held.stored = fresh.view, fresh.row, fresh.latest, fresh.stored
+        held.events = []
+        for event_id, event, error in earlier_events(self.rule, [(held, to)]).get(held.id, []):
+            if event is None:
+                return _failure((event_id, event, error))
+            before = copy.deepcopy(held.view)
+            try:
+                self._fold_all(held, [event])
+            except Exception as found:  # of the application's reducers: it is noted, and shown
+                if is_transient(found):
+                    raise
+                held.view = before
+                return event_id, found
+        return None
+
+    def _set_aside(self, item: Item, failed: Failed, later: Sequence[int]) -> None:
+        event_id, error = failed
+        lane = next(lane for lane in self.lanes if lane.number == item.lane)
+        at = attrs.evolve(item, id=event_id)
+        self.failure = parking.fail(self.work, lane, at, parking.error_text(error), 0) or self.failure
+        parking.queue(self.work, [attrs.evolve(item, id=one) for one in later])
+        self.blocked.add(item.key)
+
+    # -- views that are folded anew -------------------------------------------------------
+
+    def _retry_due(self) -> int:
+        """Fold views that were set aside, or whose rows were deleted; how many."""
+        for count in range(MOST_RETRIES):
+            tried = parking.due(self.work, self.lanes)
+            if tried is None:
+                return count
+            self._retry(tried)
+        return MOST_RETRIES
+
+    def _retry(self, tried: parking.Due) -> None:
+        work, key, to = self.work, tried.key, tried.lane.position
+        (held,) = held_views(self.rule, [key]).values()
+        failed = self._fold_singly(held, to)
+        self.views[key] = held
+        ids = [row[0] for row in work.statements.rows("behind", name=work.name, key=key, to=to)]
+        if failed is None:
+            parking.release(work, key, ids)
+            return
+        self.blocked.add(key)
+        event_id, error = failed
+        if event_id == tried.event_id:
+            failure = parking.fail_again(work, key, event_id, tried.attempts + 1, parking.error_text(error))
+            self.failure = failure or self.failure
+            return
+        hashed = _hashes(work, [key])[key]
+        parking.release(work, key, [*(one for one in ids if one < event_id), tried.event_id])
+        later = [tried.event_id] if tried.event_id > event_id else []
+        self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
+
+    def _write(self) -> None:
+        write(self.rule, list(self.views.values()), self.redactions)
+        if self.has_hooks:  # plugins may have put other data in place of the views
+            self.views.clear()
+
+
+def _failure(found: Found) -> Failed:
+    event_id, _, error = found
+    return event_id, error or ConfigurationError(f"event {event_id} cannot be read")
+
+
+def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
+    """The next events of some lanes, each with the id of the view that it changes, once for each such
+    view."""
+    if rule.field is not None:
+        # Earlier divisions into lanes do not matter: what a row holds already is left out by its own place.
+        batch = lanes.read(work, [attrs.evolve(lane, layers=()) for lane in claimed], limit)
+        field = rule.field
+        there = [item for item in batch.items if item.key or item.error or _is_there(item, field)]
+        return attrs.evolve(batch, items=there)
+    count = claimed[0].lanes
+    low = min(lane.position for lane in claimed)
+    found = read_lanes(work.statements, work.question.streams, (), [low], limit, parked_of=work.name)
+    for lane in claimed:
+        if lane.position > found.bound:
+            lanes.check_ahead(work, lane)
+    by_number = {lane.number: lane for lane in claimed}
+    of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
+    for row, (event, error) in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
+        if lanes.is_dropped(event):
+            continue
+        of_row.append((row, event, error, rule.ids(row, event)))
+    hashes = _hashes(work, {text for *_, ids in of_row for text in ids})
+    items: list[Item] = []
+    for row, event, error, ids in of_row:
+        event_id = int(row[0])
+        for text in ids:
+            mine, hashed = by_number.get(hashes[text] % count), hashes[text]
+            if mine is not None and event_id > mine.position:
+                items.append(Item(event_id, event, error, text, hashed, mine.number))
+    is_full = len(found.rows) == limit
+    to = int(found.rows[-1][0]) if is_full else found.bound
+    return Batch(items, to, found.bound, is_full, found.has_parked)
+
+
+def _is_there(item: Item, field: str) -> bool:
+    """Whether an event without a key text has the field at all: then its text is empty."""
+    if item.event is None:
+        return False
+    column, keys = path_of(field)
+    value: Any = getattr(item.event, column)
+    for key in keys:
+        value = cast(Any, value).get(key) if isinstance(value, dict) else getattr(value, key, None)
+    return value is not None
+
+
+def _hashes(work: Work, texts: Iterable[str]) -> dict[str, int]:
+    wanted = sorted(set(texts))
+    return dict(work.statements.rows("hashes", texts=wanted)) if wanted else {}
