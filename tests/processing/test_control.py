@@ -92,8 +92,8 @@ def test_pause_lists_what_is_being_handled_outside(shop: Shop) -> None:
     shop.save("c1")
     with running(shop.client, shop.function()):
         assert begun.wait(10)
-        (lease,) = pause(shop.other, "writer")
-        assert lease.event_id == 1
+        leases = pause(shop.other, "writer")  # perhaps also one of a lane that is just looked at
+        assert [one.event_id for one in leases if one.event_id] == [1]
         go_on.set()
         time.sleep(0.2)
         assert max(shop.lanes("position")) == 0
