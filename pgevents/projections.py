@@ -295,7 +295,7 @@ class _Projection(Folding[V, E, I]):
     def keeping_key(self) -> Hashable | None:
         """Under what a client may keep the view between its decisions; None if nothing says what it is folded
         from but the object itself."""
-        is_usual = type(self).__init__ is _Projection.__init__ and vars(self).keys() == USUAL
+        is_usual = type(self).__init__ is cast(Any, _Projection).__init__ and vars(self).keys() == USUAL
         if not is_usual or not self._uses_snapshot or self.reducers.is_empty:
             return None
         streams = tuple(self.get_streams())
