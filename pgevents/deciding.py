@@ -175,7 +175,20 @@ class Decider:
     def _premises_of(self, given: Any) -> Sequence[Projection[Any]]:
         """What a decision rests on, with each `latest(...)` made what can be read."""
         named = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else (given,))
-        return _projections_of([self._newest(one) if isinstance(one, LatestEvent) else one for one in named])
+        premises = [self._newest(one) if isinstance(one, LatestEvent) else one for one in named]
+        projections = _projections_of(premises)
+        for projection in projections:
+            client: Any = getattr(projection, "client", None)
+            if client is not None and not self._is_ours(client):
+                raise ConfigurationError(
+                    f"{shown(projection)} reads another log, or over another database object: make it with "
+                    "the client that decides, which locks, reads and saves in one transaction"
+                )
+        return projections
+
+    def _is_ours(self, client: Any) -> bool:
+        table = client.events.pgevents_spec.qualified()
+        return client.db is self.session.db and table == self.saver.reader.spec.qualified()
 
     def _newest(self, asked: Any) -> NewestOfStream[Any]:
         self.saver.types.require_current(asked.types)

@@ -8,7 +8,7 @@ import inspect
 import keyword
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import count
 from typing import Any
@@ -18,9 +18,10 @@ import attrs
 from pgevents.errors import ConfigurationError, shown
 from pgevents.fields import check_field
 
-__all__ = ["Upcaster", "checked_renames", "checked_upcasters", "make_event_class"]
+__all__ = ["Upcaster", "checked_renames", "checked_upcasters", "make_event_class", "upcast_results"]
 
-Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+Upcaster = Callable[[dict[str, Any]], dict[str, Any] | Sequence[dict[str, Any]]]
+"""From the data of one version to the next one's: one, several or none."""
 
 MAX_VERSION = 10_000
 """The highest version of an event's data; the table checks it, too."""
@@ -187,3 +188,8 @@ def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]
         )
         for field, names in given.items()
     }
+
+
+def upcast_results(made: Any) -> list[Any]:
+    """What an upcaster returned, as a list: one, several or none. `None` is none of these, but a slip."""
+    return [*made] if isinstance(made, (list, tuple)) else [made]

@@ -29,7 +29,9 @@ __all__ = [
     "Event",
     "EventType",
     "EventTypes",
+    "EventPart",
     "NewEvent",
+    "Parts",
     "StoredEvent",
     "UndecodedData",
     "UnfrozenEvent",
@@ -38,6 +40,7 @@ __all__ = [
     "is_text",
     "make_event",
     "named_classes",
+    "parts_of",
     "type_names",
 ]
 
@@ -97,6 +100,45 @@ class Event(UnfrozenEvent, Generic[D_co]):
     metadata: dict[str, Any] = attrs.field(hash=False)
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def part(self) -> int:
+        """Which part of a stored event this is, from 0 on, if an upcaster splits that; else 0. Id and part
+        together are unique."""
+        return 0
+
+
+@attrs.frozen(unsafe_hash=True)
+class EventPart(Event[D_co], Generic[D_co]):
+    """A further part of a stored event, made by an upcaster that splits it; it has the id of the whole."""
+
+    number: int = 1
+
+    @property
+    def part(self) -> int:
+        return self.number
+
+
+@attrs.frozen
+class Parts:
+    """In place of data: what an upcaster makes of one stored event, if that is several or nothing."""
+
+    data: tuple[Any, ...]
+
+
+def parts_of(events: Sequence[Event[Any]], *, is_reverse: bool = False) -> list[Event[Any]]:
+    """The events with those that are split as their parts, and without those that are dropped."""
+    found: list[Event[Any]] = []
+    for one in events:
+        if one.data.__class__ is not Parts:
+            found.append(one)
+            continue
+        made: list[Event[Any]] = []
+        for number, data in enumerate(one.data.data):
+            envelope = one.id, one.type, data, one.metadata, one.created_at, one.updated_at
+            made.append(EventPart(*envelope, number) if number else Event(*envelope))
+        found += reversed(made) if is_reverse else made
+    return found
 
 
 def make_event(id: int, type: str, data: T, metadata: dict[str, Any], at: datetime) -> Event[T]:
@@ -208,8 +250,9 @@ def event(
     Args:
         name: The type's name in the log; bare `@event` takes the class's name.
         version: Version of the data's shape. Raise it when old data needs an upcaster.
-        upcasters: For every older version, a function from its data (a dict) to the next version's. Without
-            any, old data are read as they are: enough for new fields with defaults.
+        upcasters: For every older version, a function from its data (a dict) to the next version's; to a
+            list of several, if it splits the event, or to an empty one, if it drops it. Without any, old data
+            are read as they are: enough for new fields with defaults.
             They run when events are read; the log is never rewritten.
         formerly: Names that the type had before; reads by class find those events too.
         renamed: For a field that identifies streams, the name or names under which older versions store the

@@ -295,11 +295,12 @@ class _Projection(Folding[V, E, I]):
     def keeping_key(self) -> Hashable | None:
         """Under what a client may keep the view between its decisions; None if nothing says what it is folded
         from but the object itself."""
-        is_usual = type(self).__init__ is _Projection.__init__ and vars(self).keys() == USUAL
+        is_usual = type(self).__init__ is cast(Any, _Projection).__init__ and vars(self).keys() == USUAL
         if not is_usual or not self._uses_snapshot or self.reducers.is_empty:
             return None
         streams = tuple(self.get_streams())
-        return type(self), self.reducers, id_text(self.id), streams, self._client().types.revision
+        own_id = type(self.id), id_text(self.id)  # the view may hold the id, as text or as a number
+        return type(self), self.reducers, own_id, streams, self._client().types.revision
 
     def go_on_from(self, view: V, events: Sequence[Event[Any]], position: Position) -> None:
         """Take a view that was folded before, fold what came since, and stand at that position."""

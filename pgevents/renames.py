@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pgevents.declarations import upcast_results
 from pgevents.events import EventType
 
 __all__ = ["stored_names"]
@@ -44,12 +45,7 @@ def _source(kind: EventType, start: int, field: str, preset: Iterable[str]) -> s
     for _ in range(PROBES):
         data: dict[str, Any] = {name: _Value(name) for name in names}
         try:
-            for version in range(start, kind.version):
-                step = kind.upcasters.get(version)
-                data = data if step is None else step(data)
-            found: Any = data
-            for key in field.split("."):
-                found = None if found is None else found.get(key)
+            found = _field_of(_upcast(kind, start, data), field)
         except KeyError as error:
             missing = error.args[0] if error.args else None
             if not isinstance(missing, str) or missing in names:
@@ -61,6 +57,29 @@ def _source(kind: EventType, start: int, field: str, preset: Iterable[str]) -> s
             text = None if found is None else str(found)
             return text if text is None else text[1:] if text.startswith(MARK) else MARK
     return None
+
+
+def _upcast(kind: EventType, start: int, data: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the upcasters make of data: one, several or none."""
+    parts: list[Any] = [data]
+    for version in range(start, kind.version):
+        step = kind.upcasters.get(version)
+        if step is not None:
+            parts = [one for part in parts for one in upcast_results(step(part))]
+    return parts
+
+
+def _field_of(parts: list[dict[str, Any]], field: str) -> Any:
+    """The field's value in all parts, if that is one; else the value of none."""
+    found: list[Any] = []
+    for value in parts:
+        inner: Any = value
+        for key in field.split("."):
+            inner = None if inner is None else inner.get(key)
+        found.append(inner)
+    if len({str(one) for one in found}) > 1:
+        return MARK + MARK
+    return found[0] if found else None
 
 
 def _texts_in(kind: EventType, start: int) -> frozenset[str]:

@@ -115,7 +115,7 @@ def _check_key(instance: object, attribute: object, key: Any) -> None:
 def _check_created_at(instance: object, attribute: object, given: Any) -> None:
     if given is None:
         return
-    times: list[Any] = list[Any](given) if isinstance(given, (list, tuple)) else [given]
+    times = cast("list[Any]", given if isinstance(given, (list, tuple)) else [given])
     for when in times:
         if not isinstance(when, datetime) or when.tzinfo is None:
             raise InvalidValueError(

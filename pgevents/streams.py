@@ -1,11 +1,11 @@
-"""`stream()`: which events a question is about, and the SQL that finds them."""
+"""`stream()`: which events a question is about."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from uuid import UUID
 
 import attrs
@@ -13,12 +13,13 @@ import attrs
 from pgevents.comparisons import Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.events import is_text, named_classes, type_names
-from pgevents.fields import check_field, json_sql, text_sql
+from pgevents.fields import check_field
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = [
+    "Compared",
     "Everything",
     "Stream",
     "TypesOfEach",
@@ -30,11 +31,8 @@ __all__ = [
     "merge_streams",
     "one_value",
     "refuse_for_reads",
-    "shape_of",
     "stream",
     "union_of_types",
-    "where_params",
-    "where_sql",
 ]
 
 D = TypeVar("D")
@@ -408,77 +406,3 @@ def array_text(names: Sequence[str]) -> str:
     """An array of names as PostgreSQL writes it."""
     quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
     return "{" + ",".join([quoted[name] for name in names]) + "}"
-
-
-class IndexedTable(Protocol):
-    """What a condition needs to know of an events table, which stands below."""
-
-    @property
-    def lists(self) -> tuple[str, ...]:
-        """The fields that hold lists of values."""
-        ...
-
-    def qualified(self, suffix: str = "") -> str:
-        """The quoted name of the table, or of what belongs to it."""
-        ...
-
-
-Shape = tuple[tuple[tuple[str, bool], ...], bool | None, Compared]
-"""What the SQL of a stream depends on: its fields, whether each is one of several values, the same of its
-types, and its comparisons without what they compare with."""
-
-
-def shape_of(one: Stream[Any]) -> Shape:
-    """The shape of a stream, by which its SQL can be remembered."""
-    types = one.types
-    fields = tuple([(field, len(values) != 1) for field, values in one.match])
-    compared = tuple([(field, comparison.shape) for field, comparison in one.compared])
-    return fields, None if types is None else len(types) != 1, compared
-
-
-def where_sql(
-    shape: Shape, table: IndexedTable, alias: str = "", id_sql: str = "", besides: str | None = None
-) -> str:
-    """The condition of a stream as SQL with `%s` for its values.
-
-    Args:
-        shape: The stream's shape.
-        table: The events table, which knows the fields that hold lists of values.
-        alias: What stands before the columns, such as `e.`.
-        id_sql: The event's id, where it cannot be mistaken; by default the table's column.
-        besides: A field that needs no condition.
-    """
-    fields, several_types, compared = shape
-    id_sql = id_sql or f"{table.qualified()}.id"
-    parts = [
-        _has_value_sql(table, field, alias, id_sql, "ANY(%s)" if several else "%s")
-        for field, several in fields
-        if field != besides
-    ]
-    parts += [
-        comparison.sql(text_sql(field, alias), json_sql(field, alias)) for field, comparison in compared
-    ]
-    if several_types is not None:
-        parts.append(f"{alias}type = {'ANY(%s)' if several_types else '%s'}")
-    return " AND ".join(parts) or "true"
-
-
-def _has_value_sql(table: IndexedTable, field: str, alias: str, id_sql: str, value: str) -> str:
-    if field not in table.lists:
-        return f"{text_sql(field, alias)} = {value}"
-    return (
-        f"EXISTS (SELECT FROM {table.qualified('_lists')} AS l "
-        f"WHERE l.field = '{field}' AND l.value = {value} AND l.id = {id_sql})"
-    )
-
-
-def where_params(one: Stream[Any], besides: str | None = None) -> list[Any]:
-    """The values for `where_sql`, in its order."""
-    params: list[Any] = [
-        values[0] if len(values) == 1 else list(values) for field, values in one.match if field != besides
-    ]
-    for _, comparison in one.compared:
-        params += comparison.params()
-    if one.types is not None:
-        params.append(one.types[0] if len(one.types) == 1 else list(one.types))
-    return params

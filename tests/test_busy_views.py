@@ -116,6 +116,13 @@ def test_a_decision_reads_only_what_came_since(busy: Any, make_client: Make) -> 
     assert decided_on(busy) == [*expected, "third"]
 
 
+def test_a_view_of_a_number_is_not_that_of_its_text(busy: Any) -> None:
+    """The streams are the same, but a view may hold its id."""
+    client, trays = busy
+    keys = {trays(id, client).keeping_key() for id in (1, "1", True, "true")}
+    assert len(keys) == 4 and None not in keys
+
+
 def test_what_a_decider_changes_is_changed_for_it_alone(busy: Any) -> None:
     """The view, and what stands in it."""
 

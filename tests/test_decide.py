@@ -16,12 +16,15 @@ from pgevents import (
     PgEventsError,
     ProjectionBase,
     StagedEventsError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     everything,
     hookimpl,
 )
 from pgevents.deciding import kind_of
 
-from .shop import CartCheckedOut, CartCreated, CartProjection, CartView, ItemAddedToCart
+from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
 
 Make = Callable[..., EventClient]
 
@@ -252,6 +255,21 @@ def test_what_is_no_decision_is_refused(client: EventClient, decider: Any, words
     with pytest.raises(PgEventsError, match=words):
         client.decide(CartProjection("c1", client), decider)
     assert len(client.get_event_stream()) == 0
+
+
+def test_a_view_of_another_log_is_no_premise(client: EventClient, make_client: Make) -> None:
+    """Its position could be one of this log, too."""
+    other = make_client()
+    client.save_event(CartCreated("c1", "u1"))
+    events = create_events_table(schema="my_app", name="other", data_indexes=["cart_id"])
+    views = create_projections_table(schema="my_app", name="other_views")
+    beside = create_event_client(client.db, events, views, CartEvent)
+    beside.create_tables()
+    beside.save_event(CartCreated("c1", "u2"))
+    for reader in (other, beside):
+        with pytest.raises(ConfigurationError, match="reads another log"):
+            client.decide(CartProjection("c1", reader), lambda cart: ItemAddedToCart("c1", "p1", 1, 1))
+    assert len(client.get_event_stream()) == 1
 
 
 def test_what_is_no_projection_is_refused(client: EventClient) -> None:

@@ -22,6 +22,7 @@ An HTML comment in front says what a reader does not have to see:
 
 from __future__ import annotations
 
+import ast
 import sys
 
 if __name__ == "__main__":  # else tests/typing would stand for the module typing
@@ -255,7 +256,7 @@ def test_examples_of_docstrings_are_python_and_import_what_exists(module: Path) 
     for docstring in re.findall(r'"""(.*?)"""', module.read_text(encoding="utf-8"), re.DOTALL):
         for fence in FENCE.finditer(docstring):
             code = textwrap.dedent(fence["code"])
-            compile(code, str(module), "exec")
+            compile(code, str(module), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             for line in re.findall(r"^from pgevents[\w.]* import [\w, ]+$", code, re.MULTILINE):
                 exec(line, {})
 

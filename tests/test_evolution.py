@@ -253,7 +253,7 @@ def test_a_large_version_costs_nothing(client: EventClient, make_client: Make) -
     assert client.get_event_stream()[1].data == Ordered("o2", "Eve")
 
 
-@pytest.mark.parametrize("returned", [None, [], "x"])
+@pytest.mark.parametrize("returned", [None, ["x"], "x"])
 def test_an_upcaster_that_returns_no_dict_is_named(
     client: EventClient, make_client: Make, returned: Any
 ) -> None:

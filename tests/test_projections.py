@@ -200,6 +200,14 @@ def test_a_snapshot_is_created_updated_and_skipped(client: EventClient) -> None:
     )
 
 
+def test_a_client_saves_what_it_has_read_itself(client: EventClient, make_client: Make) -> None:
+    """A projection of another client would be saved there."""
+    other = make_client()
+    with pytest.raises(ConfigurationError, match="a client of its own"):
+        client.save_projection(CartProjection("c1", other))
+    assert client.save_projection(CartProjection("c1", client)).status == "created"
+
+
 def test_a_projection_without_events_may_be_saved(client: EventClient) -> None:
     """A snapshot of nothing stands at 0 and is folded on from there."""
     assert CartProjection("c1", client).save_projection().projection.latest_event_id == 0

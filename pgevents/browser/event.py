@@ -11,6 +11,7 @@ import attrs
 from pgevents.browser.diff import changes
 from pgevents.browser.log import encrypted, event_rows, identifiers_of, iso, row_json
 from pgevents.client import EventClient
+from pgevents.declarations import upcast_results
 from pgevents.errors import PgEventsError
 from pgevents.events import Event, EventType
 
@@ -63,7 +64,10 @@ def _upcast(
     made: Any = json.loads(json.dumps(data))
     try:
         for step in range(version, kind.version):
-            made = kind.upcasters[step](made) if step in kind.upcasters else made
+            parts = upcast_results(kind.upcasters[step](made)) if step in kind.upcasters else [made]
+            if len(parts) != 1:
+                return None, f"the upcaster from version {step} makes {len(parts)} events of it"
+            made = parts[0]
         return json.loads(json.dumps(made)), None
     except Exception as error:  # an upcaster is the application's code: whatever it raises is shown
         return None, f"{type(error).__name__}: {error}"

@@ -83,11 +83,12 @@ class Filter:
         """The conditions that no index answers, as SQL and parameters."""
         sql: list[str] = []
         params: list[Any] = []
+        indexed = self._indexed(spec)
         for field, value in self.where:
-            if field != self.indexed_field(spec):
+            if (field, value) != indexed:
                 sql.append(_has_sql(spec, field))
                 params.append(value)
-        if self.indexed_field(spec) is not None and self.types:
+        if indexed is not None and self.types:
             sql.append("type = ANY (%s)")
             params.append(list(self.types))
         for key, value in self.metadata:
@@ -104,16 +105,17 @@ class Filter:
             params.append(f"%{_literal(self.text)}%")
         return sql, params
 
-    def indexed_field(self, spec: TableSpec) -> str | None:
-        """The first field of `where` that is a data index, or None."""
-        return next((field for field, _ in self.where if field in spec.data_indexes), None)
+    def _indexed(self, spec: TableSpec) -> tuple[str, str] | None:
+        """The first pair of `where` whose field is a data index, or None."""
+        return next((pair for pair in self.where if pair[0] in spec.data_indexes), None)
 
     def ranges(self, spec: TableSpec) -> list[tuple[str, list[Any], str]]:
         """The index ranges that hold all matching events: condition, parameters, and the index's order."""
-        field = self.indexed_field(spec)
-        if field is not None:
+        indexed = self._indexed(spec)
+        if indexed is not None:
+            field, value = indexed
             column = "" if field in spec.lists else text_sql(field)
-            return [(_has_sql(spec, field), [dict(self.where)[field]], column)]
+            return [(_has_sql(spec, field), [value], column)]
         if self.types:
             return [("type = %s", [name], "type") for name in self.types]
         return [("true", [], "")]

@@ -81,6 +81,13 @@ class ProjectionCalls(ClientParts):
                 f"save_projection takes a projection, such as CartProjection(id, client), not "
                 f"{shown(projection)}"
             )
+        own: Any = getattr(projection, "client", None)
+        table = self.projections.pgevents_spec.qualified()
+        if own is not None and (own.db is not self.db or own.projections.pgevents_spec.qualified() != table):
+            raise ConfigurationError(
+                f"{shown(projection)} saves with a client of its own: call its save_projection(), or make it "
+                "with this client"
+            )
         return projection.save_projection()
 
     @overload

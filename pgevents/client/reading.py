@@ -238,6 +238,9 @@ class ReadingCalls(ClientParts):
             event_id: The id.
             on_undecodable: As for `get_event_stream`; what is skipped is None.
 
+        Raises:
+            ConfigurationError: An upcaster splits the event into several.
+
         Example:
             ```python
             saved = client.save_event({"type": "NOTED", "data": {}})
@@ -247,6 +250,11 @@ class ReadingCalls(ClientParts):
         check_id(event_id, "event_id")
         check_on_undecodable(on_undecodable)
         found = self.reader.by_ids([event_id], on_undecodable)
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"event {event_id} is split into {len(found)} by an upcaster, and get_event gives one: read "
+                f"them by get_event_stream(after={event_id - 1}, as_of={event_id})"
+            )
         return found[0] if found else None
 
     def get_saved(self, idempotency_key: str) -> list[Event[Any]]:

@@ -10,7 +10,7 @@ from pgevents.codec.jsontext import load_json
 from pgevents.codec.serialization import VERSION_KEY, Serializer
 from pgevents.codec.times import time_of
 from pgevents.errors import EventDecodeError, PgEventsError
-from pgevents.events import Event, EventType, EventTypes, StoredEvent, UndecodedData, UnfrozenEvent
+from pgevents.events import Event, EventType, EventTypes, Parts, StoredEvent, UndecodedData, UnfrozenEvent
 
 __all__ = ["FIELD_END", "Decoder", "rows_of"]
 
@@ -36,10 +36,12 @@ class Decoder:
     Attributes:
         before_decode: Passes stored events through the plugins before they are decoded; None without such
             plugins.
+        has_parts: Whether an upcaster has split or dropped an event so far.
     """
 
     def __init__(self, types: EventTypes, serializer: Serializer) -> None:
         self._serializer = serializer
+        self.has_parts = False
         self.use(types)
 
     def use(self, types: EventTypes, before_decode: BeforeDecode | None = None) -> None:
@@ -87,6 +89,7 @@ class Decoder:
                     data = load_json(text)
                 elif version != newest:
                     data = self._serializer.decode_event(event_type, load_json(text), version, int(event_id))
+                    self.has_parts = self.has_parts or data.__class__ is Parts
                 else:
                     try:
                         data = decode(text)
@@ -143,6 +146,7 @@ class Decoder:
         event_type, data = self._types.find(stored.type), stored.data
         if event_type is not None:
             data = self._serializer.decode_event(event_type, data, stored.version, stored.id)
+            self.has_parts = self.has_parts or data.__class__ is Parts
         created_at, updated_at = row[4], row[5] or row[4]
         return Event(stored.id, stored.type, data, stored.metadata, time_of(created_at), time_of(updated_at))
 

@@ -17,8 +17,9 @@ from pgevents.codec.converter import make_event_converter
 from pgevents.codec.equality import Difference, difference
 from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
 from pgevents.codec.times import time_of
+from pgevents.declarations import upcast_results
 from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError, shown
-from pgevents.events import EventType
+from pgevents.events import EventType, Parts
 
 __all__ = [
     "VERSION_KEY",
@@ -265,7 +266,8 @@ class Serializer:
         return reason, error
 
     def decode_event(self, event_type: EventType, data: Any, version: object, event_id: int | None) -> Any:
-        """Stored data of any version as an instance of the type's class, through its upcasters.
+        """Stored data of any version as an instance of the type's class, through its upcasters; as `Parts` if
+        they split or drop the event.
 
         Raises:
             EventDecodeError: The version is not one, an upcaster fails, or the data do not fit the class.
@@ -282,17 +284,27 @@ class Serializer:
                 f"it has version {version}, this program knows {event_type.version}: "
                 "it was written by a newer one"
             )
+        parts: list[Any] = [data]
         for step in range(version, event_type.version) if event_type.upcasters else ():
-            try:
-                changed: Any = event_type.upcasters[step](data)
-            except Exception as error:
-                reason, cause = self._reason(event_type.name, error, repr(error))
-                raise fault(f"the upcaster from version {step} failed: {reason}") from cause
-            if not isinstance(changed, dict):
-                shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
-                raise fault(f"the upcaster from version {step} returned {shown}, not a dict")
-            data = cast("dict[str, Any]", changed)
-        return self.decode(data, event_type.cls, event_id=event_id, event_type=event_type.name)
+            made: list[Any] = []
+            for part in parts:
+                try:
+                    changed: Any = event_type.upcasters[step](part)
+                except Exception as error:
+                    reason, cause = self._reason(event_type.name, error, repr(error))
+                    raise fault(f"the upcaster from version {step} failed: {reason}") from cause
+                several = upcast_results(changed)
+                if not all(isinstance(one, dict) for one in several):
+                    shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
+                    raise fault(
+                        f"the upcaster from version {step} returned {shown}, not a dict or a list of dicts"
+                    )
+                made += several
+            parts = made
+        decoded = [
+            self.decode(part, event_type.cls, event_id=event_id, event_type=event_type.name) for part in parts
+        ]
+        return decoded[0] if len(decoded) == 1 else Parts(tuple(decoded))
 
 
 def _refuse_difference(mismatch: Difference | None, cls: type[Any], what: str) -> None:

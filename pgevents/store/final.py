@@ -12,6 +12,7 @@ import attrs
 
 from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.errors import RetryableError
+from pgevents.events import parts_of
 from pgevents.store.options import PLAIN, ReadOptions
 from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
 from pgevents.store.queries import NO_EVENT
@@ -72,11 +73,12 @@ class FinalReads(Source):
         if options.reverse:
             is_full = options.limit is not None and len(shown) >= options.limit
             position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(shown, position, faults)
+            return EventStream(parts_of(shown, is_reverse=True), position, faults)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)
-        return EventStream(shown, Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut), faults)
+        position = Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut)
+        return EventStream(parts_of(shown), position, faults)
 
     def _final_rows(
         self, merged: Sequence[Stream[Any]], options: ReadOptions, wait: float | None

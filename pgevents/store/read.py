@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from pgevents.codec.decoding import FIELD_END, rows_of
-from pgevents.events import Event
+from pgevents.events import Event, parts_of
 from pgevents.store.final import FinalReads, by_id
 from pgevents.store.options import PLAIN, AsOf, OnUndecodable, ReadOptions, check_id
 from pgevents.store.ordering import streams_json
@@ -78,10 +78,10 @@ class Reader(FinalReads):
         if options.reverse:
             is_full = options.limit is not None and len(shown) >= options.limit
             position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(shown, position, faults)
+            return EventStream(parts_of(shown, is_reverse=True), position, faults)
         uncommitted = self.uncommitted(merged, options.after)
         position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
-        return EventStream(shown, position, faults)
+        return EventStream(parts_of(shown), position, faults)
 
     def latest(
         self, streams: Sequence[Stream[Any]], after: int = 0, *, wait: float | None = None
@@ -98,7 +98,7 @@ class Reader(FinalReads):
         sql = f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE id = ANY(%s) ORDER BY id"
         rows = self.session.execute(sql, [list(ids)]).fetchall()
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
-        return decoded_part(events, on_undecodable)[0]
+        return parts_of(decoded_part(events, on_undecodable)[0])
 
     def by_key(self, key: str) -> list[Event[Any]]:
         """The events that were saved with an idempotency key, in order; none if it is new."""
@@ -111,7 +111,7 @@ class Reader(FinalReads):
             f"{key}\x1f",
             f"{key}\x20",
         ]  # a batch has its key, and for each further event key and number
-        return self.decoder.events(self.session.execute(sql, params).fetchall())
+        return parts_of(self.decoder.events(self.session.execute(sql, params).fetchall()))
 
     def ids_in_log(self, ids: Sequence[int]) -> set[int]:
         """Which of these ids are in the log."""
@@ -239,7 +239,7 @@ class Reader(FinalReads):
         events = self.decoder.events(rows, keep_undecodable=options.keeps_undecodable)
         uncommitted = None if is_undisturbed else self.uncommitted(streams, options.after)
         position = partial(position_after, options.after, events, tuple(streams), uncommitted)
-        if not options.keeps_undecodable:
+        if not options.keeps_undecodable and not self.decoder.has_parts:
             return EventStream(events, position)
         shown, faults = decoded_part(events, options.on_undecodable)
-        return EventStream(shown, position, faults)
+        return EventStream(parts_of(shown), position, faults)

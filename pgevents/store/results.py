@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from pgevents.errors import EventDecodeError
-from pgevents.events import Event, UndecodedData
+from pgevents.events import Event, Parts, UndecodedData
 from pgevents.store.options import OnUndecodable
 from pgevents.store.ordering import Position
 from pgevents.streams import Stream, merge_streams
@@ -113,7 +113,9 @@ def position_of_newest(
 def decoded_part(
     events: list[Event[Any]], on_undecodable: OnUndecodable
 ) -> tuple[list[Event[Any]], list[EventDecodeError]]:
-    """The events that a reader sees, and what is wrong with those that could not be read."""
+    """The events that a reader sees, and what is wrong with those that could not be read. One that is split
+    is still one, and those that are dropped are left out."""
+    events = [event for event in events if event.data.__class__ is not Parts or event.data.data]
     faults = [event.data.error for event in events if event.data.__class__ is UndecodedData]
     if on_undecodable != "skip" or not faults:
         return events, faults

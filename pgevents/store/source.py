@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pgevents.codec.decoding import Decoder
-from pgevents.events import Event, UndecodedData
+from pgevents.events import Event, Parts, UndecodedData
 from pgevents.hooks.details import Operation
 from pgevents.store.options import AsOf, ReadOptions
 from pgevents.store.queries import select_events
@@ -84,7 +84,8 @@ class Source:
         self, fetch: Callable[[int, int | None], tuple[list[Any], bool]], options: ReadOptions
     ) -> tuple[list[Event[Any]], bool]:
         """As many events as the limit allows, and whether there are more. Events that are left out because
-        they cannot be read do not count, so a page is short only if it is the last.
+        they cannot be read, or that an upcaster drops, do not count, and one that is split counts once; so a
+        page is short only if it is the last.
 
         Args:
             fetch: Gives rows after an id, at most so many, and whether there are more.
@@ -99,7 +100,11 @@ class Source:
             if missing is None or not is_cut:
                 return events, is_cut
             left_out = options.on_undecodable == "skip"
-            missing -= sum(not (left_out and event.data.__class__ is UndecodedData) for event in found)
+            missing -= sum(
+                not (left_out and event.data.__class__ is UndecodedData)
+                and (event.data.__class__ is not Parts or event.data.data != ())
+                for event in found
+            )
             if missing <= 0:
                 return events, is_cut
             after = int(rows[-1][0])

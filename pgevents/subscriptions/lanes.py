@@ -10,7 +10,7 @@ from typing import Any, cast
 import attrs
 
 from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
-from pgevents.events import Event
+from pgevents.events import Event, Parts
 from pgevents.store.processing import read_lanes
 from pgevents.subscriptions.definition import Question, Work
 
@@ -219,6 +219,8 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
     for row, (event, error) in zip(found.rows, decoded(work, found.rows), strict=True):
         event_id, key, hashed = int(row[0]), row[6], row[7]
         number = hashed % count
+        if is_dropped(event):
+            continue
         if has_layers and is_passed(layers[number], event_id, hashed):
             continue
         if is_keyed:
@@ -234,19 +236,35 @@ def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:
     return any(event_id <= places[hashed % count] for count, places in layers)
 
 
+def is_dropped(event: Event[Any] | None) -> bool:
+    """Whether an upcaster makes nothing of an event."""
+    return event is not None and event.data.__class__ is Parts and not event.data.data
+
+
 def decoded(work: Work, rows: Sequence[Any]) -> Sequence[tuple[Event[Any] | None, Exception | None]]:
-    """Each event, or why it cannot be decoded: that is an error of the one event."""
+    """Each event, or why it cannot be handled: that is an error of the one event."""
     decode = work.client.decoder.events
     try:
-        return [(event, None) for event in decode([row[:6] for row in rows])]
+        return [whole(event) for event in decode([row[:6] for row in rows])]
     except EventDecodeError:
         found: list[tuple[Event[Any] | None, Exception | None]] = []
         for row in rows:
             try:
-                found.append((decode([row[:6]])[0], None))
+                found.append(whole(decode([row[:6]])[0]))
             except EventDecodeError as error:
                 found.append((None, error))
         return found
+
+
+def whole(event: Event[Any]) -> tuple[Event[Any] | None, Exception | None]:
+    """An event, or why it cannot be handled: one that an upcaster splits is handled, parked and answered
+    under one id, and so would do things twice or by halves."""
+    if event.data.__class__ is not Parts or not event.data.data:
+        return event, None
+    return None, ConfigurationError(
+        f"event {event.id} of type {event.type!r} is split into {len(event.data.data)} by an upcaster, and a "
+        "subscription handles what is stored: follow the type without its class, and split it in the handler"
+    )
 
 
 def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:

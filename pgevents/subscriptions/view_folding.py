@@ -273,6 +273,8 @@ def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
     by_number = {lane.number: lane for lane in claimed}
     of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
     for row, (event, error) in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
+        if lanes.is_dropped(event):
+            continue
         of_row.append((row, event, error, rule.ids(row, event)))
     hashes = _hashes(work, {text for *_, ids in of_row for text in ids})
     items: list[Item] = []

@@ -12,6 +12,7 @@ from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import Noted
 from pgevents.store.queries import COLUMNS
+from pgevents.subscriptions.lanes import is_dropped, whole
 from pgevents.subscriptions.whose import Rule
 
 __all__ = ["Held", "earlier_events", "held_views", "write"]
@@ -105,7 +106,9 @@ def earlier_events(
             rows += [(held.id, *row) for row in client.session.execute(select, params).fetchall()]
     decoded = client.decoder.events([row[1:] for row in rows], keep_undecodable=True)
     for (text, *_), event in zip(rows, decoded, strict=True):
-        error = event.data.error if event.data.__class__ is UndecodedData else None
+        if is_dropped(event):
+            continue
+        error = event.data.error if event.data.__class__ is UndecodedData else whole(event)[1]
         found.setdefault(text, []).append((event.id, None if error else event, error))
     for events in found.values():
         events.sort(key=lambda one: one[0])

@@ -130,6 +130,8 @@ def page_rest(ids: list[int]) -> list[int]:
         ("since=2026-01-31T12:00:30&until=2026-01-31T12:01:30", ["ITEM_ADDED_TO_CART"]),
         ("since=2026-01-31T14:01:30%2B02:00&until=2026-01-31T12:30", ["ITEM_ADDED_TO_CART"]),
         ("where=cart_id=nobody", []),
+        ("where=cart_id=nobody&where=cart_id=c1", []),
+        ("where=cart_id=c1&where=cart_id=nobody", []),
     ],
 )
 def test_the_log_is_filtered(site: FlaskClient, query: str, types: list[str]) -> None:

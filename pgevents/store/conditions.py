@@ -1,0 +1,71 @@
+"""The condition by which SQL finds the events of a stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgevents.fields import json_sql, text_sql
+from pgevents.store.tables import TableSpec
+from pgevents.streams import Compared, Stream
+
+__all__ = ["Shape", "shape_of", "where_params", "where_sql"]
+
+Shape = tuple[tuple[tuple[str, bool], ...], bool | None, Compared]
+"""What the SQL of a stream depends on: its fields, whether each is one of several values, the same of its
+types, and its comparisons without what they compare with."""
+
+
+def shape_of(one: Stream[Any]) -> Shape:
+    """The shape of a stream, by which its SQL can be remembered."""
+    types = one.types
+    fields = tuple([(field, len(values) != 1) for field, values in one.match])
+    compared = tuple([(field, comparison.shape) for field, comparison in one.compared])
+    return fields, None if types is None else len(types) != 1, compared
+
+
+def where_sql(
+    shape: Shape, table: TableSpec, alias: str = "", id_sql: str = "", besides: str | None = None
+) -> str:
+    """The condition of a stream as SQL with `%s` for its values.
+
+    Args:
+        shape: The stream's shape.
+        table: The events table, which knows the fields that hold lists of values.
+        alias: What stands before the columns, such as `e.`.
+        id_sql: The event's id, where it cannot be mistaken; by default the table's column.
+        besides: A field that needs no condition.
+    """
+    fields, several_types, compared = shape
+    id_sql = id_sql or f"{table.qualified()}.id"
+    parts = [
+        _has_value_sql(table, field, alias, id_sql, "ANY(%s)" if several else "%s")
+        for field, several in fields
+        if field != besides
+    ]
+    parts += [
+        comparison.sql(text_sql(field, alias), json_sql(field, alias)) for field, comparison in compared
+    ]
+    if several_types is not None:
+        parts.append(f"{alias}type = {'ANY(%s)' if several_types else '%s'}")
+    return " AND ".join(parts) or "true"
+
+
+def _has_value_sql(table: TableSpec, field: str, alias: str, id_sql: str, value: str) -> str:
+    if field not in table.lists:
+        return f"{text_sql(field, alias)} = {value}"
+    return (
+        f"EXISTS (SELECT FROM {table.qualified('_lists')} AS l "
+        f"WHERE l.field = '{field}' AND l.value = {value} AND l.id = {id_sql})"
+    )
+
+
+def where_params(one: Stream[Any], besides: str | None = None) -> list[Any]:
+    """The values for `where_sql`, in its order."""
+    params: list[Any] = [
+        values[0] if len(values) == 1 else list(values) for field, values in one.match if field != besides
+    ]
+    for _, comparison in one.compared:
+        params += comparison.params()
+    if one.types is not None:
+        params.append(one.types[0] if len(one.types) == 1 else list(one.types))
+    return params
