@@ -184,17 +184,18 @@ def test_a_cloudevent_comes_back_as_the_event_that_it_was(client: EventClient) -
         ({"data_base64": "AA=="}, "a JSON object"),
         ({"time": "yesterday"}, "RFC 3339"),
         ({"Trace": "x"}, "'Trace' is no attribute"),
+        ({5: "x"}, "5 is no attribute"),
         ({"pgeventsmetadata": "[1]"}, "JSON text of an object"),
     ],
 )
-def test_what_is_no_cloudevent_is_refused(change: dict[str, Any], message: str) -> None:
+def test_what_is_no_cloudevent_is_refused(change: dict[Any, Any], message: str) -> None:
     """In words, before anything is saved."""
     given = {"specversion": "1.0", "id": "1", "source": "/x", "type": "T", "data": {}, **change}
     with pytest.raises(EventEncodeError, match=message):
         from_cloudevent(given)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", b"\xff"])
+@pytest.mark.parametrize("text", ["{", "[]", "null", b"\xff", "[" * 100_000])
 def test_text_that_is_no_cloudevent_is_refused(text: str | bytes) -> None:
     """Also where it is no JSON at all."""
     with pytest.raises(EventEncodeError, match="CloudEvent"):
@@ -205,6 +206,8 @@ def test_a_preview_is_no_cloudevent(client: EventClient) -> None:
     """It has no id, and a source must not be empty."""
     with pytest.raises(EventEncodeError, match="preview"):
         to_cloudevent(client, client.preview(CartCreated("c1", "u1")), source="/shop")
+    with pytest.raises(EventEncodeError, match="in its envelope"):
+        to_cloudevent(client, CartCreated("c1", "u1"), source="/shop")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="source"):
         to_cloudevent(client, client.save_event(CartCreated("c1", "u1")), source="")
 
@@ -335,6 +338,8 @@ def test_odd_names_of_types_become_names_of_views(url: str) -> None:
         create_views(shop_client(client.db, [Half, Shouted]))
     with pytest.raises(ConfigurationError, match="63 bytes"):
         create_views(client, schema="x" * 64)
+    with pytest.raises(ConfigurationError, match="63 bytes"):
+        create_views(client, schema=5)  # type: ignore[arg-type]
 
 
 def test_encrypted_fields_are_left_out(url: str) -> None:

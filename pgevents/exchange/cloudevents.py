@@ -81,6 +81,8 @@ def to_cloudevent(
     for name, text in given.items():
         if not isinstance(text, str) or not text:
             raise ConfigurationError(f"{name} is a non-empty text, not {text!r}")
+    if not isinstance(event, Event):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EventEncodeError(f"a saved event becomes a CloudEvent, in its envelope, not {event!r:.80}")
     if isinstance(event.data, UndecodedData):
         raise EventEncodeError(f"event {event.id} could not be read: {event.data.error}")
     if event.id == 0:
@@ -133,7 +135,7 @@ def from_cloudevent(cloudevent: Mapping[str, Any] | str | bytes) -> ReceivedClou
     known = {"specversion", "id", "type", "time", "data", "datacontenttype", METADATA, *LINKS.values()}
     rest = {name: value for name, value in given.items() if name not in known and value is not None}
     for name in rest:
-        if not ATTRIBUTE.fullmatch(name):
+        if not isinstance(name, str) or not ATTRIBUTE.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(
                 f"{name!r} is no attribute of a CloudEvent: they are lower-case letters and digits"
             )
@@ -149,7 +151,7 @@ def _parsed(cloudevent: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
     if isinstance(cloudevent, (str, bytes)):
         try:
             cloudevent = json.loads(cloudevent)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EventEncodeError(f"this is no CloudEvent: {error}") from error
     if not isinstance(cloudevent, Mapping):
         raise EventEncodeError(f"a CloudEvent is a JSON object, not {type(cloudevent).__name__}")

@@ -215,7 +215,8 @@ def _table_of(client: EventClient) -> tuple[str, str]:
 
 
 def _quoted(name: str) -> str:
-    if not name or len(name.encode()) > MAX_NAME or "\0" in name:
+    is_text = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_text or not name or len(name.encode(errors="replace")) > MAX_NAME or "\0" in name:
         raise ConfigurationError(f"{name!r} is no name in PostgreSQL: they have 1 to {MAX_NAME} bytes")
     return '"' + name.replace('"', '""').replace("%", "%%") + '"'  # every statement goes through the driver
 

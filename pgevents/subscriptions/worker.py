@@ -22,7 +22,9 @@ __all__ = ["step"]
 UNCOUNTED = 3
 """So many errors of the database at one place count for nothing."""
 SUSPECT_EVENTS = 200
-"""How many events are given one by one where a worker died."""
+"""At most so many events are given one by one where a worker died."""
+SUSPECT_RETRIES = 20
+"""So many more if the worker may have died of a retry."""
 
 
 def step(
@@ -207,12 +209,15 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
 
 def _suspect(work: Work, lane: Lane) -> parking.Failure:
     """The lane's last transaction was aborted: its worker may have died of an event."""
+    batch = read(work, [lane], SUSPECT_EVENTS)
     if lane.announced:
-        for item in read(work, [lane], SUSPECT_EVENTS).items:
+        for item in batch.items:
             if item.id == lane.announced:
                 error = "its worker died while it handled this event"
                 return parking.fail(work, lane, item, error, 0, suspect=True)
-    _note(work, lane, careful=max(lane.careful, SUSPECT_EVENTS), announced=0)
+    # It was one of those that stand there now, or a retry.
+    careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
+    _note(work, lane, careful=careful, announced=0 if careful else None)
     return ""
 
 
