@@ -16,7 +16,8 @@ from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Operation
 from pgevents.newest import LatestEvent, NewestOfStream
-from pgevents.saving import CONDITION, SaveOptions, Saver
+from pgevents.save_options import CONDITION, SaveOptions
+from pgevents.saving import Saver
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from functools import partial
 from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
@@ -19,7 +18,6 @@ from pgevents.errors import (
     ConfigurationError,
     EventEncodeError,
     IdempotencyError,
-    InvalidValueError,
     UnknownEventTypeError,
     shown,
 )
@@ -27,159 +25,17 @@ from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent,
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
-from pgevents.store.append import Answer, Appender, Row, Times
-from pgevents.store.options import check_id
-from pgevents.store.ordering import Position
+from pgevents.save_options import PLAIN, SaveOptions
+from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.read import Reader
-from pgevents.store.results import EventStream
 from pgevents.store.session import Session
-from pgevents.streams import Stream, merge_streams, refuse_for_reads
 
-__all__ = ["Latest", "CONDITION", "SaveOptions", "Saver", "check_key", "position_of"]
+__all__ = ["Saver"]
 
 T = TypeVar("T")
-Latest = Position | EventStream[Any] | Event[Any] | int | None
-Streams = Sequence[Stream[Any]] | Stream[Any] | None
-
-CONDITION = (
-    "a save locks what it rests on, and checks it, by single values of identifiers; who saves an event could "
-    "not tell whose range it falls into"
-)
-"""Why a comparison is no condition of a save."""
 
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
-
-EARLIEST, LATEST = datetime(1, 1, 3, tzinfo=timezone.utc), datetime(9999, 12, 29, tzinfo=timezone.utc)
-"""Between what times `created_at` may lie."""
-
-
-def position_of(latest: Latest, streams: Streams) -> Position:
-    """What a validated save is checked against: a read's own position, or "nothing above this id".
-
-    Raises:
-        ConfigurationError: No streams, streams other than those read, or something that is no position.
-    """
-    if streams is not None and not isinstance(streams, Stream) and not streams:
-        raise ConfigurationError(
-            "streams=[] would validate nothing; name the streams, or save without validation"
-        )
-    given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
-    if isinstance(latest, EventStream):
-        latest = latest.position
-    read = latest.streams if isinstance(latest, Position) else ()
-    refuse_for_reads([*(given or ()), *read], CONDITION)
-    if isinstance(latest, Position):
-        if given is not None and set(given) != set(latest.streams):
-            raise ConfigurationError(
-                "this position was read from other streams than those given; leave the streams out, "
-                "or give the id of an event"
-            )
-        if latest.is_cut:
-            raise ConfigurationError(
-                "this read was cut off by its limit, so it does not know what stands after it, and a save "
-                "validated against it would never be accepted: read without a limit, or the newest first "
-                "(reverse=True)"
-            )
-        return latest
-    if given is None:
-        raise ConfigurationError(
-            "an event or an id says nothing of streams; give streams=[stream(...), ...] with it"
-        )
-    if isinstance(latest, Event):
-        latest = latest.id
-    base = 0 if latest is None else check_id(latest, "latest_event_id")
-    return Position(base, base, 0, given)
-
-
-def check_key(key: Any) -> str:
-    """An idempotency key.
-
-    Raises:
-        InvalidValueError: Anything else.
-    """
-    is_key = isinstance(key, str) and 0 < len(key) <= 500 and min(key) >= " " and is_text(key)
-    if not is_key:
-        raise InvalidValueError(
-            f"an idempotency key is a text of 1 to 500 characters without control characters, not "
-            f"{shown(key)}"
-        )
-    return str.__str__(key)  # of an Enum that is a str, the text
-
-
-def _check_key(instance: object, attribute: object, key: Any) -> None:
-    if key is not None:
-        check_key(key)
-
-
-def _check_created_at(instance: object, attribute: object, given: Any) -> None:
-    if given is None:
-        return
-    times = cast("list[Any]", given if isinstance(given, (list, tuple)) else [given])
-    for when in times:
-        if not isinstance(when, datetime) or when.tzinfo is None:
-            raise InvalidValueError(
-                f"created_at is a datetime with a time zone (datetime.now(timezone.utc)), or a list with one "
-                f"for each event, not {shown(when)}"
-            )
-        if not EARLIEST < when < LATEST:  # in another time zone it could not be read
-            raise InvalidValueError(
-                f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
-            )
-
-
-def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise EventEncodeError(f"metadata is a JSON object (a dict), not {shown(metadata)}")
-
-
-@attrs.frozen
-class SaveOptions:
-    """What a caller says of a save beside its events.
-
-    Attributes:
-        metadata: For each of the events.
-        key: The idempotency key.
-        created_at: When the events happened, all of them or each of them, if not now.
-        keys: Instead of `key` the stored key of each event that comes from another log; it must be new.
-        positions: What was read, for a validated save; None for a plain one.
-        expected: What the caller gave for it.
-        attempt: 1, or more inside a `decide`.
-        key_names_command: Whether a used key gives what it saved, whatever the events are now: a command that
-            is decided again may be decided in another way.
-    """
-
-    metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=_check_metadata)
-    key: str | None = attrs.field(default=None, validator=_check_key)
-    created_at: Times = attrs.field(default=None, validator=_check_created_at)
-    positions: Sequence[Position] | None = None
-    expected: Any = None
-    attempt: int = 1
-    key_names_command: bool = False
-    keys: Sequence[str | None] | None = None
-
-    def times_of(self, count: int) -> list[datetime] | None:
-        """When each of so many events happened; None if there is one time for all of them.
-
-        Raises:
-            InvalidValueError: There are more or fewer times than events.
-        """
-        if self.created_at is None or isinstance(self.created_at, datetime):
-            return None
-        if len(self.created_at) != count:
-            raise InvalidValueError(
-                f"created_at has {len(self.created_at)} times for {count} events: give one for each, or one "
-                "datetime for all"
-            )
-        return [when.astimezone(timezone.utc) for when in self.created_at]
-
-    @property
-    def streams(self) -> tuple[Stream[Any], ...]:
-        """What the decision rests on."""
-        return tuple([stream for position in self.positions or () for stream in position.streams])
-
-
-PLAIN = SaveOptions()
 
 
 def _in_answer(delivery: Delivery, options: SaveOptions) -> SaveOptions:

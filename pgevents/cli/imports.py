@@ -24,7 +24,7 @@ from pgevents.errors import (
     IdempotencyError,
     UnknownEventTypeError,
 )
-from pgevents.saving import SaveOptions
+from pgevents.save_options import SaveOptions
 from pgevents.terminal import printable
 
 from .application import refusals_of_plugins

@@ -20,7 +20,7 @@ from attrs import frozen
 
 from pgevents.codec.serialization import VERSION_KEY, dump_json
 from pgevents.errors import EventEncodeError
-from pgevents.saving import EARLIEST, LATEST
+from pgevents.save_options import EARLIEST, LATEST
 
 from .files import KEY_COLUMN
 from .frame import parse_time

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pgevents.client.parts import ClientParts
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
-from pgevents.saving import check_key
+from pgevents.save_options import check_key
 from pgevents.store.options import (
     PLAIN,
     AsOf,

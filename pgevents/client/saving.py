@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from pgevents.client.parts import ClientParts
 from pgevents.events import Event
-from pgevents.saving import Latest, SaveOptions, position_of
+from pgevents.save_options import Latest, SaveOptions, position_of
 from pgevents.store.ordering import Position
 from pgevents.streams import Stream
 
