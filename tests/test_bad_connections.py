@@ -280,6 +280,7 @@ def test_a_database_of_another_encoding(url: str, encoding: str) -> None:
         admin.close()
 
 
+@pytest.mark.long
 def test_a_value_that_jsonb_cannot_hold_is_refused(client: EventClient) -> None:
     """A text of over 256 MB: nothing is written, and the error names the limit."""
     with pytest.raises(EventEncodeError, match="at most 256 MB.*nothing was written"):

@@ -62,6 +62,7 @@ def test_every_contender_tells_of_the_same_carts(superuser_url: str, peers: bool
         assert views[0].user_id == f"u-{cart}"
 
 
+@pytest.mark.long
 def test_it_runs_and_reports(superuser_url: str, tmp_path: Path) -> None:
     """A benchmark that is run once a year would rot in between."""
     said: list[str] = []

@@ -259,6 +259,7 @@ def test_a_crashed_user_neither_stops_a_shared_server_nor_keeps_it_alive(tmp_pat
     until(lambda: not is_running(server))
 
 
+@pytest.mark.long
 def test_an_owner_that_dies_during_the_start_holds_up_nobody(tmp_path: Path) -> None:
     """Whatever the keeper is doing when its only user dies, the folder is soon free for the next one."""
     code = USER.replace("with embedded", "print(flush=True)\nwith embedded")

@@ -167,6 +167,7 @@ def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: 
     assert by_function[4:] == by_statement[4:]
 
 
+@pytest.mark.long
 def test_more_text_than_one_value_holds_is_refused_in_plain_words(client: EventClient) -> None:
     """A gigabyte, which takes little to make of numbers in exponential form."""
     many = ",".join(["1e131000"] * 100)

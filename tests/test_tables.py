@@ -127,6 +127,7 @@ def _create(url: str, barrier: Any, results: Any) -> None:
         results.put(repr(error))
 
 
+@pytest.mark.long
 def test_eight_processes_may_create_the_tables_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight processes call `create_tables()` on an empty database in the same moment; all succeed."""
     monkeypatch.syspath_prepend(Path(__file__).parent.parent)

@@ -39,6 +39,7 @@ RACES: dict[str, Race] = {
 """For each fault the race that brings it out soonest."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", BROKEN)
 def test_the_laboratory_sees_the_fault(url: str, fault: str) -> None:
     """With the fault in it, the race has anomalies."""
@@ -52,6 +53,7 @@ def test_the_laboratory_sees_the_fault(url: str, fault: str) -> None:
     pytest.fail(f"the laboratory does not see this fault: {fault}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", BROKEN)
 def test_the_same_race_is_clean_without_the_fault(url: str, fault: str) -> None:
     """What the laboratory reports of a broken variant is the variant's fault, not the laboratory's."""

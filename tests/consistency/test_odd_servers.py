@@ -259,6 +259,7 @@ def test_a_checkpoint_from_before_a_failover_is_refused_at_once() -> None:
                 promoted.db.close()
 
 
+@pytest.mark.long
 def test_a_copy_by_logical_replication_is_no_log_until_it_is_cut_off() -> None:
     """Its rows come past locks and sequence: it is not filled while its guards stand, and refused while it is
     fed. What the errors say makes it the log."""

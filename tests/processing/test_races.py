@@ -26,6 +26,7 @@ FAULTS = {
 """For each fault a race that brings it out, and what the oracle says."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_laboratory_sees_the_fault(url: str, name: str) -> None:
     """With the fault in it, the oracle finds what is missing or doubled."""
@@ -34,6 +35,7 @@ def test_the_laboratory_sees_the_fault(url: str, name: str) -> None:
     assert any(words in one for one in found), found
 
 
+@pytest.mark.long
 def test_the_same_race_is_clean_without_a_fault(url: str) -> None:
     """So it is the fault that is seen."""
     assert run(url, attrs.evolve(QUIET, failures=0.2, patience=60)) == []

@@ -119,6 +119,7 @@ def restarts(made: Server, count: int, seconds: float) -> None:
     direct.db.close()
 
 
+@pytest.mark.long
 def test_a_server_that_is_restarted_behind_pgbouncer_is_not_noticed() -> None:
     """The worker lives on, and each event is handled once."""
     with server(fsync="off") as made:

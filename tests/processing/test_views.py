@@ -28,6 +28,7 @@ from .views_lab import (
 FEW = Race(accounts=4)
 
 
+@pytest.mark.long
 def test_views_are_exact_after_a_race(url: str) -> None:
     """Keepers are killed, rows deleted and saved by hand, events erased and removed, lanes resized."""
     assert run(url, Race()) == []
