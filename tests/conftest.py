@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from .shop import CartEvent
 # Processes that a test starts find its functions by name; at the end, so that pgevents is still the installed
 # one.
 sys.path.append(str(Path(__file__).parent.parent))
+
+# A shell's background job ignores SIGINT, and so would the programs that tests end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
