@@ -326,6 +326,12 @@ def test_the_log_is_append_only(client: EventClient) -> None:
     assert [one.type for one in client.get_event_stream()] == ["CART_CREATED"]
 
 
+def test_a_session_that_never_saved_is_told_of_the_append_function(client: EventClient, url: str) -> None:
+    """As psql is, which restores a dump of data alone."""
+    with pytest.raises(peewee.PeeweeException, match="through its append function only"):
+        database(url).execute_sql("INSERT INTO my_app.events (type, data) VALUES ('X', '{}')")
+
+
 def test_a_plain_insert_is_refused_also_after_a_save_in_the_same_transaction(client: EventClient) -> None:
     """Having saved properly does not open the table for the rest of the transaction."""
     with pytest.raises(peewee.PeeweeException, match="append function only"), client.db.atomic():

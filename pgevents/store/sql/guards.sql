@@ -8,7 +8,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _state text;
 BEGIN
-    IF current_setting('pgevents.my_app_events', true) = 'the generation|'
+    IF coalesce(current_setting('pgevents.my_app_events', true), '') = 'the generation|'  -- of null the rest would be run
         AND set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
     THEN
         RETURN NULL;
