@@ -65,16 +65,16 @@ class Folding(Generic[V, E, I]):
 
     def _saved_row(self) -> tuple[Any, ...] | None:
         """The stored snapshot that the fold starts from, as a row of `snapshots.COLUMNS`."""
-        raise NotImplementedError
+        raise NotImplementedError  # a projection reads its own
 
     def _saved_events(self) -> Sequence[Event[Any]]:
         """The events after it."""
-        raise NotImplementedError
+        raise NotImplementedError  # a projection reads its own
 
     @property
     def saved_projection(self) -> SavedProjection[V] | None:
         """The snapshot that the view starts from, or None."""
-        raise NotImplementedError
+        raise NotImplementedError  # a projection reads its own
 
     def initial_view(self) -> V:
         """The view before any event.
