@@ -56,6 +56,8 @@ class Serializer:
         converter: The converter.
         from_text: By class, the function from stored JSON text to an instance. Its error does not name the
             field at fault.
+        write: By class, the function from an instance to JSON text that a read turns into an equal one; None
+            where only `dump` can tell.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
@@ -73,7 +75,7 @@ class Serializer:
         quick = converter.copy(detailed_validation=False)
         self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
         self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._write: _ByClass[Callable[[Any], str | None]] = _ByClass(
+        self.write: _ByClass[Callable[[Any], str | None]] = _ByClass(
             fast.writer if is_ours else lambda cls: lambda data: None
         )
         self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(
@@ -106,7 +108,7 @@ class Serializer:
                 one that a read would give back as another.
         """
         if cls is data.__class__:
-            text = self._write[cls](data)
+            text = self.write[cls](data)
             if text is not None:
                 return text, data
         elif cls is None and isinstance(data, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -140,6 +140,10 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
 _Connections = weakref.WeakSet[Any]
 
 
+def _no_connection() -> None:
+    """In place of a weak reference."""
+
+
 @attrs.define(eq=False)
 class Session:
     """Runs SQL on a Peewee database, by Peewee's public methods alone, and raises pgevents' errors.
@@ -150,6 +154,7 @@ class Session:
 
     db: peewee.PostgresqlDatabase
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
+    _latest: Callable[[], Any] = attrs.field(init=False, repr=False, default=_no_connection)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -195,9 +200,11 @@ class Session:
         if db.is_closed():
             self._connect()
         connection = db.connection()
-        if connection not in self._sound:
-            _check_kind(connection)
-            self._sound.add(connection)
+        if connection is not self._latest():  # most programs use one connection for many statements
+            if connection not in self._sound:
+                _check_kind(connection)
+                self._sound.add(connection)
+            self._latest = weakref.ref(connection)
         if connection.closed:
             if db.in_transaction():
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
@@ -245,7 +252,7 @@ class Session:
     def note_fork(self) -> None:
         """What is open now belongs to the parent process."""
         db: Any = self.db
-        self._inherited, self._sound = self._sound, _Connections()
+        self._inherited, self._sound, self._latest = self._sound, _Connections(), _no_connection
         if not db.is_closed():
             self._inherited.add(db.connection())
 
