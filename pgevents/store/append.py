@@ -104,7 +104,7 @@ class Appender:
         return self._many_sql, (
             array_text(types),
             "\n".join(data),
-            None if all(text == "{}" for text in metadata_of_all) else "\n".join(metadata_of_all),
+            None if set(metadata_of_all) == {"{}"} else "\n".join(metadata_of_all),
             None if positions is None else json.dumps([position.as_json() for position in positions]),
             key,
             None if keys is None else list(keys),
@@ -123,7 +123,7 @@ class Appender:
         field, value, types_of_each = asked
         base, seen, digest = position.premise()
         types = union_of_types(types_of_each) or ()
-        return array_text((field, value, *types)), f"{{{base},{seen},{digest}}}"
+        return array_text([field, value, *types]), f"{{{base},{seen},{digest}}}"
 
 
 def answer_of(text: str) -> Answer:
