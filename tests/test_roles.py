@@ -163,7 +163,7 @@ def test_nobody_else_can_do_anything(client: EventClient, url: str) -> None:
 
 @pytest.mark.parametrize("with_encryption", [False, True])
 def test_no_function_depends_on_the_search_path(url: str, with_encryption: bool) -> None:
-    """Each sets its own, or was parsed when it was made; the one other names the schema of all that it calls."""
+    """Each sets its own or was parsed when it was made; one names the schema of all that it calls."""
     events = create_events_table(schema="my_app", name="events", data_indexes=["cart_id", "tags[]"])
     views = create_projections_table(schema="my_app", name="views")
     rules = {ItemAddedToCart: Personal(subject="cart_id", fields={"product_id": "[redacted]"})}

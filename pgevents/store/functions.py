@@ -41,7 +41,9 @@ SELECT pg_catalog.set_config('pgevents.search_path', pg_catalog.current_setting(
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 """
 """A body that is parsed where it is defined must not find functions of other schemas there."""
-AFTER = "SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgevents.search_path'), true);\n"
+AFTER = """\
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgevents.search_path'), true);
+"""
 
 
 @cache
@@ -86,8 +88,9 @@ def setting_of(spec: TableSpec) -> str:
 
 
 def functions_sql(spec: TableSpec) -> str:
-    """The SQL that creates the functions of an events table and removes those of earlier versions. It is to be
-    run in one transaction.
+    """The SQL that creates the functions of an events table and removes those of earlier versions.
+
+    It is to be run in one transaction.
 
     Args:
         spec: The table, with its schema: the functions name it in full.

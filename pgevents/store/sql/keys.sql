@@ -83,12 +83,11 @@ CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LAN
     );
 
 -- How many keys one transaction may lock one by one: a share of the server's lock table, but always those of one event.
-CREATE OR REPLACE FUNCTION my_app.events_key_limit() RETURNS int LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
-    SELECT greatest(
+CREATE OR REPLACE FUNCTION my_app.events_key_limit() RETURNS int LANGUAGE sql STABLE
+    RETURN greatest(
         cardinality(my_app.events_event_keys('', '{}', '{}')) + 3,
         current_setting('max_locks_per_transaction')::int
-            * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 32)
-$pgevents$;
+            * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 32);
 
 -- The keys that stand for some streams: every event that matches one of them is saved under one of these, or under the
 -- bulk lock. They are the values of a stream's first data index; else, or if they are too many, its types; else the table.
