@@ -50,6 +50,7 @@ from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
+from pgevents.timers import Scheduled, ScheduledTimer
 
 __all__ = [
     "AppendOnlyError",
@@ -87,6 +88,8 @@ __all__ = [
     "SaveResult",
     "SavedProjection",
     "SavedViews",
+    "Scheduled",
+    "ScheduledTimer",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",
