@@ -32,7 +32,8 @@ from pgevents.errors import (
     UnknownEventTypeError,
     UnsupportedTransactionError,
 )
-from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
+from pgevents.event_decorator import event
+from pgevents.events import Event, NewEvent, StoredEvent, UndecodedData
 from pgevents.fields import many
 from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
@@ -51,6 +52,7 @@ from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
 from pgevents.timers import Scheduled, ScheduledTimer
+from pgevents.type_registry import EventTypes
 
 __all__ = [
     "AppendOnlyError",

@@ -11,15 +11,17 @@ import attrs
 from pgevents.client import EventClient, use_maker
 from pgevents.codec.serialization import dump_json, time_of
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event
 from pgevents.folding import E, Folding, I, V
 from pgevents.ids import id_text
+from pgevents.merging import merge_streams
 from pgevents.projection_classes import Declaration, check_event_classes
 from pgevents.reducers import Pipeline, Reducer, pipeline
 from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey, Snapshots
 from pgevents.store.options import AsOf, ReadOptions, check_as_of
 from pgevents.store.ordering import Position
-from pgevents.streams import Stream, everything, merge_streams, stream
+from pgevents.streams import Stream, everything, stream
+from pgevents.type_registry import EventTypes
 from pgevents.views import is_dict_class
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ import peewee
 
 from pgevents.comparisons import Comparison, check_kind, single_types
 from pgevents.errors import ConfigurationError, shown
+from pgevents.fields import check_view_field
 from pgevents.store.tables import ProjectionsModel
-from pgevents.streams import check_field_name, identifier_text
+from pgevents.texts import identifier_text
 from pgevents.views import field_types, nearest
 
 __all__ = ["Asked", "Question", "ViewFields", "values_by_field"]
@@ -85,7 +86,7 @@ class ViewFields:
         Raises:
             ConfigurationError: A view does not have it.
         """
-        check_field_name(name)  # it becomes SQL
+        check_view_field(name)  # it becomes SQL
         found: list[Any] = []
         for kind in self._kinds:
             fields = field_types(kind.view_class)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pgevents.errors import ConfigurationError, shown
-from pgevents.events import EventTypes
 from pgevents.ids import id_of, id_text
 from pgevents.projection_classes import Declaration
 from pgevents.querying import Asked, Question
 from pgevents.saved_terms import Terms, incomplete, kept_of, status_of_kept
 from pgevents.snapshots import SavedProjection, SavedViews, SnapshotKey, Snapshots
 from pgevents.store.kept import KeptQuestion, with_status
+from pgevents.type_registry import EventTypes
 from pgevents.views import is_dict_class
 
 __all__ = ["asked_of", "count", "delete", "get", "ids", "query", "several_asked"]

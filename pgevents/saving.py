@@ -21,7 +21,8 @@ from pgevents.errors import (
     UnknownEventTypeError,
     shown,
 )
-from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
+from pgevents.event_types import EventType
+from pgevents.events import Event, NewEvent, StoredEvent, make_event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
@@ -29,6 +30,8 @@ from pgevents.save_options import PLAIN, SaveOptions
 from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
+from pgevents.texts import is_text
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Saver"]
 

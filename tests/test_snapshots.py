@@ -33,9 +33,9 @@ from pgevents import (
     pipeline,
 )
 from pgevents.codec.serialization import load_json
-from pgevents.events import EventTypes
 from pgevents.projections import _Projection
 from pgevents.testing import check_projection
+from pgevents.type_registry import EventTypes
 from pgevents.views import as_jsonb, first_difference, jsonb_text, shape_text
 
 from .shop import CartCreated, CartEvent, CartItem, CartProjection, CartView, ItemAddedToCart

@@ -14,9 +14,9 @@ from pgevents.client.saving import SavingCalls
 from pgevents.client.tables import TableCalls
 from pgevents.client.timing import TimingCalls
 from pgevents.errors import ConfigurationError, shown
-from pgevents.events import EventTypes
 from pgevents.store.session import open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.type_registry import EventTypes
 
 __all__ = ["EventClient", "create_event_client"]
 

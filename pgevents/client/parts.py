@@ -10,7 +10,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
 from pgevents.identifiers import Identifiers
@@ -23,6 +23,7 @@ from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.timers import Timers
+from pgevents.type_registry import EventTypes
 
 __all__ = ["ClientParts"]
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 

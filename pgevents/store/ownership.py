@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
-from pgevents.store.tables import Index, TableSpec, columns_of
+from pgevents.store.ddl import columns_of
+from pgevents.store.layout import Index, TableSpec
 
 __all__ = [
     "index_fault",

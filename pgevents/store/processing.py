@@ -14,9 +14,9 @@ import attrs
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
