@@ -11,18 +11,28 @@ from functools import cache
 from importlib.resources import files
 
 from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 
-FILES = ("keys", "append", "locks", "refuse", "read", "guards")
+FILES = ("keys", "append", "locks", "refuse", "read", "timers", "guards")
 FOR_EACH = re.compile(r" *-- for (each data index|each list|each field|lists)\n(.*?) *-- end\n", re.DOTALL)
 DEFINITION = re.compile(r"CREATE OR REPLACE FUNCTION my_app\.events(\w+)\(")
 GENERATION = "the generation"
 """Placeholder in the files for the digest of their text, by which functions, guard and clients match."""
 
 DOORS = {
-    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions", "_begin_keeping"),
+    "writer": (
+        "_append",
+        "_append_many",
+        "_append_one",
+        "_lock",
+        "_hold_redactions",
+        "_begin_keeping",
+        "_schedule",
+        "_unschedule",
+        "_due_timers",
+    ),
     "reader": (
         "_final_bound",
         "_published",
