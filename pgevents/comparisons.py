@@ -18,8 +18,8 @@ import attrs
 
 from pgevents.codec.times import parse_date, parse_datetime
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
-from pgevents.events import is_text
 from pgevents.fields import json_text
+from pgevents.texts import is_text
 
 __all__ = [
     "Comparable",

@@ -18,10 +18,12 @@ import attrs
 from pgevents.codec.serialization import Serializer
 from pgevents.comparisons import check_kind, single_types
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventType, EventTypes, event_type_of
+from pgevents.event_types import EventType, event_type_of
 from pgevents.fields import path_of
+from pgevents.merging import merge_streams
 from pgevents.renames import stored_names
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Identifiers"]
 

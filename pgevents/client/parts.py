@@ -10,7 +10,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
 from pgevents.identifiers import Identifiers
@@ -18,9 +18,12 @@ from pgevents.saving import Saver
 from pgevents.snapshots import Snapshots
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
+from pgevents.store.processing import Statements
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.timers import Timers
+from pgevents.type_registry import EventTypes
 
 __all__ = ["ClientParts"]
 
@@ -62,6 +65,7 @@ class ClientParts:
             self.check_installed,
             types,
         )
+        self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
         self._is_checked = False
 

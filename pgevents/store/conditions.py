@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgevents.fields import json_sql, text_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 from pgevents.streams import Compared, Stream
 
 __all__ = ["Shape", "shape_of", "where_params", "where_sql"]

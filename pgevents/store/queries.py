@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from pgevents.store.conditions import Shape, shape_of, where_params, where_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
 
 __all__ = ["COLUMNS", "NO_EVENT", "select_after_snapshot", "select_events"]

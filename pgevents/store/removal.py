@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pgevents.store.functions import function_names
 from pgevents.store.installation import DEFAULT_SCHEMA
+from pgevents.store.layout import TableSpec
 from pgevents.store.processing import TABLES
-from pgevents.store.tables import EventsModel, ProjectionsModel, TableSpec
+from pgevents.store.tables import EventsModel, ProjectionsModel
 
 __all__ = ["remove_sql", "table_names"]
 

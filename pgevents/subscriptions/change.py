@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventTypes
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import where_sql
-from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 from pgevents.subscriptions.control import Row, all_rows, every_lane
 from pgevents.subscriptions.definition import VIEW_KEY, Question, Work
 from pgevents.subscriptions.lanes import ensure
+from pgevents.type_registry import EventTypes
 
 __all__ = ["StandsByError", "check_key", "settle"]
 

@@ -11,8 +11,9 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.fields import check_field
+from pgevents.merging import merge_streams
 from pgevents.store.processing import Statements
-from pgevents.streams import Stream, merge_streams, refuse_for_reads
+from pgevents.streams import Stream, refuse_for_reads
 
 __all__ = [
     "VIEW_KEY",
