@@ -57,6 +57,7 @@ def _filled(spec: TableSpec, section: str) -> str:
     names |= {
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
+        "final_bound": spec.qualified("_final_bound"),
         "hold_redactions": spec.qualified("_hold_redactions"),
         "begin_keeping": spec.qualified("_begin_keeping"),
         "old": spec.qualified("_checkpoints_old"),

@@ -337,12 +337,16 @@ LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE c.name = %(name)s ORDER BY c.lane;
 
--- [types_since]
+-- [came]
+-- How far the log is final, and then the newest event of each type: what commits in between is seen.
+SELECT set_config('pgevents.bound', {{final_bound}}(%(streams)s)::text, true);
+SELECT NULL AS type, current_setting('pgevents.bound')::bigint
+UNION ALL
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
 SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
-    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()), bool_or(c.careful > 0 OR c.interruptions >= 3),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 

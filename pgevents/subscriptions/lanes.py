@@ -61,7 +61,8 @@ class Lane:
         is_hashed_otherwise: Whether the server hashes keys in another way than the one that dealt out the
             lanes.
         careful: How many events are still given one by one.
-        announced: The event that was about to be handled; 0 for none yet; None unless workers died here.
+        announced: The event that was about to be handled, or tried again if it is not above the place; 0 for
+            none yet; None unless workers died here.
         attempts: Failures of the event `failed_id`.
         failed_id: An event above the place whose handler failed.
         interruptions: Errors of the database at this place.

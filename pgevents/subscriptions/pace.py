@@ -32,7 +32,7 @@ class Pace:
         batch_seconds: How long a batch takes; the last ones count most.
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
-        has_careful: Whether there are lanes that give their events one by one.
+        has_careful: Whether there may be lanes that give their events one by one.
     """
 
     size: int = 50
@@ -41,7 +41,7 @@ class Pace:
     has_retried: bool = False
     batch_seconds: float = 0.0
     was_careful: bool = False
-    has_careful: bool = False
+    has_careful: bool = True
 
     def takes_retry(self, batch: Batch) -> bool:
         """Whether a retry that is due goes before the batch: they take turns, so that neither waits long."""
@@ -55,6 +55,8 @@ class Pace:
         """
         is_first = self.has_careful and not self.was_careful
         for is_careful in (is_first, not is_first):
+            if is_careful and not self.has_careful:
+                continue
             lanes = claim(work, numbers, share, alone=self.is_alone, careful=is_careful)
             if lanes:
                 self.was_careful, self.has_careful = is_careful, lanes[0].has_careful

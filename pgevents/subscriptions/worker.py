@@ -66,6 +66,7 @@ def step(
         return _interrupted(work, hand, pace)
     if hand.failure:
         control.stop(work.client, work.name, hand.failure)
+    pace.has_careful |= bool(outcome.claimed and not outcome.reached)
     return outcome
 
 
@@ -174,8 +175,7 @@ def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, ha
         return _try_again(work, tried, pace.size, stop, hand)
     failure = parking.count_before(work, tried)
     if failure is None:
-        if tried.lane.announced:  # it is not this event that is about to be handled
-            _note(work, tried.lane, announced=0)
+        _note(work, tried.lane, announced=tried.event_id)
         hand.retry_now = tried
     hand.failure = failure or ""
     return Outcome(handled=1, claimed=1, is_more=True)
@@ -190,6 +190,7 @@ def _retry_announced(
     if lanes[0].was_cut_off:
         hand.failure = _suspect(work, lanes[0])
         return Outcome(claimed=1, is_more=True)
+    _forget_announced(work, lanes[0])  # stands in the end only if the worker dies
     return _try_again(work, attrs.evolve(tried, lane=lanes[0]), 1, stop, hand)
 
 
@@ -223,6 +224,9 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
 
 def _suspect(work: Work, lane: Lane) -> parking.Failure:
     """The lane's last transaction was aborted: its worker may have died of an event."""
+    if lane.announced and lane.announced <= lane.position:  # it died of a retry, which was counted before
+        _forget_announced(work, lane)
+        return ""
     batch = read(work, [lane], SUSPECT_EVENTS)
     if lane.announced:
         for item in batch.items:
@@ -238,6 +242,7 @@ def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
     """The database ended a transaction in a handler: note it at its lane, in a transaction of its own."""
     error = hand.error
     assert error is not None
+    pace.has_careful = True
     let_go(work.client)
     if is_deadlock(error):
         pace.note_deadlock()
@@ -266,6 +271,11 @@ def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
     if failure:
         control.stop(work.client, work.name, failure)
     return Outcome(claimed=len(lanes), is_more=False)
+
+
+def _forget_announced(work: Work, lane: Lane) -> None:
+    """No event is about to be handled."""
+    _note(work, lane, announced=0 if lane.careful else None)
 
 
 def _note(work: Work, lane: Lane, **changed: Any) -> None:

@@ -133,8 +133,8 @@ def test_after_a_death_the_next_attempt_waits_until_a_worker_can_have_been_start
         assert (one.event_id, one.state, one.attempts) == (1, "retrying", attempts)
         assert shop.client.db.execute_sql(due).fetchone()[0]
         die(shop)  # counted before it began, though the lane is not suspect any more
-        for _ in range(9):
-            shop.step()
+        shop.step(9)
+        assert shop.lanes("careful") == [0]  # it is known what happened
     shop.client.db.execute_sql(due)
     shop.step(9)
     assert [(one.state, one.attempts) for one in parked(shop.client, "writer")] == [("parked", 3)]
