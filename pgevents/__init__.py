@@ -3,6 +3,7 @@
 from pgevents.client import EventClient, create_event_client
 from pgevents.comparisons import (
     Comparison,
+    all_of,
     at_least,
     at_most,
     between,
@@ -114,6 +115,7 @@ __all__ = [
     "less_than",
     "many",
     "more_than",
+    "all_of",
     "one_of",
     "pipeline",
     "stream",

@@ -10,6 +10,7 @@ import attrs
 
 from pgevents.client import EventClient, use_maker
 from pgevents.codec.serialization import dump_json, time_of
+from pgevents.comparisons import AllOf
 from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
 from pgevents.events import Event
 from pgevents.folding import E, Folding, I, V
@@ -456,7 +457,11 @@ def plain_projection(
     """A projection without a class of its own; see `EventClient.project`."""
     if not isinstance(identifiers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"identifiers are values by field name, a dict, not {identifiers!r}")
-    values = tuple(identifiers.values())
+    values = tuple(
+        part
+        for value in identifiers.values()
+        for part in (sorted(value.values, key=str) if isinstance(value, AllOf) else (value,))
+    )
     reducers = reducer if isinstance(reducer, Pipeline) else pipeline(reducer)
 
     class Plain(ProjectionBase[Any, Any]):

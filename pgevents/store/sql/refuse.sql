@@ -63,7 +63,8 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION my_app.events_refuse_conditions(_conditions jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
 BEGIN
     IF jsonb_path_exists(_conditions, '$[*] ? (
-        exists(@.streams[*].match.* ? (@.type() != "string"))
+        exists(@.streams[*].match.* ? (@.type() != "string" && (@.type() != "object" || !exists(@.all[*]))))
+        || exists(@.streams[*].match.*.all[*] ? (@.type() != "string"))
         || exists(@.streams[*] ? (@.types.type() != "null").types[*] ? (@.type() != "string"))
     )') THEN
         RAISE invalid_parameter_value USING
