@@ -45,14 +45,15 @@ from pgevents.projections import (
     create_multi_stream_projection_base_class,
     create_projection_base_class,
 )
-from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
+from pgevents.timers import Scheduled, ScheduledTimer
 from pgevents.type_registry import EventTypes
+from pgevents.view_fields import ViewFields
 
 __all__ = [
     "AppendOnlyError",
@@ -90,6 +91,8 @@ __all__ = [
     "SaveResult",
     "SavedProjection",
     "SavedViews",
+    "Scheduled",
+    "ScheduledTimer",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,35 +39,35 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     return merged if len(merged) == len(streams) else merge_streams(merged)
 
 
-def _merged_types(streams: Sequence[Stream[Any]]) -> Iterable[Stream[Any]]:
+def _merged_types(streams: Sequence[Stream[Any]]) -> Iterator[Stream[Any]]:
     """The union of the types of all streams that ask the same of the data."""
-    by_question: dict[Any, tuple[str, ...] | None] = {}
+    by_question: dict[Any, set[str] | None] = {}
     for stream in streams:
         if not isinstance(stream, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"streams are a list of stream(...), not of {shown(stream)}")
         if stream.is_empty:
             continue
         match = tuple(sorted((field, tuple(sorted(values))) for field, values in stream.match))
-        question = match, stream.compared, stream.after
-        types = by_question.get(question, ())
-        by_question[question] = None if types is None or stream.types is None else (*types, *stream.types)
+        types = by_question.setdefault((match, stream.compared, stream.after), set[str]())
+        if stream.types is None:
+            by_question[match, stream.compared, stream.after] = None
+        elif types is not None:
+            types.update(stream.types)
     for (match, compared, after), types in by_question.items():
-        yield Stream(None if types is None else tuple(sorted(set(types))), match, (), compared, after)
+        yield Stream(None if types is None else tuple(sorted(types)), match, (), compared, after)
 
 
-def _merged_values(streams: Iterable[Stream[Any]]) -> Iterable[Stream[Any]]:
+def _merged_values(streams: Iterable[Stream[Any]]) -> Iterator[Stream[Any]]:
     """One stream with a list of values in place of those that differ in the value of their only field."""
-    by_field: dict[Any, Stream[Any]] = {}
+    values_by_question: dict[Any, set[str]] = {}
     for stream in streams:
         if len(stream.match) != 1 or stream.is_for_reads:
-            by_field[stream] = stream
+            yield stream
             continue
         ((field, values),) = stream.match
-        question = stream.types, field
-        if question in by_field:
-            values += by_field[question].match[0][1]
-        by_field[question] = Stream(stream.types, ((field, tuple(sorted(set(values)))),))
-    return by_field.values()
+        values_by_question.setdefault((stream.types, field), set[str]()).update(values)
+    for (types, field), all_values in values_by_question.items():
+        yield Stream(types, ((field, tuple(sorted(all_values))),))
 
 
 def single_value(

@@ -12,6 +12,7 @@ from pgevents.client.projecting import ProjectionCalls
 from pgevents.client.reading import ReadingCalls
 from pgevents.client.saving import SavingCalls
 from pgevents.client.tables import TableCalls
+from pgevents.client.timing import TimingCalls
 from pgevents.errors import ConfigurationError, shown
 from pgevents.store.session import open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
@@ -20,7 +21,7 @@ from pgevents.type_registry import EventTypes
 __all__ = ["EventClient", "create_event_client"]
 
 
-class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls):
+class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls, TimingCalls):
     """Saves events to one events table and reads them back; made by `create_event_client()`.
 
     Attributes:
@@ -33,6 +34,7 @@ class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, Decidi
         identifiers: Refuses questions whose identifiers would find nothing.
         session: Runs SQL on `db`, and raises its errors in pgevents' terms.
         saver: What every save goes through.
+        timers: What is saved later.
     """
 
 

@@ -18,9 +18,11 @@ from pgevents.saving import Saver
 from pgevents.snapshots import Snapshots
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
+from pgevents.store.processing import Statements
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.timers import Timers
 from pgevents.type_registry import EventTypes
 
 __all__ = ["ClientParts"]
@@ -62,6 +64,7 @@ class ClientParts:
             self.check_installed,
             types,
         )
+        self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
         self._is_checked = False
 
