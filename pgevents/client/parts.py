@@ -41,7 +41,6 @@ class ClientParts:
         projections: type[ProjectionsModel],
         types: EventTypes,
     ) -> None:
-        self.db = db
         self.events = events
         self.projections = projections
         self.types = self._own_types = types
@@ -60,13 +59,20 @@ class ClientParts:
             self.serializer,
             self.decoder,
             self.plugins,
-            AfterCommit(db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable),
+            AfterCommit(
+                lambda: self.db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable
+            ),
             self.check_installed,
             types,
         )
         self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
         self._is_checked = False
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return self.session.db
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
         self.plugins.notify("pgevents_after_commit", events=saved)
