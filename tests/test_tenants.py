@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -607,3 +610,74 @@ def test_a_recovery_that_looks_at_the_source_alone_is_found_out(
     assert settled(place.tenants()) is False
     both = [place.sql(node, "SELECT count(*) FROM acme.events") for node in ("n1", "n2")]
     assert both == [[(1,)], [(1,)]]
+
+
+# -- around it ------------------------------------------------------------
+
+
+def test_a_request_is_about_one_tenant(tenants: Tenants) -> None:
+    """Unknown: 404. On its way to another server: 503, to be tried again. Connections are given back."""
+    from flask import Flask, request
+
+    from pgevents.flask import PgEvents, TenantEvents, current_events
+
+    app = Flask(__name__)
+    TenantEvents(app, tenants, tenant_of=lambda: request.view_args["tenant"] if request.view_args else "")
+
+    @app.post("/<tenant>/carts/<cart_id>")
+    def add(tenant: str, cart_id: str) -> dict[str, int]:
+        return {"event": current_events.save_event(ItemAdded(cart_id)).id}
+
+    browser = app.test_client()
+    assert browser.post("/acme/carts/c1").json == {"event": 1}
+    assert browser.post("/nobody/carts/c1").status_code == 404
+    assert browser.post("/pg_catalog/carts/c1").status_code == 404
+    tenants.move("acme", to="n2")
+    first = browser.post("/acme/carts/c1")
+    assert (first.status_code, first.headers["Retry-After"]) == (503, "1")
+    assert browser.post("/acme/carts/c1").json == {"event": 2}
+    nodes: Any = tenants.nodes
+    assert all(db.is_closed() for db in nodes.values())
+    with pytest.raises(ConfigurationError, match="has its PgEvents already"):
+        PgEvents(app)
+
+
+def test_the_command_line_knows_tenants(
+    place: Place, tenants: Tenants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pgevents tenants`, and every command for one of them by --tenant."""
+    nodes = {name: url for name, url in place.urls.items() if name != "directory"}
+    (tmp_path / "manytenants.py").write_text(
+        f"""
+from psycopg2.extensions import parse_dsn
+from peewee import PostgresqlDatabase
+from pgevents import create_events_table, create_projections_table, many
+from pgevents.tenants import Tenants
+
+def database(url):
+    parts = parse_dsn(url)
+    return PostgresqlDatabase(parts.pop("dbname"), **parts)
+
+tenants = Tenants(
+    database({place.urls["directory"]!r}),
+    {{name: database(url) for name, url in {nodes!r}.items()}},
+    create_events_table(data_indexes=["cart_id", many("tags")]), create_projections_table(), [])
+"""
+    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        start = "from pgevents.cli import main; main()"
+        command = [sys.executable, "-c", start, "--app", "manytenants:tenants", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    assert run("tenants", "add", "beta", "--node", "n2").stdout.startswith("beta  n2  since ")
+    assert run("tenants", "list", "--json").stdout.count("\n") == 2
+    done = run("--tenant", "beta", "append", "ADDED", "cart_id=c1")
+    assert done.returncode == 0, done.stderr
+    moved = run("tenants", "move", "beta", "n1").stdout
+    assert "beta has moved from n2 to n1: 1 rows" in moved
+    assert "ADDED" in run("tail", "--tenant", "beta").stdout
+    assert "no move was interrupted" in run("tenants", "recover", "beta").stdout
+    assert "say which, --tenant NAME" in run("tail").stderr
+    assert "no tenant 'gamma'" in run("tail", "--tenant", "gamma").stderr
+    assert "lives on 'n1' already" in run("tenants", "move", "beta", "n1").stderr

@@ -224,14 +224,11 @@ class Mover:
                 self._copy(contents, table)
         fill_sequences(self.source.session, self.target.session, self.move.tenant, contents.sequences)
         name = f"{quoted(self.move.tenant)}.{quoted(by_id[0])}"
-        counts = [
-            session.execute(f"SELECT count(*), max(id) FROM {name}").fetchone()
-            for session in (self.source.session, self.target.session)
-        ]
-        if counts[0] != counts[1]:
+        (count,) = self.source.session.execute(f"SELECT count(*) FROM {name}").fetchone()
+        if count != self._rows[by_id[0]]:
             raise RetryableError(
-                f"the copy of the tenant {self.move.tenant!r} has {counts[1][0]} events and the log "
-                f"{counts[0][0]}; nothing was done"
+                f"the copy of the tenant {self.move.tenant!r} has {self._rows[by_id[0]]} events and the log "
+                f"{count}; nothing was done"
             )
 
 
