@@ -3,6 +3,7 @@
 from pgevents.client import EventClient, create_event_client
 from pgevents.comparisons import (
     Comparison,
+    all_of,
     at_least,
     at_most,
     between,
@@ -24,11 +25,13 @@ from pgevents.errors import (
     IdempotencyError,
     IncompleteViewsError,
     InvalidValueError,
+    MovedError,
     NotInstalledError,
     PgEventsError,
     PluginError,
     RetryableError,
     StagedEventsError,
+    TenantsError,
     UnknownEventTypeError,
     UnsupportedTransactionError,
 )
@@ -50,6 +53,7 @@ from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
+from pgevents.timers import Scheduled, ScheduledTimer
 from pgevents.type_registry import EventTypes
 from pgevents.view_fields import ViewFields
 
@@ -76,6 +80,7 @@ __all__ = [
     "IncompleteViewsError",
     "InvalidValueError",
     "LatestEvent",
+    "MovedError",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -89,10 +94,13 @@ __all__ = [
     "SaveResult",
     "SavedProjection",
     "SavedViews",
+    "Scheduled",
+    "ScheduledTimer",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",
     "Stream",
+    "TenantsError",
     "UndecodedData",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
@@ -114,6 +122,7 @@ __all__ = [
     "less_than",
     "many",
     "more_than",
+    "all_of",
     "one_of",
     "pipeline",
     "stream",

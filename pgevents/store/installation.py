@@ -361,6 +361,10 @@ def _maintenance(session: Session, spec: TableSpec, reason: str) -> Generator[No
         (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
         session.execute(SWITCH_SQL, [reason])
         yield
-        for statement in ("forget_parked_errors", "forget_lane_errors"):  # they may quote what was erased
+        for statement in (
+            "forget_parked_errors",
+            "forget_lane_errors",
+            "forget_timer_errors",
+        ):  # they may quote what was erased
             Statements(session, spec).run(statement)
         session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

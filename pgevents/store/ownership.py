@@ -120,7 +120,11 @@ def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) ->
     Raises:
         ConfigurationError: There are such rows. Nothing was changed.
     """
-    left = {events.qualified("_checkpoints"): "position", projections.qualified(): "latest_event_id"}
+    left = {
+        events.qualified("_checkpoints"): "position",
+        events.qualified("_timers"): "number",
+        projections.qualified(): "latest_event_id",
+    }
     for table, column in left.items():
         if execute("SELECT to_regclass(%s)", [table]).fetchone()[0] is None:
             continue

@@ -103,18 +103,20 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(gate)s, 0));
 -- aborted, its worker died or was cut off in the middle.
 WITH gate AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(gate)s, 0)) AS is_open,
-        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next,
+        EXISTS (SELECT FROM {{checkpoints}} WHERE name = %(name)s AND (careful > 0 OR interruptions >= 3)) AS has_careful
 )
 SELECT c.lane, c.lanes, c.question::text, c.position, c.layers::text, c.generation,
     c.key_hash <> hashtextextended('pgevents ' || getdatabaseencoding(), 0), c.careful, c.announced, c.attempts, c.failed_id,
     c.interruptions,
     CASE WHEN c.xmax::text <> '0' AND (next - c.xmax::text::bigint & 4294967295) BETWEEN 1 AND 2147483647 THEN
         pg_xact_status((next - (next - c.xmax::text::bigint & 4294967295))::text::xid8) = 'aborted' END,
-    clock_timestamp() > c.moved_at + interval '10 s'
+    clock_timestamp() > c.moved_at + interval '10 s', has_careful
 FROM {{checkpoints}} AS c, gate
 WHERE is_open AND c.name = %(name)s AND c.lane = ANY (%(lanes)s) AND c.state = 'active'
     AND (c.due_at IS NULL OR c.due_at <= clock_timestamp())
     AND (c.leased_until IS NULL OR c.leased_until <= clock_timestamp() OR c.leased_at > clock_timestamp())
+    AND (%(careful)s IS NULL OR (c.careful > 0 OR c.interruptions >= 3) = %(careful)s)
 ORDER BY array_position(%(lanes)s, c.lane) LIMIT %(limit)s
 FOR UPDATE OF c SKIP LOCKED;
 
@@ -247,7 +249,7 @@ WHERE {{parked}}.state = 'discarded';
 
 -- [due]
 -- The key whose retry is due for longest, in lanes that this worker has.
-SELECT p.key, p.event_id, p.attempts, p.hash
+SELECT p.key, p.event_id, p.attempts, p.hash, p.error IS NOT DISTINCT FROM %(died)s
 FROM {{parked}} AS p
 WHERE p.name = %(name)s AND p.state = 'retrying' AND p.due_at <= clock_timestamp()
     AND p.event_id <= (%(positions)s::bigint[])[1 + mod(mod(p.hash, %(lanes)s) + %(lanes)s, %(lanes)s)]
@@ -335,12 +337,16 @@ LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE c.name = %(name)s ORDER BY c.lane;
 
--- [types_since]
+-- [came]
+-- How far the log is final, and then the newest event of each type: what commits in between is seen.
+SELECT set_config('pgevents.bound', {{final_bound}}(%(streams)s)::text, true);
+SELECT NULL AS type, current_setting('pgevents.bound')::bigint
+UNION ALL
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
 SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
-    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()), bool_or(c.careful > 0 OR c.interruptions >= 3),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 
@@ -448,3 +454,65 @@ SELECT EXISTS (
 
 -- [begin_keeping]
 SELECT {{begin_keeping}}(%(name)s);
+
+-- [table timers]
+-- Events that are saved later; see timers.sql.
+CREATE TABLE IF NOT EXISTS {{timers}} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text COLLATE "C" NOT NULL UNIQUE,
+    due_at timestamptz NOT NULL,
+    try_at timestamptz NOT NULL,                -- when it is due, or due again after a failure
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    locks int NOT NULL,                         -- how many keys a save of the event locks
+    state text NOT NULL DEFAULT 'scheduled' CHECK (state IN ('scheduled', 'retrying', 'parked')),
+    attempts int NOT NULL DEFAULT 0,
+    error text,
+    scheduled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- [schedule]
+SELECT * FROM {{schedule}}(
+    %(type)s, %(data)s, %(metadata)s, %(key)s, %(at)s, %(after)s, %(replace)s, %(ahead)s);
+
+-- [unschedule]
+SELECT * FROM {{unschedule}}(%(key)s);
+
+-- [due_timers]
+SELECT * FROM {{due_timers}}(%(limit)s, %(lock_timeout)s, %(ahead)s);
+
+-- [fired]
+DELETE FROM {{timers}} WHERE number = ANY (%(numbers)s);
+
+-- [not_fired]
+UPDATE {{timers}}
+SET state = %(state)s, attempts = attempts + 1, error = %(error)s,
+    try_at = clock_timestamp() + %(ahead)s + %(delay)s * interval '1 s'
+WHERE number = %(number)s;
+
+-- [until_next_timer]
+-- Seconds until one is due, below 0 if one is late; NULL without any.
+SELECT extract(epoch FROM (
+    SELECT try_at FROM {{timers}} WHERE state <> 'parked' ORDER BY try_at, number LIMIT 1
+) - clock_timestamp() - %(ahead)s::interval)::float8;
+
+-- [timers]
+SELECT number, key, due_at, type, data::text, nullif(metadata, '{}')::text, state, attempts, error, scheduled_at
+FROM {{timers}}
+WHERE (%(key)s IS NULL OR key = %(key)s) AND (%(state)s IS NULL OR state = %(state)s)
+ORDER BY due_at, number LIMIT %(limit)s;
+
+-- [forget_timer_errors]
+UPDATE {{timers}} SET error = NULL WHERE error IS NOT NULL;
+
+-- [retry_timers]
+UPDATE {{timers}} SET state = 'scheduled', attempts = 0, try_at = due_at
+WHERE state <> 'scheduled' AND (%(key)s IS NULL OR key = %(key)s);
+
+-- [timers_sum]
+SELECT count(*), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
+    count(*) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now),
+    greatest(extract(epoch FROM n.now - min(t.due_at) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now)), 0)::float8,
+    min(t.due_at) FILTER (WHERE t.state <> 'parked')
+FROM (SELECT clock_timestamp() + %(ahead)s::interval AS now) AS n LEFT JOIN {{timers}} AS t ON true GROUP BY n.now;
