@@ -316,7 +316,13 @@ def replay(
     """
     who = by or _role(client)
     note = f"tried again by {who}: {reason}" if reason.strip() else None
-    given = {"key": key, "event_id": event_id, "note": note, "by": who, "reason": reason.strip()}
+    given: dict[str, Any] = {
+        "key": key,
+        "event_id": event_id,
+        "note": note,
+        "by": who,
+        "reason": reason.strip(),
+    }
     with every_lane(client, name):
         count = int(statements_of(client).run("retry", name=name, **given).rowcount)
         forget_old_notes(statements_of(client), name)
@@ -355,7 +361,12 @@ def discard(
         if not found:
             raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
         who = by or _role(client)
-        given = {"event_id": event_id, "note": f"{who}: {reason}", "by": who, "reason": reason.strip()}
+        given: dict[str, Any] = {
+            "event_id": event_id,
+            "note": f"{who}: {reason}",
+            "by": who,
+            "reason": reason.strip(),
+        }
         statements.run("discard", name=name, key=found[0][0], **given)
         forget_old_notes(statements_of(client), name)
         statements.run("promote", name=name, keys=[found[0][0]])
