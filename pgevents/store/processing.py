@@ -59,6 +59,7 @@ def _filled(spec: TableSpec, section: str) -> str:
     names |= {
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
+        "final_bound": spec.qualified("_final_bound"),
         "hold_redactions": spec.qualified("_hold_redactions"),
         "schedule": spec.qualified("_schedule"),
         "unschedule": spec.qualified("_unschedule"),

@@ -63,7 +63,7 @@ def select_events(
     for one in streams:
         listed = _list_of(table, tuple([field for field, _ in one.match]))
         if listed is not None:
-            values = dict(one.match)[listed]
+            values = next(values for field, values in one.match if field == listed)
             params.append(values[0] if len(values) == 1 else list(values))
             params += bound_params[: len(bound_params) - isinstance(as_of, datetime)]
             if one.after:

@@ -21,6 +21,7 @@ __all__ = [
     "Lane",
     "Layer",
     "QuestionChangedError",
+    "UNCOUNTED",
     "all_lanes",
     "check_ahead",
     "claim",
@@ -33,6 +34,8 @@ __all__ = [
     "read",
 ]
 
+UNCOUNTED = 3
+"""So many errors of the database at one place do not count. The claim's SQL has the same number."""
 WRITTEN_EVERY = 1_000
 """A lane without events gets its place written when it is so many ids behind, or 10 seconds old."""
 
@@ -59,12 +62,14 @@ class Lane:
         is_hashed_otherwise: Whether the server hashes keys in another way than the one that dealt out the
             lanes.
         careful: How many events are still given one by one.
-        announced: The event that was about to be handled; 0 for none yet; None unless workers died here.
+        announced: The event that was about to be handled, or tried again if it is not above the place; 0 for
+            none yet; None unless workers died here.
         attempts: Failures of the event `failed_id`.
         failed_id: An event above the place whose handler failed.
         interruptions: Errors of the database at this place.
         was_cut_off: Whether the transaction that had the lane last was aborted: its worker may have died.
         is_stale: Whether the place was not written for 10 seconds.
+        has_careful: Whether any lane of the subscription gives its events one by one.
     """
 
     number: int
@@ -81,6 +86,12 @@ class Lane:
     interruptions: int
     was_cut_off: bool
     is_stale: bool
+    has_careful: bool = False
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether its events are given one by one."""
+        return self.careful > 0 or self.interruptions >= UNCOUNTED
 
 
 @attrs.define(eq=False)
@@ -138,7 +149,9 @@ def ensure(work: Work, position: int = 0) -> None:
         )
 
 
-def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False) -> list[Lane]:
+def claim(
+    work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False, careful: bool | None = None
+) -> list[Lane]:
     """Lock lanes that nobody else has, in this order; to be called in a transaction.
 
     Args:
@@ -146,6 +159,7 @@ def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False
         numbers: The lanes.
         limit: At most so many of them.
         alone: Wait until no other worker is in a batch, and keep them out: after a deadlock.
+        careful: Only lanes that give their events one by one, or only others; None for any.
 
     Raises:
         QuestionChangedError: See there.
@@ -171,6 +185,7 @@ def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False
         lanes=list(numbers),
         limit=limit,
         holder=holder,
+        careful=careful,
     )
     lanes = [_lane(row) for row in rows]
     for lane in lanes:
@@ -187,11 +202,11 @@ def all_lanes(work: Work) -> list[int]:
 
 
 def _lane(row: Sequence[Any]) -> Lane:
-    number, lanes, question, position, layers, *rest, was_cut_off, is_stale = row
+    number, lanes, question, position, layers, *rest, was_cut_off, is_stale, has_careful = row
     make: Any = Lane
     made: Lane = make(
         *(number, lanes, question_of(question), position, layers_of(layers)),
-        *(*rest, bool(was_cut_off), is_stale),
+        *(*rest, bool(was_cut_off), is_stale, has_careful),
     )
     return made
 

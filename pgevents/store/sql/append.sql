@@ -20,7 +20,8 @@ LANGUAGE sql VOLATILE
 --   _conditions: NULL for a plain save; else what must hold, each of:
 --       [{"base": 0, "seen": 3, "digest": 123, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]
 --       Above id `base` exactly `seen` events match one of the streams, and events_digest(ids) is `digest`. Values and types
---       are texts. "types": null is any type, "match": {} any event; an empty list matches none.
+--       are texts. "types": null is any type, "match": {} any event; an empty list matches none. Of a field
+--       of many values {"tags": {"all": ["a", "b"]}} wants each.
 --   _key: an idempotency key: these events are saved once, however often they are sent.
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
 --         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
@@ -287,9 +288,10 @@ BEGIN
             _field := my_app.events_index_of(_stream->'match');
             _ids := _ids || my_app.events_above(
                 _field,
-                CASE WHEN _field IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'match'->_field)) END,
+                CASE WHEN _field IS NOT NULL THEN my_app.events_first_values(_stream->'match'->_field) END,
                 CASE jsonb_typeof(_stream->'types') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'types')) END,
-                nullif((_stream->'match') - coalesce(_field, ''), '{}'),
+                nullif((_stream->'match')
+                    - CASE jsonb_typeof(_stream->'match'->_field) WHEN 'array' THEN _field ELSE '' END, '{}'),
                 _base, _seen + 100);  -- so many more are told in a conflict
         END LOOP;
         IF jsonb_array_length(_condition->'streams') > 1 THEN
@@ -369,11 +371,21 @@ BEGIN
         SELECT FROM jsonb_each(_match) AS m
         WHERE coalesce(NOT CASE
             -- for each list
-            WHEN m.key = 'cart_id' THEN m.value ?| ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v)
+            WHEN m.key = 'cart_id' THEN my_app.events_has_values(
+                m.value, ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v))
             -- end
+            WHEN jsonb_typeof(m.value) = 'object' THEN
+                my_app.events_has_values(m.value, ARRAY[my_app.events_text(_data, _metadata, m.key)])
             WHEN strpos(m.key, '.') = 0 THEN m.value ? (_data->>m.key)
             ELSE m.value ? my_app.events_text(_data, _metadata, m.key) END, true));
 END
+$pgevents$;
+
+-- Whether values are those that a stream wants: one of a list, or all of {"all": [...]}.
+CREATE OR REPLACE FUNCTION my_app.events_has_values(_wanted jsonb, _values text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
+        ELSE _wanted ?| _values END
 $pgevents$;
 
 -- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.

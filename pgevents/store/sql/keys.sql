@@ -73,6 +73,12 @@ LANGUAGE sql VOLATILE
         -- end
     ;
 
+-- Values of a stream's field of which every matching event has one: any of them; or, of {"all": [...]}, the first.
+CREATE OR REPLACE FUNCTION my_app.events_first_values(_wanted jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY[_wanted->'all'->>0]
+        ELSE ARRAY(SELECT jsonb_array_elements_text(_wanted)) END
+$pgevents$;
+
 -- The first data index that a stream names; NULL if it names none.
 CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LANGUAGE sql IMMUTABLE
     RETURN coalesce(
@@ -105,7 +111,7 @@ BEGIN
             IF _values_of IS NOT NULL THEN
                 _keys := _keys || ARRAY(
                     SELECT my_app.events_key('data ' || _values_of, v)
-                    FROM jsonb_array_elements_text(_streams->_n->'match'->_values_of) AS v);
+                    FROM unnest(my_app.events_first_values(_streams->_n->'match'->_values_of)) AS v);
             ELSIF jsonb_typeof(_streams->_n->'types') = 'array' THEN
                 _keys := _keys || ARRAY(
                     SELECT my_app.events_key('type', t) FROM jsonb_array_elements_text(_streams->_n->'types') AS t);

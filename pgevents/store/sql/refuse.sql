@@ -61,7 +61,8 @@ RETURNS jsonb LANGUAGE sql VOLATILE
 CREATE OR REPLACE FUNCTION my_app.events_refuse_conditions(_conditions jsonb) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     IF jsonb_path_exists(_conditions, '$[*] ? (
-        exists(@.streams[*].match.* ? (@.type() != "string"))
+        exists(@.streams[*].match.* ? (@.type() != "string" && (@.type() != "object" || !exists(@.all[*]))))
+        || exists(@.streams[*].match.*.all[*] ? (@.type() != "string"))
         || exists(@.streams[*] ? (@.types.type() != "null").types[*] ? (@.type() != "string"))
     )') THEN
         RAISE invalid_parameter_value USING
