@@ -11,9 +11,9 @@ from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
 from pgevents.store.blockers import described, waiting_backends
 from pgevents.store.checks import find_installed, not_guarded, not_made, sequence_fault, troubles
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import HorizonHolder, horizon_of
 from pgevents.store.ownership import index_fault
-from pgevents.store.tables import TableSpec
 from pgevents.subscriptions import check
 from pgevents.terminal import printable
 

@@ -12,6 +12,7 @@ from pgevents.errors import ConfigurationError, shown
 
 __all__ = [
     "check_field",
+    "check_view_field",
     "described_sql",
     "function_json_sql",
     "function_sql",
@@ -160,3 +161,17 @@ def json_text(value: Any) -> str:
         text = format(Decimal(repr(value)), "f")
         return text if "." in text else f"{text}.0"
     return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def check_view_field(field: object) -> str:
+    """The name of a view's field as it may stand in SQL: a Python identifier of at most 63 bytes.
+
+    Raises:
+        ConfigurationError: Anything else.
+    """
+    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
+        raise ConfigurationError(
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
+            f"{shown(field)}"
+        )
+    return str.__str__(field)  # itself; of an Enum that is a str, the text

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -18,10 +18,12 @@ import attrs
 from pgevents.codec.serialization import Serializer
 from pgevents.comparisons import check_kind, single_types
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventType, EventTypes, event_type_of
+from pgevents.event_types import EventType, event_type_of
 from pgevents.fields import path_of
+from pgevents.merging import merge_streams
 from pgevents.renames import stored_names
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Identifiers"]
 
@@ -77,6 +79,8 @@ class Identifiers:
                 continue
             if self.hidden:
                 self._refuse_hidden(one)
+            if len(match) > 1 and self._lists is not None:
+                self._refuse_all_of(one, self._lists)
             if compared:
                 self._refuse_other_kinds(one)
             if classes or self._versioned:
@@ -97,6 +101,16 @@ class Identifiers:
                         "another form than its value, encrypted for example. Identify events by another "
                         "field" + ("" if asked.types else ", or name types that do not have it")
                     )
+
+    def _refuse_all_of(self, asked: Stream[Any], lists: Collection[str]) -> None:
+        """That only a field of many values is asked for several at once."""
+        names = [field for field, _ in asked.match]
+        for field in names:
+            if names.count(field) > 1 and field not in lists:
+                raise ConfigurationError(
+                    f"all_of is for a data index of many values, and each event has one value of {field!r}: "
+                    f"data_indexes=[many({field!r})] if it holds a list, else ask for one_of"
+                )
 
     def _refuse_other_kinds(self, asked: Stream[Any]) -> None:
         """That a field is compared as what it is, where its class says so."""

@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 import attrs
 
 from pgevents.errors import ConfigurationError, shown
-from pgevents.events import EventTypes, event_type_of
+from pgevents.event_types import event_type_of
 from pgevents.reducers import Pipeline
+from pgevents.type_registry import EventTypes
 from pgevents.views import digest, is_dict_class, shape_text
 
 __all__ = ["Declaration", "check_event_classes", "declaration_of", "fold_alike"]

@@ -8,10 +8,11 @@ from typing import Literal
 import attrs
 
 from pgevents.errors import ConfigurationError, IncompleteViewsError, shown
-from pgevents.querying import Asked, Question
+from pgevents.querying import Question
 from pgevents.snapshots import Snapshots
 from pgevents.store.kept import KeptQuestion, KeptStatus, is_kept, kept_name, kept_reports, status_of
 from pgevents.store.options import check_seconds
+from pgevents.view_kinds import ViewKind
 
 __all__ = ["Partial", "Terms", "incomplete", "kept_of", "status_of_kept"]
 
@@ -55,7 +56,7 @@ def kept_of(snapshots: Snapshots, question: Question, terms: Terms) -> tuple[Kep
     return (KeptQuestion(tuple(sorted(set(names))), None, terms.max_lag) if names else None), question
 
 
-def status_of_kept(snapshots: Snapshots, kind: Asked) -> KeptStatus | None:
+def status_of_kept(snapshots: Snapshots, kind: ViewKind) -> KeptStatus | None:
     """How far a kept view is; None if it is not kept."""
     name = _name_if_kept(snapshots, _one_version(snapshots, kind))
     if name is None:
@@ -79,7 +80,7 @@ def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
     )
 
 
-def _name_if_kept(snapshots: Snapshots, kind: Asked) -> str | None:
+def _name_if_kept(snapshots: Snapshots, kind: ViewKind) -> str | None:
     if kind.version is None:
         return None
     name = kept_name(kind.type, kind.version, snapshots.model.pgevents_spec)
@@ -90,7 +91,7 @@ def _name_if_kept(snapshots: Snapshots, kind: Asked) -> str | None:
     return name if remembered[1] else None
 
 
-def _one_version(snapshots: Snapshots, kind: Asked) -> Asked:
+def _one_version(snapshots: Snapshots, kind: ViewKind) -> ViewKind:
     """A type that is kept, by its name alone, means its newest version that is complete."""
     if kind.version is not None:
         return kind

@@ -21,7 +21,8 @@ from pgevents.errors import (
     UnknownEventTypeError,
     shown,
 )
-from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
+from pgevents.event_types import EventType
+from pgevents.events import Event, NewEvent, StoredEvent, make_event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
@@ -29,6 +30,8 @@ from pgevents.save_options import PLAIN, SaveOptions
 from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
+from pgevents.texts import is_text
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Saver"]
 
@@ -151,7 +154,47 @@ class Saver:
             self.session.check_alive()
         return saved
 
+    def append_encoded(self, rows: Sequence[Row], keys: Sequence[str]) -> Sequence[int]:
+        """Append events that were encoded before, each under an idempotency key of its own, which is new;
+        plugins are called as for a save. Their ids."""
+        options, hooks = SaveOptions(keys=keys), self.hooks.implemented
+        if not hooks:
+            return self._answer(rows, options, is_timed=False).ids
+        types = tuple(dict.fromkeys(row[0] for row in rows))
+        with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
+            report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
+            views = [(folder, folder.lock(rows)) for folder in self.inline]
+            answer = self._answer(rows, options, is_timed="pgevents_observe" in hooks)
+            operation.status, operation.lock_wait, operation.events = (
+                answer.status,
+                answer.lock_wait,
+                len(rows),
+            )
+            is_followed = report is not None or "pgevents_after_save" in hooks
+            saved = self.reader.by_ids(answer.ids) if is_followed else []
+            if report is not None:
+                report(saved)
+            for folder, changed in views:
+                folder.fold(changed)
+            if "pgevents_after_save" in hooks:
+                self.hooks.after_save(saved)
+            self.session.check_alive()
+        return answer.ids
+
     # -- events to JSON ------------------------------------------------------------
+
+    def encoded(self, given: Any, options: SaveOptions) -> tuple[Row, Part]:
+        """An event as a save would store it, and as a read would give it; to be appended later."""
+        self.check_installed()
+        if not self.hooks.implemented:
+            rows, as_read = self._encode([given], options.metadata)
+            return rows[0], as_read[0]
+        self.hooks.check_nesting()
+        events = [self.new_event(given, options.metadata)]
+        if "pgevents_before_save" in self.hooks.implemented:
+            events = self._replaced_by_hooks(events)
+        rows, as_read = self._encode(events)
+        return rows[0], as_read[0]
 
     def new_event(self, given: Any, metadata: Mapping[str, Any] | None = None) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
@@ -304,11 +347,12 @@ class Saver:
         if len(saved) != len(events):
             return False
         return all(
-            self._current_name(old.type) == self._current_name(name) and difference(old.data, data) is None
+            self.current_name(old.type) == self.current_name(name) and difference(old.data, data) is None
             for old, (name, data, _) in zip(saved, events, strict=True)
         )
 
-    def _current_name(self, name: str) -> str:
+    def current_name(self, name: str) -> str:
+        """What a type is called today, whose events may have been saved under an earlier name."""
         kind = self.types.find(name)
         return name if kind is None else kind.name
 

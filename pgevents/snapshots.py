@@ -10,14 +10,15 @@ import attrs
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
-from pgevents.events import EventTypes
 from pgevents.hooks.details import Operation, Snapshot
 from pgevents.hooks.registry import Plugins
 from pgevents.ids import id_of
 from pgevents.projection_classes import fold_alike
+from pgevents.store.layout import TableSpec
 from pgevents.store.ownership import snapshots_mark
 from pgevents.store.session import Session
-from pgevents.store.tables import ProjectionsModel, TableSpec
+from pgevents.store.tables import ProjectionsModel
+from pgevents.type_registry import EventTypes
 from pgevents.views import digest, first_difference, is_dict_class, jsonb_text
 
 __all__ = ["Noted", "SaveResult", "SavedProjection", "SavedViews", "SnapshotKey", "Snapshots"]

@@ -28,10 +28,10 @@ from pgevents import (
 )
 from pgevents.cli import main
 from pgevents.codec.serialization import dump_json
-from pgevents.events import EventTypes
 from pgevents.fields import path_of, text_sql, texts_in
 from pgevents.subscriptions import Subscription
 from pgevents.testing import given
+from pgevents.type_registry import EventTypes
 
 from .conftest import database
 

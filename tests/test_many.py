@@ -24,10 +24,10 @@ from pgevents import (
     pipeline,
     stream,
 )
-from pgevents.events import EventTypes
 from pgevents.store.session import Session
 from pgevents.subscriptions import Subscription, follow
 from pgevents.testing import given
+from pgevents.type_registry import EventTypes
 
 from .conftest import database
 

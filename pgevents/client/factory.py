@@ -8,23 +8,28 @@ from typing import Any
 import peewee
 
 from pgevents.client.deciding import DecidingCalls
+from pgevents.client.joining import JoiningCalls
 from pgevents.client.projecting import ProjectionCalls
 from pgevents.client.reading import ReadingCalls
 from pgevents.client.saving import SavingCalls
 from pgevents.client.tables import TableCalls
+from pgevents.client.timing import TimingCalls
 from pgevents.errors import ConfigurationError, shown
-from pgevents.events import EventTypes
 from pgevents.store.session import open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.type_registry import EventTypes
 
 __all__ = ["EventClient", "create_event_client"]
 
 
-class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls):
+class EventClient(
+    TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls, JoiningCalls, TimingCalls
+):
     """Saves events to one events table and reads them back; made by `create_event_client()`.
 
     Attributes:
-        db: The Peewee database. Calls inside its `db.atomic()` join that transaction.
+        db: The Peewee database. Calls inside its `db.atomic()` join that transaction; inside
+            `joined()` it is the other program's connection.
         events: The model of the events table.
         projections: The model of the projections table.
         plugins: The client's plugins.
@@ -33,6 +38,7 @@ class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, Decidi
         identifiers: Refuses questions whose identifiers would find nothing.
         session: Runs SQL on `db`, and raises its errors in pgevents' terms.
         saver: What every save goes through.
+        timers: What is saved later.
     """
 
 

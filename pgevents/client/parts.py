@@ -10,7 +10,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
 from pgevents.identifiers import Identifiers
@@ -18,9 +18,12 @@ from pgevents.saving import Saver
 from pgevents.snapshots import Snapshots
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
+from pgevents.store.processing import Statements
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.timers import Timers
+from pgevents.type_registry import EventTypes
 
 __all__ = ["ClientParts"]
 
@@ -38,7 +41,6 @@ class ClientParts:
         projections: type[ProjectionsModel],
         types: EventTypes,
     ) -> None:
-        self.db = db
         self.events = events
         self.projections = projections
         self.types = self._own_types = types
@@ -57,12 +59,20 @@ class ClientParts:
             self.serializer,
             self.decoder,
             self.plugins,
-            AfterCommit(db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable),
+            AfterCommit(
+                lambda: self.db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable
+            ),
             self.check_installed,
             types,
         )
+        self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
         self._is_checked = False
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return self.session.db
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
         self.plugins.notify("pgevents_after_commit", events=saved)

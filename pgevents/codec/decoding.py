@@ -10,7 +10,9 @@ from pgevents.codec.jsontext import load_json
 from pgevents.codec.serialization import VERSION_KEY, Serializer
 from pgevents.codec.times import time_of
 from pgevents.errors import EventDecodeError, PgEventsError
-from pgevents.events import Event, EventType, EventTypes, Parts, StoredEvent, UndecodedData, UnfrozenEvent
+from pgevents.event_types import EventType
+from pgevents.events import Event, Parts, StoredEvent, UndecodedData, UnfrozenEvent
+from pgevents.type_registry import EventTypes
 
 __all__ = ["FIELD_END", "Decoder", "rows_of"]
 

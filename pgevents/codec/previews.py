@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import EventEncodeError
-from pgevents.events import Event, EventTypes, event_type_of
+from pgevents.event_types import event_type_of
+from pgevents.events import Event
+from pgevents.type_registry import EventTypes
 
 __all__ = ["plain_serializer", "preview"]
 

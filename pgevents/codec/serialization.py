@@ -19,7 +19,8 @@ from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
 from pgevents.codec.times import time_of
 from pgevents.declarations import upcast_results
 from pgevents.errors import EventDecodeError, EventEncodeError, PgEventsError, shown
-from pgevents.events import EventType, Parts
+from pgevents.event_types import EventType
+from pgevents.events import Parts
 
 __all__ = [
     "VERSION_KEY",

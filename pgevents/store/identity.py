@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from pgevents.errors import UnsupportedTransactionError
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 
 __all__ = ["LogIdentity", "log_identity"]
 

@@ -13,11 +13,12 @@ import attrs
 import peewee
 
 from pgevents.errors import ConfigurationError, RetryableError, shown
-from pgevents.events import is_text
 from pgevents.fields import json_sql
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
+from pgevents.store.ddl import column_ddl
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
+from pgevents.store.layout import Index, TableSpec
 from pgevents.store.ownership import (
     index_is_former,
     log_of_snapshots,
@@ -29,16 +30,9 @@ from pgevents.store.ownership import (
 )
 from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
 from pgevents.store.session import Session
-from pgevents.store.tables import (
-    GUARDS,
-    EventsModel,
-    Index,
-    ProjectionsModel,
-    TableSpec,
-    column_ddl,
-    lists_guard_sql,
-    view_guards,
-)
+from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.store.triggers import GUARDS, lists_guard_sql, log_guards, view_guards
+from pgevents.texts import is_text
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -125,7 +119,7 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
         *views.statements(),
         functions_sql(spec),
         *([lists_guard_sql(spec)] if spec.lists else []),
-        *spec.guards().values(),
+        *log_guards(spec).values(),
         _mark_sql(spec, views),
         *view_guards(views, spec).values(),
     ]
@@ -179,7 +173,7 @@ def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> li
         statements.append(functions_sql(spec))
         statements += _list_statements(spec, () if is_new else found.lists)
     if is_new or set(found.guards) != set(GUARDS):
-        statements += spec.guards().values()
+        statements += log_guards(spec).values()
     return statements
 
 
@@ -367,6 +361,10 @@ def _maintenance(session: Session, spec: TableSpec, reason: str) -> Generator[No
         (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
         session.execute(SWITCH_SQL, [reason])
         yield
-        for statement in ("forget_parked_errors", "forget_lane_errors"):  # they may quote what was erased
+        for statement in (
+            "forget_parked_errors",
+            "forget_lane_errors",
+            "forget_timer_errors",
+        ):  # they may quote what was erased
             Statements(session, spec).run(statement)
         session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
-from pgevents.store.tables import Index, TableSpec, columns_of
+from pgevents.store.ddl import columns_of
+from pgevents.store.layout import Index, TableSpec
 
 __all__ = [
     "index_fault",
@@ -119,7 +120,11 @@ def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) ->
     Raises:
         ConfigurationError: There are such rows. Nothing was changed.
     """
-    left = {events.qualified("_checkpoints"): "position", projections.qualified(): "latest_event_id"}
+    left = {
+        events.qualified("_checkpoints"): "position",
+        events.qualified("_timers"): "number",
+        projections.qualified(): "latest_event_id",
+    }
     for table, column in left.items():
         if execute("SELECT to_regclass(%s)", [table]).fetchone()[0] is None:
             continue

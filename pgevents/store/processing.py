@@ -14,9 +14,9 @@ import attrs
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 
 STACK = "\nTraceback (most recent call last):\n"
 """Stands between an error and its stack, in the one text that a redaction clears."""
-TABLES = ("checkpoints", "parked", "runners", "seen", "kept")
+TABLES = ("checkpoints", "parked", "runners", "seen", "kept", "timers")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
@@ -58,6 +58,9 @@ def _filled(spec: TableSpec, section: str) -> str:
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
         "hold_redactions": spec.qualified("_hold_redactions"),
+        "schedule": spec.qualified("_schedule"),
+        "unschedule": spec.qualified("_unschedule"),
+        "due_timers": spec.qualified("_due_timers"),
         "begin_keeping": spec.qualified("_begin_keeping"),
         "old": spec.qualified("_checkpoints_old"),
         "old_name": f'"{spec.name}_checkpoints_old"',
@@ -99,6 +102,11 @@ def table_statements(spec: TableSpec) -> dict[str, str]:
     made[spec.beside(due)] = (
         f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
         "WHERE state = 'retrying';\n"
+    )
+    timers = spec.index_name("timers", "due")
+    made[spec.beside(timers)] = (
+        f"CREATE INDEX IF NOT EXISTS {timers} ON {spec.qualified('_timers')} (try_at, number) "
+        "WHERE state <> 'parked';\n"
     )
     return made
 

@@ -448,3 +448,65 @@ SELECT EXISTS (
 
 -- [begin_keeping]
 SELECT {{begin_keeping}}(%(name)s);
+
+-- [table timers]
+-- Events that are saved later; see timers.sql.
+CREATE TABLE IF NOT EXISTS {{timers}} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text COLLATE "C" NOT NULL UNIQUE,
+    due_at timestamptz NOT NULL,
+    try_at timestamptz NOT NULL,                -- when it is due, or due again after a failure
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    locks int NOT NULL,                         -- how many keys a save of the event locks
+    state text NOT NULL DEFAULT 'scheduled' CHECK (state IN ('scheduled', 'retrying', 'parked')),
+    attempts int NOT NULL DEFAULT 0,
+    error text,
+    scheduled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- [schedule]
+SELECT * FROM {{schedule}}(
+    %(type)s, %(data)s, %(metadata)s, %(key)s, %(at)s, %(after)s, %(replace)s, %(ahead)s);
+
+-- [unschedule]
+SELECT * FROM {{unschedule}}(%(key)s);
+
+-- [due_timers]
+SELECT * FROM {{due_timers}}(%(limit)s, %(lock_timeout)s, %(ahead)s);
+
+-- [fired]
+DELETE FROM {{timers}} WHERE number = ANY (%(numbers)s);
+
+-- [not_fired]
+UPDATE {{timers}}
+SET state = %(state)s, attempts = attempts + 1, error = %(error)s,
+    try_at = clock_timestamp() + %(ahead)s + %(delay)s * interval '1 s'
+WHERE number = %(number)s;
+
+-- [until_next_timer]
+-- Seconds until one is due, below 0 if one is late; NULL without any.
+SELECT extract(epoch FROM (
+    SELECT try_at FROM {{timers}} WHERE state <> 'parked' ORDER BY try_at, number LIMIT 1
+) - clock_timestamp() - %(ahead)s::interval)::float8;
+
+-- [timers]
+SELECT number, key, due_at, type, data::text, nullif(metadata, '{}')::text, state, attempts, error, scheduled_at
+FROM {{timers}}
+WHERE (%(key)s IS NULL OR key = %(key)s) AND (%(state)s IS NULL OR state = %(state)s)
+ORDER BY due_at, number LIMIT %(limit)s;
+
+-- [forget_timer_errors]
+UPDATE {{timers}} SET error = NULL WHERE error IS NOT NULL;
+
+-- [retry_timers]
+UPDATE {{timers}} SET state = 'scheduled', attempts = 0, try_at = due_at
+WHERE state <> 'scheduled' AND (%(key)s IS NULL OR key = %(key)s);
+
+-- [timers_sum]
+SELECT count(*), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
+    count(*) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now),
+    greatest(extract(epoch FROM n.now - min(t.due_at) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now)), 0)::float8,
+    min(t.due_at) FILTER (WHERE t.state <> 'parked')
+FROM (SELECT clock_timestamp() + %(ahead)s::interval AS now) AS n LEFT JOIN {{timers}} AS t ON true GROUP BY n.now;

@@ -11,13 +11,14 @@ import attrs
 
 from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.events import Event, parts_of
+from pgevents.merging import merge_streams
 from pgevents.store.final import FinalReads, by_id
+from pgevents.store.layout import TableSpec
 from pgevents.store.options import PLAIN, AsOf, OnUndecodable, ReadOptions, check_id
 from pgevents.store.ordering import streams_json
 from pgevents.store.queries import COLUMNS, select_after_snapshot
 from pgevents.store.results import EventStream, decoded_part, position_after, position_of_newest
-from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
 
 __all__ = ["Reader"]
 
@@ -41,10 +42,10 @@ class Reader(FinalReads):
     def _read(self, streams: Sequence[Stream[Any]], options: ReadOptions) -> EventStream[Any]:
         if options.limit is not None or options.reverse:
             return self._read_part(merge_streams(streams), options)
-        asked = self.one_value(streams)
+        asked = self.single_value(streams)
         if asked is None:
             streams = merge_streams(streams)
-            asked = self.one_value(streams)
+            asked = self.single_value(streams)
         if asked is not None and options.as_of is None:
             fetch = f"SELECT {self.spec.qualified('_fetch')}(%s, %s, %s, %s)"
             (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()
@@ -191,7 +192,7 @@ class Reader(FinalReads):
             question is about more than one value of a data index.
         """
         merged = merge_streams(self.check(streams))
-        asked = self.one_value(merged)
+        asked = self.single_value(merged)
         if asked is None:
             return "", None
         names = {name: self.spec.qualified(f"_{name}") for name in ("redactions", "fetch")}
@@ -207,7 +208,7 @@ class Reader(FinalReads):
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
     ) -> tuple[Any, Iterable[Any], str | None]:
-        asked = self.one_value(merged) if as_of is None else None
+        asked = self.single_value(merged) if as_of is None else None
         if asked is not None:
             redactions = f"{self.spec.qualified('_redactions')}()" if lock else "NULL"
             fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"

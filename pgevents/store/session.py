@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
@@ -33,6 +33,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
+from pgevents.store import joined
 
 if TYPE_CHECKING:  # playhouse has no types
     MaxConnectionsExceeded = ValueError
@@ -148,12 +149,26 @@ class Session:
     with rows that can be unpacked and an encoding that holds text.
     """
 
-    db: peewee.PostgresqlDatabase
+    _db: peewee.PostgresqlDatabase
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         _sessions.add(self)
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return joined.current(self) or self._db
+
+    def joined(self, host: joined.Host) -> AbstractContextManager[None]:
+        """A block in which everything runs in a transaction of another program.
+
+        Raises:
+            UnsupportedTransactionError: There is no transaction now.
+            ConfigurationError: Not on a connection of psycopg2.
+        """
+        return joined.joined(self, joined.JoinedDatabase(host, self._db))
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -190,7 +205,7 @@ class Session:
             UnsupportedTransactionError: Autocommit was switched off on it.
         """
         db: Any = self.db
-        if self._inherited is not None:
+        if self._inherited is not None and db is self._db:
             self._leave_parent(self._inherited)
         if db.is_closed():
             self._connect()
@@ -244,7 +259,7 @@ class Session:
 
     def note_fork(self) -> None:
         """What is open now belongs to the parent process."""
-        db: Any = self.db
+        db: Any = self._db
         self._inherited, self._sound = self._sound, _Connections()
         if not db.is_closed():
             self._inherited.add(db.connection())
@@ -256,7 +271,10 @@ class Session:
         return self._status() in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 
     def _status(self) -> int:
-        return int(self.connection().get_transaction_status())
+        status = int(self.connection().get_transaction_status())
+        if status == TRANSACTION_STATUS_IDLE and self.db is not self._db:
+            return int(TRANSACTION_STATUS_INTRANS)  # psycopg2 begins it with the first statement
+        return status
 
     @contextmanager
     def atomic(self) -> Generator[Any, None, None]:

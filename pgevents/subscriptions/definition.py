@@ -11,8 +11,9 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.fields import check_field
+from pgevents.merging import merge_streams
 from pgevents.store.processing import Statements
-from pgevents.streams import Stream, merge_streams, refuse_for_reads
+from pgevents.streams import Stream, refuse_for_reads
 
 __all__ = [
     "VIEW_KEY",
@@ -121,14 +122,7 @@ class Question:
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Question:
         """A stored question."""
-        streams: list[Stream[Any]] = [
-            Stream(
-                None if one["types"] is None else tuple(one["types"]),
-                tuple((field, tuple(values)) for field, values in one["match"].items()),
-            )
-            for one in stored["streams"]
-        ]
-        return Question.of(streams, stored["key"])
+        return Question.of([Stream.from_json(one) for one in stored["streams"]], stored["key"])
 
     @staticmethod
     def of(streams: Sequence[Stream[Any]], key: Sequence[str] = ()) -> Question:

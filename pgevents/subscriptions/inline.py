@@ -8,8 +8,9 @@ from typing import Any
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.hooks.specs import hookimpl
+from pgevents.merging import merge_streams
 from pgevents.store.ordering import streams_json
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
 from pgevents.subscriptions.whose import Rule, rule_of
 
 __all__ = ["Inline"]
