@@ -88,13 +88,11 @@ def cart_ids(client: EventClient) -> list[str]:
 
 
 @pytest.fixture
-def open_client(make_client: MakeClient) -> MakeClient:
+def open_client(pgevents_tables: None, make_client: MakeClient) -> MakeClient:
     """Clients with plugins, on tables that are made."""
 
     def make(*plugins: Any) -> EventClient:
-        client = make_client(plugins=plugins)
-        client.create_tables()
-        return client
+        return make_client(plugins=plugins)
 
     return make
 
