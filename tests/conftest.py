@@ -88,5 +88,7 @@ def pgevents_make_client() -> MakeClient:
 
 @pytest.fixture
 def client(pgevents_tables: None, make_client: Callable[..., EventClient]) -> EventClient:
-    """A client for the shop, tables made."""
-    return make_client()
+    """A client for the shop, connected, tables made."""
+    made = make_client()
+    made.db.connect()
+    return made

@@ -104,9 +104,11 @@ def pgevents_database(pgevents_url: str) -> Iterator[peewee.PostgresqlDatabase]:
 def pgevents_client(
     pgevents_tables: None, pgevents_database: peewee.PostgresqlDatabase, pgevents_make_client: MakeClient
 ) -> EventClient:
-    """A client whose tables are made, and hold no rows.
+    """A client that is connected, and whose tables are made and hold no rows.
 
     By default with tables `events` and `projections`, no data indexes, and every class made by `@event`;
     `pgevents_make_client` makes it.
     """
-    return pgevents_make_client(pgevents_database)
+    client = pgevents_make_client(pgevents_database)
+    client.db.connect(reuse_if_open=True)
+    return client
