@@ -10,6 +10,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
+from pgevents.errors import NotInstalledError
 from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
@@ -101,5 +102,12 @@ class ClientParts:
             ConfigurationError: The sequence could give out ids twice or out of order.
         """
         if not self._is_checked:
-            check_installed(self.session.execute, self.events.pgevents_spec)
+            try:
+                check_installed(self.session.execute, self.events.pgevents_spec)
+            except NotInstalledError as error:
+                if self.session.when_missing is None:
+                    raise
+                raise self.session.not_installed(
+                    str(error).removesuffix(": run client.create_tables()")
+                ) from error
             self._is_checked = True

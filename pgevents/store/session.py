@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -65,6 +65,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
+DROPPED = "XX000"  # could not open relation with OID: dropped while the statement waited for it
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
 
@@ -150,6 +151,8 @@ class Session:
     """
 
     _db: peewee.PostgresqlDatabase
+    when_missing: Callable[[str], PgEventsError | None] | None = attrs.field(default=None, repr=False)
+    """What stands behind it if tables are missing, for tenants; None: they were never made."""
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
@@ -339,6 +342,15 @@ class Session:
 
     # -- errors ------------------------------------------------------------
 
+    def not_installed(self, message: str) -> PgEventsError:
+        """The error to raise where tables or functions are missing.
+
+        Args:
+            message: What is missing.
+        """
+        found = None if self.when_missing is None else self.when_missing(message)
+        return found or NotInstalledError(f"{message}: run client.create_tables()")
+
     def _is_lost(self) -> bool:
         db: Any = self.db
         return not db.is_closed() and bool(db.connection().closed)
@@ -394,8 +406,9 @@ class Session:
                 f"{message}: the database's encoding cannot hold this text; nothing was written. "
                 f"Use a UTF8 database"
             ) from error
-        if code in MISSING:
-            raise NotInstalledError(f"{message}: run client.create_tables()") from error
+        is_dropped = code == DROPPED and self.when_missing is not None
+        if code in MISSING or is_dropped:
+            raise self.not_installed(message) from error
         raise DatabaseError(
             f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
         ) from error
