@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
 from pgevents.events import Event, Parts
 from pgevents.store.processing import read_lanes
@@ -211,13 +211,13 @@ def _lane(row: Sequence[Any]) -> Lane:
     return made
 
 
-@lru_cache(maxsize=256)
+@remembered("questions of subscriptions")
 def question_of(text: str) -> Question:
     """A stored question."""
     return Question.from_json(json.loads(text))
 
 
-@lru_cache(maxsize=256)
+@remembered("layers of lanes")
 def layers_of(text: str) -> tuple[Layer, ...]:
     """Stored divisions."""
     return tuple((count, tuple(places)) for count, places in json.loads(text))
