@@ -1,6 +1,7 @@
 """What an awaited call costs beside the same call of the sync client.
 
-Run by `python -m tests.benchmarks.async_cost`. CPU time of this process, without the server's; rounds of both take turns, so that other load meets both.
+Run by `python -m tests.benchmarks.async_cost`. CPU time of this process, without the server's; rounds of both take
+turns, so that other load meets both.
 """
 
 from __future__ import annotations
@@ -59,9 +60,8 @@ async def measure(client: EventClient) -> None:
                 for _ in range(ROUNDS)
             ]
             one, alone, four = (statistics.median(column) for column in zip(*rounds, strict=True))
-            print(
-                f"{name}: {one:.0f} µs; awaited {alone:.0f} µs ({alone / one:.2f}), four tasks {four / one:.2f}"
-            )
+            ratios = f"awaited {alone / one:.2f} of that, by four tasks at once {four / one:.2f}"
+            print(f"{name}: {one:.0f} µs; {ratios}")
 
 
 def main() -> None:
