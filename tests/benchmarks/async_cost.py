@@ -1,7 +1,7 @@
 """What an awaited call costs beside the same call of the sync client.
 
-Run by `python -m tests.benchmarks.async_cost`. CPU time of this process, without the server's; rounds of both take
-turns, so that other load meets both.
+Run by `python -m tests.benchmarks.async_cost`. CPU time of this process, without the server's; rounds of both
+take turns, so that other load meets both.
 """
 
 from __future__ import annotations
