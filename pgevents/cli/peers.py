@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 import click
 import psycopg2
@@ -68,14 +68,15 @@ def _eventsourcing(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], da
     if not isinstance(state, dict):
         raise EventEncodeError("its state is not a JSON object")
     topic = str(row["topic"])
-    when = state.pop("timestamp", None)
+    found = cast("dict[str, Any]", state)
+    when: Any = found.pop("timestamp", None)
     try:
         time = parse_datetime(when) if isinstance(when, str) else None
     except ValueError:
         time = None
     if time is None:
         raise EventEncodeError("its state has no timestamp, so its time is not known")
-    return topic.rpartition(":")[2], json.dumps(state, ensure_ascii=False), {"topic": topic}, time
+    return topic.rpartition(":")[2], json.dumps(found, ensure_ascii=False), {"topic": topic}, time
 
 
 def _untagged(found: dict[str, Any]) -> Any:
@@ -169,7 +170,9 @@ class PeerTable:
         """
         peer = self.peer
         named = [("position", peer.position), ("stream", peer.stream), ("version", peer.version)]
-        columns = [sql.SQL("{}::text AS {}").format(sql.Identifier(c), sql.Identifier(a)) for a, c in named]
+        columns: list[sql.Composable] = [
+            sql.SQL("{}::text AS {}").format(sql.Identifier(c), sql.Identifier(a)) for a, c in named
+        ]
         for column in peer.more:
             as_text = "" if column in ("state", "is_archived") else "::text"
             columns.append(sql.SQL("{}" + as_text).format(sql.Identifier(column)))
@@ -179,7 +182,8 @@ class PeerTable:
             sql.Identifier(self.schema, self.table),
             sql.Identifier(peer.position),
         )
-        with closing(self._connection.cursor("pgevents_import")) as cursor:
+        opened: Any = self._connection.cursor("pgevents_import")
+        with closing(opened) as cursor:
             cursor.execute(query)
             for values in cursor:
                 row = {column.name: value for column, value in zip(cursor.description, values, strict=True)}
@@ -216,7 +220,8 @@ class PeerTable:
         )
         with self._connection.cursor() as cursor:
             cursor.execute(query)
-            events, streams, versions = cursor.fetchone()
+            found: Any = cursor.fetchone()
+        events, streams, versions = found
         return int(events), int(streams), int(versions)
 
     def close(self) -> None:
