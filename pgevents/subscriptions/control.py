@@ -212,6 +212,7 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
         statements.run("reset", name=name, position=position, question=asked)
         note = f"reset to {position} by {_role(client)}: it comes again"
         statements.run("discard_above", name=name, position=position, note=note)
+        statements.run("hash_parked", name=name)  # this server may hash in another way than the last one
     return leases
 
 
