@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.event_types import named_classes, type_names
@@ -265,7 +265,7 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
     )
 
 
-_checked_name = lru_cache(maxsize=1024)(check_field)
+_checked_name = remembered("checked field names")(check_field)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:

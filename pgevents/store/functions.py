@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib.resources import files
 
+from pgevents.caches import remembered
 from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
 from pgevents.store.layout import TableSpec
 
@@ -56,7 +56,7 @@ SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgevents
 """
 
 
-@cache
+@remembered("sources of functions")
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     """The functions of `my_app.events` with these data indexes as they are declared, and their generation."""
     text = "\n".join(map(_file, FILES))
@@ -113,7 +113,7 @@ def functions_sql(spec: TableSpec) -> str:
     return f"{BEFORE}{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n{AFTER}"
 
 
-@cache
+@remembered("names of functions")
 def function_names() -> tuple[str, ...]:
     """The suffixes that the names of the functions add to that of the table."""
     return tuple(DEFINITION.findall(_source(())[0]))

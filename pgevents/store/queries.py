@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
+from pgevents.caches import remembered
 from pgevents.store.conditions import Shape, shape_of, where_params, where_sql
 from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
@@ -113,7 +113,7 @@ def select_after_snapshot(
     return sql, params + more
 
 
-@lru_cache(maxsize=1024)
+@remembered("statements about events")
 def _select_sql(table: TableSpec, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
     branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in asked]
     if not branches:
