@@ -3,6 +3,7 @@
 from pgevents.client import EventClient, create_event_client
 from pgevents.comparisons import (
     Comparison,
+    all_of,
     at_least,
     at_most,
     between,
@@ -24,15 +25,18 @@ from pgevents.errors import (
     IdempotencyError,
     IncompleteViewsError,
     InvalidValueError,
+    MovedError,
     NotInstalledError,
     PgEventsError,
     PluginError,
     RetryableError,
     StagedEventsError,
+    TenantsError,
     UnknownEventTypeError,
     UnsupportedTransactionError,
 )
-from pgevents.events import Event, EventTypes, NewEvent, StoredEvent, UndecodedData, event
+from pgevents.event_decorator import event
+from pgevents.events import Event, NewEvent, StoredEvent, UndecodedData
 from pgevents.fields import many
 from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
 from pgevents.hooks.specs import hookimpl
@@ -43,13 +47,15 @@ from pgevents.projections import (
     create_multi_stream_projection_base_class,
     create_projection_base_class,
 )
-from pgevents.querying import ViewFields
 from pgevents.reducers import Pipeline, derive, pipeline
 from pgevents.snapshots import SavedProjection, SavedViews, SaveResult
 from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
+from pgevents.timers import Scheduled, ScheduledTimer
+from pgevents.type_registry import EventTypes
+from pgevents.view_fields import ViewFields
 
 __all__ = [
     "AppendOnlyError",
@@ -74,6 +80,7 @@ __all__ = [
     "IncompleteViewsError",
     "InvalidValueError",
     "LatestEvent",
+    "MovedError",
     "MultiStreamProjectionBase",
     "NewEvent",
     "NotInstalledError",
@@ -87,10 +94,13 @@ __all__ = [
     "SaveResult",
     "SavedProjection",
     "SavedViews",
+    "Scheduled",
+    "ScheduledTimer",
     "Snapshot",
     "StagedEventsError",
     "StoredEvent",
     "Stream",
+    "TenantsError",
     "UndecodedData",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
@@ -112,6 +122,7 @@ __all__ = [
     "less_than",
     "many",
     "more_than",
+    "all_of",
     "one_of",
     "pipeline",
     "stream",

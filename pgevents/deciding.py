@@ -6,7 +6,7 @@ import inspect
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 
 import attrs
 
@@ -23,7 +23,30 @@ from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream, refuse_for_reads
 
-__all__ = ["Decider", "kind_of", "PlainProjection", "Projection"]
+__all__ = [
+    "Decided",
+    "DecideOptions",
+    "Decider",
+    "PlainProjection",
+    "Projection",
+    "Several",
+    "kind_of",
+]
+
+T = TypeVar("T")
+Several: TypeAlias = Sequence[T] | Iterator[T] | None
+"""What a decider of several events returns: a sequence, or a generator that yields them, or None."""
+Decided: TypeAlias = T | Several[T]
+"""What a decider returns. Overloads name `Several` first: else mypy takes a list for one event."""
+
+
+class DecideOptions(TypedDict, total=False):
+    """The options of `decide`."""
+
+    retries: int
+    metadata: Mapping[str, Any] | None
+    idempotency_key: str | None
+
 
 V_co = TypeVar("V_co", covariant=True)
 
@@ -379,7 +402,7 @@ def _events_of(decided: Any) -> Sequence[Any]:
         )
     if isinstance(decided, (set, frozenset)):
         raise ConfigurationError("the decider returned a set, which has no order: return a list")
-    if isinstance(decided, (list, tuple, Iterator)):
+    if isinstance(decided, (Sequence, Iterator)) and not isinstance(decided, (str, bytes)):
         events = list(cast("Sequence[Any]", decided))
         if any(event is None for event in events):
             raise ConfigurationError(

@@ -23,12 +23,14 @@ class Delivery:
         generation: With effects outside, a fence for receivers: it grows whenever another worker takes the
             event's lane. 0 with effects inside.
         saves: How many times the handler has saved so far.
+        timers: How many timers without a key it has scheduled so far.
     """
 
     name: str
     event: Event[Any] | None
     generation: int = 0
     saves: int = 0
+    timers: int = 0
 
     def metadata(self) -> dict[str, Any]:
         """Metadata of every event that the handler saves."""
@@ -42,6 +44,13 @@ class Delivery:
         if self.event is None or not self.generation:
             return None
         return f"{self.name}/{self.event.id}/{self.saves}"
+
+    def timer_key(self) -> str | None:
+        """The key of a timer without one; None inside a transaction, with which it is rolled back."""
+        if self.event is None or not self.generation:
+            return None
+        self.timers += 1
+        return f"{self.name}/{self.event.id}/timer {self.timers}"
 
 
 _current: ContextVar[Delivery | None] = ContextVar("pgevents_delivery", default=None)

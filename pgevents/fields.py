@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, cast
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, shown
 
 __all__ = [
     "check_field",
+    "check_view_field",
     "described_sql",
     "function_json_sql",
     "function_sql",
@@ -86,7 +87,7 @@ def check_field(field: object) -> str:
     return str.__str__(text)  # itself; of an Enum that is a str, the text
 
 
-@lru_cache(maxsize=1024)
+@remembered("paths of fields")
 def path_of(field: str) -> tuple[str, tuple[str, ...]]:
     """The column of the events table, and the keys of the objects that lead to a field."""
     keys = tuple(check_field(field).split("."))
@@ -160,3 +161,17 @@ def json_text(value: Any) -> str:
         text = format(Decimal(repr(value)), "f")
         return text if "." in text else f"{text}.0"
     return format(value, "f") if isinstance(value, Decimal) else str(value)
+
+
+def check_view_field(field: object) -> str:
+    """The name of a view's field as it may stand in SQL: a Python identifier of at most 63 bytes.
+
+    Raises:
+        ConfigurationError: Anything else.
+    """
+    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
+        raise ConfigurationError(
+            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
+            f"{shown(field)}"
+        )
+    return str.__str__(field)  # itself; of an Enum that is a str, the text

@@ -11,7 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from pgevents.errors import ConfigurationError, shown
-from pgevents.streams import identifier_text
+from pgevents.texts import identifier_text
 
 __all__ = ["id_of", "id_text"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pgevents.declarations import upcast_results
-from pgevents.events import EventType
+from pgevents.event_types import EventType
 
 __all__ = ["stored_names"]
 

@@ -9,12 +9,14 @@ from typing import Any, cast
 import attrs
 
 from pgevents.errors import ConfigurationError, EventEncodeError, InvalidValueError, shown
-from pgevents.events import Event, is_text
+from pgevents.events import Event
+from pgevents.merging import merge_streams
 from pgevents.store.append import Times
 from pgevents.store.options import check_id
 from pgevents.store.ordering import Position
 from pgevents.store.results import EventStream
-from pgevents.streams import Stream, merge_streams, refuse_for_reads
+from pgevents.streams import Stream, refuse_for_reads
+from pgevents.texts import is_text
 
 __all__ = [
     "CONDITION",

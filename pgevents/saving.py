@@ -20,7 +20,8 @@ from pgevents.errors import (
     UnknownEventTypeError,
     shown,
 )
-from pgevents.events import Event, EventType, EventTypes, NewEvent, StoredEvent, is_text, make_event
+from pgevents.event_types import EventType
+from pgevents.events import Event, NewEvent, StoredEvent, make_event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
@@ -28,6 +29,8 @@ from pgevents.save_options import PLAIN, SaveOptions
 from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
+from pgevents.texts import is_text
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Saver"]
 
@@ -56,12 +59,12 @@ Encoded = tuple[list[Row], list[Part]]
 class InlineFolder(Protocol):
     """Folds views in the transaction of a save."""
 
-    def lock(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Lock what the views of these events are folded from, before the events are appended."""
+    def read(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
+        """Lock and read the views that these events will change, before they are appended."""
         ...
 
-    def fold(self, made: Sequence[Any]) -> None:
-        """Fold what `lock` named."""
+    def fold(self, views: Sequence[Any], saved: Sequence[Event[Any]]) -> None:
+        """Fold the events that were saved into what `read` gave."""
         ...
 
 
@@ -139,18 +142,58 @@ class Saver:
         with self.session.atomic():
             is_reported = "pgevents_after_commit" in self.hooks.implemented
             report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
-            views = [(folder, folder.lock(encoded[0])) for folder in self.inline]
+            views = [(folder, folder.read(encoded[0])) for folder in self.inline]
             is_new, saved = self._append(encoded, options, operation)
             if is_new and report is not None:
                 report(saved)
             for folder, changed in views:  # also after a repeat: the views may be behind
-                folder.fold(changed)
+                folder.fold(changed, saved if is_new else ())
             if is_new and "pgevents_after_save" in self.hooks.implemented:
                 self.hooks.after_save(saved)
             self.session.check_alive()
         return saved
 
+    def append_encoded(self, rows: Sequence[Row], keys: Sequence[str]) -> Sequence[int]:
+        """Append events that were encoded before, each under an idempotency key of its own, which is new;
+        plugins are called as for a save. Their ids."""
+        options, hooks = SaveOptions(keys=keys), self.hooks.implemented
+        if not hooks:
+            return self._answer(rows, options, is_timed=False).ids
+        types = tuple(dict.fromkeys(row[0] for row in rows))
+        with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
+            report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
+            views = [(folder, folder.read(rows)) for folder in self.inline]
+            answer = self._answer(rows, options, is_timed="pgevents_observe" in hooks)
+            operation.status, operation.lock_wait, operation.events = (
+                answer.status,
+                answer.lock_wait,
+                len(rows),
+            )
+            is_followed = bool(report or views or "pgevents_after_save" in hooks)
+            saved = self.reader.by_ids(answer.ids) if is_followed else []
+            if report is not None:
+                report(saved)
+            for folder, changed in views:
+                folder.fold(changed, saved)
+            if "pgevents_after_save" in hooks:
+                self.hooks.after_save(saved)
+            self.session.check_alive()
+        return answer.ids
+
     # -- events to JSON ------------------------------------------------------------
+
+    def encoded(self, given: Any, options: SaveOptions) -> tuple[Row, Part]:
+        """An event as a save would store it, and as a read would give it; to be appended later."""
+        self.check_installed()
+        if not self.hooks.implemented:
+            rows, as_read = self._encode([given], options.metadata)
+            return rows[0], as_read[0]
+        self.hooks.check_nesting()
+        events = [self.new_event(given, options.metadata)]
+        if "pgevents_before_save" in self.hooks.implemented:
+            events = self._replaced_by_hooks(events)
+        rows, as_read = self._encode(events)
+        return rows[0], as_read[0]
 
     def new_event(self, given: Any, metadata: Mapping[str, Any] | None = None) -> NewEvent:
         """An instance or a dict as an event to be saved; a dict of a registered type becomes an instance."""
@@ -300,11 +343,12 @@ class Saver:
         if len(saved) != len(events):
             return False
         return all(
-            self._current_name(old.type) == self._current_name(name) and difference(old.data, data) is None
+            self.current_name(old.type) == self.current_name(name) and difference(old.data, data) is None
             for old, (name, data, _) in zip(saved, events, strict=True)
         )
 
-    def _current_name(self, name: str) -> str:
+    def current_name(self, name: str) -> str:
+        """What a type is called today, whose events may have been saved under an earlier name."""
         kind = self.types.find(name)
         return name if kind is None else kind.name
 

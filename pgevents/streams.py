@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
-from uuid import UUID
 
 import attrs
 
-from pgevents.comparisons import Comparison
+from pgevents.caches import remembered
+from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
-from pgevents.events import is_text, named_classes, type_names
+from pgevents.event_types import named_classes, type_names
 from pgevents.fields import check_field
+from pgevents.texts import identifier_text
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
+
 
 __all__ = [
     "Compared",
     "Everything",
     "Stream",
-    "TypesOfEach",
-    "array_text",
-    "check_field_name",
     "everything",
-    "id_text",
-    "identifier_text",
-    "merge_streams",
-    "one_value",
     "refuse_for_reads",
     "stream",
-    "union_of_types",
 ]
 
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 Match = tuple[tuple[str, tuple[str, ...]], ...]
-"""Fields, and the texts that each may have."""
+"""Fields, and the texts that each may have. All must hold; a field of many values may stand there twice."""
 Compared = tuple[tuple[str, Comparison], ...]
 """Fields, and what each is compared with."""
-TypesOfEach = tuple[tuple[str, ...] | None, ...]
-"""The types of each of several streams; None for any."""
-
-
 RESERVED = frozenset(
     ("type", "types", "event_type", "event_types", "as_of", "final", "limit", "offset", "order_by")
     + ("metadata", "streams", "where", "reverse", "on_undecodable")
@@ -118,13 +106,34 @@ class Stream(UnfrozenStream, Generic[D_co]):
     def as_json(self) -> dict[str, Any]:
         """The form in which the database functions take a stream: of one for reads, the wider stream that it
         is a part of."""
-        return {"types": self.types, "match": dict(self.match)}
+        values: dict[str, Any] = {}
+        for field, texts in self.match:
+            others = values.get(field)
+            if others is None:
+                values[field] = texts
+            else:  # several that must all be there
+                values[field] = {"all": [*(others["all"] if isinstance(others, dict) else others), *texts]}
+        return {"types": self.types, "match": values}
+
+    @staticmethod
+    def from_json(stored: Any) -> Stream[Any]:
+        """The stream that has this `as_json`."""
+        types: Any = stored["types"]
+        match: list[tuple[str, tuple[str, ...]]] = []
+        for field, values in stored["match"].items():
+            if isinstance(values, dict):
+                match += [(field, (text,)) for text in cast("dict[str, list[str]]", values)["all"]]
+            else:
+                match.append((field, tuple(values)))
+        return Stream(None if types is None else tuple(types), tuple(match))
 
 
 @overload
 def stream(
     types: TypeForm[D], /, *, data: Mapping[str, Any] | None = None, after: int = 0, **identifier: Any
 ) -> Stream[D]: ...
+
+
 @overload
 def stream(
     types: str | Sequence[str | type[Any]] | None = None,
@@ -134,6 +143,8 @@ def stream(
     after: int = 0,
     **identifier: Any,
 ) -> Stream[Any]: ...
+
+
 def stream(
     types: Any = None, /, *, data: Mapping[str, Any] | None = None, after: int = 0, **identifier: Any
 ) -> Stream[Any]:
@@ -151,6 +162,7 @@ def stream(
         **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of. In a stream
             that is only read, also a comparison: `between`, `at_least`, `at_most`, `more_than`, `less_than`,
             `is_not`.
+            Of a field that holds a list, `all_of(...)` means all of the values.
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
@@ -174,6 +186,9 @@ def stream(
     for field, value in (_identifiers(data, identifier) if data is not None else identifier).items():
         if value.__class__ is Comparison:
             compared += ((_checked_name(field), value),)
+            continue
+        if value.__class__ is AllOf:
+            match += tuple((_checked_name(field), (text,)) for text in _texts(field, value.values))
             continue
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
@@ -250,67 +265,7 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
     )
 
 
-def check_field_name(field: object) -> str:
-    """The name of a view's field as it may stand in SQL: a Python identifier of at most 63 bytes.
-
-    Raises:
-        ConfigurationError: Anything else.
-    """
-    if not isinstance(field, str) or not field.isidentifier() or len(field.encode()) > 63:
-        raise ConfigurationError(
-            f"field names are identifiers (letters, digits, underscores) of at most 63 bytes, not "
-            f"{shown(field)}"
-        )
-    return str.__str__(field)  # itself; of an Enum that is a str, the text
-
-
-_checked_name = lru_cache(maxsize=1024)(check_field)
-
-
-def identifier_text(field: str, value: object) -> str:
-    """The text that `data->>'field'` gives for a value once it is stored.
-
-    Raises:
-        ConfigurationError: None, a float or another type that has no single text, or a NUL character.
-    """
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, str):
-        if not is_text(value):
-            raise InvalidValueError(f"{field}: half of a surrogate pair is not text: {value[:40]!r}")
-        if "\0" in value:
-            raise InvalidValueError(
-                f"{field}: PostgreSQL cannot hold a NUL character, remove it from {value[:40]!r}"
-            )
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, UUID)):
-        try:
-            return str(value)
-        except ValueError:  # an int of thousands of digits
-            raise InvalidValueError(f"{field}: a number of so many digits cannot identify events") from None
-    hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
-    raise InvalidValueError(
-        f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
-        "Enum or a list of these"
-    )
-
-
-def id_text(id: object) -> str:
-    """A projection's id as text: as it stands in the events, if it can identify events; else as `str` gives
-    it.
-
-    Raises:
-        ConfigurationError: None, or text that PostgreSQL cannot hold.
-    """
-    if id is None or isinstance(id, (str, int, UUID, Enum)):
-        return identifier_text("id", id)
-    try:
-        text = str(id)
-    except Exception as error:
-        raise ConfigurationError(f"{shown(id)} has no text that could be an id: {error}") from error
-    return identifier_text("id", text)
+_checked_name = remembered("checked field names")(check_field)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
@@ -318,93 +273,3 @@ def _texts(field: str, value: object) -> tuple[str, ...]:
         several = cast("Iterable[object]", value)
         return tuple(sorted({identifier_text(field, item) for item in several}))
     return (identifier_text(field, value),)
-
-
-def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
-    """The same question in as few streams as possible: each that is left is one index range.
-
-    Streams with one identifier become the union of their types; streams of the same types that differ
-    in the values of their only field become one list. Streams that match nothing fall out.
-    """
-    if not isinstance(streams, (list, tuple)):
-        if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not {shown(streams)}")
-        streams = tuple(streams)
-    asked = one_value(streams)
-    if asked is not None:
-        field, value, several = asked
-        return (Stream(union_of_types(several), ((field, (value,)),)),)
-    by_match: dict[Any, tuple[str, ...] | None] = {}
-    for one in streams:
-        if not isinstance(one, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"streams are a list of stream(...), not of {shown(one)}")
-        if one.is_empty:
-            continue
-        match = tuple(sorted((field, tuple(sorted(values))) for field, values in one.match))
-        question = match, one.compared, one.after
-        if question not in by_match:
-            by_match[question] = one.types
-        else:
-            known = by_match[question]
-            either = None if known is None or one.types is None else tuple(dict.fromkeys(known + one.types))
-            by_match[question] = either
-    merged: dict[Any, Stream[Any] | set[str]] = {}
-    for (match, compared, after), types in by_match.items():
-        kinds = None if types is None else tuple(sorted(types))
-        if compared or after:
-            merged[kinds, match, compared, after] = Stream(kinds, match, (), compared, after)
-        elif len(match) == 1:
-            ((field, values),) = match
-            cast("set[str]", merged.setdefault((kinds, field), set[str]())).update(values)
-        else:
-            merged[kinds, match] = Stream(kinds, match)
-    found = tuple(
-        one if isinstance(one, Stream) else Stream(kinds, ((field, tuple(sorted(one))),))
-        for (kinds, field, *_), one in merged.items()
-    )
-    return (
-        found if len(found) == len(streams) else merge_streams(found)
-    )  # those that are left may go together now
-
-
-def one_value(
-    streams: Iterable[Stream[Any]], data_indexes: Collection[str] | None = None
-) -> tuple[str, str, TypesOfEach] | None:
-    """Field, value, and the types of each stream, of a question about one value of one field, or of one of
-    these.
-
-    None for any other question; but most are of this kind, which the functions for one event and
-    `<events>_fetch` take.
-    """
-    if not isinstance(streams, (list, tuple)):
-        return None
-    match: Match = ()
-    several: list[tuple[str, ...] | None] = []
-    for one in streams:
-        if one.__class__ is not Stream or one.types == () or (several and one.match != match):
-            return None
-        if one.compared or one.after:
-            return None
-        match = one.match
-        several.append(one.types)
-    if len(match) != 1:
-        return None
-    field, values = match[0]
-    if len(values) != 1 or (data_indexes is not None and field not in data_indexes):
-        return None
-    return field, values[0], tuple(several)
-
-
-@lru_cache(maxsize=1024)
-def union_of_types(several: TypesOfEach) -> tuple[str, ...] | None:
-    """The types of several streams together, sorted."""
-    known = [types for types in several if types is not None]
-    return tuple(sorted({name for types in known for name in types})) if len(known) == len(several) else None
-
-
-def array_text(names: Sequence[str]) -> str:
-    """An array of names as PostgreSQL writes it."""
-    text = '","'.join(names)
-    if "\\" in text or text.count('"') != 2 * len(names) - 2:
-        text = '","'.join([name.replace("\\", "\\\\").replace('"', '\\"') for name in names])
-    return f'{{"{text}"}}' if names else "{}"

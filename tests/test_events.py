@@ -20,7 +20,8 @@ from pgevents import (
     UnknownEventTypeError,
     event,
 )
-from pgevents.events import EventTypes, event_type_of
+from pgevents.event_types import event_type_of
+from pgevents.type_registry import EventTypes
 
 from .conftest import shop_client
 from .shop import CartCheckedOut, CartCreated, ItemAddedToCart

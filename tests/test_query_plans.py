@@ -22,9 +22,9 @@ from pgevents import (
     is_not,
     stream,
 )
+from pgevents.merging import merge_streams
 from pgevents.store.functions import functions_sql
 from pgevents.store.session import Session
-from pgevents.streams import merge_streams
 
 from .conftest import database, shop_client
 from .shop import CartCheckedOut, CartCreated, CartEvent, CartProjection, CartView, ItemAddedToCart
@@ -263,7 +263,7 @@ def test_reads_use_their_index(shop: EventClient, monkeypatch: pytest.MonkeyPatc
     follow."""
     call, expected, in_order = READS[read]
     monkeypatch.setattr(
-        "pgevents.store.source.one_value", lambda *asked: None
+        "pgevents.store.source.single_value", lambda *asked: None
     )  # none of them by the function with a kept plan
     statement, params = asked(lambda: call(shop), monkeypatch)
     plan, _, used = explain(shop, statement, params)
@@ -402,7 +402,7 @@ def test_a_table_without_its_index_would_be_noticed(
 ) -> None:
     """The tests above can fail: with the index gone the same question is a sequential scan or another
     index."""
-    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.single_value", lambda *asked: None)
     with shop.db.atomic() as transaction:
         shop.db.execute_sql(f'DROP INDEX my_app."{CART}"')
         plan, _, used = explain(shop, *asked(lambda: shop.get_event_stream(cart_id="c7"), monkeypatch))

@@ -26,7 +26,8 @@ from pgevents import (
     pipeline,
 )
 from pgevents.ids import id_of, id_text
-from pgevents.querying import Asked, Question
+from pgevents.querying import Question
+from pgevents.view_kinds import ViewKind
 
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
@@ -437,7 +438,7 @@ def test_a_question_is_built_once_and_asked_with_its_own_values(client: EventCli
     """The SQL is kept, the values are not; a value that is compared in another way makes other SQL."""
 
     def asked(limit: int, **match: Any) -> tuple[str, list[Any]]:
-        kinds = [Asked("ORDERS", 1, None, Order)]
+        kinds = [ViewKind("ORDERS", 1, None, Order)]
         return Question(client.projections, kinds, match, None, ["-total"], limit).rows()
 
     sql, params = asked(7, total=1, owner="a")

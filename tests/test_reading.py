@@ -82,7 +82,7 @@ def test_the_function_that_reads_gives_what_a_statement_gives(
         return found
 
     by_function = read()
-    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.single_value", lambda *asked: None)
     assert by_function == read()
 
 
@@ -161,7 +161,7 @@ def test_odd_text_in_events_stays_where_it_is(client: EventClient, monkeypatch: 
     assert (note.data, note.metadata) == ({"cart_id": odd, odd: [odd, {}]}, {})
     assert created.updated_at == created.created_at and note.updated_at > note.created_at
     assert other.type == "NT"
-    monkeypatch.setattr("pgevents.store.source.one_value", lambda *asked: None)
+    monkeypatch.setattr("pgevents.store.source.single_value", lambda *asked: None)
     by_statement = read()
     assert by_statement[2][2].type == "N\x1fT"
     assert by_function[4:] == by_statement[4:]

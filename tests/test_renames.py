@@ -22,9 +22,9 @@ from pgevents import (
     pipeline,
     stream,
 )
-from pgevents.events import EventTypes
 from pgevents.subscriptions import Subscription
 from pgevents.testing import given
+from pgevents.type_registry import EventTypes
 
 from .conftest import database
 

@@ -33,9 +33,9 @@ from pgevents import (
     pipeline,
 )
 from pgevents.codec.serialization import load_json
-from pgevents.events import EventTypes
-from pgevents.projections import _Projection
+from pgevents.log_folding import LogFolding
 from pgevents.testing import check_projection
+from pgevents.type_registry import EventTypes
 from pgevents.views import as_jsonb, first_difference, jsonb_text, shape_text
 
 from .shop import CartCreated, CartEvent, CartItem, CartProjection, CartView, ItemAddedToCart
@@ -55,7 +55,7 @@ class OfCart(ProjectionBase[Any, Any]):
         return {"cart_id": self.id}
 
 
-def split_view(projection: Callable[[], _Projection[Any, Any]], client: EventClient, *events: Any) -> Any:
+def split_view(projection: Callable[[], LogFolding[Any, Any]], client: EventClient, *events: Any) -> Any:
     """The view with a snapshot after each event."""
     for one in events:
         client.save_event(one)

@@ -20,9 +20,9 @@ from pgevents import (
     event,
     pipeline,
 )
-from pgevents.events import EventTypes
 from pgevents.store import read
 from pgevents.subscriptions import Subscription
+from pgevents.type_registry import EventTypes
 
 from .conftest import database
 

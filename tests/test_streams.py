@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from pgevents import ConfigurationError, EventClient, stream
-from pgevents.streams import merge_streams
+from pgevents.merging import merge_streams
 
 from .shop import CartCreated, ItemAddedToCart
 

@@ -14,7 +14,7 @@ import peewee
 from pgevents.aio import transactions
 from pgevents.aio.workers import Worker, Workers
 from pgevents.client import EventClient
-from pgevents.deciding import Projection
+from pgevents.deciding import Decided, DecideOptions, Projection, Several
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.newest import LatestEvent
@@ -26,7 +26,7 @@ from pgevents.streams import Stream
 from pgevents.subscriptions import follow
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, TypeForm
+    from typing_extensions import Self, TypeForm, Unpack
 
 __all__ = ["AsyncEventClient"]
 
@@ -357,67 +357,82 @@ class AsyncEventClient:
 
     @overload
     async def decide(
-        self,
-        projections: Projection[V],
-        decider: Callable[[V], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        self, projections: Projection[V], decider: Callable[[V], Several[T]], **options: Unpack[DecideOptions]
+    ) -> list[Event[T]]: ...
     @overload
     async def decide(
-        self,
-        projections: tuple[
-            Projection[V],
-            Projection[W],
-        ],
-        decider: Callable[[V, W], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        self, projections: Projection[V], decider: Callable[[V], Decided[T]], **options: Unpack[DecideOptions]
+    ) -> list[Event[T]]: ...
     @overload
     async def decide(
         self,
         projections: LatestEvent[D],
-        decider: Callable[[Event[D] | None], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[Event[D] | None], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: LatestEvent[D],
+        decider: Callable[[Event[D] | None], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: tuple[Projection[V], Projection[W]],
+        decider: Callable[[V, W], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: tuple[Projection[V], Projection[W]],
+        decider: Callable[[V, W], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     async def decide(
         self,
         projections: tuple[Projection[V], LatestEvent[D]],
-        decider: Callable[[V, Event[D] | None], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[V, Event[D] | None], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: tuple[Projection[V], LatestEvent[D]],
+        decider: Callable[[V, Event[D] | None], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     async def decide(
         self,
         projections: tuple[LatestEvent[D], Projection[V]],
-        decider: Callable[[Event[D] | None, V], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[Event[D] | None, V], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: tuple[LatestEvent[D], Projection[V]],
+        decider: Callable[[Event[D] | None, V], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     async def decide(
         self,
         projections: Sequence[Projection[Any] | LatestEvent[Any]],
-        decider: Callable[..., Any],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[..., Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    async def decide(
+        self,
+        projections: Sequence[Projection[Any] | LatestEvent[Any]],
+        decider: Callable[..., Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     def decide(self, *arguments: Any, **keywords: Any) -> Any:
         return self.run(EventClient.decide, *arguments, **keywords)
 

@@ -13,7 +13,8 @@ from pgevents.browser.log import encrypted, event_rows, identifiers_of, iso, row
 from pgevents.client import EventClient
 from pgevents.declarations import upcast_results
 from pgevents.errors import PgEventsError
-from pgevents.events import Event, EventType
+from pgevents.event_types import EventType
+from pgevents.events import Event
 
 __all__ = ["event_page"]
 

@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 import attrs
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import is_text
 from pgevents.fields import check_field, text_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
+from pgevents.texts import is_text
 
 __all__ = ["LARGEST_ID", "Filter", "FilterError", "check_text", "number"]
 

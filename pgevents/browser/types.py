@@ -9,7 +9,7 @@ import attrs
 from pgevents.browser.log import COUNT_LIMIT, iso
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventType
+from pgevents.event_types import EventType
 
 __all__ = ["type_names", "types_page"]
 

@@ -15,8 +15,8 @@ from pgevents.browser.log import COUNT_LIMIT, iso
 from pgevents.browser.travel import FOLDED, count_folded, is_closed
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
+from pgevents.fields import check_view_field
 from pgevents.store.kept import KeptReport
-from pgevents.streams import check_field_name
 from pgevents.subscriptions import kept_views
 
 __all__ = ["projection_page", "projection_types", "query_page"]
@@ -230,7 +230,7 @@ def _field_sql(field: str) -> str:
 
 def _checked(field: str) -> str:
     try:
-        return check_field_name(field)
+        return check_view_field(field)
     except ConfigurationError as error:
         raise FilterError(str(error)) from error
 

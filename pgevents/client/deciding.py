@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pgevents.client.parts import ClientParts
-from pgevents.deciding import Projection
+from pgevents.deciding import Decided, DecideOptions, Projection, Several
 from pgevents.events import Event
 from pgevents.newest import LatestEvent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["DecidingCalls"]
 
@@ -23,67 +26,82 @@ class DecidingCalls(ClientParts):
 
     @overload
     def decide(
-        self,
-        projections: Projection[V],
-        decider: Callable[[V], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        self, projections: Projection[V], decider: Callable[[V], Several[T]], **options: Unpack[DecideOptions]
+    ) -> list[Event[T]]: ...
     @overload
     def decide(
-        self,
-        projections: tuple[
-            Projection[V],
-            Projection[W],
-        ],
-        decider: Callable[[V, W], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        self, projections: Projection[V], decider: Callable[[V], Decided[T]], **options: Unpack[DecideOptions]
+    ) -> list[Event[T]]: ...
     @overload
     def decide(
         self,
         projections: LatestEvent[D],
-        decider: Callable[[Event[D] | None], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[Event[D] | None], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: LatestEvent[D],
+        decider: Callable[[Event[D] | None], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[Projection[V], Projection[W]],
+        decider: Callable[[V, W], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[Projection[V], Projection[W]],
+        decider: Callable[[V, W], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     def decide(
         self,
         projections: tuple[Projection[V], LatestEvent[D]],
-        decider: Callable[[V, Event[D] | None], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[V, Event[D] | None], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[Projection[V], LatestEvent[D]],
+        decider: Callable[[V, Event[D] | None], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     def decide(
         self,
         projections: tuple[LatestEvent[D], Projection[V]],
-        decider: Callable[[Event[D] | None, V], T | None],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[[Event[D] | None, V], Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: tuple[LatestEvent[D], Projection[V]],
+        decider: Callable[[Event[D] | None, V], Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     @overload
     def decide(
         self,
         projections: Sequence[Projection[Any] | LatestEvent[Any]],
-        decider: Callable[..., Any],
-        *,
-        retries: int = ...,
-        metadata: Mapping[str, Any] | None = ...,
-        idempotency_key: str | None = ...,
-    ) -> list[Event[Any]]: ...
+        decider: Callable[..., Several[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
+    @overload
+    def decide(
+        self,
+        projections: Sequence[Projection[Any] | LatestEvent[Any]],
+        decider: Callable[..., Decided[T]],
+        **options: Unpack[DecideOptions],
+    ) -> list[Event[T]]: ...
     def decide(
         self,
         projections: Any,
@@ -112,7 +130,8 @@ class DecidingCalls(ClientParts):
                 repetition is decided anew.
 
         Returns:
-            The saved events.
+            The saved events, typed as what the decider returns. (mypy makes `object` of one event of
+            a union; a list of the union it understands.)
 
         Raises:
             ConcurrencyError: The last try met a conflict, too.

@@ -15,10 +15,13 @@ from pgevents.deciding import PlainProjection, Projection
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event
 from pgevents.hooks.details import Snapshot
-from pgevents.querying import Question, ViewFields, values_by_field
+from pgevents.querying import Question
 from pgevents.reducers import Pipeline
 from pgevents.saved_terms import Partial, Terms
 from pgevents.snapshots import Noted, SavedProjection, SavedViews, SaveResult
+from pgevents.view_conditions import values_by_field
+from pgevents.view_fields import ViewFields
+from pgevents.view_kinds import view_kind, view_kinds
 
 __all__ = ["ProjectionCalls", "use_maker"]
 
@@ -53,7 +56,7 @@ class ProjectionCalls(ClientParts):
         Args:
             projection_type: The name under which it is saved.
             identifiers: The fields and values that its events carry. The value is its id; several are a
-                tuple.
+                tuple, and so are those of `all_of`.
             reducer: `(view, event) -> view`, or a pipeline.
             initial: The view before any event (a dict, an attrs class's or a dataclass's instance), or a
                 function that makes it.
@@ -105,7 +108,7 @@ class ProjectionCalls(ClientParts):
         Raises:
             IncompleteViewsError: There is none, and a runner that keeps the views has not folded all of them.
         """
-        return saved_views.get(self.snapshots, self.types, projection, id)
+        return self.shown(lambda source: saved_views.get(source.snapshots, self.types, projection, id))
 
     def delete_projection(self, projection: type[Projection[Any]] | str, id: Any) -> bool:
         """Remove the snapshots of an id, of all versions. The events stay, so the view can be folded anew.
@@ -219,11 +222,12 @@ class ProjectionCalls(ClientParts):
             )
             ```
         """
-        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
+        kinds = view_kinds(self.snapshots, self.types, projection, version)
         question = Question(
             self.projections, kinds, values_by_field(data, match), where, order_by, limit, offset
         )
-        return saved_views.query(self.snapshots, question, Terms(partial, max_lag))
+        terms = Terms(partial, max_lag)
+        return self.shown(lambda source: saved_views.query(source.snapshots, question, terms))
 
     def count_projections(
         self,
@@ -238,9 +242,10 @@ class ProjectionCalls(ClientParts):
         **match: Any,
     ) -> int:
         """How many saved projections have these values; arguments as for `query_projections`."""
-        kinds = saved_views.several_asked(self.snapshots, self.types, projection, version)
+        kinds = view_kinds(self.snapshots, self.types, projection, version)
         question = Question(self.projections, kinds, values_by_field(data, match), where)
-        return saved_views.count(self.snapshots, question, Terms(partial, max_lag))
+        terms = Terms(partial, max_lag)
+        return self.shown(lambda source: saved_views.count(source.snapshots, question, terms))
 
     def view_fields(
         self, projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str]
@@ -257,7 +262,7 @@ class ProjectionCalls(ClientParts):
             found = client.query_projections(CartProjection, where=busy)
             ```
         """
-        return ViewFields(self.projections, saved_views.several_asked(self.snapshots, self.types, projection))
+        return ViewFields(self.projections, view_kinds(self.snapshots, self.types, projection))
 
     def get_projection_ids(
         self,
@@ -274,9 +279,9 @@ class ProjectionCalls(ClientParts):
             data: As for `query_projections`.
             **match: As for `query_projections`.
         """
-        asked = saved_views.asked_of(self.snapshots, self.types, projection)
+        kind = view_kind(self.snapshots, self.types, projection)
         question = Question(
-            self.projections, [attrs.evolve(asked, version=None)], values_by_field(data, match)
+            self.projections, [attrs.evolve(kind, version=None)], values_by_field(data, match)
         )
         return saved_views.ids(self.snapshots, question)
 

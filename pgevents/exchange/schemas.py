@@ -19,7 +19,7 @@ import cattrs
 from pgevents.client import EventClient
 from pgevents.codec.converter import make_event_converter
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventType, event_type_of
+from pgevents.event_types import EventType, event_type_of
 
 __all__ = ["StoredField", "asyncapi", "json_schema", "resolved", "stored_fields"]
 

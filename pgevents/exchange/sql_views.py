@@ -15,7 +15,7 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
-from pgevents.events import EventType
+from pgevents.event_types import EventType
 from pgevents.exchange.schemas import resolved, stored_fields
 from pgevents.store.session import Session
 

@@ -10,8 +10,8 @@ from flask import abort, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
 from pgevents.client import EventClient
-from pgevents.events import is_text
 from pgevents.projections import MultiStreamProjectionBase, ProjectionBase
+from pgevents.texts import is_text
 
 __all__ = ["EXTENSION", "Store", "active_store", "current_events", "get_or_404"]
 

@@ -13,10 +13,10 @@ import pluggy
 
 from pgevents.codec.serialization import make_event_converter
 from pgevents.errors import PluginError, shown
-from pgevents.events import EventTypes
 from pgevents.hooks.calls import HookCalls, call, in_order
 from pgevents.hooks.checks import check_plugin, name_of
 from pgevents.hooks.specs import PROJECT, SPECS
+from pgevents.type_registry import EventTypes
 
 __all__ = ["Plugins"]
 

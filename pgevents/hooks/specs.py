@@ -29,8 +29,9 @@ import pluggy
 if TYPE_CHECKING:
     import cattrs
 
-    from pgevents.events import Event, EventTypes, NewEvent, StoredEvent
+    from pgevents.events import Event, NewEvent, StoredEvent
     from pgevents.hooks.details import BrowserLink, BrowserPage, Conflict, Operation, Snapshot
+    from pgevents.type_registry import EventTypes
 
 __all__ = ["PROJECT", "SPECS", "hookimpl", "hookspec"]
 

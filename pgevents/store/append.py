@@ -10,10 +10,11 @@ from typing import Any
 import attrs
 
 from pgevents.codec.serialization import time_of
+from pgevents.merging import single_value, union_of_types
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
-from pgevents.streams import array_text, one_value, union_of_types
+from pgevents.texts import array_text
 
 __all__ = ["Answer", "Appender", "Row", "Times"]
 
@@ -117,7 +118,7 @@ class Appender:
         if len(positions) != 1:
             return None
         position = positions[0]
-        asked = one_value(position.streams, self._data_indexes)
+        asked = single_value(position.streams, self._data_indexes)
         if asked is None:
             return None
         field, value, types_of_each = asked

@@ -9,7 +9,8 @@ import attrs
 from pgevents.errors import ConfigurationError, NotInstalledError
 from pgevents.fields import split_many
 from pgevents.store.functions import functions_mark
-from pgevents.store.tables import GUARDS, TableSpec
+from pgevents.store.layout import TableSpec
+from pgevents.store.triggers import GUARDS
 
 __all__ = [
     "Installed",

@@ -13,12 +13,13 @@ import attrs
 from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.errors import RetryableError
 from pgevents.events import parts_of
+from pgevents.merging import merge_streams
 from pgevents.store.options import PLAIN, ReadOptions
 from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
 from pgevents.store.queries import NO_EVENT
 from pgevents.store.results import EventStream, decoded_part, position_of_newest
 from pgevents.store.source import Source
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
 
 __all__ = ["FinalReads", "by_id"]
 
@@ -116,7 +117,7 @@ class FinalReads(Source):
     def _read_at_bound(self, merged: Sequence[Stream[Any]], options: ReadOptions) -> tuple[list[Any], int]:
         """The events by id, and the bound, looked at before them in the same message: the read's snapshot
         is the younger. Of a limited read there is one more, which says that there are more."""
-        asked = self.one_value(merged) if options.is_plain else None
+        asked = self.single_value(merged) if options.is_plain else None
         if asked is not None:
             fetch = f"SELECT {self.spec.qualified('_fetch_final')}(%s, %s, %s, %s)"
             (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()

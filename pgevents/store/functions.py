@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib.resources import files
 
+from pgevents.caches import remembered
 from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 
 __all__ = ["DOORS", "function_names", "functions_mark", "functions_sql", "setting_of"]
 
-FILES = ("keys", "append", "locks", "refuse", "read", "guards")
+FILES = ("keys", "append", "locks", "refuse", "read", "timers", "guards")
 FOR_EACH = re.compile(r" *-- for (each data index|each list|each field|lists)\n(.*?) *-- end\n", re.DOTALL)
 DEFINITION = re.compile(r"CREATE OR REPLACE FUNCTION my_app\.events(\w+)\(")
 GENERATION = "the generation"
 """Placeholder in the files for the digest of their text, by which functions, guard and clients match."""
 
 DOORS = {
-    "writer": ("_append", "_append_many", "_append_one", "_lock", "_hold_redactions", "_begin_keeping"),
+    "writer": (
+        "_append",
+        "_append_many",
+        "_append_one",
+        "_lock",
+        "_hold_redactions",
+        "_begin_keeping",
+        "_schedule",
+        "_unschedule",
+        "_due_timers",
+    ),
     "reader": (
         "_final_bound",
         "_published",
@@ -36,8 +46,17 @@ DOORS = {
 }
 """The functions that programs call, to save and to read. All others are called by these."""
 
+BEFORE = """\
+SELECT pg_catalog.set_config('pgevents.search_path', pg_catalog.current_setting('search_path'), true);
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+"""
+"""A body that is parsed where it is defined must not find functions of other schemas there."""
+AFTER = """\
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgevents.search_path'), true);
+"""
 
-@cache
+
+@remembered("sources of functions")
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     """The functions of `my_app.events` with these data indexes as they are declared, and their generation."""
     text = "\n".join(map(_file, FILES))
@@ -81,6 +100,8 @@ def setting_of(spec: TableSpec) -> str:
 def functions_sql(spec: TableSpec) -> str:
     """The SQL that creates the functions of an events table and removes those of earlier versions.
 
+    It is to be run in one transaction.
+
     Args:
         spec: The table, with its schema: the functions name it in full.
     """
@@ -89,10 +110,10 @@ def functions_sql(spec: TableSpec) -> str:
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())
     mark = f"COMMENT ON FUNCTION {spec.qualified('_append')} IS '{functions_mark(spec)}';"
-    return f"{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n"
+    return f"{BEFORE}{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n{AFTER}"
 
 
-@cache
+@remembered("names of functions")
 def function_names() -> tuple[str, ...]:
     """The suffixes that the names of the functions add to that of the table."""
     return tuple(DEFINITION.findall(_source(())[0]))

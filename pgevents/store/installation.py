@@ -13,12 +13,14 @@ import attrs
 import peewee
 
 from pgevents.errors import ConfigurationError, RetryableError, shown
-from pgevents.events import is_text
 from pgevents.fields import json_sql
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
+from pgevents.store.ddl import column_ddl
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
+from pgevents.store.layout import Index, TableSpec
 from pgevents.store.ownership import (
+    found_indexes,
     index_is_former,
     log_of_snapshots,
     refuse_foreign,
@@ -27,18 +29,18 @@ from pgevents.store.ownership import (
     refuse_stale_functions,
     snapshots_mark,
 )
-from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
-from pgevents.store.session import Session
-from pgevents.store.tables import (
-    GUARDS,
-    EventsModel,
-    Index,
-    ProjectionsModel,
-    TableSpec,
-    column_ddl,
-    lists_guard_sql,
-    view_guards,
+from pgevents.store.processing import (
+    Statements,
+    add_lease_holder,
+    bring_along,
+    has_old_checkpoints,
+    lacks_lease_holder,
+    table_statements,
 )
+from pgevents.store.session import Session
+from pgevents.store.tables import EventsModel, ProjectionsModel
+from pgevents.store.triggers import GUARDS, lists_guard_sql, log_guards, view_guards
+from pgevents.texts import is_text
 
 __all__ = ["install", "install_sql", "maintenance"]
 
@@ -50,6 +52,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND l.classid::bigint = turn.key >> 32 & 4294967295 AND l.objid::bigint = turn.key & 4294967295
 """
+MISSING_SQL = "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL"
 COLUMNS_SQL = """\
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -87,13 +90,17 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         for table in (spec, views):
             refuse_foreign(session.execute, table, table.tables())
         log_of_snapshots(session.execute, spec, views)
-        found = find_installed(session.execute, spec)
+        if spec is not events.pgevents_spec:  # looked up by the search path before
+            found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
             refuse_stale_functions(session.execute, spec)
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
+        elif lacks_lease_holder(session, spec):
+            _lock(session, spec.qualified("_checkpoints"), NO_USERS)
+            add_lease_holder(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
         if is_new:
             refuse_leftovers(session.execute, spec, views)
@@ -125,7 +132,7 @@ def install_sql(events: type[EventsModel], projections: type[ProjectionsModel]) 
         *views.statements(),
         functions_sql(spec),
         *([lists_guard_sql(spec)] if spec.lists else []),
-        *spec.guards().values(),
+        *log_guards(spec).values(),
         _mark_sql(spec, views),
         *view_guards(views, spec).values(),
     ]
@@ -162,9 +169,9 @@ def _make(session: Session, spec: TableSpec, statements: Mapping[str, str]) -> N
     """
     if not _exists(session, "to_regnamespace", f'"{spec.schema}"'):
         session.execute("".join(spec.schema_statements()))
-    for name, statement in statements.items():
-        if not _exists(session, "to_regclass", name):
-            session.execute(statement)
+    missing = {name for (name,) in session.execute(MISSING_SQL, [list(statements)]).fetchall()}
+    if missing:
+        session.execute("".join(statement for name, statement in statements.items() if name in missing))
 
 
 def _exists(session: Session, to_reg: str, name: str) -> bool:
@@ -179,7 +186,7 @@ def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> li
         statements.append(functions_sql(spec))
         statements += _list_statements(spec, () if is_new else found.lists)
     if is_new or set(found.guards) != set(GUARDS):
-        statements += spec.guards().values()
+        statements += log_guards(spec).values()
     return statements
 
 
@@ -226,7 +233,7 @@ def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[st
         return []
     return [
         f'ALTER TABLE {views.qualified()} DROP CONSTRAINT "{old_key[0]}", '
-        f'ADD CONSTRAINT "{old_key[0]}" PRIMARY KEY (type, id, version)'
+        f'ADD CONSTRAINT "{old_key[0]}" PRIMARY KEY (type, id, version);\n'
     ]
 
 
@@ -285,8 +292,8 @@ class _Table:
             self.session.execute(statement)
         for make in indexes:
             make()
-        for statement in statements:
-            self.session.execute(statement)
+        if statements:
+            self.session.execute("".join(statements))
 
     def _missing_columns(self) -> dict[str, str]:
         """What adds the columns that tables of an earlier version lack, by the table's quoted name."""
@@ -300,14 +307,16 @@ class _Table:
         return added
 
     def _missing_indexes(self) -> Iterator[Callable[[], object]]:
+        found = found_indexes(self.session.execute, self.spec)
+        missing = [index for index in self.spec.indexes() if index.name not in found]
+        if missing:
+            statements = [index.create_sql(self.spec.qualified()) for index in missing]
+            yield partial(self.session.execute, "".join(statements))
         for index in self.spec.indexes():
-            name = self.spec.beside(f'"{index.name}"')
-            if not _exists(self.session, "to_regclass", name):
-                yield partial(self.session.execute, index.create_sql(self.spec.qualified()))
-            elif index_is_former(self.session.execute, self.spec, index):
+            if index_is_former(found.get(index.name), index):
                 yield partial(self._replace_index, index)
             else:
-                refuse_foreign_index(self.session.execute, self.spec, index)
+                refuse_foreign_index(found.get(index.name), self.spec, index)
 
     def _replace_index(self, index: Index) -> None:
         """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""
@@ -367,6 +376,10 @@ def _maintenance(session: Session, spec: TableSpec, reason: str) -> Generator[No
         (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
         session.execute(SWITCH_SQL, [reason])
         yield
-        for statement in ("forget_parked_errors", "forget_lane_errors"):  # they may quote what was erased
+        for statement in (
+            "forget_parked_errors",
+            "forget_lane_errors",
+            "forget_timer_errors",
+        ):  # they may quote what was erased
             Statements(session, spec).run(statement)
         session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from pgevents.errors import ConfigurationError
+from pgevents.store.layout import TableSpec
 from pgevents.store.processing import Statements
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
 
 __all__ = [
     "KeptQuestion",

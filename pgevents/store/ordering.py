@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from pgevents.store.tables import TableSpec
+from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [

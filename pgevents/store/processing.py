@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 
 __all__ = [
@@ -25,7 +25,9 @@ __all__ = [
     "Found",
     "Statements",
     "bring_along",
+    "add_lease_holder",
     "has_old_checkpoints",
+    "lacks_lease_holder",
     "read_lanes",
     "split_error",
     "table_statements",
@@ -34,7 +36,7 @@ __all__ = [
 
 STACK = "\nTraceback (most recent call last):\n"
 """Stands between an error and its stack, in the one text that a redaction clears."""
-TABLES = ("checkpoints", "parked", "runners", "seen", "kept")
+TABLES = ("checkpoints", "parked", "notes", "runners", "seen", "kept", "timers")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
@@ -44,20 +46,24 @@ ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text A
 """The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
-@cache
+@remembered("sections of SQL")
 def _sections() -> Mapping[str, str]:
     text = (files("pgevents.store") / "processing.sql").read_text(encoding="utf-8")
     parts = re.split(r"(?m)^-- \[([\w ]+)\]\n", text)
     return dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
 
 
-@cache
+@remembered("statements of subscriptions")
 def _filled(spec: TableSpec, section: str) -> str:
     names = {name: spec.qualified(f"_{name}") for name in TABLES}
     names |= {
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
+        "final_bound": spec.qualified("_final_bound"),
         "hold_redactions": spec.qualified("_hold_redactions"),
+        "schedule": spec.qualified("_schedule"),
+        "unschedule": spec.qualified("_unschedule"),
+        "due_timers": spec.qualified("_due_timers"),
         "begin_keeping": spec.qualified("_begin_keeping"),
         "old": spec.qualified("_checkpoints_old"),
         "old_name": f'"{spec.name}_checkpoints_old"',
@@ -78,7 +84,7 @@ class Statements:
 
         Args:
             name: The statement's name in `processing.sql`.
-            before: SQL without parameters that is sent before it in the same message.
+            before: SQL that is sent before it in the same message; it may use the same parameters.
             **params: Its parameters.
         """
         return self.session.execute(before + _filled(self.spec, name), params)
@@ -100,6 +106,15 @@ def table_statements(spec: TableSpec) -> dict[str, str]:
         f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
         "WHERE state = 'retrying';\n"
     )
+    notes = spec.index_name("notes", "name")
+    made[spec.beside(notes)] = (
+        f"CREATE INDEX IF NOT EXISTS {notes} ON {spec.qualified('_notes')} (name, number);\n"
+    )
+    timers = spec.index_name("timers", "due")
+    made[spec.beside(timers)] = (
+        f"CREATE INDEX IF NOT EXISTS {timers} ON {spec.qualified('_timers')} (try_at, number) "
+        "WHERE state <> 'parked';\n"
+    )
     return made
 
 
@@ -112,6 +127,16 @@ def bring_along(session: Session, spec: TableSpec) -> None:
     """Give checkpoints of the first form today's: a row a lane."""
     for name in ("set_aside", "table checkpoints", "bring_along"):
         session.execute(_filled(spec, name))
+
+
+def lacks_lease_holder(session: Session, spec: TableSpec) -> bool:
+    """Whether the table of checkpoints is of a version that did not say who has a lease."""
+    return bool(Statements(session, spec).value("lacks_holder", checkpoints=spec.qualified("_checkpoints")))
+
+
+def add_lease_holder(session: Session, spec: TableSpec) -> None:
+    """Give the table of checkpoints the column for it."""
+    session.execute(_filled(spec, "add_holder"))
 
 
 def split_error(text: str | None) -> tuple[str | None, str | None]:

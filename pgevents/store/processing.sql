@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS {{checkpoints}} (
     announced bigint,                           -- the event being handled, where workers may die of it; 0: none yet
     leased_at timestamptz,
     leased_until timestamptz,
+    leased_by text,                             -- host, process and thread that have the lease
     error text,
     PRIMARY KEY (name, lane)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
@@ -45,6 +46,19 @@ CREATE TABLE IF NOT EXISTS {{parked}} (
     PRIMARY KEY (name, key, event_id)
 );
 
+-- [table notes]
+-- What people did with parked events. It is kept when the event is handled and leaves {{parked}}.
+CREATE TABLE IF NOT EXISTS {{notes}} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    key text NOT NULL,
+    event_id bigint NOT NULL,
+    action text NOT NULL CHECK (action IN ('retried', 'discarded')),
+    by text NOT NULL,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- [table runners]
 CREATE TABLE IF NOT EXISTS {{runners}} (
     id text PRIMARY KEY,
@@ -63,6 +77,14 @@ CREATE TABLE IF NOT EXISTS {{seen}} (
     at timestamptz PRIMARY KEY DEFAULT clock_timestamp(),
     last_id bigint NOT NULL
 );
+
+-- [lacks_holder]
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(%(checkpoints)s)) AND NOT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = to_regclass(%(checkpoints)s) AND attname = 'leased_by' AND NOT attisdropped
+);
+
+-- [add_holder]
+ALTER TABLE {{checkpoints}} ADD COLUMN leased_by text;
 
 -- [is_old_form]
 SELECT EXISTS (
@@ -103,18 +125,20 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(gate)s, 0));
 -- aborted, its worker died or was cut off in the middle.
 WITH gate AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(gate)s, 0)) AS is_open,
-        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next,
+        EXISTS (SELECT FROM {{checkpoints}} WHERE name = %(name)s AND (careful > 0 OR interruptions >= 3)) AS has_careful
 )
 SELECT c.lane, c.lanes, c.question::text, c.position, c.layers::text, c.generation,
     c.key_hash <> hashtextextended('pgevents ' || getdatabaseencoding(), 0), c.careful, c.announced, c.attempts, c.failed_id,
     c.interruptions,
     CASE WHEN c.xmax::text <> '0' AND (next - c.xmax::text::bigint & 4294967295) BETWEEN 1 AND 2147483647 THEN
         pg_xact_status((next - (next - c.xmax::text::bigint & 4294967295))::text::xid8) = 'aborted' END,
-    clock_timestamp() > c.moved_at + interval '10 s'
+    clock_timestamp() > c.moved_at + interval '10 s', has_careful
 FROM {{checkpoints}} AS c, gate
 WHERE is_open AND c.name = %(name)s AND c.lane = ANY (%(lanes)s) AND c.state = 'active'
     AND (c.due_at IS NULL OR c.due_at <= clock_timestamp())
     AND (c.leased_until IS NULL OR c.leased_until <= clock_timestamp() OR c.leased_at > clock_timestamp())
+    AND (%(careful)s IS NULL OR (c.careful > 0 OR c.interruptions >= 3) = %(careful)s)
 ORDER BY array_position(%(lanes)s, c.lane) LIMIT %(limit)s
 FOR UPDATE OF c SKIP LOCKED;
 
@@ -142,7 +166,7 @@ WHERE name = %(name)s AND lane = %(lane)s;
 -- [lease]
 UPDATE {{checkpoints}}
 SET generation = generation + 1, leased_at = clock_timestamp(),
-    leased_until = clock_timestamp() + %(lease)s * interval '1 s'
+    leased_until = clock_timestamp() + %(lease)s * interval '1 s', leased_by = %(holder)s
 WHERE name = %(name)s AND lane = %(lane)s RETURNING generation;
 
 -- [announce]
@@ -198,8 +222,11 @@ SET position = %(position)s, layers = '[]', question = %(question)s, generation 
 WHERE name = %(name)s;
 
 -- [discard_above]
-UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
-WHERE name = %(name)s AND event_id > %(position)s AND state <> 'discarded';
+WITH done AS (
+    UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+    WHERE name = %(name)s AND event_id > %(position)s AND state <> 'discarded' RETURNING key, event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'discarded', %(by)s, %(reason)s FROM done ORDER BY event_id;
 
 -- [ask_again]
 UPDATE {{checkpoints}} SET question = %(question)s, generation = generation + 1, state_at = clock_timestamp() WHERE name = %(name)s;
@@ -219,11 +246,15 @@ DELETE FROM {{checkpoints}} WHERE name = %(name)s;
 -- [same_hash]
 UPDATE {{checkpoints}} SET key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0) WHERE name = %(name)s;
 
+-- [hash_parked]
+UPDATE {{parked}} SET hash = hashtextextended(key, 0) WHERE name = %(name)s AND hash <> hashtextextended(key, 0);
+
 -- [rename]
 UPDATE {{checkpoints}} SET name = %(new)s, generation = generation + 1 WHERE name = %(name)s;
 
 -- [rename_parked]
 UPDATE {{parked}} SET name = %(new)s WHERE name = %(name)s;
+UPDATE {{notes}} SET name = %(new)s WHERE name = %(name)s;
 
 -- [blocked]
 -- Of these keys, those that are parked, and from which event on.
@@ -247,7 +278,7 @@ WHERE {{parked}}.state = 'discarded';
 
 -- [due]
 -- The key whose retry is due for longest, in lanes that this worker has.
-SELECT p.key, p.event_id, p.attempts, p.hash
+SELECT p.key, p.event_id, p.attempts, p.hash, p.error IS NOT DISTINCT FROM %(died)s
 FROM {{parked}} AS p
 WHERE p.name = %(name)s AND p.state = 'retrying' AND p.due_at <= clock_timestamp()
     AND p.event_id <= (%(positions)s::bigint[])[1 + mod(mod(p.hash, %(lanes)s) + %(lanes)s, %(lanes)s)]
@@ -310,14 +341,33 @@ SELECT min(event_id) FILTER (WHERE state = 'parked'), min(event_id)
 FROM {{parked}} WHERE name = %(name)s AND event_id <= %(event_id)s AND state <> 'discarded';
 
 -- [retry]
-UPDATE {{parked}} AS p
-SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
-WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
-    AND p.state IN ('parked', 'retrying');
+WITH done AS (
+    UPDATE {{parked}} AS p
+    SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
+    WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
+        AND p.state IN ('parked', 'retrying') RETURNING p.key, p.event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'retried', %(by)s, %(reason)s FROM done ORDER BY event_id;
 
 -- [discard]
-UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
-WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded';
+WITH done AS (
+    UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+    WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded' RETURNING key, event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'discarded', %(by)s, %(reason)s FROM done;
+
+-- [forget_notes]
+-- Notes of any subscription that are too old, and of this one all but the newest.
+DELETE FROM {{notes}}
+WHERE at < clock_timestamp() - %(days)s * interval '1 day'
+    OR name = %(name)s AND number <= (
+        SELECT number FROM {{notes}} WHERE name = %(name)s ORDER BY number DESC OFFSET %(most)s LIMIT 1);
+
+-- [notes]
+SELECT number, key, event_id, action, by, reason, at FROM {{notes}}
+WHERE name = %(name)s AND (%(key)s IS NULL OR key = %(key)s) AND (%(event_id)s IS NULL OR event_id = %(event_id)s)
+    AND (%(below)s IS NULL OR number < %(below)s)
+ORDER BY number DESC LIMIT %(limit)s;
 
 -- [hash_of]
 SELECT hashtextextended(%(key)s, 0);
@@ -328,19 +378,24 @@ SELECT (last_value - (NOT is_called)::int)::bigint, current_setting('transaction
 -- [at_lanes]
 -- Who has a lane right now: the backend whose transaction locked its row, or a lease.
 SELECT c.lane, l.pid, a.application_name, host(a.client_addr), extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
-    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_until END, nullif(c.announced, 0)
+    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_until END, nullif(c.announced, 0),
+    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_by END
 FROM {{checkpoints}} AS c
 LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock'
     AND l.transactionid = c.xmax AND l.pid <> pg_backend_pid()
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE c.name = %(name)s ORDER BY c.lane;
 
--- [types_since]
+-- [came]
+-- How far the log is final, and then the newest event of each type: what commits in between is seen.
+SELECT set_config('pgevents.bound', {{final_bound}}(%(streams)s)::text, true);
+SELECT NULL AS type, current_setting('pgevents.bound')::bigint
+UNION ALL
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
 SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
-    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()), bool_or(c.careful > 0 OR c.interruptions >= 3),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 
@@ -448,3 +503,65 @@ SELECT EXISTS (
 
 -- [begin_keeping]
 SELECT {{begin_keeping}}(%(name)s);
+
+-- [table timers]
+-- Events that are saved later; see timers.sql.
+CREATE TABLE IF NOT EXISTS {{timers}} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    key text COLLATE "C" NOT NULL UNIQUE,
+    due_at timestamptz NOT NULL,
+    try_at timestamptz NOT NULL,                -- when it is due, or due again after a failure
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    locks int NOT NULL,                         -- how many keys a save of the event locks
+    state text NOT NULL DEFAULT 'scheduled' CHECK (state IN ('scheduled', 'retrying', 'parked')),
+    attempts int NOT NULL DEFAULT 0,
+    error text,
+    scheduled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- [schedule]
+SELECT * FROM {{schedule}}(
+    %(type)s, %(data)s, %(metadata)s, %(key)s, %(at)s, %(after)s, %(replace)s, %(ahead)s);
+
+-- [unschedule]
+SELECT * FROM {{unschedule}}(%(key)s);
+
+-- [due_timers]
+SELECT * FROM {{due_timers}}(%(limit)s, %(lock_timeout)s, %(ahead)s);
+
+-- [fired]
+DELETE FROM {{timers}} WHERE number = ANY (%(numbers)s);
+
+-- [not_fired]
+UPDATE {{timers}}
+SET state = %(state)s, attempts = attempts + 1, error = %(error)s,
+    try_at = clock_timestamp() + %(ahead)s + %(delay)s * interval '1 s'
+WHERE number = %(number)s;
+
+-- [until_next_timer]
+-- Seconds until one is due, below 0 if one is late; NULL without any.
+SELECT extract(epoch FROM (
+    SELECT try_at FROM {{timers}} WHERE state <> 'parked' ORDER BY try_at, number LIMIT 1
+) - clock_timestamp() - %(ahead)s::interval)::float8;
+
+-- [timers]
+SELECT number, key, due_at, type, data::text, nullif(metadata, '{}')::text, state, attempts, error, scheduled_at
+FROM {{timers}}
+WHERE (%(key)s IS NULL OR key = %(key)s) AND (%(state)s IS NULL OR state = %(state)s)
+ORDER BY due_at, number LIMIT %(limit)s;
+
+-- [forget_timer_errors]
+UPDATE {{timers}} SET error = NULL WHERE error IS NOT NULL;
+
+-- [retry_timers]
+UPDATE {{timers}} SET state = 'scheduled', attempts = 0, try_at = due_at
+WHERE state <> 'scheduled' AND (%(key)s IS NULL OR key = %(key)s);
+
+-- [timers_sum]
+SELECT count(*), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
+    count(*) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now),
+    greatest(extract(epoch FROM n.now - min(t.due_at) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now)), 0)::float8,
+    min(t.due_at) FILTER (WHERE t.state <> 'parked')
+FROM (SELECT clock_timestamp() + %(ahead)s::interval AS now) AS n LEFT JOIN {{timers}} AS t ON true GROUP BY n.now;

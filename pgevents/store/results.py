@@ -9,9 +9,10 @@ from typing import Any, Generic, TypeVar, overload
 
 from pgevents.errors import EventDecodeError
 from pgevents.events import Event, Parts, UndecodedData
+from pgevents.merging import merge_streams
 from pgevents.store.options import OnUndecodable
 from pgevents.store.ordering import Position
-from pgevents.streams import Stream, merge_streams
+from pgevents.streams import Stream
 
 __all__ = ["EventStream", "decoded_part", "position_after", "position_of_newest"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
@@ -33,13 +33,14 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
+from pgevents.store import joined
 
 if TYPE_CHECKING:  # playhouse has no types
     MaxConnectionsExceeded = ValueError
 else:
     from playhouse.pool import MaxConnectionsExceeded
 
-__all__ = ["Session", "open_database", "setting_that_breaks", "url_of"]
+__all__ = ["Session", "is_broken", "open_database", "setting_that_breaks", "url_of"]
 
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -64,6 +65,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
+DROPPED = "XX000"  # could not open relation with OID: dropped while the statement waited for it
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
 
@@ -76,12 +78,28 @@ class _Database(peewee.PostgresqlDatabase):
         base: Any = super()
         try:
             base.begin(isolation_level)
-        except (peewee.OperationalError, peewee.InterfaceError):
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
             this: Any = self
-            if this.is_closed() or this.in_transaction() or not this.connection().closed:
+            if this.is_closed() or this.in_transaction() or not is_lost(this.connection(), error):
                 raise
             this.close()
             base.begin(isolation_level)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an error is libpq's own and not an answer of the server.
+
+    The connection is of no more use then, though psycopg2 calls it closed only at the next statement.
+    """
+    orig: Any = getattr(error, "orig", error)  # where Peewee keeps the driver's error
+    return type(orig) is psycopg2.DatabaseError and orig.pgcode is None
+
+
+def is_lost(connection: Any, error: BaseException) -> bool:
+    """Whether a connection was lost with this error; then it is closed."""
+    if not connection.closed and is_broken(error):
+        connection.close()
+    return bool(connection.closed)
 
 
 def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
@@ -152,13 +170,29 @@ class Session:
     with rows that can be unpacked and an encoding that holds text.
     """
 
-    db: peewee.PostgresqlDatabase
+    _db: peewee.PostgresqlDatabase
+    when_missing: Callable[[str], PgEventsError | None] | None = attrs.field(default=None, repr=False)
+    """What stands behind it if tables are missing, for tenants; None: they were never made."""
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
     _latest: Callable[[], Any] = attrs.field(init=False, repr=False, default=_no_connection)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         _sessions.add(self)
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return joined.current(self) or self._db
+
+    def joined(self, host: joined.Host) -> AbstractContextManager[None]:
+        """A block in which everything runs in a transaction of another program.
+
+        Raises:
+            UnsupportedTransactionError: There is no transaction now.
+            ConfigurationError: Not on a connection of psycopg2.
+        """
+        return joined.joined(self, joined.JoinedDatabase(host, self._db))
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -195,7 +229,7 @@ class Session:
             UnsupportedTransactionError: Autocommit was switched off on it.
         """
         db: Any = self.db
-        if self._inherited is not None:
+        if self._inherited is not None and db is self._db:
             self._leave_parent(self._inherited)
         if db.is_closed():
             self._connect()
@@ -251,7 +285,7 @@ class Session:
 
     def note_fork(self) -> None:
         """What is open now belongs to the parent process."""
-        db: Any = self.db
+        db: Any = self._db
         self._inherited, self._sound, self._latest = self._sound, _Connections(), _no_connection
         if not db.is_closed():
             self._inherited.add(db.connection())
@@ -263,7 +297,10 @@ class Session:
         return self._status() in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 
     def _status(self) -> int:
-        return int(self.connection().get_transaction_status())
+        status = int(self.connection().get_transaction_status())
+        if status == TRANSACTION_STATUS_IDLE and self.db is not self._db:
+            return int(TRANSACTION_STATUS_INTRANS)  # psycopg2 begins it with the first statement
+        return status
 
     @contextmanager
     def atomic(self) -> Generator[Any, None, None]:
@@ -281,7 +318,7 @@ class Session:
             try:
                 transaction.__exit__(type(error), error, error.__traceback__)
             except peewee.PeeweeException as fault:
-                if not self._is_lost():  # a lost connection has rolled back by itself
+                if not self._is_lost(fault):  # a lost connection has rolled back by itself
                     self._translate(fault)
                 self._drop()
             raise
@@ -304,7 +341,7 @@ class Session:
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
-            if not is_outermost or not self._is_lost():
+            if not is_outermost or not self._is_lost(error):
                 self._translate(error)
             self._drop()
             self.connection()
@@ -328,9 +365,18 @@ class Session:
 
     # -- errors ------------------------------------------------------------
 
-    def _is_lost(self) -> bool:
+    def not_installed(self, message: str) -> PgEventsError:
+        """The error to raise where tables or functions are missing.
+
+        Args:
+            message: What is missing.
+        """
+        found = None if self.when_missing is None else self.when_missing(message)
+        return found or NotInstalledError(f"{message}: run client.create_tables()")
+
+    def _is_lost(self, error: BaseException) -> bool:
         db: Any = self.db
-        return not db.is_closed() and bool(db.connection().closed)
+        return not db.is_closed() and is_lost(db.connection(), error)
 
     def _drop(self) -> None:
         """Let go of a connection that broke, unless a transaction of Peewee's still has to be left."""
@@ -346,7 +392,7 @@ class Session:
         diagnosis = cause.diag if cause is not None else None
         message = ((diagnosis.message_primary if diagnosis is not None else None) or str(error)).strip()
         detail = (diagnosis.message_detail if diagnosis is not None else None) or ""
-        if self._is_lost():
+        if self._is_lost(error):
             is_inside = cast(Any, self.db).in_transaction()
             self._drop()
             if is_inside:
@@ -383,8 +429,9 @@ class Session:
                 f"{message}: the database's encoding cannot hold this text; nothing was written. "
                 f"Use a UTF8 database"
             ) from error
-        if code in MISSING:
-            raise NotInstalledError(f"{message}: run client.create_tables()") from error
+        is_dropped = code == DROPPED and self.when_missing is not None
+        if code in MISSING or is_dropped:
+            raise self.not_installed(message) from error
         raise DatabaseError(
             f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
         ) from error

@@ -11,11 +11,13 @@ import attrs
 from pgevents.codec.decoding import Decoder
 from pgevents.events import Event, Parts, UndecodedData
 from pgevents.hooks.details import Operation
+from pgevents.merging import merge_streams, single_value, union_of_types
+from pgevents.store.layout import TableSpec
 from pgevents.store.options import AsOf, ReadOptions
 from pgevents.store.queries import select_events
 from pgevents.store.session import Session
-from pgevents.store.tables import TableSpec
-from pgevents.streams import Stream, array_text, merge_streams, one_value, union_of_types
+from pgevents.streams import Stream
+from pgevents.texts import array_text
 
 __all__ = ["Source"]
 
@@ -61,9 +63,9 @@ class Source:
         tail = options.order if options.limit is None else f"{options.order} LIMIT {options.limit + 1:d}"
         return self.select(streams, options.after, options.as_of, tail=tail, is_reverse=options.reverse)
 
-    def one_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
+    def single_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
         """Field, value and types of a question about one value of a data index; None if it is another."""
-        asked = one_value(streams, self.spec.data_indexes)
+        asked = single_value(streams, self.spec.data_indexes)
         if asked is None:
             return None
         field, value, types_of_each = asked

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import EventTypes
+from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import where_sql
-from pgevents.store.tables import TableSpec
 from pgevents.streams import Stream
 from pgevents.subscriptions.control import Row, all_rows, every_lane
 from pgevents.subscriptions.definition import VIEW_KEY, Question, Work
 from pgevents.subscriptions.lanes import ensure
+from pgevents.type_registry import EventTypes
 
 __all__ = ["StandsByError", "check_key", "settle"]
 
@@ -90,6 +90,7 @@ def _deal_out_anew(work: Work) -> None:
                 f"reset(position={max(places)}) leaves some out"
             )
         work.statements.run("same_hash", name=work.name)
+        work.statements.run("hash_parked", name=work.name)
 
 
 def _widen(work: Work) -> None:
@@ -137,8 +138,10 @@ def _covers(wide: Question, narrow: Question) -> bool:
 def _is_within(inner: Stream[Any], outer: Stream[Any]) -> bool:
     if outer.types is not None and (inner.types is None or not set(inner.types) <= set(outer.types)):
         return False
-    matched = dict(inner.match)
-    return all(field in matched and set(matched[field]) <= set(values) for field, values in outer.match)
+    return all(
+        any(field == name and set(texts) <= set(values) for name, texts in inner.match)
+        for field, values in outer.match
+    )
 
 
 def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None:

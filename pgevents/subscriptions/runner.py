@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -17,10 +18,11 @@ from uuid import uuid4
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseUnavailableError
+from pgevents.store.options import check_flag
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import Statements
 from pgevents.streams import stream
-from pgevents.subscriptions import outside, worker
+from pgevents.subscriptions import firing, outside, worker
 from pgevents.subscriptions.board import LOOK_AGAIN, Board, Task
 from pgevents.subscriptions.change import StandsByError, settle
 from pgevents.subscriptions.control import all_rows
@@ -64,6 +66,7 @@ class Runner:
         poll: float = 0.05,
         other_databases: bool = False,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        timers: bool = True,
     ) -> None:
         """Nothing is asked of the database yet.
 
@@ -75,6 +78,7 @@ class Runner:
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
             context: What each worker thread works in, such as Flask's `app.app_context`.
+            timers: Whether it fires timers. Any number of runners may; one at a time does.
 
         Raises:
             ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
@@ -92,6 +96,7 @@ class Runner:
         self._poll = poll
         self._other_databases = other_databases
         self._context = context
+        self._timers = check_flag(timers, "timers")
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -143,6 +148,8 @@ class Runner:
             for n in range(workers)
         ]
         poller = _Poller(client, board, self._poll, self._id, workers)
+        if self._timers:
+            poller.context = self._context
         for thread in threads:
             thread.start()
         try:
@@ -199,7 +206,7 @@ class Runner:
 
     def _work_in_context(self, board: Board) -> None:
         try:
-            while True:
+            while not self._stop.is_set():
                 taken = board.take()
                 if taken is None:
                     return
@@ -226,7 +233,7 @@ class Runner:
         work = task.work
         try:
             if work.keeper is not None:
-                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop)
+                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop, task.pace)
                 return outcome
             if work.effects == "outside":
                 return outside.step(work, lanes, task.pace, self._stop)
@@ -256,6 +263,9 @@ class _Poller:
         self.horizon = -1
         self.pause = FIRST_POLL
         self.next_changes = self.next_seen = self.next_look = self.next_late = 0.0
+        self.next_timer = math.inf
+        self.context: Callable[[], AbstractContextManager[Any]] | None = None
+        """What it fires timers in; None if it does not."""
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -268,7 +278,11 @@ class _Poller:
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)
-            stop.wait(self.pause)
+            stop.wait(min(self.pause, self._until_timer()))
+            self.board.wait_for_idle(min(self.poll, self._until_timer()))
+
+    def _until_timer(self) -> float:
+        return max(0.0, self.next_timer - time.monotonic())
 
     def leave(self) -> None:
         """Say that this runner is gone, if the database can be told."""
@@ -296,21 +310,31 @@ class _Poller:
         if now >= self.next_seen:
             self.next_seen = now + SEEN_EVERY
             self._seen(last)
+        if self.context is not None and (now >= self.next_timer or self.next_timer == math.inf):
+            self._fire(now, self.context)
+
+    def _fire(self, now: float, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Save the events of timers that are due, some at a time. The server says when the next one is due;
+        it is asked again soon, for its clock may be set."""
+        seconds = firing.until_next(self.client)
+        if seconds is None or seconds > 0:
+            self.next_timer = now + min(CHANGES_EVERY, CHANGES_EVERY if seconds is None else seconds)
+            return
+        with context():
+            has_fired = firing.fire(self.client)
+        self.next_timer = now if has_fired else now + self.poll
 
     def _arrivals(self, last: int, now: float) -> None:
         """Wake those whose types came. Late events stand above the horizon of the look before."""
-        spec = self.client.events.pgevents_spec
-        bound = f"SELECT {spec.qualified('_final_bound')}(%s)"
-        (horizon,) = self.client.session.execute(bound, [streams_json([stream()])]).fetchone()
         after = self.horizon
         if last - self.horizon > FAR:
             after = self.last
             if now >= self.next_late:
                 self.next_late = now + CHANGES_EVERY
                 self.board.look_again(wanted=last)
-        newest: dict[str, int] = {}
-        if any(task.work.question.streams for task in self.board.tasks):
-            newest = dict(self.statements.rows("types_since", after=after))
+        rows = self.statements.rows("came", streams=streams_json([stream()]), after=after)
+        horizon = next(bound for name, bound in rows if name is None)
+        newest = {name: newest for name, newest in rows if name is not None}
         is_new = last > self.last
         self.board.arrived(newest, max(newest.values(), default=0))
         self.last, self.horizon = last, horizon
@@ -320,8 +344,9 @@ class _Poller:
         """What others did: resumed, reset, resized; and what has become due."""
         tasks = {task.work.name: task for task in self.board.tasks}
         rows = self.statements.rows("changes", names=self.names)
-        for name, changed_at, lanes, is_active, is_due, has_due in rows:
+        for name, changed_at, lanes, is_active, is_due, has_careful, has_due in rows:
             task = tasks[name]
+            task.pace.has_careful = has_careful or task.pace.has_careful
             task.is_held = not is_active
             if (changed_at, lanes) != (task.changed_at, task.lanes):
                 if task.changed_at:

@@ -6,6 +6,7 @@ pytest finds the fixtures by itself. No server starts before a test asks for one
 
 from pgevents.testing.capturing import CapturedEvents, capture_events
 from pgevents.testing.checking import check_projection
+from pgevents.testing.clocks import Clock
 from pgevents.testing.draining import drain
 from pgevents.testing.effects import check_effects
 from pgevents.testing.fingerprints import ReducersChangedWarning, check_reducers
@@ -14,7 +15,9 @@ from pgevents.testing.fixtures import (
     pgevents_client,
     pgevents_database,
     pgevents_databases,
+    pgevents_make_client,
     pgevents_server,
+    pgevents_tables,
     pgevents_url,
 )
 from pgevents.testing.histories import History, history
@@ -23,6 +26,7 @@ from pgevents.testing.scenarios import Given, Outcome, given
 __all__ = [
     "EMPTY_SQL",
     "CapturedEvents",
+    "Clock",
     "Given",
     "History",
     "Outcome",
@@ -37,6 +41,8 @@ __all__ = [
     "pgevents_client",
     "pgevents_database",
     "pgevents_databases",
+    "pgevents_make_client",
     "pgevents_server",
+    "pgevents_tables",
     "pgevents_url",
 ]

@@ -6,7 +6,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pgevents.events import Event, EventTypes
+from pgevents.events import Event
+from pgevents.type_registry import EventTypes
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient

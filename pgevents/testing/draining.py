@@ -16,7 +16,8 @@ MOST_ROUNDS = 10_000
 def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> int:
     """Give subscriptions all that is due, in this thread and in a fixed order, until nothing is left.
 
-    What handlers save is handled, too. Retries that are due later are left.
+    What handlers save is handled, too, and so are the events of timers that are due. Timers and retries that
+    are due later are left; `Clock` moves the clock of timers.
 
     Args:
         client: The client.
@@ -37,7 +38,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         ```
     """
     from pgevents.errors import ConfigurationError
-    from pgevents.subscriptions import outside, worker
+    from pgevents.subscriptions import firing, outside, worker
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.lanes import all_lanes
     from pgevents.subscriptions.pace import Pace
@@ -52,7 +53,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     total = 0
     for _ in range(MOST_ROUNDS):
         before = total
-        is_more = False
+        is_more = firing.fire(client)
         for work, pace in zip(works, paces, strict=True):
             for lane in all_lanes(work):
                 if work.keeper is not None:

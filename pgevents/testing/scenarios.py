@@ -17,7 +17,8 @@ import attrs
 from pgevents.codec.jsontext import dump_json, load_json
 from pgevents.codec.previews import plain_serializer, preview
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError, UnknownEventTypeError
-from pgevents.events import Event, EventTypes, event_type_of
+from pgevents.event_types import event_type_of
+from pgevents.events import Event
 from pgevents.fields import texts_in, value_in
 from pgevents.identifiers import Identifiers
 from pgevents.newest import LatestEvent
@@ -28,6 +29,7 @@ from pgevents.testing.histories import (
     numbered,
     shown,
 )
+from pgevents.type_registry import EventTypes
 
 if TYPE_CHECKING:
     from pgevents.client import EventClient

@@ -40,7 +40,7 @@ from pgevents import (
     pipeline,
     stream,
 )
-from pgevents.events import EventType
+from pgevents.event_types import EventType
 from pgevents.store.options import ReadOptions
 from pgevents.streams import Stream
 from pgevents.subscriptions import Subscription

@@ -14,15 +14,15 @@ from typing import Any
 
 import attrs
 
+from pgevents.merging import merge_streams
 from pgevents.store import read
 from pgevents.store.append import Appender
 from pgevents.store.functions import function_names, functions_sql
+from pgevents.store.layout import TableSpec
 from pgevents.store.options import PLAIN, ReadOptions
 from pgevents.store.ordering import Position, streams_json
 from pgevents.store.queries import NO_EVENT
 from pgevents.store.read import Reader
-from pgevents.store.tables import TableSpec
-from pgevents.streams import merge_streams
 
 Replacement = tuple[str, str]
 

@@ -11,13 +11,13 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from pgevents import ConfigurationError, Event, EventClient, event, stream
-from pgevents.events import EventTypes
 from pgevents.subscriptions import Runner, lanes, overview, parked, pause, resume, retry, subscription, worker
 from pgevents.subscriptions import runner as runner_module
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.pace import Pace
 from pgevents.subscriptions.subscription import work_of
 from pgevents.testing import drain
+from pgevents.type_registry import EventTypes
 
 from ..shop import CartCreated, ItemAddedToCart
 from ..test_subscriptions_runner import running, until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -39,6 +39,7 @@ from pgevents import (
     pipeline,
     stream,
 )
+from pgevents.aio import AsyncEventClient
 
 
 @event("CART_CREATED")
@@ -212,11 +213,12 @@ def reading(client: EventClient) -> None:
     def number_in_cart(cart: CartView, last: Event[CartCreated] | None) -> CartCreated:
         return CartCreated(cart.id, "u1" if last is None else last.data.user_id)
 
-    client.decide(latest(CartCreated), number)
+    assert_type(client.decide(latest(CartCreated), number), list[Event[CartCreated]])
     client.decide(
         latest(CartCreated), lambda last: CartCreated("c", "u" if last is None else last.data.user_id)
     )
-    client.decide((CartProjection("c1", client), latest(CartCreated)), number_in_cart)
+    saved = client.decide((CartProjection("c1", client), latest(CartCreated)), number_in_cart)
+    assert_type(saved, list[Event[CartCreated]])
     client.decide((latest(CartCreated), CartProjection("c1", client)), lambda last, cart: None)
     assert_type(client.get_saved("key"), list[Event[Any]])
     assert_type(client.iter_event_stream(CartEvent, after=3), Iterator[Event[CartEvent]])
@@ -328,7 +330,40 @@ def deciding(client: EventClient) -> None:
     def both(one: CartView, two: CartView) -> CartCheckedOut:
         return CartCheckedOut(one.id, datetime.now(timezone.utc))
 
-    client.decide(CartProjection("c1", client), add_item, retries=5)
-    client.decide(CartProjection("c1", client), maybe)
-    client.decide(CartProjection("c1", client), lambda cart: CartCreated(cart.id, cart.user_id))
-    client.decide((CartProjection("c1", client), UserCarts("u1", client)), both)
+    def one_by_one(cart: CartView) -> Iterator[CartEvent]:
+        yield CartCreated(cart.id, "u1")
+        yield ItemAddedToCart(cart.id, "p3", 1, 1999)
+
+    def with_result(cart: CartView) -> Generator[ItemAddedToCart, None, int]:
+        yield ItemAddedToCart(cart.id, "p3", 1, 1999)
+        return 1
+
+    def one_or_several(cart: CartView) -> CartCreated | tuple[CartCreated, ...]:
+        created = CartCreated(cart.id, "u1")
+        return (created, created) if cart.is_checked_out else created
+
+    def as_dict(cart: CartView) -> dict[str, Any]:
+        return {"type": "CART_CREATED", "data": {"cart_id": cart.id}}
+
+    def all_of_them(*carts: CartView) -> list[CartCheckedOut]:
+        return [CartCheckedOut(cart.id, datetime.now(timezone.utc)) for cart in carts]
+
+    cart, carts = CartProjection("c1", client), UserCarts("u1", client)
+    assert_type(client.decide(cart, add_item, retries=5), list[Event[ItemAddedToCart]])
+    assert_type(client.decide(cart, maybe), list[Event[CartEvent]])
+    saved = client.decide(cart, lambda cart: CartCreated(cart.id, cart.user_id))
+    assert_type(saved, list[Event[CartCreated]])
+    assert_type(client.decide((cart, carts), both), list[Event[CartCheckedOut]])
+    assert_type(client.decide(cart, one_by_one), list[Event[CartEvent]])
+    assert_type(client.decide(cart, with_result), list[Event[ItemAddedToCart]])
+    assert_type(client.decide(cart, one_or_several), list[Event[CartCreated]])
+    assert_type(client.decide(cart, as_dict), list[Event[dict[str, Any]]])
+    assert_type(client.decide([cart, carts], all_of_them), list[Event[CartCheckedOut]])
+
+
+async def deciding_awaited(client: AsyncEventClient) -> None:
+    def add_item(cart: CartView) -> ItemAddedToCart | None:
+        return None if cart.is_checked_out else ItemAddedToCart(cart.id, "p3", 1, 1999)
+
+    saved = await client.decide(CartProjection("c1"), add_item)
+    assert_type(saved, list[Event[ItemAddedToCart]])

@@ -2,20 +2,21 @@
 -- else they guard against accidents.
 
 -- No INSERT but through the append functions of this generation. (A condition of the trigger's own would be parsed at each
--- INSERT, which takes three times as long. A search_path of its own would take as long as the rest; so names are in full.)
-CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger LANGUAGE plpgsql VOLATILE AS $pgevents$
+-- INSERT, which takes three times as long.)
+CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
-    _state CONSTANT text := coalesce(pg_catalog.current_setting('pgevents.my_app_events', true), '');
+    _state CONSTANT text := coalesce(current_setting('pgevents.my_app_events', true), '');
 BEGIN
-    IF _state OPERATOR(pg_catalog.=) 'the generation|'
-        AND pg_catalog.set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
+    IF _state = 'the generation|'
+        AND set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
     THEN
         RETURN NULL;
-    ELSIF pg_catalog.starts_with(_state, 'used|') THEN
+    ELSIF starts_with(_state, 'used|') THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
                 'save it with a plugin, or from a subscription';
-    ELSIF pg_catalog.split_part(_state, '|', 1) OPERATOR(pg_catalog.<>) '' THEN
+    ELSIF split_part(_state, '|', 1) <> '' THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'PGE03',
@@ -142,7 +143,7 @@ END
 $pgevents$;
 
 -- A projections table by the name under which it is noted; NULL if there is none, or it is another table.
-CREATE OR REPLACE FUNCTION my_app.events_views_of(_projections text) RETURNS regclass LANGUAGE sql STABLE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_views_of(_projections text) RETURNS regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
     SELECT t.tgrelid::regclass FROM pg_catalog.pg_trigger AS t
     WHERE t.tgrelid = to_regclass(_projections) AND t.tgname = 'pgevents_refold'
 $pgevents$;
@@ -165,7 +166,7 @@ $pgevents$;
 -- Lets the keeper of a view fold these ids anew, before it goes on with any of their events: hence the id 0. A keeper that has
 -- not begun folds them anyway.
 CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[]) RETURNS void
-LANGUAGE sql VOLATILE AS $pgevents$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     INSERT INTO my_app.events_parked (name, key, event_id, hash, state, due_at, note)
     SELECT DISTINCT _name, w.key, 0, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
     FROM unnest(_ids) AS w(key)
@@ -175,7 +176,7 @@ LANGUAGE sql VOLATILE AS $pgevents$
 $pgevents$;
 
 -- Lets the keeper of a view fold all of it anew.
-CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     UPDATE my_app.events_kept SET complete_at = NULL, target = my_app.events_last_issued() WHERE name = _name;
     UPDATE my_app.events_checkpoints
     SET position = 0, layers = '[]', generation = generation + 1, state_at = clock_timestamp() WHERE name = _name;

@@ -1,0 +1,372 @@
+"""Timers: events that are saved later, once, in the order of their times, by the server's clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from pgevents import (
+    ConfigurationError,
+    Event,
+    EventClient,
+    IdempotencyError,
+    InvalidValueError,
+    hookimpl,
+)
+from pgevents.subscriptions import firing, subscription
+from pgevents.testing import Clock, drain
+
+from .shop import CartCreated, ItemAddedToCart
+from .test_subscriptions_runner import running, until
+
+Make = Callable[..., EventClient]
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+PAST = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def carts_of(client: EventClient) -> list[str]:
+    """The carts of the log, in its order."""
+    return [event.data.cart_id for event in client.get_event_stream(CartCreated)]
+
+
+def cart(cart_id: str) -> CartCreated:
+    return CartCreated(cart_id, "u1")
+
+
+@pytest.fixture
+def clock(client: EventClient) -> Clock:
+    return Clock(client)
+
+
+def fire_all(client: EventClient) -> None:
+    while firing.fire(client):
+        pass
+
+
+# -- scheduling ---------------------------------------------------------------------------
+
+
+def test_a_timer_fires_when_its_time_has_come_and_once(client: EventClient, clock: Clock) -> None:
+    """Not before; then its event is saved under its key, and the key says so."""
+    done = client.schedule(cart("c1"), after=HOUR, key="k", metadata={"by": "me"})
+    assert (done.status, done.key, done.event_id) == ("scheduled", "k", None)
+    assert HOUR - MINUTE < done.at - datetime.now(timezone.utc) <= HOUR
+    clock.advance(HOUR - MINUTE)
+    fire_all(client)
+    assert not carts_of(client)
+    clock.advance(MINUTE)
+    fire_all(client)
+    fire_all(client)
+    (saved,) = client.get_event_stream(CartCreated)
+    assert saved.data == cart("c1") and saved.metadata == {"by": "me"}
+    assert client.get_saved("timer: k") == [saved]
+    assert client.scheduled() == []
+    again = client.schedule(cart("c1"), after=HOUR, key="k")
+    assert (again.status, again.event_id, again.at) == ("fired", saved.id, saved.created_at)
+    assert client.scheduled() == []
+
+
+def test_the_first_timer_of_a_key_stands_unless_it_is_replaced(client: EventClient, clock: Clock) -> None:
+    """Another time is reported, another event is an error, and replace=True replaces both."""
+    first = client.schedule(cart("c1"), after=HOUR, key="k")
+    second = client.schedule(cart("c1"), after=2 * HOUR, key="k")
+    assert (second.status, second.at) == ("pending", first.at)
+    with pytest.raises(IdempotencyError, match="another event"):
+        client.schedule(cart("c2"), after=HOUR, key="k")
+    (timer,) = client.scheduled(key="k")
+    assert (timer.data, timer.at, timer.state) == (cart("c1"), first.at, "scheduled")
+    third = client.schedule(cart("c2"), after=3 * HOUR, key="k", replace=True)
+    assert third.status == "replaced" and third.at - first.at > HOUR
+    clock.advance(2 * HOUR)
+    fire_all(client)
+    assert carts_of(client) == []
+    clock.advance(2 * HOUR)
+    fire_all(client)
+    assert carts_of(client) == ["c2"]
+
+
+def test_a_timer_is_cancelled_or_has_fired_or_is_unknown(client: EventClient) -> None:
+    """The three answers of unschedule."""
+    client.schedule(cart("c1"), after=HOUR, key="k")
+    assert client.unschedule("k") == "cancelled"
+    assert client.unschedule("k") == "unknown"
+    client.schedule(cart("c1"), at=PAST, key="k")
+    fire_all(client)
+    assert client.unschedule("k") == "fired"
+    assert carts_of(client) == ["c1"]
+
+
+def test_timers_are_part_of_the_callers_transaction(client: EventClient) -> None:
+    """What is rolled back was neither scheduled nor cancelled."""
+    client.schedule(cart("c1"), after=HOUR, key="kept")
+    with pytest.raises(LookupError), client.db.atomic():
+        client.save_event(cart("c2"))
+        client.schedule(cart("c3"), at=PAST, key="gone")
+        client.unschedule("kept")
+        raise LookupError
+    assert [timer.key for timer in client.scheduled()] == ["kept"]
+    fire_all(client)
+    assert carts_of(client) == []
+
+
+def test_a_timer_that_is_being_scheduled_or_cancelled_does_not_fire(
+    client: EventClient, make_client: Make
+) -> None:
+    """Its transaction is awaited by nobody, and it is due once that has ended."""
+    other = make_client()
+    client.schedule(cart("c1"), at=PAST, key="k1")
+    client.schedule(cart("c2"), at=PAST, key="k2")
+    with client.db.atomic() as transaction:
+        client.unschedule("k1")
+        client.schedule(cart("c3"), at=PAST, key="k3")
+        fire_all(other)
+        assert carts_of(other) == ["c2"]
+        transaction.rollback()
+    fire_all(other)
+    assert carts_of(other) == ["c2", "c1"]
+
+
+def test_a_key_that_fires_while_it_is_scheduled_anew_fires_once(
+    client: EventClient, make_client: Make
+) -> None:
+    """Whoever schedules it waits for the runner, and then sees that it has fired."""
+    other = make_client()
+    client.schedule(cart("c1"), at=PAST, key="k")
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(other.schedule(cart("c1"), at=PAST, key="k").status)),
+        threading.Thread(target=lambda: answers.append(other.unschedule("k"))),
+    ]
+    with client.db.atomic():
+        assert firing.fire(client)
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        assert not answers
+    for thread in threads:
+        thread.join(10)
+    assert answers == ["fired", "fired"]
+    fire_all(client)
+    assert carts_of(client) == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "one time"),
+        ({"at": PAST, "after": HOUR}, "one time"),
+        ({"at": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
+        ({"at": "2026-01-01"}, "time zone"),
+        ({"after": 30}, "timedelta"),
+        ({"after": -HOUR}, "timedelta"),
+        ({"after": timedelta(days=40_000)}, "timedelta"),
+        ({"after": HOUR, "key": ""}, "key"),
+        ({"after": HOUR, "key": "x" * 401}, "key"),
+        ({"after": HOUR, "key": "a\x1fb"}, "key"),
+        ({"after": HOUR, "replace": 1}, "replace"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused(
+    client: EventClient, arguments: dict[str, Any], message: str
+) -> None:
+    """In words, and before anything is written."""
+    with pytest.raises(ConfigurationError, match=message):
+        client.schedule(cart("c1"), **arguments)
+    assert client.scheduled() == []
+
+
+def test_questions_about_timers_that_mean_nothing_are_refused(client: EventClient) -> None:
+    with pytest.raises(InvalidValueError, match="state"):
+        client.scheduled(state="done")
+    with pytest.raises(InvalidValueError, match="key"):
+        client.unschedule("")
+
+
+# -- firing -------------------------------------------------------------------------------
+
+
+def test_late_timers_fire_in_the_order_of_time_and_number(client: EventClient) -> None:
+    """After a downtime: earlier times first, and those of one time as they were scheduled."""
+    for n in (5, 3, 3, 1, 9, 2):
+        client.schedule(cart(f"c{n}-{len(client.scheduled())}"), at=PAST + n * MINUTE)
+    client.db.close()  # nobody is there
+    fire_all(client)
+    assert carts_of(client) == ["c1-3", "c2-5", "c3-1", "c3-2", "c5-0", "c9-4"]
+
+
+def test_one_runner_at_a_time_fires(client: EventClient, make_client: Make) -> None:
+    """The order would not hold otherwise."""
+    other = make_client()
+    for n in range(300):
+        client.schedule(cart(f"c{n}"), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        assert not firing.fire(other)
+    fire_all(other)
+    assert carts_of(client) == [f"c{n}" for n in range(300)]
+
+
+def test_a_blocked_timer_holds_nobody_else_and_fires_once_it_can(
+    client: EventClient, make_client: Make
+) -> None:
+    """A decision in flight has locked its cart."""
+    other = make_client()
+    for n in range(1, 4):
+        client.schedule(cart(f"c{n}"), at=PAST + n * MINUTE, key=f"k{n}")
+    with other.db.atomic():
+        other.session.execute(
+            "SELECT my_app.events_lock(%s)", ['[{"types": null, "match": {"cart_id": ["c1"]}}]']
+        )
+        start = time.monotonic()
+        fire_all(client)
+        assert time.monotonic() - start < 2
+        assert carts_of(client) == ["c2", "c3"]
+        (timer,) = client.scheduled()
+        assert timer.state == "retrying" and timer.attempts == 1
+        assert "held by backend" in (timer.error or "")
+    until(lambda: firing.fire(client))
+    assert carts_of(client) == ["c2", "c3", "c1"]
+
+
+def test_a_timer_whose_event_is_refused_is_parked_and_fires_after_a_retry(
+    client: EventClient, clock: Clock
+) -> None:
+    """A bad timer stops nobody, is seen, and is kept until a person says what to do."""
+
+    class Refuses:
+        is_on = True
+
+        @hookimpl
+        def pgevents_after_save(self, client: EventClient, events: list[Event[Any]]) -> None:
+            if self.is_on and any(event.data == cart("bad") for event in events):
+                raise ValueError("no such customer")
+
+    plugin = Refuses()
+    client.plugins.register(plugin)
+    client.schedule(cart("bad"), at=PAST, key="bad")
+    client.schedule(cart("c1"), at=PAST + MINUTE)
+    fire_all(client)
+    assert carts_of(client) == ["c1"]
+    for _ in range(firing.REFUSED_ATTEMPTS):
+        clock.advance(HOUR)
+        fire_all(client)
+    (timer,) = client.scheduled(state="parked")
+    assert (timer.key, timer.attempts) == ("bad", firing.REFUSED_ATTEMPTS)
+    assert timer.error == "ValueError: no such customer"
+    assert client.schedule(cart("bad"), at=PAST, key="bad").status == "parked"
+    plugin.is_on = False
+    fire_all(client)
+    assert carts_of(client) == ["c1"]
+    assert client.retry_timers("bad") == 1
+    fire_all(client)
+    assert carts_of(client) == ["c1", "bad"]
+
+
+def test_a_timer_whose_event_somebody_else_saved_is_gone(client: EventClient) -> None:
+    """Its key is used: it has fired, however."""
+    client.schedule(cart("c1"), at=PAST, key="k")
+    client.schedule(cart("c2"), at=PAST)
+    client.save_event(cart("c1"), idempotency_key="timer: k")
+    fire_all(client)
+    assert carts_of(client) == ["c1", "c2"]
+    assert client.scheduled() == []
+
+
+def test_plugins_see_what_a_timer_saves(client: EventClient) -> None:
+    """They change the event when it is scheduled, and are told of it when it is saved."""
+    seen: list[tuple[str, Any]] = []
+
+    class Notes:
+        @hookimpl
+        def pgevents_before_save(self, client: EventClient, events: list[Any]) -> None:
+            seen.append(("before", [event.data for event in events]))
+
+        @hookimpl
+        def pgevents_after_save(self, client: EventClient, events: list[Event[Any]]) -> None:
+            seen.append(("after", [event.data for event in events]))
+
+        @hookimpl
+        def pgevents_after_commit(self, client: EventClient, events: list[Event[Any]]) -> None:
+            seen.append(("commit", [event.data for event in events]))
+
+    client.plugins.register(Notes())
+    client.schedule(cart("c1"), at=PAST)
+    assert seen == [("before", [cart("c1")])]
+    fire_all(client)
+    assert seen[1:] == [("after", [cart("c1")]), ("commit", [cart("c1")])]
+
+
+def test_a_runner_fires_timers_and_gives_their_events_to_handlers(client: EventClient) -> None:
+    """What is late when it starts, and what becomes due while it runs."""
+    seen: list[str] = []
+
+    @subscription("timers", CartCreated)
+    def note(event: Event[CartCreated]) -> None:
+        seen.append(event.data.cart_id)
+
+    client.schedule(cart("late"), at=PAST)
+    with running(client, note):
+        until(lambda: seen == ["late"])
+        due = client.schedule(cart("soon"), after=timedelta(seconds=0.4)).at
+        until(lambda: seen == ["late", "soon"])
+    saved = client.get_event_stream(CartCreated)[-1]
+    assert timedelta(0) <= saved.created_at - due < timedelta(seconds=2)
+
+
+def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
+    """Runner(..., timers=False)"""
+
+    @subscription("nothing", CartCreated)
+    def note(event: Event[CartCreated]) -> None: ...
+
+    client.schedule(cart("late"), at=PAST)
+    with running(client, note, timers=False):
+        time.sleep(0.5)
+    assert carts_of(client) == []
+
+
+# -- from handlers -------------------------------------------------------------------------
+
+
+def test_what_a_handler_schedules_is_rolled_back_with_it(client: EventClient, clock: Clock) -> None:
+    """The timer carries the cause, and is scheduled once."""
+    fails = [True, False]
+
+    @subscription("remind", ItemAddedToCart)
+    def remind(event: Event[ItemAddedToCart], client: EventClient) -> None:
+        client.schedule(cart(event.data.cart_id), after=HOUR)
+        if fails.pop(0):
+            raise ValueError("once")
+
+    saved = client.save_event(ItemAddedToCart("c1", "p1", 1, 5))
+    drain(client, [remind])
+    assert client.scheduled() == []
+    until(lambda: drain(client, [remind]))
+    (timer,) = client.scheduled()
+    assert timer.metadata == {"causation_id": saved.id, "correlation_id": str(saved.id)}
+    clock.advance(HOUR)
+    drain(client, [remind])
+    assert client.get_latest_event(CartCreated).metadata == timer.metadata  # type: ignore[union-attr]
+
+
+def test_a_handler_with_effects_outside_schedules_once(client: EventClient) -> None:
+    """It has no transaction; the timer's key is the event's, so a repeat schedules nothing."""
+    fails = [True, False]
+
+    @subscription("remind", ItemAddedToCart, effects="outside")
+    def remind(event: Event[ItemAddedToCart], client: EventClient) -> None:
+        client.schedule(cart("a"), after=HOUR)
+        client.schedule(cart("b"), after=HOUR)
+        if fails.pop(0):
+            raise ValueError("once")
+
+    client.save_event(ItemAddedToCart("c1", "p1", 1, 5))
+    drain(client, [remind])
+    until(lambda: drain(client, [remind]))
+    assert not fails
+    assert [timer.data for timer in client.scheduled()] == [cart("a"), cart("b")]
