@@ -152,7 +152,7 @@ def test_nobody_else_can_do_anything(client: EventClient, url: str) -> None:
     ).fetchall()
     assert {name for name, *_ in rows} == {f"events{name}" for name in function_names()}
     assert not [name for name, is_open, *_ in rows if is_open]
-    outer = {f"events{name}" for name in (*DOORS["writer"], *DOORS["reader"], "_guard")}
+    outer = {f"events{name}" for name in (*DOORS["writer"], *DOORS["reader"], "_insert_guard", "_guard")}
     for name, _, is_definers, settings in rows:
         if name in outer or is_definers:
             assert "search_path=pg_catalog, pg_temp" in (settings or ""), name
