@@ -12,16 +12,19 @@ import pytest
 
 from pgevents import (
     ConfigurationError,
+    DatabaseError,
     Event,
     EventClient,
     IdempotencyError,
     InvalidValueError,
+    cancel,
     hookimpl,
+    later,
 )
 from pgevents.subscriptions import firing, subscription
-from pgevents.testing import Clock, drain
+from pgevents.testing import Clock, drain, given
 
-from .shop import CartCreated, ItemAddedToCart
+from .shop import CartCreated, CartProjection, CartView, ItemAddedToCart
 from .test_subscriptions_runner import running, until
 
 Make = Callable[..., EventClient]
@@ -370,3 +373,123 @@ def test_a_handler_with_effects_outside_schedules_once(client: EventClient) -> N
     until(lambda: drain(client, [remind]))
     assert not fails
     assert [timer.data for timer in client.scheduled()] == [cart("a"), cart("b")]
+
+
+# -- from decisions ------------------------------------------------------------------------
+
+
+def test_what_a_decision_schedules_and_cancels_is_part_of_it(client: EventClient, make_client: Make) -> None:
+    """After a conflict nothing of the lost try is left, and the repeated one is complete."""
+    other, tries = make_client(), 0
+    client.schedule(cart("old"), after=HOUR, key="old")
+
+    def decide(view: CartView) -> list[Any]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            other.save_event(ItemAddedToCart("c1", "p1", 1, 5))  # the first try is in vain
+        return [
+            ItemAddedToCart("c1", "p2", 1, 5),
+            later(cart(f"try {tries}"), after=HOUR, key=f"k{tries}"),
+            cancel("old"),
+        ]
+
+    saved = client.decide(CartProjection("c1", client), decide, metadata={"by": "me"})
+    assert tries == 2
+    assert [event.data for event in saved] == [ItemAddedToCart("c1", "p2", 1, 5)]
+    (timer,) = client.scheduled()
+    assert (timer.key, timer.metadata) == ("k2", {"by": "me"})
+    assert client.decide(CartProjection("c1", client), lambda view: later(cart("a"), after=HOUR)) == []
+    assert len(client.scheduled()) == 2
+
+
+def test_given_when_then_shows_timers(client: EventClient) -> None:
+    """In memory, and with a store."""
+
+    def decide(view: CartView) -> list[Any]:
+        return [ItemAddedToCart("c1", "p2", 1, 5), later(cart("c2"), after=HOUR, key="k"), cancel("old")]
+
+    expected = later(cart("c2"), after=HOUR, key="k"), cancel("old")
+    for where in (None, client):
+        start = given(CartProjection("c1"), cart("c1"), client=where)
+        start.when(decide).then(ItemAddedToCart, *expected)
+        with pytest.raises(AssertionError, match="other timers"):
+            start.when(decide).then(ItemAddedToCart)
+        with pytest.raises(AssertionError, match="other timers"):
+            start.when(decide).then(
+                ItemAddedToCart, later(cart("c2"), after=2 * HOUR, key="k"), cancel("old")
+            )
+    assert [timer.key for timer in client.scheduled()] == ["k"]
+
+
+# -- rights and old tables -----------------------------------------------------------------
+
+
+def test_a_writer_has_timers_and_a_reader_sees_them(client: EventClient, url: str) -> None:
+    """What create_tables(grant_writer=...) and (grant_reader=...) grant; others may nothing."""
+    writer, reader = f"writer_{abs(hash(url))}", f"reader_{abs(hash(url))}"
+    for role in (writer, reader):
+        client.db.execute_sql(f"CREATE ROLE {role}")
+    try:
+        client.create_tables(grant_writer=writer, grant_reader=reader)
+        client.db.execute_sql(f"SET ROLE {writer}")
+        client.schedule(cart("c1"), at=PAST, key="k1")
+        client.schedule(cart("c2"), after=HOUR, key="k2")
+        assert client.unschedule("k2") == "cancelled"
+        fire_all(client)
+        assert carts_of(client) == ["c1"]
+        client.schedule(cart("c2"), after=HOUR, key="k2")
+        client.db.execute_sql(f"RESET ROLE; SET ROLE {reader}")
+        assert [timer.key for timer in client.scheduled()] == ["k2"]
+        for call in (
+            lambda: client.schedule(cart("c3"), after=HOUR),
+            lambda: client.unschedule("k2"),
+            lambda: firing.fire(client),
+        ):
+            with pytest.raises(DatabaseError, match="permission denied"):
+                call()
+    finally:
+        client.db.execute_sql(f"RESET ROLE; DROP OWNED BY {writer}, {reader}; DROP ROLE {writer}, {reader}")
+
+
+def test_tables_without_timers_get_them(client: EventClient) -> None:
+    """A log of an earlier version is brought along, and keeps its events."""
+    client.save_event(cart("c1"))
+    client.db.execute_sql(
+        "DROP TABLE my_app.events_timers; COMMENT ON FUNCTION my_app.events_append IS 'pgevents earlier'"
+    )
+    client.create_tables()
+    client.schedule(cart("c2"), at=PAST)
+    fire_all(client)
+    assert carts_of(client) == ["c1", "c2"]
+
+
+def test_timers_of_a_dropped_log_do_not_fire_into_another(client: EventClient, make_client: Make) -> None:
+    """create_tables() refuses to begin beside them."""
+    client.schedule(cart("c1"), after=HOUR)
+    client.db.execute_sql("DROP TABLE my_app.events CASCADE")
+    with pytest.raises(ConfigurationError, match="events_timers"):
+        make_client().create_tables()
+
+
+def test_redaction_clears_what_errors_quote(client: EventClient) -> None:
+    """As with events that are parked."""
+    client.schedule(cart("c1"), after=HOUR)
+    client.db.execute_sql("UPDATE my_app.events_timers SET error = 'no customer Ann', state = 'parked'")
+    with client.maintenance("erasure request 1"):
+        pass
+    assert client.scheduled()[0].error is None
+
+
+def test_the_servers_clock_may_be_set(client: EventClient) -> None:
+    """Back: a timer waits for its time again, and what has fired has fired. Forward: it fires at once."""
+    client.schedule(cart("c1"), after=timedelta(0))
+    client.schedule(cart("c2"), after=MINUTE)
+    client.timers.ahead = -HOUR
+    fire_all(client)
+    assert carts_of(client) == [] and 3_500 < (firing.until_next(client) or 0) < 3_700
+    client.timers.ahead = HOUR
+    fire_all(client)
+    client.timers.ahead = -HOUR
+    fire_all(client)
+    assert carts_of(client) == ["c1", "c2"]
