@@ -17,7 +17,17 @@ from pgevents.saving import Saver
 from pgevents.store.options import check_flag, check_limit
 from pgevents.store.processing import Statements
 
-__all__ = ["KEY_PREFIX", "Cancel", "Later", "Scheduled", "ScheduledTimer", "Timers", "cancel", "later"]
+__all__ = [
+    "KEY_PREFIX",
+    "STATES",
+    "Cancel",
+    "Later",
+    "Scheduled",
+    "ScheduledTimer",
+    "Timers",
+    "cancel",
+    "later",
+]
 
 KEY_PREFIX = "timer: "
 """Before a timer's key in the idempotency key of the event that it saves."""

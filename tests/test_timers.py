@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pgevents import (
     ConfigurationError,
@@ -21,10 +25,14 @@ from pgevents import (
     hookimpl,
     later,
 )
-from pgevents.subscriptions import firing, subscription
+from pgevents.aio import AsyncEventClient
+from pgevents.cli.commands import cli
+from pgevents.diagnosis import diagnose
+from pgevents.subscriptions import TimersReport, check, firing, subscription, timers_report
 from pgevents.testing import Clock, drain, given
 
 from .shop import CartCreated, CartProjection, CartView, ItemAddedToCart
+from .test_subscriptions_cli import pg_url
 from .test_subscriptions_runner import running, until
 
 Make = Callable[..., EventClient]
@@ -493,3 +501,66 @@ def test_the_servers_clock_may_be_set(client: EventClient) -> None:
     client.timers.ahead = -HOUR
     fire_all(client)
     assert carts_of(client) == ["c1", "c2"]
+
+
+# -- what is shown -------------------------------------------------------------------------
+
+
+def test_late_and_parked_timers_are_problems(client: EventClient) -> None:
+    """health, doctor and the report name them."""
+    assert timers_report(client) == TimersReport(0, 0, 0.0, 0, 0, None)
+    due = client.schedule(cart("c1"), after=HOUR, key="k1").at
+    assert timers_report(client) == TimersReport(1, 0, 0.0, 0, 0, due)
+    assert check(client) == []
+    client.schedule(cart("c2"), at=datetime.now(timezone.utc) - MINUTE)
+    (problem,) = check(client)
+    assert re.match(r"timers: a timer is due, the first for 6\d s: does a runner run\?", problem)
+    assert check(client, max_lag=300) == []
+    client.db.execute_sql("UPDATE my_app.events_timers SET state = 'parked' WHERE key <> 'k1'")
+    assert check(client) == ["timers: a timer is parked: pgevents timers list --state parked shows why"]
+    assert any("a timer is parked" in finding.what for finding in diagnose(client))
+    report = timers_report(client)
+    assert (report.scheduled, report.due, report.parked) == (2, 0, 1)
+
+
+def test_commands_list_cancel_and_retry_timers(client: EventClient, url: str) -> None:
+    """pgevents timers, and what stats says."""
+
+    def command(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli, [*arguments], env={"PGEVENTS_DATABASE_URL": pg_url(url)})
+        assert done.exit_code == code, done.output
+        return done.output
+
+    assert command("timers", "list") == "No timers.\n"
+    client.schedule(cart("c1"), at=PAST, key="k1")
+    client.schedule(cart("c2"), at=PAST + MINUTE, key="k2")
+    assert command("timers", "list").splitlines() == [
+        "2026-01-01 00:00:00+0000  k1  CART_CREATED  scheduled",
+        "2026-01-01 00:01:00+0000  k2  CART_CREATED  scheduled",
+    ]
+    (line,) = command("timers", "list", "--key", "k2", "--json").splitlines()
+    assert json.loads(line)["data"] == {"cart_id": "c2", "user_id": "u1"}
+    assert command("timers", "cancel", "k1") == "k1 is cancelled.\n"
+    assert "no timer 'k1'" in command("timers", "cancel", "k1", code=1)
+    assert "not parked" in command("timers", "retry", "k2", code=1)
+    client.db.execute_sql("UPDATE my_app.events_timers SET state = 'parked', error = 'why'")
+    assert "parked  why" in command("timers", "list", "--state", "parked")
+    assert "1 timers are scheduled: 0 due" in command("stats")
+    assert json.loads(command("stats", "--json"))["timers"]["parked"] == 1
+    assert command("timers", "retry") == "1 will be tried again.\n"
+    fire_all(client)
+    assert "has fired" in command("timers", "cancel", "k2", code=1)
+
+
+def test_the_async_client_has_timers(client: EventClient) -> None:
+    """In a transaction, too."""
+
+    async def use() -> None:
+        async with AsyncEventClient(client) as shop:
+            async with shop.atomic():
+                await shop.save_event(cart("c1"))
+                await shop.schedule(cart("c2"), after=HOUR, key="k")
+            assert [timer.key for timer in await shop.scheduled()] == ["k"]
+            assert await shop.unschedule("k") == "cancelled"
+
+    asyncio.run(use())

@@ -19,6 +19,7 @@ from pgevents.subscriptions.rebuilding import (
 )
 from pgevents.subscriptions.runner import Runner
 from pgevents.subscriptions.subscription import Subscription, subscription
+from pgevents.subscriptions.timer_report import TimersReport, timers_report
 
 __all__ = [
     "Delivery",
@@ -33,6 +34,7 @@ __all__ = [
     "Runner",
     "Subscription",
     "SubscriptionReport",
+    "TimersReport",
     "Work",
     "check",
     "checkpoint",
@@ -55,4 +57,5 @@ __all__ = [
     "retry",
     "stop",
     "subscription",
+    "timers_report",
 ]
