@@ -22,8 +22,10 @@ from pgevents.fields import json_text
 from pgevents.texts import is_text
 
 __all__ = [
+    "AllOf",
     "Comparable",
     "Comparison",
+    "all_of",
     "at_least",
     "at_most",
     "between",
@@ -364,6 +366,35 @@ def is_not(*values: Comparable | bool | UUID | Enum) -> Comparison:
     if len(kinds) != 1:
         raise InvalidValueError("is_not takes at least one value, and values of one kind")
     return Comparison(NOT, kinds.pop(), values)
+
+
+@attrs.frozen
+class AllOf:
+    """Several values that one field must all have; made by `all_of()`."""
+
+    values: tuple[Any, ...]
+
+
+def all_of(*values: Any) -> AllOf:
+    """All of these values together, in a field that holds a list (`many(...)`).
+
+    Args:
+        *values: Values, or one list, set or other iterable of them.
+
+    Raises:
+        InvalidValueError: No values.
+
+    Example:
+        ```python
+        from pgevents import all_of, stream
+
+        enrolments = stream("STUDENT_SUBSCRIBED", tags=all_of("course:1", "student:7"))
+        ```
+    """
+    wanted = tuple(one_of(*values))
+    if not wanted:
+        raise InvalidValueError("all_of takes at least one value")
+    return AllOf(wanted)
 
 
 def one_of(*values: T | Iterable[T]) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "IdempotencyError",
     "IncompleteViewsError",
     "InvalidValueError",
+    "MovedError",
     "NotInstalledError",
     "PgEventsError",
     "PluginError",
     "RetryableError",
     "StagedEventsError",
+    "TenantsError",
     "UnknownEventTypeError",
     "UnsupportedTransactionError",
     "WaitError",
@@ -100,6 +102,23 @@ class RetryableError(PgEventsError):
     driver's error as the cause. Inside `db.atomic()` PostgreSQL has aborted the whole transaction:
     leave the block and run all of it again.
     """
+
+
+class MovedError(RetryableError):
+    """The tenant lives on another server now, or is on its way there.
+
+    The client at hand works with the tenant's former place. `tenants.run(...)` repeats its block at the new
+    one; otherwise take a new client, `tenants.client(tenant)`, and repeat.
+
+    Attributes:
+        tenant: The tenant.
+        node: The name of the server where it lives now; None while it is being moved.
+    """
+
+    def __init__(self, message: str, *, tenant: str = "", node: str | None = None) -> None:
+        super().__init__(message)
+        self.tenant = tenant
+        self.node = node
 
 
 class ConcurrencyError(RetryableError):
@@ -209,6 +228,26 @@ class AppendOnlyError(PgEventsError, TypeError):
 
 class StagedEventsError(PgEventsError, RuntimeError):
     """The projection holds staged (unsaved) or hand-fed events, and the call accepts saved events only."""
+
+
+class TenantsError(PgEventsError):
+    """What was to be done for each tenant failed for some of them; it is done for the others.
+
+    Attributes:
+        results: What the call gave, by tenant.
+        errors: What went wrong, by tenant.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        results: Mapping[str, Any] | None = None,
+        errors: Mapping[str, Exception] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.results = dict(results or {})
+        self.errors = dict(errors or {})
 
 
 class PluginError(PgEventsError, ValueError):

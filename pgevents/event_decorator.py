@@ -9,8 +9,9 @@ from typing import Any, TypeVar, overload
 
 import attrs
 
+from pgevents.caches import Until, forget
 from pgevents.declarations import Upcaster, checked_renames, checked_upcasters, make_event_class
-from pgevents.event_types import MARK, EventType, check_type_name, forget_names
+from pgevents.event_types import MARK, EventType, check_type_name
 from pgevents.type_registry import EventTypes
 
 if typing.TYPE_CHECKING:
@@ -94,7 +95,7 @@ def event(
         event_type = EventType(type_name, event_class, version, steps, old_names, old_fields)
         setattr(event_class, MARK, event_type)
         EventTypes.everything.add(event_type)
-        forget_names()  # a base class also names its new subclass
+        forget(Until.CLASS_ADDED)  # a base class also names its new subclass
         return event_class
 
     if isinstance(name, type) or inspect.isroutine(name):

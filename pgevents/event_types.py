@@ -5,11 +5,11 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.declarations import Upcaster
 from pgevents.errors import ConfigurationError, UnknownEventTypeError, shown
 from pgevents.texts import is_text
@@ -19,7 +19,6 @@ __all__ = [
     "check_type_name",
     "event_types_of",
     "named_items",
-    "forget_names",
     "EventType",
     "event_type_of",
     "named_classes",
@@ -98,16 +97,15 @@ def type_names(wanted: Any) -> tuple[str, ...]:
     """The stored names that `types` arguments other than None stand for; see `EventTypes.names`."""
     try:
         return _names(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
-    except TypeError:  # not hashable, so not cached
-        return _names.__wrapped__(wanted)
+    except TypeError:  # not hashable, so not remembered
+        return _find_names(wanted)
     except RecursionError:
         raise ConfigurationError(
             "event types are named by a flat sequence, not one nested so deeply"
         ) from None
 
 
-@lru_cache(maxsize=1024)
-def _names(wanted: Any) -> tuple[str, ...]:
+def _find_names(wanted: Any) -> tuple[str, ...]:
     """The stored names of classes, unions, names and sequences of these."""
     names: dict[str, None] = {}
     for item in named_items(wanted):
@@ -118,20 +116,25 @@ def _names(wanted: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+_names = remembered("names of event types")(_find_names)
+
+
 def named_classes(wanted: Any) -> tuple[type[Any], ...]:
     """The event classes that a `types` argument stands for; empty if it names a type by text."""
     try:
         return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
-    except TypeError:  # not hashable, so not cached
-        return _classes.__wrapped__(wanted)
+    except TypeError:  # not hashable, so not remembered
+        return _find_classes(wanted)
 
 
-@lru_cache(maxsize=1024)
-def _classes(wanted: Any) -> tuple[type[Any], ...]:
+def _find_classes(wanted: Any) -> tuple[type[Any], ...]:
     items = list(named_items(wanted))
     if any(isinstance(item, str) for item in items):
         return ()
     return tuple(dict.fromkeys(of_item.cls for item in items for of_item in event_types_of(item)))
+
+
+_classes = remembered("classes of event types")(_find_classes)
 
 
 def named_items(wanted: Any) -> Iterable[Any]:
@@ -163,9 +166,3 @@ def named_items(wanted: Any) -> Iterable[Any]:
             "event types are named by a class, a union of classes, a type's name or a sequence of these, "
             f"not {shown(typing.cast(object, wanted))}"
         )
-
-
-def forget_names() -> None:
-    """Forget what names stand for which classes: a class was added."""
-    _names.cache_clear()
-    _classes.cache_clear()

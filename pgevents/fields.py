@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, cast
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, shown
 
 __all__ = [
@@ -87,7 +87,7 @@ def check_field(field: object) -> str:
     return str.__str__(text)  # itself; of an Enum that is a str, the text
 
 
-@lru_cache(maxsize=1024)
+@remembered("paths of fields")
 def path_of(field: str) -> tuple[str, tuple[str, ...]]:
     """The column of the events table, and the keys of the objects that lead to a field."""
     keys = tuple(check_field(field).split("."))

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import attrs
 
+from pgevents.caches import RevisedCache
 from pgevents.codec.serialization import Serializer
 from pgevents.comparisons import check_kind, single_types
 from pgevents.errors import ConfigurationError
@@ -27,8 +28,6 @@ from pgevents.type_registry import EventTypes
 
 __all__ = ["Identifiers"]
 
-MANY = 10_000
-"""How many questions are remembered as checked."""
 Other = tuple[tuple[str, ...], tuple[str, ...]]
 """Types, and the names of a question's fields in some of their events."""
 
@@ -48,17 +47,13 @@ class Identifiers:
     def __init__(self, serializer: Serializer, types: EventTypes, lists: Sequence[str] | None = None) -> None:
         self._serializer = serializer
         self._lists = lists
-        self._answers: dict[Any, Sequence[Other]] = {}
-        self._revision = -1
-        self._versioned: tuple[EventType, ...] = ()
+        self._answers: RevisedCache[Any, Sequence[Other]] = RevisedCache("older names of fields")
         self.types = types
         self.hidden: Mapping[str, frozenset[str]] = {}
 
     def forget(self) -> None:
         """Check again: the converter or the classes have changed."""
-        self._answers = {}
-        self._revision = self.types.revision
-        self._versioned = self.types.versioned()
+        self._answers.forget()
 
     def check(self, streams: Iterable[Stream[Any]]) -> Sequence[Stream[Any]]:
         """The streams as a sequence, checked, and with them those that find the same in older events.
@@ -69,8 +64,7 @@ class Identifiers:
         """
         if not isinstance(streams, (list, tuple)):
             streams = merge_streams(streams)
-        if self._revision != self.types.revision or len(self._answers) > MANY:
-            self.forget()
+        answers, versioned = self._answers.at(self.types.revision), self.types.versioned()
         more: list[Stream[Any]] = []
         for one in streams:
             classes, match = getattr(one, "classes", ()), getattr(one, "match", ())
@@ -79,14 +73,16 @@ class Identifiers:
                 continue
             if self.hidden:
                 self._refuse_hidden(one)
+            if len(match) > 1 and self._lists is not None:
+                self._refuse_all_of(one, self._lists)
             if compared:
                 self._refuse_other_kinds(one)
-            if classes or self._versioned:
+            if classes or versioned:
                 fields = tuple([field for field, _ in match] + [field for field, _ in compared])
                 question = classes, None if classes else one.types, fields
-                others = self._answers.get(question)
+                others = answers.get(question)
                 if others is None:
-                    others = self._answers[question] = self._answer(*question)
+                    others = answers[question] = self._answer(*question)
                 more += [_older_stream(one, *other) for other in others]
         return [*streams, *more] if more else streams
 
@@ -99,6 +95,16 @@ class Identifiers:
                         "another form than its value, encrypted for example. Identify events by another "
                         "field" + ("" if asked.types else ", or name types that do not have it")
                     )
+
+    def _refuse_all_of(self, asked: Stream[Any], lists: Collection[str]) -> None:
+        """That only a field of many values is asked for several at once."""
+        names = [field for field, _ in asked.match]
+        for field in names:
+            if names.count(field) > 1 and field not in lists:
+                raise ConfigurationError(
+                    f"all_of is for a data index of many values, and each event has one value of {field!r}: "
+                    f"data_indexes=[many({field!r})] if it holds a list, else ask for one_of"
+                )
 
     def _refuse_other_kinds(self, asked: Stream[Any]) -> None:
         """That a field is compared as what it is, where its class says so."""
@@ -125,9 +131,8 @@ class Identifiers:
             if self._lists is not None:
                 _refuse_lists(classes, [field for field in fields if field not in self._lists], stored)
         else:
-            kinds = [
-                kind for kind in self._versioned if names is None or not set(names).isdisjoint(kind.names)
-            ]
+            versioned = self.types.versioned()
+            kinds = [kind for kind in versioned if names is None or not set(names).isdisjoint(kind.names)]
             able = [(kind, _current(stored, kind, fields)) for kind in kinds]
         others: dict[tuple[str, ...], set[str]] = {}
         for kind, current in able:

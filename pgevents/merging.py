@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, shown
 from pgevents.streams import Match, Stream
 
@@ -102,7 +102,7 @@ def single_value(
     return field, values[0], tuple(types_of_each)
 
 
-@lru_cache(maxsize=1024)
+@remembered("unions of types")
 def union_of_types(types_of_each: TypesOfEach) -> tuple[str, ...] | None:
     """The types of several streams together, sorted; None (any type) if one of them takes any."""
     names = {name for types in types_of_each if types is not None for name in types}

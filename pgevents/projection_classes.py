@@ -7,11 +7,11 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, shown
 from pgevents.event_types import event_type_of
 from pgevents.reducers import Pipeline
@@ -46,7 +46,7 @@ class Declaration:
         return digest(f"{self.shape} {sorted(cast('dict[str, Any]', initial))}")
 
 
-@lru_cache(maxsize=1024)
+@remembered("declarations of projections")
 def declaration_of(cls: Any, root: Any) -> Declaration:
     """What a class declares.
 

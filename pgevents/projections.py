@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from pgevents.client import EventClient, use_maker
+from pgevents.comparisons import AllOf
 from pgevents.errors import ConfigurationError
 from pgevents.folding import E, I, V
 from pgevents.log_folding import LogFolding
@@ -148,7 +149,11 @@ def plain_projection(
     """A projection without a class of its own; see `EventClient.project`."""
     if not isinstance(identifiers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"identifiers are values by field name, a dict, not {identifiers!r}")
-    values = tuple(identifiers.values())
+    values = tuple(
+        part
+        for value in identifiers.values()
+        for part in (sorted(value.values, key=str) if isinstance(value, AllOf) else (value,))
+    )
     reducers = reducer if isinstance(reducer, Pipeline) else pipeline(reducer)
 
     class Plain(ProjectionBase[Any, Any]):

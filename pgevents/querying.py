@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import attrs
 import peewee
 
+from pgevents.caches import remembered
 from pgevents.comparisons import Comparison
 from pgevents.errors import ConfigurationError
 from pgevents.store.tables import ProjectionsModel
@@ -73,7 +73,7 @@ class Question:
         orders = cast("Sequence[Any]", order_by if isinstance(order_by, (list, tuple)) else [order_by])
         kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
         is_text = where is None and all(isinstance(order, str) for order in orders)
-        build: Any = _kept_sql if is_text and _is_hashable(kinds) else _built_sql
+        build: Any = _remembered_sql if is_text and _is_hashable(kinds) else _built_sql
         sql, params = build(self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), where)
         return sql, [values[param.number] if isinstance(param, Slot) else param for param in params]
 
@@ -131,7 +131,7 @@ def _newest_sql(model: Any) -> Any:
 
 
 # Peewee takes longer to build a statement than PostgreSQL to answer it.
-_kept_sql = lru_cache(maxsize=256)(_built_sql)
+_remembered_sql = remembered("statements about views")(_built_sql)
 
 
 def _selected(model: Any, result: str) -> Any:

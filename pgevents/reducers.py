@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
+from pgevents.caches import Cache
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.views import changed, field_types, nearest, value_of
@@ -37,6 +38,10 @@ class _Whole:
     reducer: Reducer
 
 
+def _no_classes() -> Cache[type[Any], bool]:
+    return Cache("classes that fit a pipeline")
+
+
 @attrs.frozen
 class Pipeline:
     """Reducers in order, then derivations; made by `pipeline()` and `derive()`, composed with `|`.
@@ -52,7 +57,7 @@ class Pipeline:
     stages: tuple[_Fields | _Whole, ...] = ()
     derived: tuple[tuple[str, Derivation], ...] = ()
     _merged: tuple[_Fields | _Whole, ...] = attrs.field(init=False, eq=False, repr=False)
-    _fitting: set[type[Any]] = attrs.field(init=False, eq=False, repr=False, factory=set[type[Any]])
+    _fitting: Cache[type[Any], bool] = attrs.field(init=False, eq=False, repr=False, factory=_no_classes)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_merged", _merge(self.stages))
@@ -129,7 +134,7 @@ class Pipeline:
             self._check_names(cast("dict[str, Any]", view), "the initial view, a dict,")
         elif view.__class__ not in self._fitting:
             self._check_names(field_types(type(view)) or {}, type(view).__qualname__)
-            self._fitting.add(view.__class__)
+            self._fitting[view.__class__] = True
         stages = self._merged
         before = {name: value_of(view, name) for name, _ in self.derived} if self.folds_the_whole_view else {}
         folded = cast(Any, view)

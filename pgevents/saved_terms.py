@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import attrs
@@ -17,8 +16,6 @@ from pgevents.view_kinds import ViewKind
 __all__ = ["Partial", "Terms", "incomplete", "kept_of", "status_of_kept"]
 
 Partial = Literal["refuse", "wait", "allow"]
-LOOK_EVERY = 1.0
-"""Seconds for which a client remembers whether a projection is kept."""
 MAX_LAG = 30.0
 
 
@@ -84,25 +81,24 @@ def _name_if_kept(snapshots: Snapshots, kind: ViewKind) -> str | None:
     if kind.version is None:
         return None
     name = kept_name(kind.type, kind.version, snapshots.model.pgevents_spec)
-    remembered = snapshots.kept.get(name)
-    if remembered is None or remembered[0] < time.monotonic():
-        found = is_kept(snapshots.session, snapshots.events, name)
-        remembered = snapshots.kept[name] = time.monotonic() + LOOK_EVERY, found
-    return name if remembered[1] else None
+    is_there = snapshots.kept.get(name, lambda: is_kept(snapshots.session, snapshots.events, name))
+    return name if is_there else None
 
 
 def _one_version(snapshots: Snapshots, kind: ViewKind) -> ViewKind:
     """A type that is kept, by its name alone, means its newest version that is complete."""
     if kind.version is not None:
         return kind
-    remembered = snapshots.kept.get(f"type {kind.type}")
-    if remembered is None or remembered[0] < time.monotonic():
-        spec = snapshots.model.pgevents_spec
-        versions = [
-            (report.complete_at is not None, report.version)
-            for report in kept_reports(snapshots.session, snapshots.events)
-            if report.type == kind.type and report.name == kept_name(kind.type, report.version, spec)
-        ]
-        version = max(versions)[1] if versions else None
-        remembered = snapshots.kept[f"type {kind.type}"] = time.monotonic() + LOOK_EVERY, version
-    return kind if remembered[1] is None else attrs.evolve(kind, version=remembered[1])
+    version = snapshots.kept.get(f"type {kind.type}", lambda: _newest_version(snapshots, kind.type))
+    return kind if version is None else attrs.evolve(kind, version=version)
+
+
+def _newest_version(snapshots: Snapshots, type: str) -> int | None:
+    """The version of the kept views of a type that queries by the type's name read; None if none are kept."""
+    spec = snapshots.model.pgevents_spec
+    versions = [
+        (report.complete_at is not None, report.version)
+        for report in kept_reports(snapshots.session, snapshots.events)
+        if report.type == type and report.name == kept_name(type, report.version, spec)
+    ]
+    return max(versions)[1] if versions else None

@@ -105,13 +105,13 @@ def _check_shapes(snapshots: Snapshots, question: Question) -> None:
     """Whether snapshots of another shape stand, which a question would pass over; looked at once for each
     class."""
     for kind in question.kinds:
-        if kind.shape is None or kind in snapshots.uniform:
+        if kind.shape is None or (kind.type, kind.version, kind.shape) in snapshots.uniform:
             continue
         sql = snapshots.sql(OTHER_SHAPE_SQL)
         (others,) = snapshots.session.execute(sql, [kind.type, kind.version, kind.shape]).fetchone()
         if others:
             raise _other_shape(kind)
-        snapshots.uniform.append(kind)
+        snapshots.uniform[kind.type, kind.version, kind.shape] = True
 
 
 def _other_shape(kind: ViewKind) -> ConfigurationError:

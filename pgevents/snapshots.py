@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from pgevents.caches import Cache, TimedCache
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
 from pgevents.hooks.details import Operation, Snapshot
@@ -151,6 +152,14 @@ class Noted(Generic[V_co]):
     saved: SavedProjection[V_co] | None
 
 
+def _uniform() -> Cache[tuple[str, int | None, str], bool]:
+    return Cache("views of one shape")
+
+
+def _kept() -> TimedCache[str, Any]:
+    return TimedCache("kept views")
+
+
 @attrs.frozen
 class Snapshots:
     """Reads and writes one projections table.
@@ -160,18 +169,21 @@ class Snapshots:
         model: The projections table's model.
         serializer: Makes JSON of views, and the reverse.
         events: The events table that the views are folded from.
-        uniform: Kinds of which it is known that all their snapshots have the present shape.
-        kept: What was found lately of whether runners keep views, and when to look again.
+        uniform: Types, versions and shapes of which no snapshot has another shape.
+        kept: Which views runners keep, or in which version, as it was found lately.
     """
 
     session: Session
     model: type[ProjectionsModel]
     serializer: Serializer
     events: TableSpec
-    uniform: list[Any] = attrs.field(factory=list[Any])
-    kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict[str, Any])
+    uniform: Cache[tuple[str, int | None, str], bool] = attrs.field(factory=_uniform)
+    kept: TimedCache[str, Any] = attrs.field(factory=_kept)
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
-    _stored_shapes: dict[str, str] = attrs.field(factory=dict[str, str])
+    _stored_shapes: Cache[str, str] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_stored_shapes", Cache("stored shapes", self._find_stored_shape))
 
     def sql(self, template: str) -> str:
         """A statement with the names of tables and functions filled in."""
@@ -185,11 +197,10 @@ class Snapshots:
     def stored_shape(self, shape: str) -> str:
         """The shape as it stands in the table: one log's snapshots are no other log's, should a table be
         shared."""
-        stored = self._stored_shapes.get(shape)
-        if stored is None:
-            stored = digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
-            self._stored_shapes[shape] = stored
-        return stored
+        return self._stored_shapes[shape]
+
+    def _find_stored_shape(self, shape: str) -> str:
+        return digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
 
     def claim(self, cls: Any, types: EventTypes) -> bool:
         """Note which class's snapshots a type and version are.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import attrs
 
-from pgevents.comparisons import Comparison
+from pgevents.caches import remembered
+from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.event_types import named_classes, type_names
 from pgevents.fields import check_field
@@ -30,7 +30,7 @@ __all__ = [
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 Match = tuple[tuple[str, tuple[str, ...]], ...]
-"""Fields, and the texts that each may have."""
+"""Fields, and the texts that each may have. All must hold; a field of many values may stand there twice."""
 Compared = tuple[tuple[str, Comparison], ...]
 """Fields, and what each is compared with."""
 RESERVED = frozenset(
@@ -106,7 +106,26 @@ class Stream(UnfrozenStream, Generic[D_co]):
     def as_json(self) -> dict[str, Any]:
         """The form in which the database functions take a stream: of one for reads, the wider stream that it
         is a part of."""
-        return {"types": self.types, "match": dict(self.match)}
+        values: dict[str, Any] = {}
+        for field, texts in self.match:
+            others = values.get(field)
+            if others is None:
+                values[field] = texts
+            else:  # several that must all be there
+                values[field] = {"all": [*(others["all"] if isinstance(others, dict) else others), *texts]}
+        return {"types": self.types, "match": values}
+
+    @staticmethod
+    def from_json(stored: Any) -> Stream[Any]:
+        """The stream that has this `as_json`."""
+        types: Any = stored["types"]
+        match: list[tuple[str, tuple[str, ...]]] = []
+        for field, values in stored["match"].items():
+            if isinstance(values, dict):
+                match += [(field, (text,)) for text in cast("dict[str, list[str]]", values)["all"]]
+            else:
+                match.append((field, tuple(values)))
+        return Stream(None if types is None else tuple(types), tuple(match))
 
 
 @overload
@@ -143,6 +162,7 @@ def stream(
         **identifier: Field and value: str, int, bool, UUID or Enum; a list or tuple means any of. In a stream
             that is only read, also a comparison: `between`, `at_least`, `at_most`, `more_than`, `less_than`,
             `is_not`.
+            Of a field that holds a list, `all_of(...)` means all of the values.
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
@@ -166,6 +186,9 @@ def stream(
     for field, value in (_identifiers(data, identifier) if data is not None else identifier).items():
         if value.__class__ is Comparison:
             compared += ((_checked_name(field), value),)
+            continue
+        if value.__class__ is AllOf:
+            match += tuple((_checked_name(field), (text,)) for text in _texts(field, value.values))
             continue
         is_plain = type(value) is str and value.isascii() and "\0" not in value
         match += ((_checked_name(field), (value,) if is_plain else _texts(field, value)),)
@@ -242,7 +265,7 @@ def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
     )
 
 
-_checked_name = lru_cache(maxsize=1024)(check_field)
+_checked_name = remembered("checked field names")(check_field)
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from pgevents.caches import Cache
 from pgevents.errors import ConfigurationError, UnknownEventTypeError
 from pgevents.event_types import EventType, event_type_of, event_types_of, named_items, type_names
 
@@ -34,8 +35,9 @@ class EventTypes:
         self.revision = 0
         self.has_former = False
         self._by_name: dict[str, EventType] = {}
-        self._by_class: dict[type[Any], EventType] = {}
+        self._versioned: tuple[EventType, ...] = ()
         self._ambiguous: dict[str, list[str]] = {}
+        self._forget_classes()
         for cls in named_items(classes):
             for event_type in event_types_of(cls):
                 self.add(event_type)
@@ -47,8 +49,14 @@ class EventTypes:
             if registered is not None and registered.cls is not event_type.cls:
                 self._note_clash(name, registered.cls, event_type.cls)
             self._by_name[name] = event_type
-        self._by_class = {}
+        if event_type.version > 1 or self._versioned:
+            versioned = {id(named): named for named in self._by_name.values() if named.version > 1}
+            self._versioned = tuple(versioned.values())
+        self._forget_classes()
         self.revision += 1
+
+    def _forget_classes(self) -> None:
+        self._by_class: Cache[type[Any], EventType] = Cache("event types by class")
 
     def _note_clash(self, name: str, former: type[Any], latter: type[Any]) -> None:
         if _same_definition(former, latter):
@@ -64,6 +72,7 @@ class EventTypes:
             return self  # classes made by @event are in the shared registry already
         copy = EventTypes(())
         copy._by_name = dict(self._by_name)
+        copy._versioned = self._versioned
         for cls in added:
             copy.add(event_type_of(cls))
         return copy
@@ -80,7 +89,7 @@ class EventTypes:
 
     def versioned(self) -> tuple[EventType, ...]:
         """The types whose data have older versions."""
-        return tuple({id(kind): kind for kind in self._by_name.values() if kind.version > 1}.values())
+        return self._versioned
 
     def all(self) -> list[EventType]:
         """The registered types, by name."""

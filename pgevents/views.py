@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, time
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError
 
 __all__ = [
@@ -54,7 +54,7 @@ def field_types(cls: Any) -> dict[str, Any] | None:
     return _field_types(typing.get_origin(cls) or cls)
 
 
-@lru_cache(maxsize=1024)
+@remembered("fields of views")
 def _field_types(cls: Any) -> dict[str, Any]:
     kind: Any = cls
     if not isinstance(kind, type) or not _has_fields(cls):
@@ -97,7 +97,7 @@ def changed(view: V, changes: Mapping[str, Any]) -> V:
     return cast(V, _changer(_class_of(view))(view, changes))
 
 
-@lru_cache(maxsize=1024)
+@remembered("changers of views")
 def _changer(cls: type[Any]) -> Changer:
     if not attrs.has(cls):
         return lambda view, changes: dataclasses.replace(view, **changes)
@@ -210,7 +210,7 @@ def is_alike(one: Any, other: Any) -> bool:
     return _difference(one, other, "") is None
 
 
-@lru_cache(maxsize=1024)
+@remembered("forms of values")
 def _form_of(kind: Any) -> tuple[str, tuple[str, ...]]:
     if issubclass(kind, dict):
         return "dict", ()
@@ -292,7 +292,7 @@ def jsonb_text(value: Any) -> str:
     return json.dumps(as_jsonb(value), ensure_ascii=False)
 
 
-@lru_cache(maxsize=4096)
+@remembered("orders of keys")
 def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(keys, key=_key_order))
 

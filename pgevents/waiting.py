@@ -42,7 +42,7 @@ def wait_for(
     is_of_views = key == ["$view"]
     if is_of_views:  # which lanes an event belongs to, the program alone knows
         key, rows = [], _least(rows)
-    streams = [_stream(one) for one in question["streams"]]
+    streams = [Stream.from_json(one) for one in question["streams"]]
     is_bare = isinstance(awaited, int)
     if is_bare and ids[0] > statements.value("arrivals"):
         raise ConfigurationError(f"event {ids[0]} is ahead of the log")
@@ -95,12 +95,6 @@ def _ids_of(awaited: Any) -> list[int]:
     if not events or not all(isinstance(event, Event) for event in events):
         raise ConfigurationError("wait() takes an event, a list of events, or an id")
     return [event.id for event in events]
-
-
-def _stream(stored: dict[str, Any]) -> Stream[Any]:
-    types = stored["types"]
-    match = tuple((field, tuple(values)) for field, values in stored["match"].items())
-    return Stream(None if types is None else tuple(types), match)
 
 
 def _followed(

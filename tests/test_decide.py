@@ -225,7 +225,7 @@ def test_a_decider_may_yield_events(client: EventClient) -> None:
         client.decide(CartProjection("c1", client), yields)
     assert len(client.decide(CartProjection("c2", client), lambda cart: (e for e in yields(cart)))) == 2
     assert len(client.decide(CartProjection("c3", client), lambda cart: deque(yields(cart)))) == 2
-    assert len(client.get_event_stream()) == 4
+    assert len(client.get_event_stream()) == 6
 
 
 async def add_later(cart: CartView) -> ItemAddedToCart:

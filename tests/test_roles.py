@@ -9,7 +9,16 @@ import peewee
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from pgevents import ConfigurationError, DatabaseError, EventClient, stream
+from pgevents import (
+    ConfigurationError,
+    DatabaseError,
+    EventClient,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
+    stream,
+)
+from pgevents.plugins.encryption import Encryption, Personal
 from pgevents.store.functions import DOORS, function_names, functions_sql, setting_of
 from pgevents.subscriptions import Subscription
 
@@ -152,6 +161,31 @@ def test_nobody_else_can_do_anything(client: EventClient, url: str) -> None:
     }
 
 
+@pytest.mark.parametrize("with_encryption", [False, True])
+def test_no_function_depends_on_the_search_path(url: str, with_encryption: bool) -> None:
+    """Each sets its own or was parsed when it was made; one names the schema of all that it calls."""
+    events = create_events_table(schema="my_app", name="events", data_indexes=["cart_id", "tags[]"])
+    views = create_projections_table(schema="my_app", name="views")
+    rules = {ItemAddedToCart: Personal(subject="cart_id", fields={"product_id": "[redacted]"})}
+    plugins = [Encryption(rules)] if with_encryption else []
+    client = create_event_client(database(url), events, views, [ItemAddedToCart], plugins=plugins)
+    client.create_tables()
+    rows = client.db.execute_sql(
+        "SELECT proname, proconfig::text, prosqlbody IS NOT NULL, prosrc FROM pg_proc "
+        "WHERE pronamespace = 'my_app'::regnamespace"
+    ).fetchall()
+    assert len(rows) == len(function_names()) + with_encryption
+    open_bodies = {
+        name: source
+        for name, settings, is_parsed, source in rows
+        if not is_parsed and '"search_path=pg_catalog, pg_temp"' not in (settings or "")
+    }
+    assert set(open_bodies) == {"events_key"}
+    body = re.sub(r"'[^']*'", "", open_bodies["events_key"])
+    assert re.findall(r"(?<!pg_catalog\.)\b(?!pg_catalog\.|SELECT\b|_text\b|_kind\b)\w+", body) == []
+    assert set(re.sub(r"[\w\s]", "", body)) == set(".,():")
+
+
 def test_an_unknown_role_is_refused_in_words(client: EventClient) -> None:
     """And nothing is changed."""
     with pytest.raises(ConfigurationError, match="no role 'nobody at all'"):
@@ -224,6 +258,11 @@ def test_functions_put_in_place_of_postgresqls_are_never_called(
     """Whoever may create functions cannot have them run by somebody else's save or read."""
     client.save_event(item("c0"))
     assert set_traps(client) > 40
+    with client.db.atomic():  # bodies that are parsed when they are made do not meet the traps either
+        client.db.execute_sql("SET LOCAL search_path = trap, pg_catalog")
+        client.session.execute(functions_sql(client.events.pgevents_spec))
+        (path,) = client.db.execute_sql("SHOW search_path").fetchone()
+        assert path == "trap, pg_catalog"
     for connect in (lambda: shop_client(database(url)), lambda: as_role("writer")):
         victim = connect()
         victim.db.execute_sql("SET search_path = trap, pg_catalog")

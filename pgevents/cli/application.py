@@ -15,20 +15,30 @@ import peewee
 
 from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
+from pgevents.tenants import Tenants
 
 from .frame import fail
 
-__all__ = ["add_plugins", "load_client", "refusals_of_plugins"]
+__all__ = ["add_plugins", "load_client", "load_tenants", "refusals_of_plugins"]
 
 
-def load_client(place: str) -> EventClient:
-    """The client at MODULE:NAME: a client, a Flask app that has one, or a function that makes either.
+def load_client(place: str, tenant: str | None = None) -> EventClient:
+    """The client at MODULE:NAME: a client, `Tenants`, a Flask app that has a client, or a function that makes
+    one of these.
 
     A Flask app's context is active until the command ends.
+
+    Args:
+        place: The module and the name.
+        tenant: Which client of `Tenants`.
     """
-    found: Any = _load(place, "--app")
-    if callable(found) and not hasattr(found, "extensions"):
-        found = _called(found, place)
+    found = _found(place)
+    if isinstance(found, Tenants):
+        if tenant is None:
+            raise click.UsageError(f"--app {place} has many tenants: say which, --tenant NAME")
+        return found.client(tenant)
+    if tenant is not None:
+        raise click.UsageError(f"--tenant goes with the Tenants of a program, and --app {place} is none")
     store: Any = getattr(found, "extensions", {}).get("pgevents")
     if store is not None:
         app: Any = found
@@ -41,6 +51,19 @@ def load_client(place: str) -> EventClient:
             "function that makes one"
         )
     return client
+
+
+def load_tenants(place: str) -> Tenants:
+    """The `Tenants` at MODULE:NAME, or what a function there makes."""
+    found = _found(place)
+    if not isinstance(found, Tenants):
+        raise click.UsageError(f"--app {place} is {type(found).__name__}, not Tenants")
+    return found
+
+
+def _found(place: str) -> Any:
+    found = _load(place, "--app")
+    return _called(found, place) if callable(found) and not hasattr(found, "extensions") else found
 
 
 def add_plugins(client: EventClient, places: Sequence[str]) -> EventClient:

@@ -18,6 +18,7 @@ from .log import append, init, stream_command, tail
 from .processing import COMMANDS
 from .rebuilding import rebuild_command
 from .store import store_options
+from .tenants import tenants
 from .timers import timers
 from .ui import ui
 from .views import diff, query, show
@@ -53,6 +54,7 @@ for command in (
     doctor,
     ui,
     rebuild_command,
+    tenants,
     demo,
     timers,
     *COMMANDS,

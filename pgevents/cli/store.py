@@ -66,6 +66,11 @@ OPTIONS: tuple[tuple[tuple[str, ...], str | None, dict[str, Any]], ...] = (
         },
     ),
     (
+        ("--tenant",),
+        "PGEVENTS_TENANT",
+        {"metavar": "NAME", "help": "Whose events, where --app names Tenants."},
+    ),
+    (
         ("--plugin", "plugins"),
         None,
         {
@@ -76,7 +81,7 @@ OPTIONS: tuple[tuple[tuple[str, ...], str | None, dict[str, Any]], ...] = (
     ),
     (("--json", "as_json"), None, {"is_flag": True, "help": "JSON for programs: one object a line."}),
 )
-NAMES = ("url", "events", "projections", "app", "plugins", "as_json")
+NAMES = ("url", "events", "projections", "app", "tenant", "plugins", "as_json")
 
 
 def store_options(function: F) -> F:
@@ -98,6 +103,7 @@ class Store:
         events: Name of the events table, with its schema if need be; None: the only one that there is.
         projections: The same of the projections table.
         app: Where the program's own client is.
+        tenant: Whose client, if there are many.
         plugins: Where more plugins are.
         as_json: Whether the output is for programs.
     """
@@ -106,6 +112,7 @@ class Store:
     events: str | None
     projections: str | None
     app: str | None
+    tenant: str | None
     plugins: tuple[str, ...]
     as_json: bool
 
@@ -198,11 +205,13 @@ class Store:
             raise click.UsageError("--app brings its own database; leave out --database")
         meta = click.get_current_context().find_root().meta
         if "pgevents.app" not in meta:
-            meta["pgevents.app"] = add_plugins(load_client(app), self.plugins)
+            meta["pgevents.app"] = add_plugins(load_client(app, self.tenant), self.plugins)
         return cast(EventClient, meta["pgevents.app"])
 
     def _database(self) -> peewee.PostgresqlDatabase:
         """The one database of this command."""
+        if self.tenant is not None:
+            raise click.UsageError("--tenant goes with --app MODULE:NAME of your program's Tenants")
         if self.url is None:
             raise click.UsageError(WHICH)
         meta = click.get_current_context().find_root().meta

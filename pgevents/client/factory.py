@@ -8,6 +8,7 @@ from typing import Any
 import peewee
 
 from pgevents.client.deciding import DecidingCalls
+from pgevents.client.joining import JoiningCalls
 from pgevents.client.projecting import ProjectionCalls
 from pgevents.client.reading import ReadingCalls
 from pgevents.client.saving import SavingCalls
@@ -21,11 +22,14 @@ from pgevents.type_registry import EventTypes
 __all__ = ["EventClient", "create_event_client"]
 
 
-class EventClient(TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls, TimingCalls):
+class EventClient(
+    TableCalls, SavingCalls, ReadingCalls, ProjectionCalls, DecidingCalls, JoiningCalls, TimingCalls
+):
     """Saves events to one events table and reads them back; made by `create_event_client()`.
 
     Attributes:
-        db: The Peewee database. Calls inside its `db.atomic()` join that transaction.
+        db: The Peewee database. Calls inside its `db.atomic()` join that transaction; inside
+            `joined()` it is the other program's connection.
         events: The model of the events table.
         projections: The model of the projections table.
         plugins: The client's plugins.

@@ -10,6 +10,7 @@ import peewee
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
+from pgevents.errors import NotInstalledError
 from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
 from pgevents.hooks.registry import Plugins
@@ -41,7 +42,6 @@ class ClientParts:
         projections: type[ProjectionsModel],
         types: EventTypes,
     ) -> None:
-        self.db = db
         self.events = events
         self.projections = projections
         self.types = self._own_types = types
@@ -60,13 +60,20 @@ class ClientParts:
             self.serializer,
             self.decoder,
             self.plugins,
-            AfterCommit(db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable),
+            AfterCommit(
+                lambda: self.db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable
+            ),
             self.check_installed,
             types,
         )
         self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.timers, self.plugins, self.check_installed)
         self._is_checked = False
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return self.session.db
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
         self.plugins.notify("pgevents_after_commit", events=saved)
@@ -95,5 +102,12 @@ class ClientParts:
             ConfigurationError: The sequence could give out ids twice or out of order.
         """
         if not self._is_checked:
-            check_installed(self.session.execute, self.events.pgevents_spec)
+            try:
+                check_installed(self.session.execute, self.events.pgevents_spec)
+            except NotInstalledError as error:
+                if self.session.when_missing is None:
+                    raise
+                raise self.session.not_installed(
+                    str(error).removesuffix(": run client.create_tables()")
+                ) from error
             self._is_checked = True

@@ -56,7 +56,7 @@ class ProjectionCalls(ClientParts):
         Args:
             projection_type: The name under which it is saved.
             identifiers: The fields and values that its events carry. The value is its id; several are a
-                tuple.
+                tuple, and so are those of `all_of`.
             reducer: `(view, event) -> view`, or a pipeline.
             initial: The view before any event (a dict, an attrs class's or a dataclass's instance), or a
                 function that makes it.

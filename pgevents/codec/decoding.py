@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from pgevents.caches import RevisedCache
 from pgevents.codec.jsontext import load_json
 from pgevents.codec.serialization import VERSION_KEY, Serializer
 from pgevents.codec.times import time_of
@@ -19,8 +20,6 @@ __all__ = ["FIELD_END", "Decoder", "rows_of"]
 FIELD_END = "\x1f"
 """Separates the fields of events in the text that the functions of `read.sql` return. JSON escapes it."""
 COLUMNS = 6
-MAX_NAMES = 10_000
-"""How many type names a decoder caches."""
 BeforeDecode = Callable[[list[StoredEvent]], list[StoredEvent]]
 CachedType = tuple[EventType | None, int, Callable[[str], Any]]
 """The event type of a stored name, its newest version, and the decoder of that version's text."""
@@ -43,6 +42,7 @@ class Decoder:
 
     def __init__(self, types: EventTypes, serializer: Serializer) -> None:
         self._serializer = serializer
+        self._cached: RevisedCache[str, CachedType] = RevisedCache("event types by stored name")
         self.has_parts = False
         self.use(types)
 
@@ -50,12 +50,7 @@ class Decoder:
         """From now on decode with these types and plugins."""
         self._types = types
         self.before_decode = before_decode
-        self._forget()
-
-    def _forget(self) -> dict[str, CachedType]:
-        revision, cache = self._types.revision, dict[str, CachedType]()
-        self._cached = revision, cache  # one assignment, so that other threads see both or neither
-        return cache
+        self._cached.forget()
 
     def events(self, rows: Iterable[Any], *, keep_undecodable: bool = False) -> list[Event[Any]]:
         """Rows as events. Plugins get all of them in one call, and so can look up all that they need at once.
@@ -69,9 +64,7 @@ class Decoder:
         """
         if self.before_decode is not None:
             return self._events_through_plugins(self.before_decode, list(rows), keep_undecodable)
-        revision, cache = self._cached
-        if revision != self._types.revision or len(cache) > MAX_NAMES:
-            cache = self._forget()
+        cache = self._cached.at(self._types.revision)
         events: list[Event[Any]] = []
         append = events.append
         metadata: dict[str, Any]

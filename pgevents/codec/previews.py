@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from functools import cache
 from typing import Any, cast
 
+from pgevents.caches import remembered
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import EventEncodeError
 from pgevents.event_types import event_type_of
@@ -16,7 +16,7 @@ from pgevents.type_registry import EventTypes
 __all__ = ["plain_serializer", "preview"]
 
 
-@cache
+@remembered("serializer without a client")
 def plain_serializer() -> Serializer:
     """A serializer without the converters of any client."""
     return Serializer()

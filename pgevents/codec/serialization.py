@@ -7,11 +7,12 @@ except where the classes of the values prove the two equal (`fast.writer`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 import cattrs
 
+from pgevents.caches import Cache
 from pgevents.codec import fast
 from pgevents.codec.converter import make_event_converter
 from pgevents.codec.equality import Difference, difference
@@ -38,18 +39,6 @@ VERSION_KEY = "$version"
 """The key of the version of an event's data in its stored metadata; absent for version 1."""
 
 
-class _ByClass(dict[type[Any], T], Generic[T]):
-    """A value for each class, made at its first use."""
-
-    def __init__(self, make: Callable[[type[Any]], T]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, cls: type[Any]) -> T:
-        value = self[cls] = self._make(cls)
-        return value
-
-
 class Serializer:
     """Encodes and decodes for one client, with one cattrs converter.
 
@@ -72,13 +61,17 @@ class Serializer:
         self.converter = converter
         # Without detailed validation a decoder is fast, and its error does not name the field at fault.
         quick = converter.copy(detailed_validation=False)
-        self._structure: _ByClass[Callable[[Any, Any], Any]] = _ByClass(quick.get_structure_hook)
-        self._unstructure: _ByClass[Callable[[Any], Any]] = _ByClass(converter.get_unstructure_hook)
-        self._write: _ByClass[Callable[[Any], str | None]] = _ByClass(
-            fast.writer if is_ours else lambda cls: lambda data: None
+        self._structure: Cache[type[Any], Callable[[Any, Any], Any]] = Cache(
+            "structuring functions", quick.get_structure_hook
         )
-        self.from_text: _ByClass[Callable[[str], Any]] = _ByClass(
-            self._text_decoder if is_ours else self._slow_text_decoder
+        self._unstructure: Cache[type[Any], Callable[[Any], Any]] = Cache(
+            "unstructuring functions", converter.get_unstructure_hook
+        )
+        self._write: Cache[type[Any], Callable[[Any], str | None]] = Cache(
+            "writers of JSON", fast.writer if is_ours else lambda cls: lambda data: None
+        )
+        self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
+            "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder
         )
 
     def _text_decoder(self, cls: type[Any]) -> Callable[[str], Any]:

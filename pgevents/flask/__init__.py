@@ -20,5 +20,14 @@ from pgevents.flask.extension import PgEvents
 from pgevents.flask.metadata import request_id
 from pgevents.flask.pool import UnavailableError
 from pgevents.flask.processing import health_blueprint
+from pgevents.flask.tenants import TenantEvents
 
-__all__ = ["PgEvents", "UnavailableError", "current_events", "get_or_404", "health_blueprint", "request_id"]
+__all__ = [
+    "PgEvents",
+    "TenantEvents",
+    "UnavailableError",
+    "current_events",
+    "get_or_404",
+    "health_blueprint",
+    "request_id",
+]

@@ -30,7 +30,7 @@ class AfterCommit:
 
     def __init__(
         self,
-        db: Any,
+        db: Callable[[], Any],
         in_transaction: Callable[[], bool],
         ids_in_log: Callable[[Sequence[int]], set[int]],
         report: Report,
@@ -38,7 +38,7 @@ class AfterCommit:
         """Nothing is called yet.
 
         Args:
-            db: The Peewee database, whose `after_commit()` is used.
+            db: Returns the Peewee database, whose `after_commit()` is used.
             in_transaction: Whether a transaction is open, by Peewee or not.
             ids_in_log: Returns those of the given ids that are in the log.
             report: Called with the events of each save that is durable.
@@ -58,18 +58,19 @@ class AfterCommit:
         """
         if not self._in_transaction():
             return self._report
-        if not self._db.in_transaction():
+        db = self._db()
+        if not db.in_transaction():
             raise UnsupportedTransactionError(
                 "pgevents_after_commit cannot see the end of a transaction that was begun without "
                 "Peewee; nothing was written: use db.atomic()"
             )
-        transaction = self._db.top_transaction()
+        transaction = db.top_transaction()
         ids = self._ids.get(transaction)
         if ids is None or ids.in_log is not None:
             ids = self._ids[transaction] = _Ids()
         expected = _Expected(self, ids)
         try:
-            self._db.after_commit(expected)
+            db.after_commit(expected)
         except ValueError:
             raise UnsupportedTransactionError(
                 "pgevents_after_commit cannot see the end of a manual_commit() block; nothing was "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from pgevents.fields import json_sql, text_sql
 from pgevents.store.layout import TableSpec
@@ -10,6 +11,7 @@ from pgevents.streams import Compared, Stream
 
 __all__ = ["Shape", "shape_of", "where_params", "where_sql"]
 
+V = TypeVar("V")
 Shape = tuple[tuple[tuple[str, bool], ...], bool | None, Compared]
 """What the SQL of a stream depends on: its fields, whether each is one of several values, the same of its
 types, and its comparisons without what they compare with."""
@@ -33,14 +35,13 @@ def where_sql(
         table: The events table, which knows the fields that hold lists of values.
         alias: What stands before the columns, such as `e.`.
         id_sql: The event's id, where it cannot be mistaken; by default the table's column.
-        besides: A field that needs no condition.
+        besides: A field whose first condition is not needed.
     """
     fields, several_types, compared = shape
     id_sql = id_sql or f"{table.qualified()}.id"
     parts = [
         _has_value_sql(table, field, alias, id_sql, "ANY(%s)" if several else "%s")
-        for field, several in fields
-        if field != besides
+        for field, several in _without_first(fields, besides)
     ]
     parts += [
         comparison.sql(text_sql(field, alias), json_sql(field, alias)) for field, comparison in compared
@@ -48,6 +49,12 @@ def where_sql(
     if several_types is not None:
         parts.append(f"{alias}type = {'ANY(%s)' if several_types else '%s'}")
     return " AND ".join(parts) or "true"
+
+
+def _without_first(pairs: Sequence[tuple[str, V]], field: str | None) -> list[tuple[str, V]]:
+    """Pairs without the first one of a field, which may have others."""
+    place = next((n for n, (name, _) in enumerate(pairs) if name == field), len(pairs))
+    return [*pairs[:place], *pairs[place + 1 :]]
 
 
 def _has_value_sql(table: TableSpec, field: str, alias: str, id_sql: str, value: str) -> str:
@@ -62,7 +69,7 @@ def _has_value_sql(table: TableSpec, field: str, alias: str, id_sql: str, value:
 def where_params(one: Stream[Any], besides: str | None = None) -> list[Any]:
     """The values for `where_sql`, in its order."""
     params: list[Any] = [
-        values[0] if len(values) == 1 else list(values) for field, values in one.match if field != besides
+        values[0] if len(values) == 1 else list(values) for _, values in _without_first(one.match, besides)
     ]
     for _, comparison in one.compared:
         params += comparison.params()

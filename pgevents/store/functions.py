@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib.resources import files
 
+from pgevents.caches import remembered
 from pgevents.fields import function_json_sql, function_sql, json_sql, split_many, text_sql
 from pgevents.store.layout import TableSpec
 
@@ -46,8 +46,17 @@ DOORS = {
 }
 """The functions that programs call, to save and to read. All others are called by these."""
 
+BEFORE = """\
+SELECT pg_catalog.set_config('pgevents.search_path', pg_catalog.current_setting('search_path'), true);
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+"""
+"""A body that is parsed where it is defined must not find functions of other schemas there."""
+AFTER = """\
+SELECT pg_catalog.set_config('search_path', pg_catalog.current_setting('pgevents.search_path'), true);
+"""
 
-@cache
+
+@remembered("sources of functions")
 def _source(data_indexes: tuple[str, ...]) -> tuple[str, str]:
     """The functions of `my_app.events` with these data indexes as they are declared, and their generation."""
     text = "\n".join(map(_file, FILES))
@@ -91,6 +100,8 @@ def setting_of(spec: TableSpec) -> str:
 def functions_sql(spec: TableSpec) -> str:
     """The SQL that creates the functions of an events table and removes those of earlier versions.
 
+    It is to be run in one transaction.
+
     Args:
         spec: The table, with its schema: the functions name it in full.
     """
@@ -99,10 +110,10 @@ def functions_sql(spec: TableSpec) -> str:
     text = re.sub(r"\bmy_app\.events(\w*)", lambda name: spec.qualified(name[1]), text)
     names = ",\n    ".join(spec.qualified(name) for name in function_names())
     mark = f"COMMENT ON FUNCTION {spec.qualified('_append')} IS '{functions_mark(spec)}';"
-    return f"{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n"
+    return f"{BEFORE}{text}\nREVOKE ALL ON FUNCTION\n    {names}\nFROM PUBLIC;\n{mark}\n{AFTER}"
 
 
-@cache
+@remembered("names of functions")
 def function_names() -> tuple[str, ...]:
     """The suffixes that the names of the functions add to that of the table."""
     return tuple(DEFINITION.findall(_source(())[0]))

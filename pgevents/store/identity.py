@@ -9,7 +9,7 @@ import attrs
 from pgevents.errors import UnsupportedTransactionError
 from pgevents.store.layout import TableSpec
 
-__all__ = ["LogIdentity", "log_identity"]
+__all__ = ["LogIdentity", "former_identities", "log_identity", "note_move"]
 
 # The timeline is read from the current WAL file: the control file has the old timeline until the first
 # checkpoint after a promotion.
@@ -60,3 +60,30 @@ def log_identity(execute: Any, spec: TableSpec) -> LogIdentity:
             "this server is a standby, whose timeline is not its own: take checkpoints on the primary"
         )
     return LogIdentity(system, database, table, int(timeline, 16))
+
+
+MOVED = "pgevents moved "
+NOTE_SQL = "SELECT obj_description(to_regclass(%s), 'pg_class')"
+
+
+def former_identities(execute: Any, spec: TableSpec) -> list[str]:
+    """The identities that the same log had on other servers, before it was moved here.
+
+    They stand in the comment of the log's sequence beside the identity that it has here: a dump of it
+    restored elsewhere has another one, and its comment counts for nothing.
+    """
+    note = str(execute(NOTE_SQL, [spec.qualified("_id_seq")]).fetchone()[0] or "")
+    here, *former = note.removeprefix(MOVED).split(" ")
+    return former if note.startswith(MOVED) and here == str(log_identity(execute, spec)) else []
+
+
+def note_move(execute: Any, spec: TableSpec, former: list[str]) -> None:
+    """Note which identities the log had on other servers, whose checkpoints count here, too.
+
+    Args:
+        execute: `Session.execute`, at the log's new place.
+        spec: The events table.
+        former: The identities.
+    """
+    words = " ".join([str(log_identity(execute, spec)), *former])
+    execute(f"COMMENT ON SEQUENCE {spec.qualified('_id_seq')} IS '{MOVED}{words}'", None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
@@ -44,19 +44,20 @@ ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text A
 """The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
-@cache
+@remembered("sections of SQL")
 def _sections() -> Mapping[str, str]:
     text = (files("pgevents.store") / "processing.sql").read_text(encoding="utf-8")
     parts = re.split(r"(?m)^-- \[([\w ]+)\]\n", text)
     return dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
 
 
-@cache
+@remembered("statements of subscriptions")
 def _filled(spec: TableSpec, section: str) -> str:
     names = {name: spec.qualified(f"_{name}") for name in TABLES}
     names |= {
         "events": spec.qualified(),
         "sequence": spec.qualified("_id_seq"),
+        "final_bound": spec.qualified("_final_bound"),
         "hold_redactions": spec.qualified("_hold_redactions"),
         "schedule": spec.qualified("_schedule"),
         "unschedule": spec.qualified("_unschedule"),

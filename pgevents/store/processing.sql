@@ -103,18 +103,20 @@ SELECT pg_advisory_xact_lock(hashtextextended(%(gate)s, 0));
 -- aborted, its worker died or was cut off in the middle.
 WITH gate AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%(gate)s, 0)) AS is_open,
-        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next,
+        EXISTS (SELECT FROM {{checkpoints}} WHERE name = %(name)s AND (careful > 0 OR interruptions >= 3)) AS has_careful
 )
 SELECT c.lane, c.lanes, c.question::text, c.position, c.layers::text, c.generation,
     c.key_hash <> hashtextextended('pgevents ' || getdatabaseencoding(), 0), c.careful, c.announced, c.attempts, c.failed_id,
     c.interruptions,
     CASE WHEN c.xmax::text <> '0' AND (next - c.xmax::text::bigint & 4294967295) BETWEEN 1 AND 2147483647 THEN
         pg_xact_status((next - (next - c.xmax::text::bigint & 4294967295))::text::xid8) = 'aborted' END,
-    clock_timestamp() > c.moved_at + interval '10 s'
+    clock_timestamp() > c.moved_at + interval '10 s', has_careful
 FROM {{checkpoints}} AS c, gate
 WHERE is_open AND c.name = %(name)s AND c.lane = ANY (%(lanes)s) AND c.state = 'active'
     AND (c.due_at IS NULL OR c.due_at <= clock_timestamp())
     AND (c.leased_until IS NULL OR c.leased_until <= clock_timestamp() OR c.leased_at > clock_timestamp())
+    AND (%(careful)s IS NULL OR (c.careful > 0 OR c.interruptions >= 3) = %(careful)s)
 ORDER BY array_position(%(lanes)s, c.lane) LIMIT %(limit)s
 FOR UPDATE OF c SKIP LOCKED;
 
@@ -247,7 +249,7 @@ WHERE {{parked}}.state = 'discarded';
 
 -- [due]
 -- The key whose retry is due for longest, in lanes that this worker has.
-SELECT p.key, p.event_id, p.attempts, p.hash
+SELECT p.key, p.event_id, p.attempts, p.hash, p.error IS NOT DISTINCT FROM %(died)s
 FROM {{parked}} AS p
 WHERE p.name = %(name)s AND p.state = 'retrying' AND p.due_at <= clock_timestamp()
     AND p.event_id <= (%(positions)s::bigint[])[1 + mod(mod(p.hash, %(lanes)s) + %(lanes)s, %(lanes)s)]
@@ -335,12 +337,16 @@ LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE c.name = %(name)s ORDER BY c.lane;
 
--- [types_since]
+-- [came]
+-- How far the log is final, and then the newest event of each type: what commits in between is seen.
+SELECT set_config('pgevents.bound', {{final_bound}}(%(streams)s)::text, true);
+SELECT NULL AS type, current_setting('pgevents.bound')::bigint
+UNION ALL
 SELECT type, max(id) FROM {{events}} WHERE id > %(after)s GROUP BY type;
 
 -- [changes]
 SELECT c.name, max(c.state_at)::text, max(c.lanes), bool_or(c.state = 'active'),
-    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()),
+    bool_or(c.state = 'active' AND c.due_at <= clock_timestamp()), bool_or(c.careful > 0 OR c.interruptions >= 3),
     EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = c.name AND p.state = 'retrying' AND p.due_at <= clock_timestamp())
 FROM {{checkpoints}} AS c WHERE c.name = ANY (%(names)s) GROUP BY c.name;
 

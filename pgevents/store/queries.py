@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
+from pgevents.caches import remembered
 from pgevents.store.conditions import Shape, shape_of, where_params, where_sql
 from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
@@ -63,7 +63,7 @@ def select_events(
     for one in streams:
         listed = _list_of(table, tuple([field for field, _ in one.match]))
         if listed is not None:
-            values = dict(one.match)[listed]
+            values = next(values for field, values in one.match if field == listed)
             params.append(values[0] if len(values) == 1 else list(values))
             params += bound_params[: len(bound_params) - isinstance(as_of, datetime)]
             if one.after:
@@ -113,7 +113,7 @@ def select_after_snapshot(
     return sql, params + more
 
 
-@lru_cache(maxsize=1024)
+@remembered("statements about events")
 def _select_sql(table: TableSpec, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
     branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in asked]
     if not branches:

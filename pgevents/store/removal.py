@@ -8,7 +8,7 @@ from pgevents.store.layout import TableSpec
 from pgevents.store.processing import TABLES
 from pgevents.store.tables import EventsModel, ProjectionsModel
 
-__all__ = ["remove_sql"]
+__all__ = ["remove_sql", "table_names"]
 
 BESIDE = ("_maintenance", "_lists", "_imports", *[f"_{name}" for name in TABLES], "_checkpoints_old")
 """What follows the events table's name in the names of the tables beside it, also of earlier versions."""
@@ -37,6 +37,15 @@ def remove_sql(events: type[EventsModel], projections: type[ProjectionsModel]) -
         "COMMIT;",
     ]
     return "\n".join(parts) + "\n"
+
+
+def table_names(
+    events: type[EventsModel], projections: type[ProjectionsModel]
+) -> set[tuple[str | None, str]]:
+    """Schema and name of each table that belongs to a log; the schema is None if the models name none."""
+    spec, views = events.pgevents_spec, projections.pgevents_spec
+    names = {(spec.schema, f"{spec.name}{suffix}") for suffix in ("", *BESIDE)}
+    return {*names, (views.schema, views.name)}
 
 
 def _functions(spec: TableSpec) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
@@ -33,6 +33,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
+from pgevents.store import joined
 
 if TYPE_CHECKING:  # playhouse has no types
     MaxConnectionsExceeded = ValueError
@@ -64,6 +65,7 @@ REFUSED: dict[str, type[PgEventsError]] = {
     "PGE20": EventEncodeError,  # of the encryption plugin's trigger
 }
 MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
+DROPPED = "XX000"  # could not open relation with OID: dropped while the statement waited for it
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
 
@@ -148,12 +150,28 @@ class Session:
     with rows that can be unpacked and an encoding that holds text.
     """
 
-    db: peewee.PostgresqlDatabase
+    _db: peewee.PostgresqlDatabase
+    when_missing: Callable[[str], PgEventsError | None] | None = attrs.field(default=None, repr=False)
+    """What stands behind it if tables are missing, for tenants; None: they were never made."""
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         _sessions.add(self)
+
+    @property
+    def db(self) -> peewee.PostgresqlDatabase:
+        """The Peewee database; inside `joined()` that of the joined transaction."""
+        return joined.current(self) or self._db
+
+    def joined(self, host: joined.Host) -> AbstractContextManager[None]:
+        """A block in which everything runs in a transaction of another program.
+
+        Raises:
+            UnsupportedTransactionError: There is no transaction now.
+            ConfigurationError: Not on a connection of psycopg2.
+        """
+        return joined.joined(self, joined.JoinedDatabase(host, self._db))
 
     def execute(self, sql: str, params: Any = None) -> Any:
         """One statement (or several in one message) on this thread's connection; a cursor.
@@ -190,7 +208,7 @@ class Session:
             UnsupportedTransactionError: Autocommit was switched off on it.
         """
         db: Any = self.db
-        if self._inherited is not None:
+        if self._inherited is not None and db is self._db:
             self._leave_parent(self._inherited)
         if db.is_closed():
             self._connect()
@@ -244,7 +262,7 @@ class Session:
 
     def note_fork(self) -> None:
         """What is open now belongs to the parent process."""
-        db: Any = self.db
+        db: Any = self._db
         self._inherited, self._sound = self._sound, _Connections()
         if not db.is_closed():
             self._inherited.add(db.connection())
@@ -256,7 +274,10 @@ class Session:
         return self._status() in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR)
 
     def _status(self) -> int:
-        return int(self.connection().get_transaction_status())
+        status = int(self.connection().get_transaction_status())
+        if status == TRANSACTION_STATUS_IDLE and self.db is not self._db:
+            return int(TRANSACTION_STATUS_INTRANS)  # psycopg2 begins it with the first statement
+        return status
 
     @contextmanager
     def atomic(self) -> Generator[Any, None, None]:
@@ -321,6 +342,15 @@ class Session:
 
     # -- errors ------------------------------------------------------------
 
+    def not_installed(self, message: str) -> PgEventsError:
+        """The error to raise where tables or functions are missing.
+
+        Args:
+            message: What is missing.
+        """
+        found = None if self.when_missing is None else self.when_missing(message)
+        return found or NotInstalledError(f"{message}: run client.create_tables()")
+
     def _is_lost(self) -> bool:
         db: Any = self.db
         return not db.is_closed() and bool(db.connection().closed)
@@ -376,8 +406,9 @@ class Session:
                 f"{message}: the database's encoding cannot hold this text; nothing was written. "
                 f"Use a UTF8 database"
             ) from error
-        if code in MISSING:
-            raise NotInstalledError(f"{message}: run client.create_tables()") from error
+        is_dropped = code == DROPPED and self.when_missing is not None
+        if code in MISSING or is_dropped:
+            raise self.not_installed(message) from error
         raise DatabaseError(
             f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
         ) from error

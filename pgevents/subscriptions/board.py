@@ -18,7 +18,7 @@ __all__ = ["Board", "Task"]
 
 LOOK_AGAIN = 10.0
 """All lanes are looked at so often, in seconds, whatever the board says."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.025
 AFTER_ERROR = 0.25
 
 
@@ -80,7 +80,10 @@ class Board:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._idle = threading.Condition(lock)
+        self._waiting = 0
         self._next = 0
         self.is_over = False
 
@@ -105,8 +108,17 @@ class Board:
                     task.turn = (lanes[0] + 1) % task.lanes
                     self._next = at + 1
                     return task, lanes
+                self._waiting += 1
+                self._idle.notify()
                 self._changed.wait(max(0.0005, soonest - now))
+                self._waiting -= 1
             return None
+
+    def wait_for_idle(self, timeout: float) -> None:
+        """Wait until a worker has nothing to do, so many seconds at most: before, nobody could take what
+        came."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._waiting or self.is_over, timeout)
 
     def done(self, task: Task, asked: Sequence[int], outcome: Outcome | None) -> None:
         """A worker is through with a step; None when it failed."""
@@ -155,6 +167,7 @@ class Board:
         with self._changed:
             self.is_over = True
             self._changed.notify_all()
+            self._idle.notify_all()
 
 
 def _types(work: Work) -> list[tuple[str, ...] | None]:

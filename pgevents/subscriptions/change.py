@@ -137,8 +137,10 @@ def _covers(wide: Question, narrow: Question) -> bool:
 def _is_within(inner: Stream[Any], outer: Stream[Any]) -> bool:
     if outer.types is not None and (inner.types is None or not set(inner.types) <= set(outer.types)):
         return False
-    matched = dict(inner.match)
-    return all(field in matched and set(matched[field]) <= set(values) for field, values in outer.match)
+    return all(
+        any(field == name and set(texts) <= set(values) for name, texts in inner.match)
+        for field, values in outer.match
+    )
 
 
 def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None:

@@ -46,12 +46,15 @@ class ErrorPolicy:
             subscription at the event. None: "park" with a key, "stop" without.
         delay: Seconds until the second attempt; each later delay is twice the one before.
         longest: No delay is longer, in seconds.
+        after_death: Seconds until the next attempt, at least, when the worker's process died of the event:
+            long enough to start it again.
     """
 
     attempts: int = 5
     then: Literal["park", "stop"] | None = None
     delay: float = 1.0
     longest: float = 300.0
+    after_death: float = 5.0
 
     def then_park(self) -> ErrorPolicy:
         """Afterwards set the event aside and go on."""
@@ -61,18 +64,23 @@ class ErrorPolicy:
         """Afterwards stop the subscription."""
         return attrs.evolve(self, then="stop")
 
-    def delay_after(self, attempts: int) -> float:
-        """Seconds to wait after so many attempts."""
-        return float(min(self.delay * 2 ** min(attempts - 1, 60), self.longest))
+    def delay_after(self, attempts: int, *, died: bool = False) -> float:
+        """Seconds to wait after so many attempts, the last of which may have ended its process."""
+        delay = float(min(self.delay * 2 ** min(attempts - 1, 60), self.longest))
+        return max(delay, self.after_death) if died else delay
 
 
-def retry(attempts: int, *, delay: float = 1.0, longest: float = 300.0) -> ErrorPolicy:
+def retry(
+    attempts: int, *, delay: float = 1.0, longest: float = 300.0, after_death: float = 5.0
+) -> ErrorPolicy:
     """Call the handler up to so many times for an event, with growing delays.
 
     Args:
         attempts: At least 1.
         delay: Seconds until the second attempt; then twice as many each time.
         longest: No delay is longer, in seconds.
+        after_death: Seconds until the next attempt, at least, when the worker's process died of the event.
+            Choose it longer than a worker takes to start again: else one event can end all of them.
 
     Raises:
         ConfigurationError: No attempt at all, or a negative delay.
@@ -85,12 +93,12 @@ def retry(attempts: int, *, delay: float = 1.0, longest: float = 300.0) -> Error
         def reserve(event): ...
         ```
     """
-    if type(attempts) is not int or attempts < 1 or not 0 <= delay or not 0 <= longest:
+    if type(attempts) is not int or attempts < 1 or not min(delay, longest, after_death) >= 0:
         raise ConfigurationError(
             f"retry takes a number of attempts from 1 on and delays from 0 on, not {attempts!r}, "
-            f"{delay!r}, {longest!r}"
+            f"{delay!r}, {longest!r}, {after_death!r}"
         )
-    return ErrorPolicy(attempts, None, delay, longest)
+    return ErrorPolicy(attempts, None, delay, longest, after_death)
 
 
 def park() -> ErrorPolicy:
@@ -122,14 +130,7 @@ class Question:
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Question:
         """A stored question."""
-        streams: list[Stream[Any]] = [
-            Stream(
-                None if one["types"] is None else tuple(one["types"]),
-                tuple((field, tuple(values)) for field, values in one["match"].items()),
-            )
-            for one in stored["streams"]
-        ]
-        return Question.of(streams, stored["key"])
+        return Question.of([Stream.from_json(one) for one in stored["streams"]], stored["key"])
 
     @staticmethod
     def of(streams: Sequence[Stream[Any]], key: Sequence[str] = ()) -> Question:

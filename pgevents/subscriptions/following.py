@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
-from pgevents.store.identity import log_identity
+from pgevents.store.identity import former_identities, log_identity
 from pgevents.store.options import ReadOptions, check_id
 from pgevents.store.results import EventStream
 from pgevents.streams import Stream, stream
@@ -105,6 +105,10 @@ def _identity(client: EventClient) -> str:
     return str(log_identity(client.session.execute, client.events.pgevents_spec))
 
 
+def _former(client: EventClient) -> list[str]:
+    return former_identities(client.session.execute, client.events.pgevents_spec)
+
+
 def _start(client: EventClient, after: int | str) -> int:
     client.check_installed()
     if isinstance(after, str):
@@ -114,7 +118,7 @@ def _start(client: EventClient, after: int | str) -> int:
                 f"a checkpoint has the form system.database.table/timeline/id, not {after!r}"
             )
         here = _identity(client)
-        if place != here:
+        if place != here and place not in _former(client):
             raise ConfigurationError(
                 f"the checkpoint {after!r} comes from another log or another timeline than this one "
                 f"({here}): ids may have been given out anew. Start from an id that you are sure of"

@@ -23,7 +23,17 @@ __all__ = ["Hand", "StopHereError", "give_all"]
 
 @attrs.define
 class Hand:
-    """What is in the hands of a step, should it fail."""
+    """What is in the hands of a step, should it fail.
+
+    Attributes:
+        lanes: The lanes of its transaction.
+        item: The event that the handler has.
+        tried: The retry that it is.
+        error: What ended the transaction.
+        failure: Why the subscription is to stop.
+        retry_now: A retry that was announced, for a transaction of its own.
+        event_now: The lane of an event that was announced, likewise.
+    """
 
     lanes: Sequence[Lane] = ()
     item: Item | None = None
@@ -31,6 +41,7 @@ class Hand:
     error: Exception | None = None
     failure: parking.Failure = ""
     retry_now: parking.Due | None = None
+    event_now: Lane | None = None
 
 
 class StopHereError(Exception):

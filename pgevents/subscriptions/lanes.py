@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
 from pgevents.events import Event, Parts
 from pgevents.store.processing import read_lanes
@@ -20,6 +20,7 @@ __all__ = [
     "Lane",
     "Layer",
     "QuestionChangedError",
+    "UNCOUNTED",
     "all_lanes",
     "check_ahead",
     "claim",
@@ -32,6 +33,8 @@ __all__ = [
     "read",
 ]
 
+UNCOUNTED = 3
+"""So many errors of the database at one place do not count. The claim's SQL has the same number."""
 WRITTEN_EVERY = 1_000
 """A lane without events gets its place written when it is so many ids behind, or 10 seconds old."""
 
@@ -58,12 +61,14 @@ class Lane:
         is_hashed_otherwise: Whether the server hashes keys in another way than the one that dealt out the
             lanes.
         careful: How many events are still given one by one.
-        announced: The event that was about to be handled; 0 for none yet; None unless workers died here.
+        announced: The event that was about to be handled, or tried again if it is not above the place; 0 for
+            none yet; None unless workers died here.
         attempts: Failures of the event `failed_id`.
         failed_id: An event above the place whose handler failed.
         interruptions: Errors of the database at this place.
         was_cut_off: Whether the transaction that had the lane last was aborted: its worker may have died.
         is_stale: Whether the place was not written for 10 seconds.
+        has_careful: Whether any lane of the subscription gives its events one by one.
     """
 
     number: int
@@ -80,6 +85,12 @@ class Lane:
     interruptions: int
     was_cut_off: bool
     is_stale: bool
+    has_careful: bool = False
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether its events are given one by one."""
+        return self.careful > 0 or self.interruptions >= UNCOUNTED
 
 
 @attrs.define(eq=False)
@@ -137,7 +148,9 @@ def ensure(work: Work, position: int = 0) -> None:
         )
 
 
-def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False) -> list[Lane]:
+def claim(
+    work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False, careful: bool | None = None
+) -> list[Lane]:
     """Lock lanes that nobody else has, in this order; to be called in a transaction.
 
     Args:
@@ -145,6 +158,7 @@ def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False
         numbers: The lanes.
         limit: At most so many of them.
         alone: Wait until no other worker is in a batch, and keep them out: after a deadlock.
+        careful: Only lanes that give their events one by one, or only others; None for any.
 
     Raises:
         QuestionChangedError: See there.
@@ -159,7 +173,13 @@ def claim(work: Work, numbers: Sequence[int], limit: int, *, alone: bool = False
         )
         work.client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
     rows = statements.rows(
-        "claim", before=before, gate=work.gate, name=work.name, lanes=list(numbers), limit=limit
+        "claim",
+        before=before,
+        gate=work.gate,
+        name=work.name,
+        lanes=list(numbers),
+        limit=limit,
+        careful=careful,
     )
     lanes = [_lane(row) for row in rows]
     for lane in lanes:
@@ -176,22 +196,22 @@ def all_lanes(work: Work) -> list[int]:
 
 
 def _lane(row: Sequence[Any]) -> Lane:
-    number, lanes, question, position, layers, *rest, was_cut_off, is_stale = row
+    number, lanes, question, position, layers, *rest, was_cut_off, is_stale, has_careful = row
     make: Any = Lane
     made: Lane = make(
         *(number, lanes, question_of(question), position, layers_of(layers)),
-        *(*rest, bool(was_cut_off), is_stale),
+        *(*rest, bool(was_cut_off), is_stale, has_careful),
     )
     return made
 
 
-@lru_cache(maxsize=256)
+@remembered("questions of subscriptions")
 def question_of(text: str) -> Question:
     """A stored question."""
     return Question.from_json(json.loads(text))
 
 
-@lru_cache(maxsize=256)
+@remembered("layers of lanes")
 def layers_of(text: str) -> tuple[Layer, ...]:
     """Stored divisions."""
     return tuple((count, tuple(places)) for count, places in json.loads(text))

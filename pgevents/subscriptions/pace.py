@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from pgevents.subscriptions.lanes import Batch
+from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lanes import Batch, Lane, claim
 
 __all__ = ["ALONE_SECONDS", "BATCH_SECONDS", "NEVER", "Outcome", "Pace"]
 
@@ -31,6 +32,7 @@ class Pace:
         batch_seconds: How long a batch takes; the last ones count most.
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
+        has_careful: Whether there may be lanes that give their events one by one.
     """
 
     size: int = 50
@@ -39,11 +41,27 @@ class Pace:
     has_retried: bool = False
     batch_seconds: float = 0.0
     was_careful: bool = False
+    has_careful: bool = True
 
     def takes_retry(self, batch: Batch) -> bool:
         """Whether a retry that is due goes before the batch: they take turns, so that neither waits long."""
         self.has_retried = not (self.has_retried and batch.items)
         return self.has_retried
+
+    def claim(self, work: Work, numbers: Sequence[int], share: int) -> list[Lane]:
+        """Claim lanes that give their events one by one, or others: in turns, and never both at once.
+
+        So a worker that dies of an event takes no lane with it in which another event was announced.
+        """
+        is_first = self.has_careful and not self.was_careful
+        for is_careful in (is_first, not is_first):
+            if is_careful and not self.has_careful:
+                continue
+            lanes = claim(work, numbers, share, alone=self.is_alone, careful=is_careful)
+            if lanes:
+                self.was_careful, self.has_careful = is_careful, lanes[0].has_careful
+                return lanes
+        return []
 
     @property
     def is_alone(self) -> bool:

@@ -20,10 +20,12 @@ from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Item, Lane
 
 __all__ = [
+    "DIED",
     "Blocked",
     "Due",
     "Failure",
     "blocked",
+    "count_before",
     "due",
     "error_text",
     "events_of",
@@ -36,6 +38,8 @@ __all__ = [
 
 MANY_KEYS = 20
 """When more keys than this fail within a minute, it is not the events: the subscription stops."""
+DIED = "its worker died while it handled this event"
+"""The error of an event at which a process ended."""
 Failure = str
 """Why the whole subscription is to stop; empty if it is not."""
 
@@ -130,7 +134,7 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
     is_last = attempts >= work.policy.attempts
     careful = max(before + 1, lane.careful)
     announced = 0 if suspect or lane.announced is not None else None
-    delay = work.policy.delay_after(attempts)
+    delay = work.policy.delay_after(attempts, died=suspect)
     note: dict[str, Any] = {
         "name": work.name,
         "lane": lane.number,
@@ -183,12 +187,14 @@ class Due:
         event_id: Its id.
         attempts: How many times it has failed.
         lane: Its lane.
+        has_killed: Whether its worker died of it the last time.
     """
 
     key: str
     event_id: int
     attempts: int
     lane: Lane
+    has_killed: bool = False
 
     def attempts_of(self, item: Item) -> int:
         """How many times an event that is tried with it has failed: those behind it were never tried."""
@@ -203,11 +209,14 @@ def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
         positions[lane.number] = str(lane.position)
     text = "{" + ",".join(positions) + "}"
     is_keyed = bool(work.question.key)
-    rows = work.statements.rows("due", name=work.name, positions=text, lanes=count, is_keyed=is_keyed)
+    rows = work.statements.rows(
+        "due", name=work.name, positions=text, lanes=count, is_keyed=is_keyed, died=DIED
+    )
     if not rows:
         return None
-    key, event_id, attempts, hashed = rows[0]
-    return Due(key, event_id, attempts, next(lane for lane in lanes if lane.number == hashed % count))
+    key, event_id, attempts, hashed, has_killed = rows[0]
+    lane = next(lane for lane in lanes if lane.number == hashed % count)
+    return Due(key, event_id, attempts, lane, has_killed)
 
 
 def waiting_behind(work: Work, tried: Due, limit: int) -> list[int]:
@@ -250,7 +259,20 @@ def release(work: Work, key: str, ids: Sequence[int]) -> None:
         work.statements.run("promote", name=work.name, keys=[key])
 
 
-def fail_again(work: Work, key: str, event_id: int, attempts: int, error: str | None) -> Failure:
+def count_before(work: Work, tried: Due) -> Failure | None:
+    """Count an attempt of which the worker may die before it begins; None if it may begin.
+
+    Otherwise all attempts were made, and the event is set aside for good, or the subscription is to stop.
+    """
+    if tried.attempts >= work.policy.attempts:
+        return fail_again(work, tried.key, tried.event_id, tried.attempts, DIED)
+    fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None, died=True)
+    return None
+
+
+def fail_again(
+    work: Work, key: str, event_id: int, attempts: int, error: str | None, *, died: bool = False
+) -> Failure:
     """Note the outcome of a retry: `attempts` failures so far.
 
     Args:
@@ -259,6 +281,7 @@ def fail_again(work: Work, key: str, event_id: int, attempts: int, error: str | 
         event_id: The event.
         attempts: How many times it has failed, this time included.
         error: Why; None while it is still being tried.
+        died: Whether its worker may die of it.
     """
     is_last = attempts >= work.policy.attempts and error is not None
     work.statements.run(
@@ -268,7 +291,7 @@ def fail_again(work: Work, key: str, event_id: int, attempts: int, error: str | 
         event_id=event_id,
         attempts=attempts,
         state="parked" if is_last else "retrying",
-        delay=work.policy.delay_after(max(attempts, 1)),
+        delay=work.policy.delay_after(max(attempts, 1), died=died),
         error=error,
     )
     return f"event {event_id}: {error}" if is_last and work.policy.then == "stop" else ""

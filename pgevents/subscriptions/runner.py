@@ -206,7 +206,7 @@ class Runner:
 
     def _work_in_context(self, board: Board) -> None:
         try:
-            while True:
+            while not self._stop.is_set():
                 taken = board.take()
                 if taken is None:
                     return
@@ -278,7 +278,11 @@ class _Poller:
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)
-            stop.wait(min(self.pause, max(0.0, self.next_timer - time.monotonic())))
+            stop.wait(min(self.pause, self._until_timer()))
+            self.board.wait_for_idle(min(self.poll, self._until_timer()))
+
+    def _until_timer(self) -> float:
+        return max(0.0, self.next_timer - time.monotonic())
 
     def leave(self) -> None:
         """Say that this runner is gone, if the database can be told."""
@@ -322,18 +326,15 @@ class _Poller:
 
     def _arrivals(self, last: int, now: float) -> None:
         """Wake those whose types came. Late events stand above the horizon of the look before."""
-        spec = self.client.events.pgevents_spec
-        bound = f"SELECT {spec.qualified('_final_bound')}(%s)"
-        (horizon,) = self.client.session.execute(bound, [streams_json([stream()])]).fetchone()
         after = self.horizon
         if last - self.horizon > FAR:
             after = self.last
             if now >= self.next_late:
                 self.next_late = now + CHANGES_EVERY
                 self.board.look_again(wanted=last)
-        newest: dict[str, int] = {}
-        if any(task.work.question.streams for task in self.board.tasks):
-            newest = dict(self.statements.rows("types_since", after=after))
+        rows = self.statements.rows("came", streams=streams_json([stream()]), after=after)
+        horizon = next(bound for name, bound in rows if name is None)
+        newest = {name: newest for name, newest in rows if name is not None}
         is_new = last > self.last
         self.board.arrived(newest, max(newest.values(), default=0))
         self.last, self.horizon = last, horizon
@@ -343,8 +344,9 @@ class _Poller:
         """What others did: resumed, reset, resized; and what has become due."""
         tasks = {task.work.name: task for task in self.board.tasks}
         rows = self.statements.rows("changes", names=self.names)
-        for name, changed_at, lanes, is_active, is_due, has_due in rows:
+        for name, changed_at, lanes, is_active, is_due, has_careful, has_due in rows:
             task = tasks[name]
+            task.pace.has_careful = has_careful or task.pace.has_careful
             task.is_held = not is_active
             if (changed_at, lanes) != (task.changed_at, task.lanes):
                 if task.changed_at:

@@ -12,6 +12,7 @@ from pgevents.client import EventClient
 from pgevents.errors import (
     ConnectionLostError,
     DatabaseUnavailableError,
+    MovedError,
     RetryableError,
     UnsupportedTransactionError,
 )
@@ -29,6 +30,8 @@ OURS_ENDED = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may well succeed when it is made again."""
+    if isinstance(error, MovedError):  # with another client
+        return False
     if isinstance(
         error,
         (

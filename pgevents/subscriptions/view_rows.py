@@ -11,6 +11,7 @@ from pgevents.events import Event, UndecodedData
 from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import Noted
+from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
 from pgevents.subscriptions.lanes import is_dropped, whole
 from pgevents.subscriptions.whose import Rule
@@ -124,13 +125,9 @@ def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
         [to for _, to in wanted],
     ]
     for one, field in zip(rule.streams, rule.fields, strict=True):
-        conditions = [f"{text_sql(field)} = w.vid", "id > w.after", "id <= w.upto"]
-        if one.types is not None:
-            conditions.append("type = ANY (%s)")
-            params.append(list(one.types))
-        for name, values in one.match:
-            conditions.append(f"{text_sql(name)} = ANY (%s)")
-            params.append(list(values))
+        condition = where_sql(shape_of(one), spec)
+        conditions = [f"{text_sql(field)} = w.vid", "id > w.after", "id <= w.upto", condition]
+        params += where_params(one)
         parts.append(f"(SELECT {COLUMNS} FROM {spec.qualified()} WHERE {' AND '.join(conditions)})")
     every = " UNION ".join(parts)
     sql = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -13,14 +14,21 @@ from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.handling import Hand, StopHereError, give_all
-from pgevents.subscriptions.lanes import Batch, Item, Lane, QuestionChangedError, claim, move, read
+from pgevents.subscriptions.lanes import (
+    UNCOUNTED,
+    Batch,
+    Item,
+    Lane,
+    QuestionChangedError,
+    claim,
+    move,
+    read,
+)
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
 
 __all__ = ["step"]
 
-UNCOUNTED = 3
-"""So many errors of the database at one place count for nothing."""
 SUSPECT_EVENTS = 200
 """At most so many events are given one by one where a worker died."""
 SUSPECT_RETRIES = 20
@@ -44,35 +52,44 @@ def step(
         Exception: An error of the database outside the handler; nothing was done.
     """
     hand = Hand()
-    refused: Exception | None = None
     try:
-        with work.client.session.atomic():
-            try:
-                outcome = _step(work, numbers, share, pace, stop, hand)
-            except (QuestionChangedError, ConfigurationError) as error:
-                if hand.error is not None:
-                    raise
-                # The transaction is committed: an aborted one would look as if its worker had died.
-                outcome, refused = Outcome(), error
-        if refused is not None:
-            raise refused
+        outcome = _committed(work, hand, partial(_step, work, numbers, share, pace, stop, hand))
         if hand.retry_now is not None:
-            tried, hand.retry_now = hand.retry_now, None
-            with work.client.session.atomic():
-                outcome = _retry_announced(work, tried, pace, stop, hand)
+            again = partial(_retry_announced, work, hand.retry_now, pace, stop, hand)
+            outcome = _committed(work, hand, again)
+        elif hand.event_now is not None:
+            alone = partial(_handle_announced, work, hand.event_now, pace, stop, hand)
+            outcome = _committed(work, hand, alone)
     except Exception:  # the handler's is noted in `hand` and dealt with; any other goes on
         if hand.error is None:
             raise
         return _interrupted(work, hand, pace)
     if hand.failure:
         control.stop(work.client, work.name, hand.failure)
+    pace.has_careful |= bool(outcome.claimed and not outcome.reached)
+    return outcome
+
+
+def _committed(work: Work, hand: Hand, call: Callable[[], Outcome]) -> Outcome:
+    """Do this in a transaction, which is committed also when the program is refused: an aborted one would
+    look as if its worker had died."""
+    refused: Exception | None = None
+    with work.client.session.atomic():
+        try:
+            outcome = call()
+        except (QuestionChangedError, ConfigurationError) as error:
+            if hand.error is not None:
+                raise
+            outcome, refused = Outcome(), error
+    if refused is not None:
+        raise refused
     return outcome
 
 
 def _step(
     work: Work, numbers: Sequence[int], share: int, pace: Pace, stop: threading.Event, hand: Hand
 ) -> Outcome:
-    hand.lanes = lanes = claim(work, numbers, share, alone=pace.is_alone)
+    hand.lanes = lanes = pace.claim(work, numbers, share)
     if not lanes:
         return Outcome()
     cut_off = [lane for lane in lanes if lane.was_cut_off]
@@ -80,38 +97,36 @@ def _step(
         for lane in cut_off:
             hand.failure = _suspect(work, lane) or hand.failure
         return Outcome(claimed=len(lanes), is_more=True)
-    together = _together(lanes, pace)
-    is_careful = _is_careful(together[0])
-    batch = read(work, together, 1 if is_careful else pace.size)
-    if is_careful and batch.items:
-        together = [lane for lane in together if lane.number == batch.items[0].lane]
+    is_careful = lanes[0].is_careful
+    batch = read(work, lanes, 1 if is_careful else pace.size)
     tried = parking.due(work, lanes) if batch.has_parked else None
     if tried is not None and pace.takes_retry(batch):
         return _retry(work, tried, pace, stop, hand)
     blocked = parking.blocked(work, batch)
-    if is_careful and together[0].announced is not None and batch.items:
-        item = batch.items[0]
-        if together[0].announced != item.id and not blocked.is_parked(item) and not blocked.is_behind(item):
-            _note(work, together[0], announced=item.id)
-            return Outcome(claimed=len(lanes), is_more=True)
-    return _handle_batch(work, together, batch, blocked, pace, stop, hand)
+    if not (is_careful and batch.items):
+        return _handle_batch(work, lanes, batch, blocked, pace, stop, hand)
+    item = batch.items[0]
+    lane = next(lane for lane in lanes if lane.number == item.lane)
+    if blocked.is_parked(item) or blocked.is_behind(item):
+        return _handle_batch(work, [lane], batch, blocked, pace, stop, hand)
+    if lane.announced not in (None, item.id):
+        _note(work, lane, announced=item.id)
+        lane = attrs.evolve(lane, announced=item.id)
+    hand.event_now = lane
+    return Outcome(claimed=len(lanes), is_more=True)
 
 
-def _is_careful(lane: Lane) -> bool:
-    """Whether a lane's events are given one by one."""
-    return lane.careful > 0 or lane.interruptions >= UNCOUNTED
-
-
-def _together(lanes: Sequence[Lane], pace: Pace) -> Sequence[Lane]:
-    """Those lanes that are read together: those to be careful with, which give one event, or the others.
-
-    They take turns, so that neither waits for as long as the others have work.
-    """
-    careful = [lane for lane in lanes if _is_careful(lane)]
-    pace.was_careful = bool(careful) and (len(careful) == len(lanes) or not pace.was_careful)
-    if pace.was_careful:
-        return careful
-    return [lane for lane in lanes if not _is_careful(lane)]
+def _handle_announced(work: Work, was: Lane, pace: Pace, stop: threading.Event, hand: Hand) -> Outcome:
+    """Handle the event that was announced, with no other lane in hand: should the worker die, only this
+    event is charged."""
+    hand.lanes = lanes = claim(work, [was.number], 1, alone=pace.is_alone)
+    if not lanes or lanes[0].generation != was.generation or lanes[0].announced != was.announced:
+        return Outcome(is_more=True)  # another worker has it by now
+    if lanes[0].was_cut_off:
+        hand.failure = _suspect(work, lanes[0])
+        return Outcome(claimed=1, is_more=True)
+    batch = read(work, lanes, 1)
+    return _handle_batch(work, lanes, batch, parking.blocked(work, batch), pace, stop, hand)
 
 
 def _handle_batch(
@@ -156,26 +171,26 @@ def _handle_batch(
 
 def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: Hand) -> Outcome:
     """Try a parked event again, and what waits behind it; where workers have died, announce it before."""
-    if tried.lane.announced is None:
+    if not (tried.has_killed or tried.lane.is_careful):
         return _try_again(work, tried, pace.size, stop, hand)
-    if tried.attempts >= work.policy.attempts:
-        error = "its worker died while it handled this event"
-        hand.failure = parking.fail_again(work, tried.key, tried.event_id, tried.attempts, error)
-    else:
-        parking.fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None)
+    failure = parking.count_before(work, tried)
+    if failure is None:
+        _note(work, tried.lane, announced=tried.event_id)
         hand.retry_now = tried
+    hand.failure = failure or ""
     return Outcome(handled=1, claimed=1, is_more=True)
 
 
 def _retry_announced(
     work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, hand: Hand
 ) -> Outcome:
-    hand.lanes = lanes = claim(work, [tried.lane.number], 1)
+    hand.lanes = lanes = claim(work, [tried.lane.number], 1, alone=pace.is_alone)
     if not lanes or lanes[0].generation != tried.lane.generation:
         return Outcome(is_more=True)  # it is due again later, perhaps in another lane
     if lanes[0].was_cut_off:
         hand.failure = _suspect(work, lanes[0])
         return Outcome(claimed=1, is_more=True)
+    _forget_announced(work, lanes[0])  # stands in the end only if the worker dies
     return _try_again(work, attrs.evolve(tried, lane=lanes[0]), 1, stop, hand)
 
 
@@ -209,12 +224,14 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
 
 def _suspect(work: Work, lane: Lane) -> parking.Failure:
     """The lane's last transaction was aborted: its worker may have died of an event."""
+    if lane.announced and lane.announced <= lane.position:  # it died of a retry, which was counted before
+        _forget_announced(work, lane)
+        return ""
     batch = read(work, [lane], SUSPECT_EVENTS)
     if lane.announced:
         for item in batch.items:
             if item.id == lane.announced:
-                error = "its worker died while it handled this event"
-                return parking.fail(work, lane, item, error, 0, suspect=True)
+                return parking.fail(work, lane, item, parking.DIED, 0, suspect=True)
     # It was one of those that stand there now, or a retry.
     careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
     _note(work, lane, careful=careful, announced=0 if careful else None)
@@ -225,6 +242,7 @@ def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
     """The database ended a transaction in a handler: note it at its lane, in a transaction of its own."""
     error = hand.error
     assert error is not None
+    pace.has_careful = True
     let_go(work.client)
     if is_deadlock(error):
         pace.note_deadlock()
@@ -248,9 +266,16 @@ def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
         else:
             interruptions = lane.interruptions + 1
             _note(work, lane, interruptions=interruptions, delay=0.01 * 2**interruptions, error=text)
+            if hand.retry_now is not None:  # it was counted before it began
+                parking.fail_again(work, hand.retry_now.key, item.id, hand.retry_now.attempts, None)
     if failure:
         control.stop(work.client, work.name, failure)
     return Outcome(claimed=len(lanes), is_more=False)
+
+
+def _forget_announced(work: Work, lane: Lane) -> None:
+    """No event is about to be handled."""
+    _note(work, lane, announced=0 if lane.careful else None)
 
 
 def _note(work: Work, lane: Lane, **changed: Any) -> None:

@@ -16,7 +16,10 @@ from pgevents.subscriptions import Runner, retry, subscription
 
 from .processing_store import Added, client_of, fresh
 
-SPAWN = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("forkserver")
+"""As servers with several processes do: who is started again has imported everything. Else the time that
+Python takes to import, on a processor that the others need, would be measured."""
+PROCESSES.set_forkserver_preload([__name__])
 DEADLY = "deadly"
 SECONDS = 10.0
 
@@ -56,7 +59,7 @@ def work(url: str, workers: int) -> None:
 @contextmanager
 def processes(url: str, count: int, threads: int) -> Iterator[list[Any]]:
     """Worker processes, which are started again when they die."""
-    running = [SPAWN.Process(target=work, args=(url, threads)) for _ in range(count)]
+    running = [PROCESSES.Process(target=work, args=(url, threads)) for _ in range(count)]
     for one in running:
         one.start()
     over = threading.Event()
@@ -65,7 +68,7 @@ def processes(url: str, count: int, threads: int) -> Iterator[list[Any]]:
         while not over.wait(0.05):
             for number, one in enumerate(running):
                 if not one.is_alive():
-                    running[number] = SPAWN.Process(target=work, args=(url, threads))
+                    running[number] = PROCESSES.Process(target=work, args=(url, threads))
                     running[number].start()
 
     keeper = threading.Thread(target=keep)
@@ -89,7 +92,9 @@ def race(
     client, killed = fresh(url), 0
     with processes(url, count, threads) as running:
         wait_for_workers(client, count * threads)
-        saving = [SPAWN.Process(target=save, args=(url, rate, SECONDS, number)) for rate, number in savers]
+        saving = [
+            PROCESSES.Process(target=save, args=(url, rate, SECONDS, number)) for rate, number in savers
+        ]
         for saver in saving:
             saver.start()
         while any(saver.is_alive() for saver in saving):
@@ -157,13 +162,13 @@ def takeover(url: str, times: int = 5) -> dict[str, Any]:
     """From a kill -9 to the moment at which another worker handles the event that hung."""
     found: list[float] = []
     for _ in range(times):
-        client, ready = fresh(url), SPAWN.Event()
-        hanging = SPAWN.Process(target=hang, args=(url, ready))
+        client, ready = fresh(url), PROCESSES.Event()
+        hanging = PROCESSES.Process(target=hang, args=(url, ready))
         hanging.start()
         wait_for_workers(client, 1)
         client.save_event(Added("c1", 1, time.time()))
         ready.wait(30)
-        other = SPAWN.Process(target=work, args=(url, 1))
+        other = PROCESSES.Process(target=work, args=(url, 1))
         other.start()
         wait_for_workers(client, 2)
         time.sleep(1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pgevents import EventClient
+from pgevents.caches import forget
 
 from . import variants
 from .steps import Shop
@@ -23,4 +24,4 @@ def statements() -> Iterator[None]:
     sections = variants.processing._sections
     yield
     variants.processing._sections = sections
-    variants.processing._filled.cache_clear()
+    forget("statements of subscriptions")

@@ -19,7 +19,7 @@ from pgevents.testing import drain
 
 from ..shop import CartCreated, CartEvent
 
-QUICK = retry(9, delay=0.0)
+QUICK = retry(9, delay=0.0, after_death=0.0)
 
 
 @attrs.define(eq=False)

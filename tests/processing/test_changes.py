@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, EventTypes, event, stream
+from pgevents.caches import forget
 from pgevents.subscriptions import (
     Runner,
     Subscription,
@@ -138,7 +139,7 @@ def test_a_place_moved_without_the_generation_is_seen(
         variants.change_statement("announce", "AND generation = %(generation)s", "")
         assert Handover(client).run()[3:] != [1, 2, 3]
     finally:
-        variants.processing._filled.cache_clear()
+        forget("statements of subscriptions")
 
 
 def exchange(client: EventClient) -> list[int]:

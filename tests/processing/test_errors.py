@@ -55,7 +55,7 @@ def test_errors_of_the_database_count_from_the_fourth_on(shop: Shop) -> None:
 
 def test_where_a_worker_died_events_come_one_by_one_and_announced(shop: Shop) -> None:
     """Who kills its process is found out, and set aside after as many attempts as any other."""
-    shop.options = {"lanes": 1, "on_error": retry(2, delay=0.0)}
+    shop.options = {"lanes": 1, "on_error": retry(2, delay=0.0, after_death=0.0)}
     shop.save("c1", "c2", "c3", "c2")
     shop.do = lambda event: event.id == 2 and end_process(event)
     deaths = 0
@@ -76,9 +76,73 @@ def test_where_a_worker_died_events_come_one_by_one_and_announced(shop: Shop) ->
     assert shop.given[-2:] == [2, 4]
 
 
+def die(shop: Shop) -> None:
+    """A step in which the process ends."""
+    with pytest.raises(ProcessEnds):
+        shop.step()
+
+
+def test_who_dies_of_one_event_charges_no_other(shop: Shop) -> None:
+    """Also not the one that was announced in another lane, which the same worker could have had."""
+    shop.options = {"lanes": 16, "on_error": retry(1)}
+    shop.save("c1", "c2")
+    shop.step()
+    shop.client.db.execute_sql("UPDATE my_app.events_checkpoints SET position = 0")
+    first, second = (
+        shop.client.db.execute_sql("SELECT mod(mod(hashtextextended(%s, 0), 16) + 16, 16)", [key]).fetchone()[
+            0
+        ]
+        for key in ("c1", "c2")
+    )
+    assert first != second
+    mark = "UPDATE my_app.events_checkpoints SET careful = 9, announced = %s WHERE lane = %s"
+    shop.client.db.execute_sql(mark, [1, first])  # whoever announced it was ended before it began
+    shop.given.clear()
+    shop.do = lambda event: event.id == 2 and end_process(event)
+    work, pace = shop.work(shop.client), Pace(was_careful=True)
+    for _ in range(20):
+        try:
+            worker.step(work, range(16), 16, pace)
+        except ProcessEnds:
+            continue
+    assert [(one.event_id, one.state) for one in parked(shop.client, "writer")] == [(2, "parked")]
+    assert shop.given.count(1) == 1
+
+
+def test_after_a_death_the_next_attempt_waits_until_a_worker_can_have_been_started_again(
+    shop: Shop,
+) -> None:
+    """Else one event ends all workers before the first of them is back; other keys do not wait."""
+    shop.options = {"lanes": 1, "on_error": retry(3, delay=0.0, after_death=60.0)}
+    shop.save("c1", "c2")
+    shop.do = lambda event: event.id == 1 and end_process(event)
+    die(shop)
+    deaths = 1
+    for _ in range(9):
+        try:
+            shop.step()
+        except ProcessEnds:
+            deaths += 1
+    assert deaths == 2 and shop.given[-1] == 2
+    due = (
+        "UPDATE my_app.events_parked SET due_at = due_at - interval '60 s' "
+        "RETURNING due_at > now() - interval '9 s'"
+    )
+    for attempts in (1, 2):
+        (one,) = parked(shop.client, "writer")
+        assert (one.event_id, one.state, one.attempts) == (1, "retrying", attempts)
+        assert shop.client.db.execute_sql(due).fetchone()[0]
+        die(shop)  # counted before it began, though the lane is not suspect any more
+        shop.step(9)
+        assert shop.lanes("careful") == [0]  # it is known what happened
+    shop.client.db.execute_sql(due)
+    shop.step(9)
+    assert [(one.state, one.attempts) for one in parked(shop.client, "writer")] == [("parked", 3)]
+
+
 def test_without_a_key_a_deadly_event_stops_the_subscription(shop: Shop) -> None:
     """It is an attempt like any other."""
-    shop.options = {"key": None, "on_error": retry(2, delay=0.0)}
+    shop.options = {"key": None, "on_error": retry(2, delay=0.0, after_death=0.0)}
     shop.save("c1", "c2")
     shop.do = lambda event: event.id == 2 and end_process(event)
     deaths = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from pgevents.caches import forget
 from pgevents.store import processing
 from pgevents.subscriptions import lanes, parking, worker
 from pgevents.subscriptions.control import all_rows
@@ -18,7 +19,7 @@ def change_statement(name: str, old: str, new: str) -> None:
     sections = dict(processing._sections())
     assert old in sections[name], f"{old!r} is not in {name}"
     sections[name] = sections[name].replace(old, new)
-    processing._filled.cache_clear()
+    forget("statements of subscriptions")
     processing._sections = lambda: sections  # type: ignore[assignment]
 
 

@@ -8,21 +8,20 @@
 --   scope: 'bulk' or 'table' if that lock stands for the keys of its events
 -- A savepoint's rollback reverts it exactly as it releases the locks. Anybody can change it, so nothing rests on it: what it
 -- says to be locked or published is locked and published again, which costs nothing if it is true.
-CREATE OR REPLACE FUNCTION my_app.events_state(_part int) RETURNS text LANGUAGE sql STABLE AS $pgevents$
-    SELECT coalesce(split_part(current_setting('pgevents.my_app_events', true), '|', _part), '')
-$pgevents$;
+CREATE OR REPLACE FUNCTION my_app.events_state(_part int) RETURNS text LANGUAGE sql STABLE
+    RETURN coalesce(split_part(current_setting('pgevents.my_app_events', true), '|', _part), '');
 
 CREATE OR REPLACE FUNCTION my_app.events_remember(_published bigint, _locks text) RETURNS text
-LANGUAGE sql VOLATILE AS $pgevents$
-    SELECT set_config('pgevents.my_app_events', concat('|', _published, '|', _locks), true)
-$pgevents$;
+LANGUAGE sql VOLATILE
+    RETURN set_config('pgevents.my_app_events', concat('|', _published, '|', _locks), true);
 
 -- Appends events that are one document: the way into the table for other programs.
 --   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
 --   _conditions: NULL for a plain save; else what must hold, each of:
 --       [{"base": 0, "seen": 3, "digest": 123, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]
 --       Above id `base` exactly `seen` events match one of the streams, and events_digest(ids) is `digest`. Values and types
---       are texts. "types": null is any type, "match": {} any event; an empty list matches none.
+--       are texts. "types": null is any type, "match": {} any event; an empty list matches none. Of a field
+--       of many values {"tags": {"all": ["a", "b"]}} wants each.
 --   _key: an idempotency key: these events are saved once, however often they are sent.
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
 --         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
@@ -190,7 +189,7 @@ END
 $pgevents$;
 
 -- Whether a transaction has done nothing yet but lock few keys, one by one.
-CREATE OR REPLACE FUNCTION my_app.events_has_locked_few(_state text) RETURNS boolean LANGUAGE plpgsql STABLE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_has_locked_few(_state text) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN _state ~ '^\|\|[0-9]{1,9}\|$' AND split_part(_state, '|', 3)::int * 2 <= my_app.events_key_limit();
 END
@@ -200,7 +199,7 @@ $pgevents$;
 CREATE OR REPLACE FUNCTION my_app.events_lock_save(
     _types text[], _data text[], _metadata text[], _conditions jsonb, _key text
 ) RETURNS text
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _count CONSTANT int := cardinality(_types);
     _step int := greatest(_count / 100, 1);
@@ -238,7 +237,7 @@ $pgevents$;
 -- Publishes a lower bound of the ids to come, before any is taken: as a shared lock, modulo 2^31, in the key space of the
 -- table. The first one of the transaction stands. Remembers it, and what is to be remembered of locks. Result: the last id
 -- issued.
-CREATE OR REPLACE FUNCTION my_app.events_publish(_locks text) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_publish(_locks text) RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _last CONSTANT bigint := my_app.events_last_issued();
     _published CONSTANT bigint := least(_last, nullif(my_app.events_state(2), '')::bigint);
@@ -252,7 +251,7 @@ $pgevents$;
 
 -- What an idempotency key saved before; NULL if it is new. The key is locked, so nobody else is about to save it.
 CREATE OR REPLACE FUNCTION my_app.events_saved_before(_types text[], _data text[], _key text) RETURNS text
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN (
         SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
@@ -267,7 +266,7 @@ $pgevents$;
 
 -- Checks conditions, in statements that are younger than the locks. NULL if all hold.
 CREATE OR REPLACE FUNCTION my_app.events_check(_conditions jsonb, _last bigint) RETURNS text
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _condition jsonb;
     _stream jsonb;
@@ -289,9 +288,10 @@ BEGIN
             _field := my_app.events_index_of(_stream->'match');
             _ids := _ids || my_app.events_above(
                 _field,
-                CASE WHEN _field IS NOT NULL THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'match'->_field)) END,
+                CASE WHEN _field IS NOT NULL THEN my_app.events_first_values(_stream->'match'->_field) END,
                 CASE jsonb_typeof(_stream->'types') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'types')) END,
-                nullif((_stream->'match') - coalesce(_field, ''), '{}'),
+                nullif((_stream->'match')
+                    - CASE jsonb_typeof(_stream->'match'->_field) WHEN 'array' THEN _field ELSE '' END, '{}'),
                 _base, _seen + 100);  -- so many more are told in a conflict
         END LOOP;
         IF jsonb_array_length(_condition->'streams') > 1 THEN
@@ -312,7 +312,7 @@ $pgevents$;
 --   _rest: fields and the values that each of them may have, or NULL
 CREATE OR REPLACE FUNCTION my_app.events_above(
     _field text, _values text[], _types text[], _rest jsonb, _base bigint, _most bigint
-) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $pgevents$
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     -- for each data index
     IF _field = 'cart_id' THEN
@@ -355,7 +355,7 @@ $pgevents$;
 
 -- Whether an event is of these types, and each of these fields has one of its values.
 CREATE OR REPLACE FUNCTION my_app.events_is_of(_id bigint, _types text[], _rest jsonb) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN (
         SELECT (type = ANY (_types)) IS NOT FALSE AND (_rest IS NULL OR my_app.events_has(data, metadata, _rest))
@@ -365,22 +365,32 @@ $pgevents$;
 
 -- Whether each of these fields has one of its values.
 CREATE OR REPLACE FUNCTION my_app.events_has(_data jsonb, _metadata jsonb, _match jsonb) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN NOT EXISTS (
         SELECT FROM jsonb_each(_match) AS m
         WHERE coalesce(NOT CASE
             -- for each list
-            WHEN m.key = 'cart_id' THEN m.value ?| ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v)
+            WHEN m.key = 'cart_id' THEN my_app.events_has_values(
+                m.value, ARRAY(SELECT v FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v))
             -- end
+            WHEN jsonb_typeof(m.value) = 'object' THEN
+                my_app.events_has_values(m.value, ARRAY[my_app.events_text(_data, _metadata, m.key)])
             WHEN strpos(m.key, '.') = 0 THEN m.value ? (_data->>m.key)
             ELSE m.value ? my_app.events_text(_data, _metadata, m.key) END, true));
 END
 $pgevents$;
 
+-- Whether values are those that a stream wants: one of a list, or all of {"all": [...]}.
+CREATE OR REPLACE FUNCTION my_app.events_has_values(_wanted jsonb, _values text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
+        ELSE _wanted ?| _values END
+$pgevents$;
+
 -- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.
 CREATE OR REPLACE FUNCTION my_app.events_text(_data jsonb, _metadata jsonb, _field text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _path text[] := string_to_array(_field, '.');
 BEGIN
@@ -407,14 +417,13 @@ $pgevents$;
 
 -- Whether these are the events that were read: as many, and with the same digest.
 CREATE OR REPLACE FUNCTION my_app.events_is_as_read(_ids bigint[], _seen bigint, _digest bigint) RETURNS boolean
-LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT cardinality(_ids) = _seen AND (_seen = 0 OR my_app.events_digest(_ids) = _digest)
-$pgevents$;
+LANGUAGE sql IMMUTABLE
+    RETURN cardinality(_ids) = _seen AND (_seen = 0 OR my_app.events_digest(_ids) = _digest);
 
 -- Inserts. The guard lets only an open setting of this generation pass.
 CREATE OR REPLACE FUNCTION my_app.events_insert(
     _types text[], _data text[], _metadata text[], _key text, _keys text[], _times timestamptz[], _last bigint
-) RETURNS text LANGUAGE plpgsql VOLATILE AS $pgevents$
+) RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _count CONSTANT int := coalesce(cardinality(_types), 0);
     _ids CONSTANT bigint[] := ARRAY(SELECT nextval('my_app.events_id_seq'::regclass) FROM generate_series(1, _count));

@@ -1,5 +1,6 @@
 -- Functions of earlier versions that have other parameters now, or are gone. Each is named with its parameters: beside a
--- new function of its name it would make the name ambiguous. Whoever changes a function's parameters adds the old ones.
+-- new function of its name it would make the name ambiguous. Whoever changes a function's parameters adds the old ones,
+-- and those of the functions that call it in a RETURN or BEGIN ATOMIC, which depend on it.
 DROP FUNCTION IF EXISTS
     my_app.events_append_many(text[], text[], text[], jsonb, text, timestamptz),
     my_app.events_append_one(text, jsonb, jsonb, timestamptz, text, text, text[], bigint, bigint, bigint),

@@ -145,7 +145,7 @@ END
 $pgevents$;
 
 -- A projections table by the name under which it is noted; NULL if there is none, or it is another table.
-CREATE OR REPLACE FUNCTION my_app.events_views_of(_projections text) RETURNS regclass LANGUAGE sql STABLE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_views_of(_projections text) RETURNS regclass LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
     SELECT t.tgrelid::regclass FROM pg_catalog.pg_trigger AS t
     WHERE t.tgrelid = to_regclass(_projections) AND t.tgname = 'pgevents_refold'
 $pgevents$;
@@ -168,7 +168,7 @@ $pgevents$;
 -- Lets the keeper of a view fold these ids anew, before it goes on with any of their events: hence the id 0. A keeper that has
 -- not begun folds them anyway.
 CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[]) RETURNS void
-LANGUAGE sql VOLATILE AS $pgevents$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     INSERT INTO my_app.events_parked (name, key, event_id, hash, state, due_at, note)
     SELECT DISTINCT _name, w.key, 0, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
     FROM unnest(_ids) AS w(key)
@@ -178,7 +178,7 @@ LANGUAGE sql VOLATILE AS $pgevents$
 $pgevents$;
 
 -- Lets the keeper of a view fold all of it anew.
-CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     UPDATE my_app.events_kept SET complete_at = NULL, target = my_app.events_last_issued() WHERE name = _name;
     UPDATE my_app.events_checkpoints
     SET position = 0, layers = '[]', generation = generation + 1, state_at = clock_timestamp() WHERE name = _name;

@@ -4,8 +4,9 @@
 -- values, "for each field" once for each of both, and "for lists" only where there is one of those.
 -- `[pause: ...]` marks where the tests of races put pauses.
 --
--- Functions that are called from outside fix their search_path, so that nobody can put functions of their own in place of
--- PostgreSQL's; all others are called by these alone, and inherit it.
+-- Nobody can put functions of their own in place of PostgreSQL's: each function sets its search_path, or has a body that is
+-- parsed when it is made (RETURN, BEGIN ATOMIC), which becomes part of the statement that calls it, as one with a SET could
+-- not. A body that names the table by a constant would keep the table from being dropped: that one names schemas instead.
 
 -- Keys are what saves lock: advisory locks, computed here from the stored data, so that every writer (any version of the
 -- library, another language, a person in psql) takes the same ones. Kinds are 'table', 'bulk', 'type', 'idempotency',
@@ -17,15 +18,16 @@ $pgevents$;
 
 -- The values of a field that holds a list: the texts of its strings, numbers and booleans, each once. What is no list
 -- counts as a list of itself. (Of this form it becomes part of the calling statement.)
-CREATE OR REPLACE FUNCTION my_app.events_values(_list jsonb) RETURNS SETOF text LANGUAGE sql IMMUTABLE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_values(_list jsonb) RETURNS SETOF text LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
     SELECT DISTINCT v #>> '{}'
     FROM jsonb_array_elements(CASE jsonb_typeof(_list) WHEN 'array' THEN _list ELSE jsonb_build_array(_list) END) AS v
-    WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean')
-$pgevents$;
+    WHERE jsonb_typeof(v) IN ('string', 'number', 'boolean');
+END;
 
 -- Their keys.
 CREATE OR REPLACE FUNCTION my_app.events_value_keys(_kind text, _list jsonb) RETURNS bigint[]
-LANGUAGE plpgsql IMMUTABLE AS $pgevents$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN ARRAY(SELECT my_app.events_key(_kind, v) FROM my_app.events_values(_list) AS v);
 END
@@ -33,8 +35,8 @@ $pgevents$;
 
 -- The keys of an event.
 CREATE OR REPLACE FUNCTION my_app.events_event_keys(_type text, _data jsonb, _metadata jsonb) RETURNS bigint[]
-LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT ARRAY[
+LANGUAGE sql IMMUTABLE
+    RETURN ARRAY[
         my_app.events_key('table', ''), my_app.events_key('type', _type)
         -- for each data index
         , my_app.events_key('data cart_id', pg_catalog.jsonb_object_field_text(_data, 'cart_id'))
@@ -44,11 +46,11 @@ LANGUAGE sql IMMUTABLE AS $pgevents$
     || CASE WHEN pg_catalog.jsonb_object_field(_data, 'cart_id') IS NULL THEN '{}'
         ELSE my_app.events_value_keys('data cart_id', pg_catalog.jsonb_object_field(_data, 'cart_id')) END
     -- end
-$pgevents$;
+    ;
 
 -- Whether the values of a list could be locked, shared, without waiting. Many are left to those who count keys.
 CREATE OR REPLACE FUNCTION my_app.events_try_values(_kind text, _list jsonb) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RETURN (
         SELECT count(*) <= 20 AND coalesce(bool_and(pg_try_advisory_xact_lock_shared(my_app.events_key(_kind, v))), true)
@@ -58,8 +60,8 @@ $pgevents$;
 
 -- Whether all keys of an event could be locked so. (It takes less time than an array of them.)
 CREATE OR REPLACE FUNCTION my_app.events_try_event(_type text, _data jsonb, _metadata jsonb) RETURNS boolean
-LANGUAGE sql VOLATILE AS $pgevents$
-    SELECT pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('table', ''))
+LANGUAGE sql VOLATILE
+    RETURN pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('table', ''))
         AND pg_catalog.pg_try_advisory_xact_lock_shared(my_app.events_key('type', _type))
         -- for each data index
         AND pg_catalog.pg_try_advisory_xact_lock_shared(
@@ -69,30 +71,34 @@ LANGUAGE sql VOLATILE AS $pgevents$
         AND (pg_catalog.jsonb_object_field(_data, 'cart_id') IS NULL
             OR my_app.events_try_values('data cart_id', pg_catalog.jsonb_object_field(_data, 'cart_id')))
         -- end
+    ;
+
+-- Values of a stream's field of which every matching event has one: any of them; or, of {"all": [...]}, the first.
+CREATE OR REPLACE FUNCTION my_app.events_first_values(_wanted jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE AS $pgevents$
+    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY[_wanted->'all'->>0]
+        ELSE ARRAY(SELECT jsonb_array_elements_text(_wanted)) END
 $pgevents$;
 
 -- The first data index that a stream names; NULL if it names none.
-CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT coalesce(
+CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LANGUAGE sql IMMUTABLE
+    RETURN coalesce(
         NULL::text
         -- for each field
         , CASE WHEN pg_catalog.jsonb_exists(_match, 'cart_id') THEN 'cart_id' END
         -- end
-    )
-$pgevents$;
+    );
 
 -- How many keys one transaction may lock one by one: a share of the server's lock table, but always those of one event.
-CREATE OR REPLACE FUNCTION my_app.events_key_limit() RETURNS int LANGUAGE sql STABLE AS $pgevents$
-    SELECT greatest(
+CREATE OR REPLACE FUNCTION my_app.events_key_limit() RETURNS int LANGUAGE sql STABLE
+    RETURN greatest(
         cardinality(my_app.events_event_keys('', '{}', '{}')) + 3,
         current_setting('max_locks_per_transaction')::int
-            * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 32)
-$pgevents$;
+            * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 32);
 
 -- The keys that stand for some streams: every event that matches one of them is saved under one of these, or under the
 -- bulk lock. They are the values of a stream's first data index; else, or if they are too many, its types; else the table.
 CREATE OR REPLACE FUNCTION my_app.events_stream_keys(_streams jsonb) RETURNS bigint[]
-LANGUAGE plpgsql STABLE AS $pgevents$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _limit CONSTANT int := my_app.events_key_limit();
     _values_of text;
@@ -105,7 +111,7 @@ BEGIN
             IF _values_of IS NOT NULL THEN
                 _keys := _keys || ARRAY(
                     SELECT my_app.events_key('data ' || _values_of, v)
-                    FROM jsonb_array_elements_text(_streams->_n->'match'->_values_of) AS v);
+                    FROM unnest(my_app.events_first_values(_streams->_n->'match'->_values_of)) AS v);
             ELSIF jsonb_typeof(_streams->_n->'types') = 'array' THEN
                 _keys := _keys || ARRAY(
                     SELECT my_app.events_key('type', t) FROM jsonb_array_elements_text(_streams->_n->'types') AS t);

@@ -4,7 +4,7 @@
 
 -- Tries to take locks: the first key that is not free, or NULL once all are held. NULL among the keys is no key.
 CREATE OR REPLACE FUNCTION my_app.events_try(_shared bigint[], _exclusive bigint[]) RETURNS bigint
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _key bigint;
 BEGIN
@@ -20,7 +20,7 @@ $pgevents$;
 
 -- Takes all locks of a save; after lock_timeout, or 10 seconds if that is not set, an error names who holds one.
 CREATE OR REPLACE FUNCTION my_app.events_acquire(_shared bigint[], _exclusive bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _lock_timeout text;
     _deadline timestamptz;
@@ -60,7 +60,7 @@ $pgevents$;
 -- The others stand in line at the key's gate (its complement), which no shared lock ever asks for. Who holds locks of
 -- earlier saves does not stand there, since the first in line may be waiting for those, but comes again.
 CREATE OR REPLACE FUNCTION my_app.events_wait(_key bigint, _is_exclusive boolean, _deadline timestamptz) RETURNS void
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _has_locks CONSTANT boolean := EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid());
     _is_first boolean := false;
@@ -106,7 +106,7 @@ $pgevents$;
 
 -- Who else holds one of these keys; NULL is a prepared transaction.
 CREATE OR REPLACE FUNCTION my_app.events_holders(_keys bigint[]) RETURNS TABLE (pid int)
-LANGUAGE sql VOLATILE AS $pgevents$
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     SELECT l.pid FROM pg_locks AS l
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid IS DISTINCT FROM pg_backend_pid()
         AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
@@ -119,7 +119,7 @@ $pgevents$;
 --   _shared: NULL is too many
 -- Result: how many keys the transaction has locked, and its scope, as it remembers them: '<keys>|<scope>'.
 CREATE OR REPLACE FUNCTION my_app.events_lock_keys(_shared bigint[], _exclusive bigint[], _decides boolean) RETURNS text
-LANGUAGE plpgsql VOLATILE AS $pgevents$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _table CONSTANT bigint := my_app.events_key('table', '');
     _bulk CONSTANT bigint := my_app.events_key('bulk', '');

@@ -1,7 +1,7 @@
 -- Reading: up to where events are final, and reads whose plans are kept.
 
 -- The last id that was given out.
-CREATE OR REPLACE FUNCTION my_app.events_last_issued() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_last_issued() RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _last bigint := pg_sequence_last_value('my_app.events_id_seq'::regclass);
 BEGIN

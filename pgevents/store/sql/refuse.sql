@@ -1,13 +1,12 @@
 -- What is refused, before anything is written.
 
 -- Whether a transaction is as most are: the promises can be kept, and what is answered will be durable.
-CREATE OR REPLACE FUNCTION my_app.events_is_usual_transaction() RETURNS boolean LANGUAGE sql VOLATILE AS $pgevents$
-    SELECT current_setting('transaction_isolation') = 'read committed' AND NOT pg_is_in_recovery()
-        AND current_setting('synchronous_commit') <> 'off'
-$pgevents$;
+CREATE OR REPLACE FUNCTION my_app.events_is_usual_transaction() RETURNS boolean LANGUAGE sql VOLATILE
+    RETURN current_setting('transaction_isolation') = 'read committed' AND NOT pg_is_in_recovery()
+        AND current_setting('synchronous_commit') <> 'off';
 
 -- A transaction in which a promise could not be kept. In any other, what is answered will be durable.
-CREATE OR REPLACE FUNCTION my_app.events_refuse_transaction() RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_refuse_transaction() RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE01',
@@ -23,7 +22,7 @@ END
 $pgevents$;
 
 -- An id that came after a greater one.
-CREATE OR REPLACE FUNCTION my_app.events_refuse_order(_id bigint, _last bigint) RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_refuse_order(_id bigint, _last bigint) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'PGE02',
         MESSAGE = 'the sequence of the events table gave out id ' || _id || ' after id ' || _last
@@ -33,7 +32,7 @@ $pgevents$;
 
 -- An event that no reader could take; the data of any other. NULL is left to the columns.
 CREATE OR REPLACE FUNCTION my_app.events_refuse_event(_type text, _data jsonb, _metadata jsonb, _created_at timestamptz)
-RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $pgevents$
+RETURNS jsonb LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _reason CONSTANT text := CASE
         WHEN length(_type) NOT BETWEEN 1 AND 200 THEN 'a type has 1 to 200 characters'
@@ -54,16 +53,16 @@ $pgevents$;
 -- The data of an event that may be stored; an error in place of all others. (The table's CHECK constraints would say so, but
 -- PostgreSQL reads their text anew at each INSERT, which takes as long as all the rest of it.)
 CREATE OR REPLACE FUNCTION my_app.events_storable(_type text, _data jsonb, _metadata jsonb, _created_at timestamptz)
-RETURNS jsonb LANGUAGE sql VOLATILE AS $pgevents$
-    SELECT CASE WHEN length(_type) BETWEEN 1 AND 200 AND jsonb_typeof(_data) = 'object' AND _metadata IS NULL AND _created_at IS NULL
-        THEN _data ELSE my_app.events_refuse_event(_type, _data, _metadata, _created_at) END
-$pgevents$;
+RETURNS jsonb LANGUAGE sql VOLATILE
+    RETURN CASE WHEN length(_type) BETWEEN 1 AND 200 AND jsonb_typeof(_data) = 'object' AND _metadata IS NULL AND _created_at IS NULL
+        THEN _data ELSE my_app.events_refuse_event(_type, _data, _metadata, _created_at) END;
 
 -- Conditions that match nothing, so that the save would be checked against nothing.
-CREATE OR REPLACE FUNCTION my_app.events_refuse_conditions(_conditions jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_refuse_conditions(_conditions jsonb) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
     IF jsonb_path_exists(_conditions, '$[*] ? (
-        exists(@.streams[*].match.* ? (@.type() != "string"))
+        exists(@.streams[*].match.* ? (@.type() != "string" && (@.type() != "object" || !exists(@.all[*]))))
+        || exists(@.streams[*].match.*.all[*] ? (@.type() != "string"))
         || exists(@.streams[*] ? (@.types.type() != "null").types[*] ? (@.type() != "string"))
     )') THEN
         RAISE invalid_parameter_value USING
@@ -78,7 +77,7 @@ END
 $pgevents$;
 
 -- Documents of other programs that no reader could take.
-CREATE OR REPLACE FUNCTION my_app.events_refuse_unreadable(_events jsonb) RETURNS void LANGUAGE plpgsql VOLATILE AS $pgevents$
+CREATE OR REPLACE FUNCTION my_app.events_refuse_unreadable(_events jsonb) RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
     _reason CONSTANT text := CASE
         WHEN jsonb_path_exists(_events, '$.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))') THEN
