@@ -60,12 +60,12 @@ Encoded = tuple[list[Row], list[Part]]
 class InlineFolder(Protocol):
     """Folds views in the transaction of a save."""
 
-    def lock(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Lock what the views of these events are folded from, before the events are appended."""
+    def read(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
+        """Lock and read the views that these events will change, before they are appended."""
         ...
 
-    def fold(self, made: Sequence[Any]) -> None:
-        """Fold what `lock` named."""
+    def fold(self, views: Sequence[Any], saved: Sequence[Event[Any]]) -> None:
+        """Fold the events that were saved into what `read` gave."""
         ...
 
 
@@ -143,12 +143,12 @@ class Saver:
         with self.session.atomic():
             is_reported = "pgevents_after_commit" in self.hooks.implemented
             report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
-            views = [(folder, folder.lock(encoded[0])) for folder in self.inline]
+            views = [(folder, folder.read(encoded[0])) for folder in self.inline]
             is_new, saved = self._append(encoded, options, operation)
             if is_new and report is not None:
                 report(saved)
             for folder, changed in views:  # also after a repeat: the views may be behind
-                folder.fold(changed)
+                folder.fold(changed, saved if is_new else ())
             if is_new and "pgevents_after_save" in self.hooks.implemented:
                 self.hooks.after_save(saved)
             self.session.check_alive()
@@ -163,19 +163,19 @@ class Saver:
         types = tuple(dict.fromkeys(row[0] for row in rows))
         with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
             report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
-            views = [(folder, folder.lock(rows)) for folder in self.inline]
+            views = [(folder, folder.read(rows)) for folder in self.inline]
             answer = self._answer(rows, options, is_timed="pgevents_observe" in hooks)
             operation.status, operation.lock_wait, operation.events = (
                 answer.status,
                 answer.lock_wait,
                 len(rows),
             )
-            is_followed = report is not None or "pgevents_after_save" in hooks
+            is_followed = bool(report or views or "pgevents_after_save" in hooks)
             saved = self.reader.by_ids(answer.ids) if is_followed else []
             if report is not None:
                 report(saved)
             for folder, changed in views:
-                folder.fold(changed)
+                folder.fold(changed, saved)
             if "pgevents_after_save" in hooks:
                 self.hooks.after_save(saved)
             self.session.check_alive()

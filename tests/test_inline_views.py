@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pgevents import ConfigurationError, EventClient, RetryableError
+from pgevents import ConfigurationError, Event, EventClient, ProjectionBase, RetryableError, pipeline
 from pgevents.subscriptions import Inline, inline, keep
 from pgevents.testing import drain
 
@@ -19,11 +20,9 @@ Make = Callable[..., EventClient]
 
 
 @pytest.fixture
-def folding(make_client: Make) -> EventClient:
+def folding(pgevents_tables: None, make_client: Make) -> EventClient:
     """A client that folds carts inline, tables made."""
-    made = make_client(plugins=[Inline(CartProjection)])
-    made.create_tables()
-    return made
+    return make_client(plugins=[Inline(CartProjection)])
 
 
 def test_rows_commit_with_the_events(folding: EventClient, make_client: Make) -> None:
@@ -44,6 +43,37 @@ def test_rows_commit_with_the_events(folding: EventClient, make_client: Make) ->
         folding.save_event(added("c3"))
         transaction.rollback()
     assert folding.get_projection(CartProjection, "c3") is None
+
+
+def test_reducers_are_given_what_a_read_gives(make_client: Make) -> None:
+    """Keys in the order of jsonb; and what a reducer changes is not what the caller of the save gets."""
+    seen: list[Event[Any]] = []
+
+    def note(notes: list[str], event: Event[Any]) -> list[str]:
+        seen.append(copy.deepcopy(event))
+        return [*notes, *event.data.pop("words")]
+
+    class Notes(ProjectionBase[dict[str, Any], Any]):
+        projection_type = "NOTES"
+        event_types = ("NOTED",)
+        reducers = pipeline(notes=note)
+
+        def initial_view(self) -> dict[str, Any]:
+            return {"notes": []}
+
+        def get_event_identifiers(self) -> dict[str, Any]:
+            return {"cart_id": self.id}
+
+    client = make_client(plugins=[Inline(Notes)])
+    client.create_tables()
+    data = {"cart_id": "c1", "words": {"longer": 1, "b": 2}}
+    for events in (1, 2):
+        saved = client.save_events([{"type": "NOTED", "data": data, "metadata": {"by": "me"}}] * events)
+        assert [one.data for one in saved] == [data] * events
+    assert seen == client.get_event_stream()
+    assert [list(one.data["words"]) for one in seen] == [["b", "longer"]] * 3
+    view = client.get_projection(Notes, "c1")
+    assert view is not None and view.data == {"notes": ["b", "longer"] * 3}
 
 
 def test_what_others_saved_is_folded_at_the_next_save(folding: EventClient, make_client: Make) -> None:
@@ -67,11 +97,12 @@ def test_a_save_waits_for_an_open_one_of_the_same_view(
     """Else its view would lack, for ever, what commits late with a smaller id."""
     if is_broken:
 
-        def by_bulk(self: Any, streams: Any) -> None:
-            sql = "SELECT pg_advisory_xact_lock(my_app.events_key('bulk', ''))"
-            self.client.session.execute(sql)
+        def by_bulk(self: Any, made: Any, streams: Any) -> None:
+            self.client.session.execute("SELECT pg_advisory_xact_lock(my_app.events_key('bulk', ''))")
+            for one in made:
+                one.load()
 
-        monkeypatch.setattr(inline._Folder, "_lock", by_bulk)
+        monkeypatch.setattr(inline._Folder, "_read_locked", by_bulk)
     other = make_client()
     folding.save_event(CartCreated("c1", "u1"))
     failed: list[Exception] = []

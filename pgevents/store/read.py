@@ -157,6 +157,7 @@ class Reader(FinalReads):
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
+        holds_redactions: bool = False,
     ) -> tuple[Any, EventStream[Any], str | None]:
         """A snapshot, if there is one, and the events after it, in one statement.
 
@@ -167,6 +168,7 @@ class Reader(FinalReads):
             as_of: Up to where, if not up to now.
             lock: Streams to lock in a statement before, sent in the same message.
             is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
+            holds_redactions: Whether maintenance is kept out from the locks to the commit.
 
         Returns:
             A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; the
@@ -175,7 +177,7 @@ class Reader(FinalReads):
         merged = merge_streams(self.check(streams))
         with self.observed(merged) as operation:
             snapshot, rows, redactions = self._load(
-                projections.qualified(), key, merged, as_of, self.check(lock)
+                projections.qualified(), key, merged, as_of, self.check(lock), holds_redactions
             )
             options = PLAIN if snapshot is None else ReadOptions(after=snapshot[0])
             events = self._stream(rows, merged, options, is_undisturbed=is_undisturbed)
@@ -207,25 +209,30 @@ class Reader(FinalReads):
         merged: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
+        holds_redactions: bool,
     ) -> tuple[Any, Iterable[Any], str | None]:
         asked = self.single_value(merged) if as_of is None else None
         if asked is not None:
             redactions = f"{self.spec.qualified('_redactions')}()" if lock else "NULL"
             fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
             params = [projections, *key, *asked]
-            text, noted = self._execute_after_lock(lock, f"SELECT {fetch}, {redactions}", params).fetchone()
+            sql = f"SELECT {fetch}, {redactions}"
+            text, noted = self._execute_after_lock(lock, sql, params, holds_redactions).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
                 return snapshot, rows_of(events), noted
         select, params = select_after_snapshot(self.spec, projections, key, merged, as_of)
-        rows: list[Any] = self._execute_after_lock(lock, select, params).fetchall()
+        rows: list[Any] = self._execute_after_lock(lock, select, params, holds_redactions).fetchall()
         rows.sort(key=by_id)
         return (rows.pop(0) if rows and rows[0][1] is None else None), rows, None
 
-    def _execute_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> Any:
+    def _execute_after_lock(
+        self, lock: Sequence[Stream[Any]], sql: str, params: list[Any], holds_redactions: bool = False
+    ) -> Any:
         if lock:
-            sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
+            hold = f", {self.spec.qualified('_hold_redactions')}()" if holds_redactions else ""
+            sql = f"SELECT {self.spec.qualified('_lock')}(%s){hold};\n{sql}"
             params = [streams_json(lock), *params]
         return self.session.execute(sql, params)
 

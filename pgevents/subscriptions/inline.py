@@ -5,17 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from pgevents.client import EventClient
+from pgevents.codec.serialization import load_json
 from pgevents.errors import ConfigurationError
+from pgevents.events import Event
 from pgevents.hooks.specs import hookimpl
 from pgevents.merging import merge_streams
-from pgevents.store.ordering import streams_json
 from pgevents.streams import Stream
 from pgevents.subscriptions.whose import Rule, rule_of
+from pgevents.views import jsonb_text
 
 __all__ = ["Inline"]
 
-LOCK_SQL = "SELECT {lock}(%s), {hold_redactions}()"
+
+Row = tuple[str, str, str | None]
+"""Type, data and metadata of an event as they will be stored."""
+
+
+@attrs.frozen
+class Changed:
+    """A view that a save changes.
+
+    Attributes:
+        made: Its projection.
+        rows: The events that change it as they will be stored, and which ones of the save they are.
+    """
+
+    made: Any
+    rows: Sequence[tuple[int, Row]]
 
 
 class Inline:
@@ -73,39 +92,56 @@ class _Folder:
             self._rule = rule
         return self._rule
 
-    def lock(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Lock the streams of the views that these events change, before they are appended.
+    def read(self, rows: Sequence[Row]) -> list[Changed]:
+        """Lock and read the views that events will change, before the events are appended.
 
         Args:
             rows: Type, data and metadata of each event as they will be stored.
 
         Returns:
-            The projections, in the order of their ids.
+            The views, in the order of their ids.
         """
         rule = self.rule
-        ids = sorted({text for row in rows for text in rule.ids((0, *row), None)})
-        made = [rule.made(text) for text in ids]
+        changing: dict[str, list[tuple[int, Row]]] = {}
+        for place, row in enumerate(rows):
+            for text in rule.ids((0, *row), None):
+                changing.setdefault(text, []).append((place, row))
+        made = [rule.made(text) for text in sorted(changing)]
         if made:
-            streams = self.client.identifiers.check(
-                merge_streams([one for each in made for one in each.get_streams()])
-            )
-            self._lock(streams)
-        return made
+            streams = merge_streams([one for each in made for one in each.get_streams()])
+            self._read_locked(made, streams)
+        return [Changed(one, changing[text]) for text, one in zip(sorted(changing), made, strict=True)]
 
-    def _lock(self, streams: Sequence[Stream[Any]]) -> None:
-        names = {name: self.client.events.pgevents_spec.qualified(f"_{name}") for name in NAMES}
-        self.client.session.execute(LOCK_SQL.format(**names), [streams_json(streams)])
+    def _read_locked(self, made: Sequence[Any], streams: Sequence[Stream[Any]]) -> None:
+        """Until the commit nobody else saves to the streams, and nobody changes the log."""
+        first, *others = made
+        first.load(streams, is_undisturbed=True, holds_redactions=True)
+        for one in others:
+            one.load(is_undisturbed=True)
 
-    def fold(self, made: Sequence[Any]) -> None:
-        """Fold all that is above the rows of these views into them."""
-        client = self.client
-        for one in made:
-            loaded = one.load()
-            if not loaded.events:
+    def fold(self, views: Sequence[Changed], saved: Sequence[Event[Any]]) -> None:
+        """Fold all that is above the rows of these views into them.
+
+        Args:
+            views: What `read` gave.
+            saved: The events that were appended since, one for each row; none if they stood there before.
+        """
+        for one in views:
+            loaded = one.made.load()
+            events = [*loaded.events, *self._as_read(one, saved)]
+            if not events:
                 continue
-            view = one.fold_on(loaded.row, loaded.events, loaded.position)
+            view = one.made.fold_on(loaded.row, events, loaded.position)
             base = None if loaded.row is None else loaded.row[6]
-            client.save_snapshot(one, view, loaded.events[-1].id, loaded.events, base)
+            self.client.save_snapshot(one.made, view, events[-1].id, events, base)
 
-
-NAMES = ("lock", "hold_redactions")
+    def _as_read(self, view: Changed, saved: Sequence[Event[Any]]) -> Sequence[Event[Any]]:
+        """The events of a view as a read would give them, apart from those that the caller gets."""
+        if not saved:
+            return []
+        rows: list[Any] = []
+        for place, (name, data, metadata) in view.rows:
+            text = jsonb_text(load_json(data))  # jsonb keeps another order of keys
+            at = saved[place].created_at.isoformat(" ")
+            rows.append((saved[place].id, name, text, metadata, at, None))
+        return self.client.decoder.events(rows)
