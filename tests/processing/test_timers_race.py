@@ -80,9 +80,11 @@ def run(url: str, handler: str) -> None:
     Runner(client, [HANDLERS[handler]], poll=0.01).run(2)
 
 
-def pay_all(url: str, count: int, step: float, seed: int) -> None:
+def pay_all(url: str, count: int, step: float, is_ready: Any) -> None:
     """Pay orders at about the moment at which their timers fire and are handled; of ten one is never paid."""
-    client, rng = orders_client(database(url)), random.Random(seed)
+    client, rng = orders_client(database(url)), random.Random(1)
+    client.scheduled()
+    is_ready.set()
     while True:
         first = client.scheduled(key="pay o1")
         if first and first[0].at < datetime.now(timezone.utc) + timedelta(minutes=1):
@@ -108,8 +110,11 @@ def race(orders: EventClient, url: str, handler: str, count: int = 80, step: flo
     for n in range(count):
         place(orders, f"o{n}")
     pay(orders, "o0")
-    with processes((run, (url, handler)), (run, (url, handler)), (pay_all, (url, count, step, 1))) as started:
+    is_ready = PROCESSES.Event()
+    payer_of_all = pay_all, (url, count, step, is_ready)
+    with processes((run, (url, handler)), (run, (url, handler)), payer_of_all) as started:
         runner, _, payer = started
+        assert is_ready.wait(60)
         until(lambda: sum(report.workers for report in overview(orders)) == 4, 60)
         orders.db.execute_sql(SOON_SQL, [step, step])
         until(lambda: len(orders.scheduled()) < count / 2, 60)
