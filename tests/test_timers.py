@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from peewee import OperationalError
 
 from pgevents import (
     ConfigurationError,
@@ -339,6 +340,29 @@ def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
     with running(client, note, timers=False):
         time.sleep(0.5)
     assert carts_of(client) == []
+
+
+def test_a_runner_without_a_server_looks_for_timers_at_leisure(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not ask in a loop without a pause."""
+
+    @subscription("nothing", CartCreated)
+    def note(event: Event[CartCreated]) -> None: ...
+
+    looks = 0
+
+    def until_next(client: EventClient) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            return 0.001
+        raise OperationalError("the server is gone")
+
+    monkeypatch.setattr(firing, "until_next", until_next)
+    with running(client, note):
+        time.sleep(0.8)
+    assert 2 <= looks <= 8
 
 
 # -- from handlers -------------------------------------------------------------------------
