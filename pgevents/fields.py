@@ -141,7 +141,7 @@ def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
     value = value_in(field, data, metadata)
     values: list[Any] = [*value] if isinstance(value, list) else [value]
-    return [json_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
+    return [json_text(item) for item in values if item is not None and not isinstance(item, (Mapping, list))]
 
 
 def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:

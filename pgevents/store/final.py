@@ -117,10 +117,10 @@ class FinalReads(Source):
     def _read_at_bound(self, merged: Sequence[Stream[Any]], options: ReadOptions) -> tuple[list[Any], int]:
         """The events by id, and the bound, looked at before them in the same message: the read's snapshot
         is the younger. Of a limited read there is one more, which says that there are more."""
-        asked = self.single_value(merged) if options.is_plain else None
-        if asked is not None:
+        question = self.single_value(merged) if options.is_plain else None
+        if question is not None:
             fetch = f"SELECT {self.spec.qualified('_fetch_final')}(%s, %s, %s, %s)"
-            (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()
+            (text,) = self.session.execute(fetch, (*question, options.after)).fetchone()
             if text is not None:
                 bound, _, events = text.partition(FIELD_END)
                 return list(rows_of(events)), int(bound)

@@ -42,13 +42,13 @@ class Reader(FinalReads):
     def _read(self, streams: Sequence[Stream[Any]], options: ReadOptions) -> EventStream[Any]:
         if options.limit is not None or options.reverse:
             return self._read_part(merge_streams(streams), options)
-        asked = self.single_value(streams)
-        if asked is None:
+        question = self.single_value(streams)
+        if question is None:
             streams = merge_streams(streams)
-            asked = self.single_value(streams)
-        if asked is not None and options.as_of is None:
+            question = self.single_value(streams)
+        if question is not None and options.as_of is None:
             fetch = f"SELECT {self.spec.qualified('_fetch')}(%s, %s, %s, %s)"
-            (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()
+            (text,) = self.session.execute(fetch, (*question, options.after)).fetchone()
             if text is not None:
                 return self._stream(rows_of(text), streams, options)
         rows = self.session.execute(
@@ -194,12 +194,12 @@ class Reader(FinalReads):
             question is about more than one value of a data index.
         """
         merged = merge_streams(self.check(streams))
-        asked = self.single_value(merged)
-        if asked is None:
+        question = self.single_value(merged)
+        if question is None:
             return "", None
         names = {name: self.spec.qualified(f"_{name}") for name in ("redactions", "fetch")}
         sql = "SELECT {redactions}(), {fetch}(%s, %s, %s, %s)".format(**names)
-        redactions, text = self._execute_after_lock(merged, sql, [*asked, after]).fetchone()
+        redactions, text = self._execute_after_lock(merged, sql, [*question, after]).fetchone()
         return redactions, None if text is None else self.decoder.events(rows_of(text))
 
     def _load(
@@ -211,11 +211,11 @@ class Reader(FinalReads):
         lock: Sequence[Stream[Any]],
         holds_redactions: bool,
     ) -> tuple[Any, Iterable[Any], str | None]:
-        asked = self.single_value(merged) if as_of is None else None
-        if asked is not None:
+        question = self.single_value(merged) if as_of is None else None
+        if question is not None:
             redactions = f"{self.spec.qualified('_redactions')}()" if lock else "NULL"
             fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
-            params = [projections, *key, *asked]
+            params = [projections, *key, *question]
             sql = f"SELECT {fetch}, {redactions}"
             text, noted = self._execute_after_lock(lock, sql, params, holds_redactions).fetchone()
             if text is not None:

@@ -86,7 +86,7 @@ def position_after(
     is_cut: bool = False,
 ) -> Position:
     """The position of an ordinary read of these streams after an id, which found these events."""
-    ids = array("q", [one.id for one in events])
+    ids = array("q", [event.id for event in events])
     last = ids[-1] if ids else after
     return Position(last, after, len(ids), merge_streams(streams), ids, uncommitted, is_cut=is_cut)
 
@@ -105,7 +105,7 @@ def position_of_newest(
         is_full: Whether it gave as many as were asked for; if not, these are all.
         is_cut: Whether there are more.
     """
-    ids = array("q", [one.id for one in reversed(events)])
+    ids = array("q", [event.id for event in reversed(events)])
     base = ids[0] - 1 if ids and is_full else 0
     last = ids[-1] if ids else 0
     return Position(last, base, len(ids), merge_streams(streams), ids, is_cut=is_cut and not ids)

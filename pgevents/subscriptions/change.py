@@ -62,8 +62,8 @@ def check_key(work: Work) -> None:
     if not work.question.key or work.question.key == VIEW_KEY:
         return
     types: EventTypes = work.client.types
-    for one in work.question.streams:
-        for name in one.types or ():
+    for stream in work.question.streams:
+        for name in stream.types or ():
             found = types.find(name)
             if found is None:
                 continue
@@ -168,8 +168,8 @@ def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None
 def _any_of(spec: TableSpec, streams: Sequence[Stream[Any]]) -> tuple[str, list[Any]]:
     parts: list[str] = []
     params: list[Any] = []
-    for one in streams:
-        sql, values = where_sql(spec, one)
+    for stream in streams:
+        sql, values = where_sql(spec, stream)
         parts.append(f"coalesce({sql}, false)")
         params += values
     return " OR ".join(parts) or "false", params

@@ -108,7 +108,7 @@ class _Folder:
                 changing.setdefault(text, []).append((place, row))
         made = [rule.made(text) for text in sorted(changing)]
         if made:
-            streams = merge_streams([one for each in made for one in each.get_streams()])
+            streams = merge_streams([stream for each in made for stream in each.get_streams()])
             self._read_locked(made, streams)
         return [Changed(one, changing[text]) for text, one in zip(sorted(changing), made, strict=True)]
 

@@ -181,8 +181,8 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
             OLD_SQL.format(table=views.qualified()), [cls.projection_type, cls.version]
         ).fetchall()
         stored = {row[0] for row in rows}
-        kept = {one.version for one in reports.values() if one.type == cls.projection_type}
-        for version in sorted(one for one in stored | kept if one < cls.version):
+        kept = {report.version for report in reports.values() if report.type == cls.projection_type}
+        for version in sorted(number for number in stored | kept if number < cls.version):
             name = kept_name(cls.projection_type, version, views)
             if name in reports:
                 _refuse_used(client, reports[name])

@@ -84,7 +84,7 @@ class Runner:
             ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
         """
         self.client = client
-        self.works = [work_of(client, one) for one in subscriptions]
+        self.works = [work_of(client, subscription) for subscription in subscriptions]
         names = [work.name for work in self.works]
         if not names:
             raise ConfigurationError("a runner needs at least one subscription")

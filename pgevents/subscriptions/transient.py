@@ -61,8 +61,8 @@ def is_deadlock(error: BaseException) -> bool:
 
 
 def _code(error: BaseException) -> str | None:
-    for one in (error, getattr(error, "orig", None), error.__cause__):
-        code = getattr(one, "pgcode", None) or getattr(one, "sqlstate", None)
+    for raised in (error, getattr(error, "orig", None), error.__cause__):
+        code = getattr(raised, "pgcode", None) or getattr(raised, "sqlstate", None)
         if isinstance(code, str) and code:
             return code
     return None

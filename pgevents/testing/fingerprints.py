@@ -99,7 +99,9 @@ def _text_of(given: Any) -> str:
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            node.body = [one for one in cast("list[Any]", body) if not _is_beside(one)] or [ast.Pass()]
+            node.body = [statement for statement in cast("list[Any]", body) if not _is_beside(statement)] or [
+                ast.Pass()
+            ]
     return ast.unparse(tree)
 
 
@@ -107,10 +109,10 @@ def _is_beside(node: ast.stmt) -> bool:
     """A docstring, or the version itself."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
-    return isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["version"]
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["version"]
 
 
 def _code_text(code: types.CodeType) -> str:
-    constants = [one for one in code.co_consts if isinstance(one, (str, int, float, bytes))]
-    inner = [_code_text(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    constants = [constant for constant in code.co_consts if isinstance(constant, (str, int, float, bytes))]
+    inner = [_code_text(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return f"{code.co_varnames} {code.co_names} {constants} {inner}"
