@@ -154,7 +154,7 @@ def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
 
 
 def json_text(value: Any) -> str:
-    """The text that PostgreSQL's `->>` gives for a JSON value that is no object or list."""
+    """The text that PostgreSQL's `->>` gives for a JSON value that is neither object nor list."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

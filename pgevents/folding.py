@@ -159,9 +159,8 @@ class Folding(Generic[V, E, I]):
             fields = field_types(self.view_class())
             if fields is None or field in fields:
                 raise ConfigurationError(
-                    f"{type(self).__name__} has no reducer for {field!r}, so its snapshots hold the "
-                    f"initial value: "
-                    "fold it by its reducers, or fold everything in as_json and have no reducers"
+                    f"{type(self).__name__} has no reducer for {field!r}, so its snapshots hold the initial "
+                    "value: fold it by its reducers, or fold everything in as_json and have no reducers"
                 )
 
     # -- what it does ------------------------------------------------------------
@@ -215,8 +214,7 @@ class Folding(Generic[V, E, I]):
         if self._is_folding:
             raise ConfigurationError(
                 f"{type(self).__name__}.as_json asks for its own view: without reducers it is as_json that "
-                f"folds, "
-                "with reduce_events and from_projection_or_default"
+                "folds, with reduce_events and from_projection_or_default"
             )
         self._is_folding = True
         try:

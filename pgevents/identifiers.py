@@ -69,7 +69,7 @@ class Identifiers:
         for stream in streams:
             classes, match = getattr(stream, "classes", ()), getattr(stream, "match", ())
             compared = getattr(stream, "compared", ())
-            if not match and not compared:  # what is no stream is refused by others
+            if not match and not compared:  # other objects than streams are refused later
                 continue
             if self.hidden:
                 self._refuse_hidden(stream)

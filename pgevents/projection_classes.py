@@ -159,9 +159,9 @@ def check_event_classes(name: str, wanted: Any, types: EventTypes) -> None:
         decoded = types.find(event_type.name)
         if decoded is not None and decoded.cls is not event_type.cls:
             raise ConfigurationError(
-                f"{name} is written for {event_type.cls!r}, and the events of type {event_type.name!r} are now "
-                f"decoded into another class, {decoded.cls!r}: it was defined again, as by a reload. Reload the "
-                f"module of {name}, too, or restart"
+                f"{name} is written for {event_type.cls!r}, and the events of type {event_type.name!r} are "
+                f"now decoded into another class, {decoded.cls!r}: it was defined again, as by a reload. "
+                f"Reload the module of {name}, too, or restart"
             )
 
 
@@ -190,9 +190,7 @@ FOLDING = (
 
 
 def fold_alike(one: Any, other: Any) -> bool:
-    """Whether two classes fold the same: one of them defined again, or two that share or repeat all that
-    they fold
-    by."""
+    """Whether two classes fold the same: one of them defined again, or two whose folding parts are alike."""
     if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
         return True
     return all(_is_alike(getattr(one, name, None), getattr(other, name, None)) for name in FOLDING)

@@ -166,8 +166,8 @@ def stream(
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
-        ConfigurationError: `None` or another value that cannot identify, a name that is no field's, an option
-            that is none here. When a client uses the stream, also a field that none of the classes has;
+        ConfigurationError: `None` or another value that cannot identify, a name that cannot be a field's, an
+            option of other calls. When a client uses the stream, also a field that none of the classes has;
             nothing can be known of types that are named by texts.
 
     Example:

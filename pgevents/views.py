@@ -47,7 +47,7 @@ def field_types(cls: Any) -> dict[str, Any] | None:
     """The fields of a view's class and their types; None if any field may stand in it.
 
     Raises:
-        ConfigurationError: The class is none that a view can have.
+        ConfigurationError: Views cannot have this class.
     """
     if is_dict_class(cls):
         return None
@@ -72,7 +72,7 @@ def _field_types(cls: Any) -> dict[str, Any]:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """What to say of a name that is none of these."""
+    """A hint for a name that is not among these: the nearest one, or all of them."""
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(names)) or 'none'}"
 

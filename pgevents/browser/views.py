@@ -192,7 +192,7 @@ def _fold(client: EventClient, cls: type[Any], view_id: str, is_patient: bool) -
             return _Fold(is_closed=True)
         if not is_patient and count_folded(client, cls, view_id, 0, LARGEST_ID, FOLDED) > FOLDED:
             return _Fold(too_long=FOLDED)
-        # As of the end: only a view of now is told to plugins, which may save it.
+        # As of the end: plugins see only a present view, because they may save it.
         return _Fold(cls(view_id, client, as_of=LARGEST_ID, load_existing_projection=False).as_json())
     except DatabaseError:
         raise

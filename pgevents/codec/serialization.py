@@ -182,7 +182,7 @@ class Serializer:
             what: What to call it in an error.
 
         Raises:
-            EventEncodeError: A value that does not fit its field, or a key that is no field, at any depth.
+            EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
         """
         plain = self.encode(data, what)
         instance = self.check(plain, cls, what)

@@ -101,9 +101,8 @@ def kept_name(projection_type: str, version: int, projections: TableSpec) -> str
     name = f"view {projection_type} {version} in {projections.name}"
     if len(name.encode()) > 200 or min(name) < " ":
         raise ConfigurationError(
-            f"a projection that is kept has a type without control characters and of about 140 bytes "
-            f"at most, "
-            f"not {projection_type[:50]!r}"
+            "a projection that is kept has a type without control characters and of about 140 bytes at "
+            f"most, not {projection_type[:50]!r}"
         )
     return name
 

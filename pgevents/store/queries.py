@@ -19,7 +19,7 @@ nullif(updated_at, created_at)::text AS updated_at"""
 """Nothing for what is mostly the same; times as text, which `time_of` reads several times faster than the
 driver does."""
 NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
-"""All of those but the id, for a row that is no event."""
+"""All of those but the id, for a row that does not hold an event."""
 # Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it
 # is a subquery, for to estimate a constant below all ids the planner would look up the least of them, each
 # time.

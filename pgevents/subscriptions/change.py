@@ -83,11 +83,9 @@ def _deal_out_anew(work: Work) -> None:
         if len(places) > 1 or any(row.layers for row in rows):
             raise ConfigurationError(
                 f"this server deals out the keys of {work.name!r} in another way than the one that its "
-                f"places come "
-                f"from, and its lanes stand at different places, from {min(places)} to {max(places)}: "
-                f"which events "
-                f"between were handled cannot be told. reset(position={min(places)}) repeats some, "
-                f"reset(position={max(places)}) leaves some out"
+                f"places come from, and its lanes stand at different places, from {min(places)} to "
+                f"{max(places)}: which events between were handled cannot be told. "
+                f"reset(position={min(places)}) repeats some, reset(position={max(places)}) leaves some out"
             )
         work.statements.run("same_hash", name=work.name)
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
-"""Why a comparison is none of a subscription's."""
+"""Why a subscription's stream has no comparison."""
 
 Effects = Literal["inside", "outside"]
 VIEW_KEY = ("$view",)
@@ -160,7 +160,7 @@ def key_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
     """The names of a key: of the field, and those that it had before.
 
     Raises:
-        ConfigurationError: One that is no field's name.
+        ConfigurationError: One that cannot be a field's name.
     """
     if key is None:
         return ()

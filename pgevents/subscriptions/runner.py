@@ -81,7 +81,7 @@ class Runner:
             timers: Whether it fires timers. Any number of runners may; one at a time does.
 
         Raises:
-            ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
+            ConfigurationError: Nothing to run, two of one name, or something that is not a subscription.
         """
         self.client = client
         self.works = [work_of(client, subscription) for subscription in subscriptions]

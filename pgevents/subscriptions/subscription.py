@@ -258,7 +258,7 @@ def subscription(
 
 
 def work_of(client: EventClient | None, given: Any) -> Work:
-    """What a worker needs, of whatever a runner takes: an instance, a class, or a decorated function.
+    """What a worker needs, from what a runner takes: an instance, a class, or a decorated function.
 
     Args:
         client: The runner's client; None for a subscription that has its own.
@@ -286,8 +286,7 @@ def work_of(client: EventClient | None, given: Any) -> Work:
     if client is not None and its_client is not None and its_client is not client:
         raise ConfigurationError(
             f"subscription {found.name!r} has another client than its runner: one client, one database "
-            f"object, "
-            "else what it writes is outside the transaction"
+            "object, else what it writes is outside the transaction"
         )
     if client is not None and its_client is None:  # a copy: the same function may work with several clients
         copy: Subscription[Any] = object.__new__(type(found))

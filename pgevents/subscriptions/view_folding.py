@@ -1,8 +1,7 @@
 """One transaction of a keeper: some lanes, their events folded into views, the rows and the places.
 
 A view is the fold of all its final events, not of those that happen to come: of each view that is touched,
-all
-events above its row are folded, and a row that is missing is folded from the start.
+all events above its row are folded, and a row that is missing is folded from the start.
 """
 
 from __future__ import annotations

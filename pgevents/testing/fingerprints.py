@@ -32,8 +32,8 @@ def check_reducers(
     Saved views of a version are folded on by whatever reducers there are, so a change needs a higher version.
     The file is JSON and belongs into version control. It is made at the first call; projections and versions
     that are new to it are added. Compared are the texts of the class and of the functions that it names,
-    without
-    comments and formatting. What these call is not looked at, so nothing rests on it but a warning.
+    without comments and formatting. What these call is not looked at, so nothing rests on it but a
+    warning.
 
     Args:
         path: The lock file.
@@ -64,9 +64,8 @@ def check_reducers(
             changed.append(cls.projection_type)
             warnings.warn(
                 f"{cls.__qualname__} folds in another way than when version {cls.version} of "
-                f"{cls.projection_type!r} was locked in {file.name}: raise its version, or, if it "
-                f"gives the same "
-                "views, call check_reducers(..., update=True)",
+                f"{cls.projection_type!r} was locked in {file.name}: raise its version, or, if it gives the "
+                "same views, call check_reducers(..., update=True)",
                 ReducersChangedWarning,
                 stacklevel=2,
             )
