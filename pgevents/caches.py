@@ -167,6 +167,10 @@ class TimedCache(Generic[K, V]):
         self._seconds = CACHES[name].seconds
         self._entries: Cache[K, tuple[float, V]] = Cache(name)
 
+    def forget(self) -> None:
+        """Look everything up again."""
+        self._entries.clear()
+
     def get(self, key: K, look_up: Callable[[], V]) -> V:
         """The value of a key, looked up if it is not remembered."""
         entry = self._entries.get(key)

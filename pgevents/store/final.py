@@ -17,7 +17,7 @@ from pgevents.merging import merge_streams
 from pgevents.store.options import PLAIN, ReadOptions
 from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
 from pgevents.store.queries import NO_EVENT
-from pgevents.store.results import EventStream, decoded_part, position_of_newest
+from pgevents.store.results import EventStream, decoded_part, stream_of_newest
 from pgevents.store.source import Source
 from pgevents.streams import Stream
 
@@ -70,11 +70,9 @@ class FinalReads(Source):
             return rows, is_cut
 
         events, is_cut = self.collect(fetch, options)
-        shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(parts_of(shown, is_reverse=True), position, faults)
+            return stream_of_newest(events, merged, options, is_cut=is_cut)
+        shown, faults = decoded_part(events, options.on_undecodable)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)

@@ -17,7 +17,7 @@ from pgevents.store.layout import TableSpec
 from pgevents.store.options import PLAIN, AsOf, OnUndecodable, ReadOptions, check_id
 from pgevents.store.ordering import streams_json
 from pgevents.store.queries import COLUMNS, select_after_snapshot
-from pgevents.store.results import EventStream, decoded_part, position_after, position_of_newest
+from pgevents.store.results import EventStream, decoded_part, position_after, stream_of_newest
 from pgevents.streams import Stream
 
 __all__ = ["Reader"]
@@ -75,11 +75,9 @@ class Reader(FinalReads):
             return rows[:limit], limit is not None and len(rows) > limit
 
         events, is_cut = self.collect(fetch, options)
-        shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(parts_of(shown, is_reverse=True), position, faults)
+            return stream_of_newest(events, merged, options, is_cut=is_cut)
+        shown, faults = decoded_part(events, options.on_undecodable)
         uncommitted = self.uncommitted(merged, options.after)
         position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
         return EventStream(parts_of(shown), position, faults)
