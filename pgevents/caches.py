@@ -82,6 +82,8 @@ CACHES = {
     "readers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "stored shapes": Policy(1024),
     "views of one shape": Policy(1024, Until.OWNER_GONE),
+    "views between decisions": Policy(100, Until.SECONDS_PASSED, 10.0),
+    "busy kinds of streams": Policy(1_000, Until.SECONDS_PASSED, 16.0),
     "kept views": Policy(1024, Until.SECONDS_PASSED, 1.0),
     # of a pipeline
     "classes that fit a pipeline": Policy(1024, Until.OWNER_GONE),
