@@ -261,9 +261,9 @@ def test_the_loop_may_save(client: EventClient, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_memory_stays_constant(client: EventClient) -> None:
-    """Walking twenty thousand events takes no more memory than walking five thousand."""
+    """Walking forty thousand events takes no more memory than walking ten thousand."""
     for _ in range(4):
-        client.save_events(items(5_000))
+        client.save_events(items(10_000))
 
     def peak(count: int) -> int:
         tracemalloc.start()
@@ -276,7 +276,7 @@ def test_memory_stays_constant(client: EventClient) -> None:
         return most
 
     peak(10)
-    small, large = peak(5_000), peak(20_000)
+    small, large = peak(10_000), peak(40_000)
     assert large < small * 1.3
     assert large < 20_000_000
 
