@@ -246,6 +246,9 @@ DELETE FROM {{checkpoints}} WHERE name = %(name)s;
 -- [same_hash]
 UPDATE {{checkpoints}} SET key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0) WHERE name = %(name)s;
 
+-- [hash_parked]
+UPDATE {{parked}} SET hash = hashtextextended(key, 0) WHERE name = %(name)s AND hash <> hashtextextended(key, 0);
+
 -- [rename]
 UPDATE {{checkpoints}} SET name = %(new)s, generation = generation + 1 WHERE name = %(name)s;
 

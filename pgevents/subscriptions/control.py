@@ -215,6 +215,7 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
         note = f"reset to {position} by {who}: it comes again"
         statements.run("discard_above", name=name, position=position, note=note, by=who, reason=reason)
         forget_old_notes(statements_of(client), name)
+        statements.run("hash_parked", name=name)  # this server may hash in another way than the last one
     return leases
 
 
