@@ -560,7 +560,7 @@ UPDATE {{timers}} SET state = 'scheduled', attempts = 0, try_at = due_at
 WHERE state <> 'scheduled' AND (%(key)s IS NULL OR key = %(key)s);
 
 -- [timers_sum]
-SELECT count(*), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
+SELECT count(t.number), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
     count(*) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now),
     greatest(extract(epoch FROM n.now - min(t.due_at) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now)), 0)::float8,
     min(t.due_at) FILTER (WHERE t.state <> 'parked')
