@@ -11,7 +11,7 @@ from pgevents.store.conditions import Shape, shape_of, where_params, where_sql
 from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
 
-__all__ = ["COLUMNS", "NO_EVENT", "select_after_snapshot", "select_events"]
+__all__ = ["COLUMNS", "NO_EVENT", "keyed_select", "select_after_snapshot", "select_events"]
 
 COLUMNS = """\
 id, type, data::text, nullif(metadata, '{}')::text AS metadata, created_at::text, \
@@ -150,3 +150,11 @@ def _branch_sql(table: TableSpec, shape: Shape, bounds: tuple[str, ...], tail: s
         "WHERE e.id = ids.id OFFSET 0"
     )
     return f"SELECT {COLUMNS} FROM ({ids}) AS ids, LATERAL ({event}) AS e WHERE {where} {tail}"
+
+
+def keyed_select(select: str, table: TableSpec) -> str:
+    """A statement of events by id with the idempotency key of each as one more column."""
+    return (
+        f"SELECT e.*, k.idempotency_key FROM ({select}) AS e JOIN {table.qualified()} AS k ON k.id = e.id "
+        "ORDER BY e.id"
+    )
