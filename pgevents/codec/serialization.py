@@ -184,7 +184,7 @@ class Serializer:
             what: What to call it in an error.
 
         Raises:
-            EventEncodeError: A value that does not fit its field, or a key that is no field, at any depth.
+            EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
         """
         plain = self.encode(data, what)
         instance = self.check(plain, cls, what)
@@ -290,7 +290,7 @@ class Serializer:
                     reason, cause = self._reason(event_type.name, error, repr(error))
                     raise fault(f"the upcaster from version {step} failed: {reason}") from cause
                 several = upcast_results(changed)
-                if not all(isinstance(one, dict) for one in several):
+                if not all(isinstance(result, dict) for result in several):
                     shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
                     raise fault(
                         f"the upcaster from version {step} returned {shown}, not a dict or a list of dicts"
