@@ -383,10 +383,9 @@ $pgevents$;
 
 -- Whether values are those that a stream wants: one of a list, or all of {"all": [...]}.
 CREATE OR REPLACE FUNCTION my_app.events_has_values(_wanted jsonb, _values text[]) RETURNS boolean
-LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
-        ELSE _wanted ?| _values END
-$pgevents$;
+LANGUAGE sql IMMUTABLE
+    RETURN CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
+        ELSE _wanted ?| _values END;
 
 -- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.
 CREATE OR REPLACE FUNCTION my_app.events_text(_data jsonb, _metadata jsonb, _field text) RETURNS text
