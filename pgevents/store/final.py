@@ -73,12 +73,12 @@ class FinalReads(Source):
         shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
             is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
+            position = position_of_newest(events, merged, self.log, is_full=is_full, is_cut=is_cut)
             return EventStream(parts_of(shown, is_reverse=True), position, faults)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)
-        position = Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut)
+        position = Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut, log=self.log)
         return EventStream(parts_of(shown), position, faults)
 
     def _final_rows(

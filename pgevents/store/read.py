@@ -78,10 +78,10 @@ class Reader(FinalReads):
         shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
             is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
+            position = position_of_newest(events, merged, self.log, is_full=is_full, is_cut=is_cut)
             return EventStream(parts_of(shown, is_reverse=True), position, faults)
         uncommitted = self.uncommitted(merged, options.after)
-        position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
+        position = position_after(options.after, events, merged, uncommitted, self.log, is_cut=is_cut)
         return EventStream(parts_of(shown), position, faults)
 
     def latest(
@@ -246,7 +246,7 @@ class Reader(FinalReads):
     ) -> EventStream[Any]:
         events = self.decoder.events(rows, keep_undecodable=options.keeps_undecodable)
         uncommitted = None if is_undisturbed else self.uncommitted(streams, options.after)
-        position = partial(position_after, options.after, events, tuple(streams), uncommitted)
+        position = partial(position_after, options.after, events, tuple(streams), uncommitted, self.log)
         if not options.keeps_undecodable and not self.decoder.has_parts:
             return EventStream(events, position)
         shown, faults = decoded_part(events, options.on_undecodable)

@@ -1,0 +1,74 @@
+"""Which log a position was read from, so that a save into another log does not rest on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgevents.store.identity import IDENTITY_SQL
+from pgevents.store.layout import TableSpec
+from pgevents.store.session import Session
+
+__all__ = ["Log"]
+
+Identity = tuple[Any, ...]
+
+
+class Log:
+    """The events table of a client. Positions refer to it, which costs a read nothing.
+
+    Only two logs that are not obviously the same or apart are asked who they are, once each.
+    """
+
+    __slots__ = ("_identity", "_session", "name", "schema")
+
+    def __init__(self, spec: TableSpec, session: Session) -> None:
+        self.schema, self.name = spec.schema, spec.qualified()
+        self._session: Session | None = session
+        self._identity: Identity | None = None
+
+    def is_same(self, other: Log) -> bool:
+        """Whether both are one log, as on a primary and its standby, or through two addresses of a server."""
+        if self is other:
+            return True
+        if self.name != other.name and self.schema is not None and other.schema is not None:
+            return False
+        here, there = self._session, other._session
+        if here is not None and there is not None and self.name == other.name:
+            if _address(here) == _address(there):
+                return True
+        return self.identity() == other.identity()
+
+    def identity(self) -> Identity:
+        """The identifiers of cluster, database and table."""
+        if self._identity is None:
+            if self._session is None:
+                return (self.name,)
+            db = self._session.db
+            was_closed = db.is_closed()
+            try:
+                self._identity = tuple(self._session.execute(IDENTITY_SQL, [self.name]).fetchone()[:3])
+            finally:
+                if was_closed:
+                    db.close()
+        return self._identity
+
+    def __copy__(self) -> Log:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Log:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _known, (self.schema, self.name, self.identity())
+
+
+def _known(schema: str | None, name: str, identity: Identity) -> Log:
+    """A log that another process read from."""
+    log = Log.__new__(Log)
+    log.schema, log.name, log._identity, log._session = schema, name, identity, None
+    return log
+
+
+def _address(session: Session) -> Any:
+    db: Any = session.db
+    return db.database, dict(db.connect_params)
