@@ -129,59 +129,64 @@ def number_of(text: Any) -> peewee.NodeList:
     )
 
 
-class _Untyped(peewee.JSONPath):
+JSONPath: Any = peewee.JSONPath
+
+
+class _Untyped(JSONPath):  # type: ignore[misc]
     """A field of any type: compared with numbers as a number, and as JSON with all else."""
 
-    __hash__ = peewee.JSONPath.__hash__
+    __hash__ = JSONPath.__hash__
 
     def __init__(self, field: Any, keys: Sequence[str] = (), as_text: bool = False) -> None:
-        super().__init__(field, keys, as_text)
+        initialise: Any = super().__init__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        initialise(field, keys, as_text)
+        self._json: Any = JSONPath(field, keys, as_text)
         self._place = field, keys
-        self._number: Any = number_of(peewee.JSONPath(field, keys, True))
+        self._number: Any = number_of(JSONPath(field, keys, True))
 
     def as_text(self, as_text: bool = True) -> Any:
         """The field as text, compared as such."""
-        return peewee.JSONPath(*self._place, as_text)
+        return JSONPath(*self._place, as_text)
 
     def __eq__(self, other: object) -> Any:
-        return self._number == other if _is_number(other) else super().__eq__(other)
+        return self._number == other if _is_number(other) else self._json == other
 
     def __ne__(self, other: object) -> Any:
         if not _is_number(other):
-            return super().__ne__(other)
-        return peewee.fn.COALESCE(self._number != other, self.is_null(False))
+            return self._json != other
+        return peewee.fn.COALESCE(self._number != other, self._json.is_null(False))
 
     def __lt__(self, other: Any) -> Any:
-        return self._number < other if _is_number(other) else super().__lt__(other)
+        return self._number < other if _is_number(other) else self._json < other
 
     def __le__(self, other: Any) -> Any:
-        return self._number <= other if _is_number(other) else super().__le__(other)
+        return self._number <= other if _is_number(other) else self._json <= other
 
     def __gt__(self, other: Any) -> Any:
-        return self._number > other if _is_number(other) else super().__gt__(other)
+        return self._number > other if _is_number(other) else self._json > other
 
     def __ge__(self, other: Any) -> Any:
-        return self._number >= other if _is_number(other) else super().__ge__(other)
+        return self._number >= other if _is_number(other) else self._json >= other
 
     def between(self, lo: Any, hi: Any) -> Any:
         """From one value to another."""
         are_numbers = _is_number(lo) and _is_number(hi)
-        return self._number.between(lo, hi) if are_numbers else super().between(lo, hi)
+        return self._number.between(lo, hi) if are_numbers else self._json.between(lo, hi)
 
     def in_(self, rhs: Any) -> Any:
         """One of these values."""
         numbers, others = _parted(rhs)
         if not numbers:
-            return super().in_(rhs)
-        return self._number.in_(numbers) | super().in_(others) if others else self._number.in_(numbers)
+            return self._json.in_(rhs)
+        return self._number.in_(numbers) | self._json.in_(others) if others else self._number.in_(numbers)
 
     def not_in(self, rhs: Any) -> Any:
         """None of these values."""
         numbers, others = _parted(rhs)
         if not numbers:
-            return super().not_in(rhs)
-        apart = peewee.fn.COALESCE(self._number.not_in(numbers), self.is_null(False))
-        return apart & super().not_in(others) if others else apart
+            return self._json.not_in(rhs)
+        apart = peewee.fn.COALESCE(self._number.not_in(numbers), self._json.is_null(False))
+        return apart & self._json.not_in(others) if others else apart
 
 
 def _is_number(value: object) -> bool:

@@ -54,7 +54,8 @@ class ClientParts:
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
         self.identifiers = Identifiers(self.serializer, types, events.pgevents_spec.lists)
-        self._log = Log(events.pgevents_spec, self.session)
+        spec = events.pgevents_spec
+        self._log = Log(spec.schema, spec.qualified(), self.session)
         self.reader = Reader(
             self.session, events.pgevents_spec, self.decoder, self.identifiers.check, log=self._log
         )

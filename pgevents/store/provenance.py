@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pgevents.store.identity import IDENTITY_SQL
-from pgevents.store.layout import TableSpec
 from pgevents.store.session import Session
 
 __all__ = ["Log"]
@@ -21,10 +20,11 @@ class Log:
 
     __slots__ = ("_identity", "_session", "name", "schema")
 
-    def __init__(self, spec: TableSpec, session: Session) -> None:
-        self.schema, self.name = spec.schema, spec.qualified()
-        self._session: Session | None = session
-        self._identity: Identity | None = None
+    def __init__(
+        self, schema: str | None, name: str, session: Session | None, identity: Identity | None = None
+    ) -> None:
+        self.schema, self.name = schema, name
+        self._session, self._identity = session, identity
 
     def is_same(self, other: Log) -> bool:
         """Whether both are one log, as on a primary and its standby, or through two addresses of a server."""
@@ -59,14 +59,7 @@ class Log:
         return self
 
     def __reduce__(self) -> Any:
-        return _known, (self.schema, self.name, self.identity())
-
-
-def _known(schema: str | None, name: str, identity: Identity) -> Log:
-    """A log that another process read from."""
-    log = Log.__new__(Log)
-    log.schema, log.name, log._identity, log._session = schema, name, identity, None
-    return log
+        return Log, (self.schema, self.name, None, self.identity())  # another process has no such session
 
 
 def _address(session: Session) -> Any:
