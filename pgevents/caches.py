@@ -71,6 +71,7 @@ CACHES = {
     "questions of subscriptions": Policy(256),
     "layers of lanes": Policy(256),
     "serializer without a client": Policy(1),
+    "module of Arrow": Policy(1),
     # of a registry of event types
     "event types by class": Policy(10_000, Until.TYPES_CHANGED),
     # of a client
