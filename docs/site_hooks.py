@@ -59,9 +59,10 @@ def commands() -> str:
 
 def tables() -> str:
     from pgevents import create_events_table, create_projections_table
+    from pgevents.store.triggers import log_guards
 
     events = create_events_table(schema="my_app", data_indexes=["cart_id"])
     views = create_projections_table(schema="my_app", data_indexes=["user_id"])
-    specs = [events.pgevents_spec, views.pgevents_spec]
-    statements = [statement for spec in specs for statement in (*spec.statements(), *spec.guards().values())]
+    log, snapshots = events.pgevents_spec, views.pgevents_spec
+    statements = [*log.statements(), *log_guards(log).values(), *snapshots.statements()]
     return "```sql\n" + "\n".join(statements) + "```\n"

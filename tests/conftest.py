@@ -15,6 +15,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
 from pgevents.embedded import embedded_database
+from pgevents.testing.databases import MakeClient
 
 from .shop import CartEvent
 
@@ -79,9 +80,15 @@ def shop_client(db: PostgresqlDatabase | str, event_types: Any = CartEvent, **op
     return create_event_client(db, events, views, event_types, **options)
 
 
+@pytest.fixture(scope="session")
+def pgevents_make_client() -> MakeClient:
+    """The tables of the test kit's fixtures are the shop's."""
+    return shop_client
+
+
 @pytest.fixture
-def client(make_client: Callable[..., EventClient]) -> EventClient:
-    """A client for the shop, tables made."""
+def client(pgevents_tables: None, make_client: Callable[..., EventClient]) -> EventClient:
+    """A client for the shop, connected, tables made."""
     made = make_client()
-    made.create_tables()
+    made.db.connect()
     return made

@@ -1,18 +1,18 @@
-"""The benchmark itself: it runs, for every contender that is installed, and all of them tell of the same
-carts."""
+"""The benchmark itself: it runs for every contender that is installed, and all read the same carts."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from attrs import evolve
+from attrs import asdict, evolve
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from .benchmarks import hook_cost
-from .benchmarks.__main__ import main
+from .benchmarks.__main__ import FIGURES_PAGE, PLOT, SUMMARY_PAGE, main
 from .benchmarks.carts import PLAIN, big_carts, small_carts
 from .benchmarks.contenders import CONTENDERS, PEER_MISSING
 from .benchmarks.drivers import Database
@@ -82,15 +82,42 @@ def test_it_runs_and_reports(superuser_url: str, tmp_path: Path) -> None:
     assert ("| classic |" in text) == (not PEER_MISSING)
 
 
-def test_a_page_that_cannot_take_the_figures_is_told_of_before_measuring(
+def test_a_page_that_cannot_take_the_figures_is_reported_before_measuring(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Measuring all of it takes an hour."""
-    (tmp_path / "plain.md").write_text("no marks\n", encoding="utf-8")
-    for name, told in (("missing.md", "No such file"), ("plain.md", "has no lines")):
+    for reason in ("No such file", "has no lines"):
         with pytest.raises(SystemExit):
-            main(["--only", "1", "--markdown", str(tmp_path / name)])
-        assert told in capsys.readouterr().err
+            main(["--only", "1", "--docs", str(tmp_path)])
+        assert reason in capsys.readouterr().err
+        (tmp_path / SUMMARY_PAGE).write_text("no marks\n", encoding="utf-8")
+
+
+def test_one_command_writes_tables_and_plot_of_the_same_slices(tmp_path: Path) -> None:
+    """So that no page speaks of another run than the plot beside it."""
+    pytest.importorskip("matplotlib")
+    for name in (SUMMARY_PAGE, FIGURES_PAGE):
+        (tmp_path / name).write_text(f"before\n{BEGIN}\n{END}\nafter\n", encoding="utf-8")
+    one = {"round": 0, "units": [7_331], "client_cpu": 1.0, "server_cpu": 1.0, "peak_mb": 40.0}
+    about = {
+        "date": "2026-11-27",
+        "commit": "0123abc",
+        "python": "3.12",
+        "system": "Linux",
+        "processors": 2,
+        "server": {"server_version": "18"},
+        "packages": {},
+        "scale": asdict(SCALE),
+        "peer_missing": "",
+    }
+    rates = {"limit": 9_000, "pgevents": 7_331}
+    slices = [{**one, "label": label, "rate": rate} for label, rate in rates.items()]
+    (tmp_path / "run.json").write_text(json.dumps({"about": about, "workloads": {"1": {"slices": slices}}}))
+    main(["--read", str(tmp_path / "run.json"), "--docs", str(tmp_path)])
+    for name in (SUMMARY_PAGE, FIGURES_PAGE):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "7,331" in text and "Commit 0123abc, 2026-11-27." in text, name
+    assert "<svg" in (tmp_path / PLOT).read_text(encoding="utf-8")
 
 
 def test_what_hooks_cost_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:

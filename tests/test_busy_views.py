@@ -28,7 +28,7 @@ class Tray:
 
 @pytest.fixture
 def busy(
-    make_client: Make, monkeypatch: pytest.MonkeyPatch
+    pgevents_tables: None, make_client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[EventClient, type[ProjectionBase[Tray, Any, str]]]]:
     """A client that takes trays for busy, and their projection."""
     monkeypatch.setattr(EventTypes, "everything", EventTypes())
@@ -54,7 +54,6 @@ def busy(
             return {"cart_id": self.id}
 
     client = make_client(event_types=[Put])
-    client.create_tables()
     client.decider.busy[kind_of(Trays("c1", client).get_streams())] = time.monotonic() + 600, 600.0
     yield client, Trays
 

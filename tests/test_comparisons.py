@@ -79,11 +79,9 @@ class Other:
 
 
 @pytest.fixture
-def sensors(make_client: Make) -> EventClient:
+def sensors(pgevents_tables: None, make_client: Make) -> EventClient:
     """A client that knows measurements, with an index on `day` and `at`."""
-    client = make_client(event_types=Measured | Other)
-    client.create_tables()
-    return client
+    return make_client(event_types=Measured | Other)
 
 
 def ids(events: Any) -> list[int]:

@@ -71,10 +71,8 @@ FULL = Exchanged(
 
 
 @pytest.fixture
-def client(url: str) -> EventClient:
-    client = shop_client(database(url), [Exchanged, CartEvent])
-    client.create_tables()
-    return client
+def client(pgevents_tables: None, url: str) -> EventClient:
+    return shop_client(database(url), [Exchanged, CartEvent])
 
 
 # -- schemas ------------------------------------------------------------

@@ -88,12 +88,12 @@ def cart_ids(client: EventClient) -> list[str]:
 
 
 @pytest.fixture
-def open_client(make_client: MakeClient) -> MakeClient:
-    """Clients with plugins, on tables that are made."""
+def open_client(pgevents_tables: None, make_client: MakeClient) -> MakeClient:
+    """Clients with plugins, connected, on tables that are made."""
 
     def make(*plugins: Any) -> EventClient:
         client = make_client(plugins=plugins)
-        client.create_tables()
+        client.db.connect()
         return client
 
     return make

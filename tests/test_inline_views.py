@@ -20,11 +20,9 @@ Make = Callable[..., EventClient]
 
 
 @pytest.fixture
-def folding(make_client: Make) -> EventClient:
+def folding(pgevents_tables: None, make_client: Make) -> EventClient:
     """A client that folds carts inline, tables made."""
-    made = make_client(plugins=[Inline(CartProjection)])
-    made.create_tables()
-    return made
+    return make_client(plugins=[Inline(CartProjection)])
 
 
 def test_rows_commit_with_the_events(folding: EventClient, make_client: Make) -> None:

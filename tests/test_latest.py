@@ -41,11 +41,9 @@ def numbers(client: EventClient) -> list[int]:
 
 
 @pytest.fixture
-def invoices(make_client: Make) -> EventClient:
+def invoices(pgevents_tables: None, make_client: Make) -> EventClient:
     """A client that knows invoices and carts."""
-    client = make_client(event_types=InvoiceIssued | CartCreated | ItemAddedToCart)
-    client.create_tables()
-    return client
+    return make_client(event_types=InvoiceIssued | CartCreated | ItemAddedToCart)
 
 
 def test_each_goes_on_from_the_latest(invoices: EventClient) -> None:

@@ -27,13 +27,11 @@ C1 = CartCreated("c1", "u1")
 
 
 @pytest.fixture
-def open_client(make_client: Callable[..., EventClient]) -> Callable[..., EventClient]:
+def open_client(pgevents_tables: None, make_client: Callable[..., EventClient]) -> Callable[..., EventClient]:
     """Clients with plugins, on tables that are made."""
 
     def make(*plugins: Any, **options: Any) -> EventClient:
-        client = make_client(plugins=plugins, **options)
-        client.create_tables()
-        return client
+        return make_client(plugins=plugins, **options)
 
     return make
 

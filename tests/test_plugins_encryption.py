@@ -140,7 +140,7 @@ def test_personal_fields_are_stored_encrypted_and_read_in_the_clear(client: Even
     assert list(client.get_event_stream()) == saved == list(client.iter_event_stream())
     assert client.get_latest_event(UserMoved, final=True) == saved[1]
     assert UserProjection("u1", client).view == User("u1", "ann@example.org", "Bath")
-    assert saved[2].metadata == {"encrypted_for": "7"}
+    assert saved[2].metadata == {"encrypted_for": "7", "encrypted_with": saved[2].metadata["encrypted_with"]}
 
 
 def test_who_is_forgotten_is_redacted_everywhere(client: EventClient, encryption: Encryption) -> None:
@@ -275,6 +275,90 @@ def test_a_value_moved_to_another_event_does_not_decrypt(client: EventClient) ->
         match="event 2 of type 'NOTE_WRITTEN', field 'text': it was encrypted with another key",
     ):
         client.get_event_stream("NOTE_WRITTEN")
+
+
+BOTH = "data = data || jsonb_build_object('email', o.data->'email', 'born', o.data->'born')"
+SWAPS = {
+    "one field": "data = data || jsonb_build_object('email', o.data->'email')",
+    "all encrypted fields": BOTH,
+    "with the seal": f"{BOTH}, metadata = metadata "
+    "|| jsonb_build_object('encrypted_with', o.metadata->'encrypted_with')",
+    "the seal alone": "metadata = o.metadata",
+    "no seal": "metadata = e.metadata - 'encrypted_with'",
+    "a seal that is no text": """metadata = e.metadata || '{"encrypted_with": [1]}'""",
+    "a clear field": 'data = data || \'{"plan": "paid"}\'',
+    "a field less": "data = data - 'born'",
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_value_of_another_event_of_the_subject_does_not_decrypt(
+    open_client: Callable[..., EventClient], swap: str
+) -> None:
+    """Of the same type, with all that belongs to it; the event that it comes from is read as before."""
+    client = open_client(Encryption({"PLAN_CHOSEN": Personal("user_id", {"email": "", "born": None})}))
+    data = [
+        {"user_id": "u1", "plan": plan, "email": f"{plan}@example.org", "born": born}
+        for plan, born in (("free", "1990-01-01"), ("paid", "1991-01-01"))
+    ]
+    client.save_events([{"type": "PLAN_CHOSEN", "data": one} for one in data])
+    with client.maintenance("test"):
+        what = re.sub(r"= (data|metadata) (-|\|\|)", r"= e.\1 \2", SWAPS[swap])
+        client.db.execute_sql(
+            f"UPDATE my_app.events AS e SET {what} FROM my_app.events AS o WHERE e.id = 1 AND o.id = 2"
+        )
+    with pytest.raises(EventDecodeError, match="event 1 .*(for another event|from another event)") as caught:
+        client.get_event_stream("PLAN_CHOSEN")
+    assert caught.value.event_id == 1 and caught.value.field in ("email", "born")
+    assert [event.data for event in client.get_event_stream("PLAN_CHOSEN", after=1)] == data[1:]
+
+
+def test_a_repeat_is_recognised_and_equal_values_of_other_events_are_not_seen(client: EventClient) -> None:
+    """The same data give the same ciphertexts; the same address beside other data another one."""
+    first = client.save_event(ANN, idempotency_key="k")
+    assert client.save_event(ANN, idempotency_key="k").id == first.id
+    client.save_event(UserRegistered("u1", ANN.email, date(2000, 1, 1)))
+    rows = client.db.execute_sql("SELECT data->'email' FROM my_app.events").fetchall()
+    assert len(rows) == 2 and rows[0] != rows[1]
+
+
+def test_a_change_under_maintenance_is_bound_anew(client: EventClient, encryption: Encryption) -> None:
+    """Not without saying so; forgotten subjects and events without encrypted fields are left out."""
+    note = {"about": 7, "text": "likes tea", "colour": "red", "size": 1.5}
+    client.save_events([{"type": "NOTE_WRITTEN", "data": note}, {"type": "OTHER", "data": {"x": 1}}, ANN])
+    encryption.forget(client, "u1")
+    with client.maintenance("a wish of the customer"):
+        client.db.execute_sql("""UPDATE my_app.events SET data = data || '{"colour": null}' WHERE id = 1""")
+        with pytest.raises(EventDecodeError, match="event 1 .* use Encryption.rebind"):
+            client.get_event_stream("NOTE_WRITTEN")
+        assert encryption.rebind(client, [1, 2, 3], maintenance="a wish of the customer") == 1
+    assert client.get_latest_event("NOTE_WRITTEN").data == {**note, "colour": None}  # type: ignore[union-attr]
+    with client.maintenance("test"):
+        client.db.execute_sql(
+            "UPDATE my_app.events SET data = jsonb_set(data, '{text}', '{\"$encrypted\": \"AAAA\"}') "
+            "WHERE id = 1"
+        )
+    with pytest.raises(EventDecodeError, match="event 1"):
+        encryption.rebind(client, [1], maintenance="test")
+    with pytest.raises(ConfigurationError, match="the ids of events"):
+        encryption.rebind(client, ["1"], maintenance="test")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, 1.0, -0.0, 1e16, 1e23, 5e-324, 1.7e308, 0.1, 10**40, -(2**63), "\u00e9\U0001f600\\u0000", [1, [2.50]],
+     {"b": {"z": 1e2, "a": None}, "a": [True, "1"]}],
+)  # fmt: skip
+def test_values_in_the_clear_are_sealed_as_they_are_stored(client: EventClient, value: Any) -> None:
+    """Whatever form PostgreSQL gives a number, and the keys of an object."""
+    event = {"type": "NOTE_WRITTEN", "data": {"about": "u1", "text": value, "beside": value}}
+    try:
+        client.save_event(event)
+    except EventEncodeError:  # what cannot be stored exactly in any event
+        with pytest.raises(EventEncodeError):
+            client.save_event({"type": "OTHER", "data": {"x": value}})
+        return
+    assert client.get_latest_event("NOTE_WRITTEN").data == event["data"]  # type: ignore[union-attr]
 
 
 def test_a_master_key_guards_the_key_table(

@@ -117,6 +117,12 @@ def test_parked_events_are_shown_retried_and_discarded(client: EventClient, comm
     drain(client, [write])
     assert [one.state for one in parked(client, "writer")] == ["parked", "queued"]
     assert command("parked", "discard", "writer", "1", "--reason", "a test") == "Event 1 is discarded.\n"
+    shown = json.loads(command("parked", "show", "writer", "1"))["notes"]
+    assert [(one["action"], one["reason"]) for one in shown] == [("discarded", "a test"), ("retried", "")]
+    lines = command("parked", "notes", "writer").splitlines()
+    assert "  discarded 1  by " in lines[0] and lines[0].endswith(": a test") and "  retried 1" in lines[1]
+    as_json = command("parked", "notes", "writer", "1", "--json").splitlines()
+    assert [json.loads(line)["action"] for line in as_json] == ["discarded", "retried"]
     (note,) = [one.note for one in parked(client, "writer", discarded=True) if one.note]
     assert note.endswith(": a test")
     assert "is not parked" in command("parked", "discard", "writer", "99", "--reason", "x", code=1)

@@ -39,11 +39,9 @@ class Counted:
 
 
 @pytest.fixture
-def reader(make_client: Callable[..., EventClient]) -> EventClient:
+def reader(pgevents_tables: None, make_client: Callable[..., EventClient]) -> EventClient:
     """A client that knows the classes above."""
-    client = make_client(event_types=TimesNoted | Counted)
-    client.create_tables()
-    return client
+    return make_client(event_types=TimesNoted | Counted)
 
 
 def insert(client: EventClient, name: str, data: str, metadata: str = "{}", at: str = "now") -> None:

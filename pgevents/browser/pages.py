@@ -129,6 +129,7 @@ def _add_operation(site: Site) -> None:
             key=request.args.get("key"),
             discarded=request.args.get("discarded") == "yes",
             after=request.args.get("after"),
+            before=number(request.args, "before"),
         )
         return None if found is None else {**found, "done": request.args.get("done")}
 

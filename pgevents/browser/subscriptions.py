@@ -12,14 +12,17 @@ from pgevents.browser.filters import FilterError
 from pgevents.browser.lag import MOST, Samples, Waiting, line_of, waiting_of
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
-from pgevents.subscriptions import ParkedEvent, SubscriptionReport, parked
+from pgevents.subscriptions import ParkedEvent, ParkingNote, SubscriptionReport, parked, parking_notes
 from pgevents.subscriptions.control import statements_of
 from pgevents.subscriptions.health import reports_and_waiting
+from pgevents.subscriptions.holding import holder_of
 
 __all__ = ["subscription_page", "subscriptions_page"]
 
 PAGE = 50
 """Parked events on a page."""
+PAGE_OF_NOTES = 20
+"""Notes of what was done with parked events on a page."""
 LONG = 30.0
 """Seconds after which an event that waits is a problem."""
 
@@ -43,6 +46,7 @@ def subscription_page(
     key: str | None,
     discarded: bool,
     after: str | None,
+    before: int | None = None,
 ) -> dict[str, Any] | None:
     """One subscription with its lanes and a page of what is parked; None if there is no such one.
 
@@ -53,6 +57,7 @@ def subscription_page(
         key: Parked events of this key only.
         discarded: Also what was discarded.
         after: Where the page of parked events starts, as the link to it says.
+        before: Above which number the page of notes ends, as the link to it says.
     """
     if name not in {row[0] for row in statements_of(client).rows("names")}:
         return None
@@ -62,6 +67,7 @@ def subscription_page(
     found = parked(client, name, key=key, limit=PAGE + 1, discarded=discarded, after=place)
     types = _types_of(client, [one.event_id for one in found])
     is_more = len(found) > PAGE
+    done = parking_notes(client, name, key=key, before=before, limit=PAGE_OF_NOTES + 1)
     return {
         **_summary(report, waiting, samples),
         "count_limit": MOST,
@@ -71,6 +77,9 @@ def subscription_page(
         "discarded": discarded,
         "parked_events": [_parked(one, types) for one in found[:PAGE]],
         "next": json.dumps([found[PAGE - 1].key, found[PAGE - 1].event_id]) if is_more else None,
+        "parking_notes": [_shown(one) for one in done[:PAGE_OF_NOTES]],
+        "notes_before": before,
+        "older_notes": done[PAGE_OF_NOTES - 1].number if len(done) > PAGE_OF_NOTES else None,
     }
 
 
@@ -97,12 +106,15 @@ def _lanes(client: EventClient, report: SubscriptionReport) -> list[dict[str, An
     rows = {row[0]: row for row in statements_of(client).rows("at_lanes", name=report.name)}
     found: list[dict[str, Any]] = []
     for lane in report.lanes:
-        _, pid, application, address, seconds, leased_until, event_id = rows[lane.lane]
-        worker = None
+        _, pid, application, address, seconds, leased_until, event_id, leased_by = rows[lane.lane]
+        holder, application = holder_of(leased_by if pid is None else application)
+        runner = None if holder is None else attrs.asdict(holder)
+        worker = lease = None
         if pid is not None:
             worker = {"pid": pid, "application": application, "address": address, "seconds": seconds}
-        lease = None if leased_until is None else {"until": iso(leased_until), "event_id": event_id}
-        found.append({**attrs.asdict(lane), "worker": worker, "lease": lease})
+        if leased_until is not None:
+            lease = {"until": iso(leased_until), "event_id": event_id}
+        found.append({**attrs.asdict(lane), "runner": runner, "worker": worker, "lease": lease})
     return found
 
 
@@ -115,11 +127,14 @@ def _runners(client: EventClient) -> list[dict[str, Any]]:
 
 
 def _parked(one: ParkedEvent, types: dict[int, str]) -> dict[str, Any]:
-    made = {
+    return {**_shown(one), "type": types.get(one.event_id)}
+
+
+def _shown(one: ParkedEvent | ParkingNote) -> dict[str, Any]:
+    return {
         name: iso(value) if isinstance(value, datetime) else value
         for name, value in attrs.asdict(one).items()
     }
-    return {**made, "type": types.get(one.event_id)}
 
 
 def _types_of(client: EventClient, ids: list[int]) -> dict[int, str]:

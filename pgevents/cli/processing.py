@@ -179,7 +179,7 @@ def rename(name: str, new: str, **options: Any) -> None:
     click.echo(f"{name} is {new} now.")
 
 
-@click.group(epilog=EXIT_CODES, help="Events that are set aside: list, show, retry, discard.")
+@click.group(epilog=EXIT_CODES, help="Events that are set aside: list, show, retry, discard, notes.")
 def parked() -> None:
     pass
 
@@ -210,13 +210,37 @@ def show_parked(name: str, event_id: int, **options: Any) -> None:
     client: EventClient = Store(**options).open()
     found = [one for one in control.parked(client, name, discarded=True) if one.event_id == event_id]
     if not found:
-        fail(f"event {event_id} is not parked in {name}")
+        was_parked = control.parking_notes(client, name, event_id=event_id, limit=1)
+        hint = f"; pgevents parked notes {name} {event_id} says what was done with it" if was_parked else ""
+        fail(f"event {event_id} is not parked in {name}{hint}")
     events = client.reader.by_ids([event_id])
-    shown: dict[str, Any] = asdict(found[0])
+    notes = control.parking_notes(client, name, event_id=event_id)
+    shown: dict[str, Any] = {**asdict(found[0]), "notes": [asdict(note) for note in notes]}
     if events:
         shown |= {"type": events[0].type, "data": events[0].data, "metadata": events[0].metadata}
     for line in json.dumps(shown, default=str, ensure_ascii=False, indent=2).split("\n"):
         click.echo(printable(line))
+
+
+@parked.command(
+    "notes", epilog=EXIT_CODES, help="Show who retried or discarded parked events, and why; newest first."
+)
+@click.argument("name")
+@click.argument("event_id", type=click.IntRange(0), required=False)
+@click.option("--key", help="Of this key only.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@Store.options
+def show_notes(name: str, event_id: int | None, key: str | None, limit: int, **options: Any) -> None:
+    store = Store(**options)
+    found = control.parking_notes(store.open(), name, key=key, event_id=event_id, limit=limit)
+    for note in found:
+        if store.as_json:
+            click.echo(json.dumps(asdict(note), default=datetime.isoformat, ensure_ascii=False))
+            continue
+        line = f"{note.at:%Y-%m-%d %H:%M:%S%z}  {note.action} {note.event_id}  by {note.by}"
+        click.echo(printable(f"{line}: {note.reason}" if note.reason else line))
+    if not found and not store.as_json:
+        click.echo("Nothing was retried or discarded.")
 
 
 @parked.command("retry", epilog=EXIT_CODES, help="Try parked events again: one, those of a key, or all.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee
@@ -49,6 +49,7 @@ def create_event_client(
     event_types: Any = None,
     *,
     plugins: Iterable[Any] | str = (),
+    read_from: Sequence[peewee.PostgresqlDatabase | str] = (),
 ) -> EventClient:
     """A client for one events table and one projections table.
 
@@ -60,6 +61,11 @@ def create_event_client(
             `@event`.
         plugins: Instances or modules that implement hooks. "auto", alone or in the list, stands for what
             installed packages offer (see `Plugins.load_installed`); without it none of them is looked for.
+        read_from: Physical standbys of `db`, as databases or URLs, which take turns in answering reads that
+            only show something: streams and iteration without `final`, single events, saved projections.
+            They may be a little behind; `reading_after` asks for what was saved before. Decisions,
+            projections that are folded, and everything inside a transaction are read from `db`, and so is
+            everything while no standby answers.
 
     Raises:
         ConfigurationError: Models in the wrong place, or a database that is none.
@@ -89,7 +95,10 @@ def create_event_client(
     database = open_database(db)
     database.bind([events, projections])
     types = EventTypes.everything if event_types is None else EventTypes(event_types)
-    client = EventClient(database, events, projections, types)
+    if isinstance(read_from, str) or not isinstance(read_from, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"read_from is a list of databases or URLs, not {shown(read_from)}")
+    standbys = [open_database(standby) for standby in read_from]
+    client = EventClient(database, events, projections, types, standbys)
     if not isinstance(plugins, Iterable) or (isinstance(plugins, str) and plugins != "auto"):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f'plugins is a list of plugins, or "auto", not {shown(plugins)}')
     for plugin in ["auto"] if plugins == "auto" else plugins:

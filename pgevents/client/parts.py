@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import peewee
 
+from pgevents.client.standbys import Source, Standby, Standbys
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
@@ -28,6 +29,8 @@ from pgevents.type_registry import EventTypes
 
 __all__ = ["ClientParts"]
 
+R = TypeVar("R")
+
 
 class ClientParts:
     """The parts of a client; each group of calls is a subclass, and `EventClient` is all of them."""
@@ -41,6 +44,7 @@ class ClientParts:
         events: type[EventsModel],
         projections: type[ProjectionsModel],
         types: EventTypes,
+        read_from: Sequence[peewee.PostgresqlDatabase] = (),
     ) -> None:
         self.events = events
         self.projections = projections
@@ -52,6 +56,7 @@ class ClientParts:
         self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
+        self.standbys = Standbys(self.session, [self._standby(Session(db)) for db in read_from])
         self.plugins = Plugins(self, lambda: self.types, self._use_plugins)
         self.saver = Saver(
             self.session,
@@ -75,6 +80,23 @@ class ClientParts:
         """The Peewee database; inside `joined()` that of the joined transaction."""
         return self.session.db
 
+    def _standby(self, session: Session) -> Standby:
+        spec = self.events.pgevents_spec
+        return Standby(
+            session,
+            Reader(session, spec, self.decoder, self.identifiers.check),
+            Snapshots(session, self.projections, self.serializer, spec),
+        )
+
+    def shown(self, work: Callable[[Source], R]) -> R:
+        """What a read gives that only shows something: by a standby, if there are any and no transaction
+        expects to see its own writes."""
+        return self.standbys.ask(work, self) if self._has_standby_now() else work(self)
+
+    def _has_standby_now(self) -> bool:
+        db: Any = self.db
+        return bool(self.standbys.all) and (db.is_closed() or not self.session.in_transaction())
+
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
         self.plugins.notify("pgevents_after_commit", events=saved)
 
@@ -92,7 +114,8 @@ class ClientParts:
             self.identifiers.hidden = plugins.hidden_fields()
         is_changed = "pgevents_before_decode" in plugins.implemented
         self.decoder.use(self.types, plugins.before_decode if is_changed else None)
-        self.reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
+        for reader in (self.reader, *[standby.reader for standby in self.standbys.all]):
+            reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
 
     def check_installed(self) -> None:
         """That tables and functions are there and sound; asked once, before the first save or final read.

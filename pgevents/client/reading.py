@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import attrs
+
 from pgevents.client.parts import ClientParts
-from pgevents.errors import ConfigurationError
+from pgevents.client.standbys import Source
+from pgevents.errors import ConfigurationError, InvalidValueError, UnsupportedTransactionError, shown
 from pgevents.events import Event
 from pgevents.save_options import check_key
 from pgevents.store.options import (
@@ -135,7 +140,7 @@ class ReadingCalls(ClientParts):
         `get_event_stream`."""
         options = ReadOptions(after, limit, reverse, as_of, on_undecodable)
         if not check_flag(final, "final"):
-            return self.reader.read(streams, options)
+            return self.shown(lambda source: source.reader.read(streams, options))
         return self.reader.read_final(streams, options, wait=self._wait_for_final(options))
 
     def _wait_for_final(self, options: ReadOptions) -> float:
@@ -228,8 +233,62 @@ class ReadingCalls(ClientParts):
     ) -> Iterator[Event[D]]:
         """Like `get_event_streams`, one event at a time in constant memory."""
         options = ReadOptions(after, limit, reverse, as_of, on_undecodable)
-        wait = self._wait_for_final(options) if check_flag(final, "final") else None
-        return self.reader.pages(streams, options, wait=wait)
+        if check_flag(final, "final"):
+            return self.reader.pages(streams, options, wait=self._wait_for_final(options))
+        if not self._has_standby_now():
+            return self.reader.pages(streams, options)
+        return self._pages_shown(streams, options)
+
+    def _pages_shown(self, streams: Sequence[Stream[D]], options: ReadOptions) -> Iterator[Event[D]]:
+        """The same by standbys: where one fails, another source goes on after the last event."""
+        self.identifiers.check(streams)  # now, not at the first event
+
+        def pages(source: Source, last: Event[D] | None, given: int) -> Iterator[Event[D]]:
+            if last is None:
+                return source.reader.pages(streams, options)
+            left = None if options.limit is None else options.limit - given
+            return source.reader.pages(streams, attrs.evolve(options, after=last.id, limit=left))
+
+        return self.standbys.iterate(pages, self)
+
+    def bookmark(self) -> str:
+        """Where the database stands now, with all that is committed: for `reading_after`.
+
+        Raises:
+            UnsupportedTransactionError: Inside a transaction, whose own writes are not committed yet.
+
+        Example:
+            ```python
+            client.save_event(CartCreated("c1"))
+            session["seen"] = client.bookmark()
+            ```
+        """
+        if self.session.in_transaction():
+            raise UnsupportedTransactionError(
+                "a bookmark inside a transaction would not hold what that has written: ask after its end"
+            )
+        return str(self.session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0])
+
+    def reading_after(self, bookmark: str) -> AbstractContextManager[None]:
+        """A block in which no read is older than a bookmark, whichever standby answers.
+
+        A standby gets a second to come as far; then another one answers, or the primary.
+
+        Args:
+            bookmark: From `bookmark()` of a client of this database, in whichever process.
+
+        Raises:
+            InvalidValueError: Not a bookmark.
+
+        Example:
+            ```python
+            with client.reading_after(session["seen"]):
+                cart = client.get_event_stream(CartEvent, cart_id="c1")
+            ```
+        """
+        if not isinstance(bookmark, str) or re.fullmatch("[0-9A-F]{1,8}/[0-9A-F]{1,8}", bookmark) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidValueError(f"a bookmark has the form 16/B374D848, not {shown(bookmark)}")
+        return self.standbys.reading_after(bookmark)
 
     def get_event(self, event_id: int, *, on_undecodable: OnUndecodable = "raise") -> Event[Any] | None:
         """The event with this id, or None.
@@ -249,7 +308,7 @@ class ReadingCalls(ClientParts):
         """
         check_id(event_id, "event_id")
         check_on_undecodable(on_undecodable)
-        found = self.reader.by_ids([event_id], on_undecodable)
+        found = self.shown(lambda source: source.reader.by_ids([event_id], on_undecodable))
         if len(found) > 1:
             raise ConfigurationError(
                 f"event {event_id} is split into {len(found)} by an upcaster, and get_event gives one: read "
@@ -324,4 +383,4 @@ class ReadingCalls(ClientParts):
         wanted = [stream(types, data=data, **identifier)]
         if check_flag(final, "final"):
             return self.reader.latest(wanted, after, wait=self._wait_for_final(PLAIN))
-        return self.reader.latest(wanted, after)
+        return self.shown(lambda source: source.reader.latest(wanted, after))

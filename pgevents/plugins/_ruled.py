@@ -42,6 +42,7 @@ BEGIN
             OR d.value - '$encrypted' <> '{{}}'
             OR jsonb_typeof(d.value->'$encrypted') <> 'string'
             OR d.value->>'$encrypted' !~ '^[A-Za-z0-9+/]{{22,}}={{0,2}}$'
+            OR e.metadata->>'encrypted_with' !~ '^[A-Za-z0-9+/]{{22}}==$'
             OR e.metadata->>'encrypted_for' <> e.data->>r.subject, true)
     END LIMIT 1;
     IF NOT FOUND THEN

@@ -8,7 +8,8 @@ fields.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from pgevents import (
     UnsupportedTransactionError,
     hookimpl,
 )
-from pgevents.plugins._cipher import MARK, Cipher, encrypted_fields
+from pgevents.plugins._cipher import MARK, Cipher, encrypted_fields, unreadable
 from pgevents.plugins._forgetting import (
     Forgotten,
     SnapshotNotes,
@@ -38,11 +39,19 @@ from pgevents.plugins._forgetting import (
 from pgevents.plugins._keys import KeyTable, SubjectForgottenError
 from pgevents.plugins._personal import MAX_SUBJECT_LENGTH, Personal, rules_of, subject_text
 from pgevents.plugins._ruled import RuledFields
+from pgevents.plugins._tables import execute
 
 __all__ = ["Encryption", "Forgotten", "Personal", "SubjectForgottenError"]
 
-SUBJECT = "encrypted_for"
+SUBJECT, SEAL = "encrypted_for", "encrypted_with"
 REDACTED = "redacted"
+
+
+REBOUND_SQL = """\
+SELECT id, type, data::text, metadata::text FROM {events}
+WHERE id = ANY(%s) AND jsonb_typeof(metadata->'encrypted_for') = 'string' ORDER BY id
+"""
+BIND_SQL = "UPDATE {events} SET data = data || %s::jsonb, metadata = metadata || %s::jsonb WHERE id = %s"
 
 
 class Encryption:
@@ -53,11 +62,15 @@ class Encryption:
     fields of the rules. A trigger reads the last table: from then on nobody can append these fields in the
     clear, neither a client without the plugin, nor the command line, nor SQL. Rules are only added; to remove
     a rule, delete its row. The metadata of an event with encrypted fields name the subject
-    (`encrypted_for`). Once that subject is forgotten, a read adds `redacted`.
+    (`encrypted_for`) and hold a seal of its data (`encrypted_with`). Once that subject is forgotten, a read
+    adds `redacted`.
 
-    Encryption is deterministic (AES-SIV), so that a repeat with an idempotency key is recognised. Equal
-    values of a subject in the same field have equal ciphertexts. A value is bound to event type, field and
-    subject. Identifiers (data indexes) cannot be encrypted, because streams and locks use them. A save needs
+    Encryption is deterministic (AES-SIV), so that a repeat with an idempotency key is recognised: events of a
+    subject with equal data have equal ciphertexts. A value is bound to event type, field, subject and all
+    other data of its event, so that one that was moved from another event is refused. After a change of such
+    an event under maintenance, call `rebind`.
+
+    Identifiers (data indexes) cannot be encrypted, because streams and locks use them. A save needs
     an additional query for the keys, and so does each read that meets personal fields.
 
     No SQL statement contains a key in the clear: without a master key the server generates keys, with one
@@ -139,6 +152,49 @@ class Encryption:
                 overwrite(client, in_clear, name, fields_by_type)
                 in_clear = events_in_clear(client, name)
         return Forgotten(name, had_key, deleted, in_clear, unknown, missing)
+
+    def rebind(self, client: EventClient, event_ids: Iterable[int], *, maintenance: str) -> int:
+        """Bind the encrypted fields of events to the other data that stand beside them now.
+
+        Call it after other fields were changed under `client.maintenance()`, in the same transaction: until
+        then these events cannot be read. It accepts whatever stands there.
+
+        Args:
+            client: The client whose log has the events.
+            event_ids: Their ids.
+            maintenance: Why, as for `client.maintenance(reason)`. It takes the tables' owner.
+
+        Returns:
+            How many were bound; not those without encrypted fields, and those of forgotten subjects.
+
+        Raises:
+            ConfigurationError: The ids are not whole numbers.
+            EventDecodeError: An encrypted field itself was changed, or comes from another event.
+        """
+        ids = list(event_ids)
+        if not all(type(one) is int for one in ids):
+            raise ConfigurationError(f"rebind takes the ids of events, not {ids!r}")
+        with client.session.atomic(), client.maintenance(maintenance):
+            rows = execute(client, REBOUND_SQL, [ids]).fetchall()
+            found = [
+                StoredEvent(event_id, name, 1, json.loads(data), json.loads(more))
+                for event_id, name, data, more in rows
+            ]
+            keys = self._keys.find(client, sorted({one.metadata[SUBJECT] for one in found}))
+            bound = 0
+            for stored in found:
+                subject, fields = stored.metadata[SUBJECT], encrypted_fields(stored.data)
+                key = keys.get(subject)
+                if key is None and subject not in keys:
+                    raise _without_key(stored, fields)
+                if key is None or not fields:
+                    continue
+                seal = stored.metadata.get(SEAL)
+                data = self._cipher.decrypt(key, stored, subject, seal, is_rebinding=True)
+                seal, hidden = self._cipher.encrypt(key, stored.type, subject, data, fields)
+                execute(client, BIND_SQL, [json.dumps(hidden), json.dumps({SEAL: seal}), stored.id])
+                bound += 1
+        return bound
 
     # -- hooks ------------------------------------------------------------
 
@@ -271,12 +327,10 @@ class Encryption:
         return subject
 
     def _encrypted(self, new: NewEvent, data: dict[str, Any], subject: str, key: bytes) -> NewEvent:
-        hidden = {
-            field: self._cipher.encrypt(key, new.type, field, subject, data[field])
-            for field in self._rules[new.type].fields
-            if field in data
-        }
-        return attrs.evolve(new, data={**data, **hidden}, metadata={**new.metadata, SUBJECT: subject})
+        fields = self._rules[new.type].fields
+        seal, hidden = self._cipher.encrypt(key, new.type, subject, data, fields)
+        metadata = {**new.metadata, SUBJECT: subject, SEAL: seal}
+        return attrs.evolve(new, data={**data, **hidden}, metadata=metadata)
 
     def _subject_of(self, stored: StoredEvent) -> str | None:
         """The subject of an event's personal fields, encrypted or in the clear; None without such fields."""
@@ -289,7 +343,7 @@ class Encryption:
         hidden = encrypted_fields(stored.data)
         if hidden:
             field = next(iter(hidden))
-            raise _unreadable(stored, field, f"is encrypted, and the metadata lack {SUBJECT!r}, its subject")
+            raise unreadable(stored, field, f"is encrypted, and the metadata lack {SUBJECT!r}, its subject")
         return (
             subject_text(stored.data.get(rule.subject)) if rule.fields.keys() & stored.data.keys() else None
         )
@@ -306,15 +360,10 @@ class Encryption:
             return stored
         key = keys.get(subject)
         if key is None:
-            field = next(iter(hidden))
-            raise _unreadable(
-                stored, field, "its subject's key is missing: the row is not in the table of keys; restore it"
-            )
-        shown = {
-            field: self._cipher.decrypt(key, stored.id, stored.type, field, subject, secret)
-            for field, secret in hidden.items()
-        }
-        return attrs.evolve(stored, data={**stored.data, **shown})
+            raise _without_key(stored, hidden)
+        return attrs.evolve(
+            stored, data=self._cipher.decrypt(key, stored, subject, stored.metadata.get(SEAL))
+        )
 
     def _redacted(self, stored: StoredEvent, hidden: Mapping[str, Any]) -> StoredEvent:
         """An event of a forgotten subject with redacted values, also where it was saved in the clear."""
@@ -333,10 +382,6 @@ def _kind(value: object) -> str:
     return "None" if value is None else "this text" if isinstance(value, str) else type(value).__name__
 
 
-def _unreadable(stored: StoredEvent, field: str, reason: str) -> EventDecodeError:
-    return EventDecodeError(
-        f"event {stored.id} of type {stored.type!r}, field {field!r}: {reason}",
-        event_id=stored.id,
-        event_type=stored.type,
-        field=field,
-    )
+def _without_key(stored: StoredEvent, hidden: Mapping[str, Any]) -> EventDecodeError:
+    reason = "its subject's key is missing: the row is not in the table of keys; restore it"
+    return unreadable(stored, next(iter(hidden), ""), reason)

@@ -6,10 +6,10 @@ from typing import Any
 
 import attrs
 
-from pgevents.errors import UnsupportedTransactionError
+from pgevents.errors import NotInstalledError, UnsupportedTransactionError
 from pgevents.store.layout import TableSpec
 
-__all__ = ["LogIdentity", "former_identities", "log_identity", "note_move"]
+__all__ = ["LogIdentity", "former_identities", "log_identity", "note_move", "same_log"]
 
 # The timeline is read from the current WAL file: the control file has the old timeline until the first
 # checkpoint after a promotion.
@@ -60,6 +60,24 @@ def log_identity(execute: Any, spec: TableSpec) -> LogIdentity:
             "this server is a standby, whose timeline is not its own: take checkpoints on the primary"
         )
     return LogIdentity(system, database, table, int(timeline, 16))
+
+
+def same_log(execute: Any, other: Any, spec: TableSpec) -> bool:
+    """Whether two servers hold the same log, as a primary and its standby do, whatever their timelines.
+
+    Args:
+        execute: `Session.execute` of one.
+        other: That of the other.
+        spec: The events table.
+
+    Raises:
+        NotInstalledError: The other has no such table yet.
+    """
+    name = spec.qualified()
+    here, there = (call(IDENTITY_SQL, [name]).fetchone()[:3] for call in (execute, other))
+    if here[:2] == there[:2] and there[2] is None:
+        raise NotInstalledError(f"{name} is not on the standby yet")
+    return bool(here == there)
 
 
 MOVED = "pgevents moved "

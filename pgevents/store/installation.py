@@ -28,7 +28,14 @@ from pgevents.store.ownership import (
     refuse_stale_functions,
     snapshots_mark,
 )
-from pgevents.store.processing import Statements, bring_along, has_old_checkpoints, table_statements
+from pgevents.store.processing import (
+    Statements,
+    add_lease_holder,
+    bring_along,
+    has_old_checkpoints,
+    lacks_lease_holder,
+    table_statements,
+)
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.store.triggers import GUARDS, lists_guard_sql, log_guards, view_guards
@@ -88,6 +95,9 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
             bring_along(session, spec)
+        elif lacks_lease_holder(session, spec):
+            _lock(session, spec.qualified("_checkpoints"), NO_USERS)
+            add_lease_holder(session, spec)
         refuse_foreign(session.execute, spec, table_statements(spec))
         if is_new:
             refuse_leftovers(session.execute, spec, views)

@@ -25,7 +25,9 @@ __all__ = [
     "Found",
     "Statements",
     "bring_along",
+    "add_lease_holder",
     "has_old_checkpoints",
+    "lacks_lease_holder",
     "read_lanes",
     "split_error",
     "table_statements",
@@ -34,7 +36,7 @@ __all__ = [
 
 STACK = "\nTraceback (most recent call last):\n"
 """Stands between an error and its stack, in the one text that a redaction clears."""
-TABLES = ("checkpoints", "parked", "runners", "seen", "kept", "timers")
+TABLES = ("checkpoints", "parked", "notes", "runners", "seen", "kept", "timers")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
@@ -82,7 +84,7 @@ class Statements:
 
         Args:
             name: The statement's name in `processing.sql`.
-            before: SQL without parameters that is sent before it in the same message.
+            before: SQL that is sent before it in the same message; it may use the same parameters.
             **params: Its parameters.
         """
         return self.session.execute(before + _filled(self.spec, name), params)
@@ -104,6 +106,10 @@ def table_statements(spec: TableSpec) -> dict[str, str]:
         f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
         "WHERE state = 'retrying';\n"
     )
+    notes = spec.index_name("notes", "name")
+    made[spec.beside(notes)] = (
+        f"CREATE INDEX IF NOT EXISTS {notes} ON {spec.qualified('_notes')} (name, number);\n"
+    )
     timers = spec.index_name("timers", "due")
     made[spec.beside(timers)] = (
         f"CREATE INDEX IF NOT EXISTS {timers} ON {spec.qualified('_timers')} (try_at, number) "
@@ -121,6 +127,16 @@ def bring_along(session: Session, spec: TableSpec) -> None:
     """Give checkpoints of the first form today's: a row a lane."""
     for name in ("set_aside", "table checkpoints", "bring_along"):
         session.execute(_filled(spec, name))
+
+
+def lacks_lease_holder(session: Session, spec: TableSpec) -> bool:
+    """Whether the table of checkpoints is of a version that did not say who has a lease."""
+    return bool(Statements(session, spec).value("lacks_holder", checkpoints=spec.qualified("_checkpoints")))
+
+
+def add_lease_holder(session: Session, spec: TableSpec) -> None:
+    """Give the table of checkpoints the column for it."""
+    session.execute(_filled(spec, "add_holder"))
 
 
 def split_error(text: str | None) -> tuple[str | None, str | None]:

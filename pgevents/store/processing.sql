@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS {{checkpoints}} (
     announced bigint,                           -- the event being handled, where workers may die of it; 0: none yet
     leased_at timestamptz,
     leased_until timestamptz,
+    leased_by text,                             -- host, process and thread that have the lease
     error text,
     PRIMARY KEY (name, lane)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
@@ -45,6 +46,19 @@ CREATE TABLE IF NOT EXISTS {{parked}} (
     PRIMARY KEY (name, key, event_id)
 );
 
+-- [table notes]
+-- What people did with parked events. It is kept when the event is handled and leaves {{parked}}.
+CREATE TABLE IF NOT EXISTS {{notes}} (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL,
+    key text NOT NULL,
+    event_id bigint NOT NULL,
+    action text NOT NULL CHECK (action IN ('retried', 'discarded')),
+    by text NOT NULL,
+    reason text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- [table runners]
 CREATE TABLE IF NOT EXISTS {{runners}} (
     id text PRIMARY KEY,
@@ -63,6 +77,14 @@ CREATE TABLE IF NOT EXISTS {{seen}} (
     at timestamptz PRIMARY KEY DEFAULT clock_timestamp(),
     last_id bigint NOT NULL
 );
+
+-- [lacks_holder]
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(%(checkpoints)s)) AND NOT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = to_regclass(%(checkpoints)s) AND attname = 'leased_by' AND NOT attisdropped
+);
+
+-- [add_holder]
+ALTER TABLE {{checkpoints}} ADD COLUMN leased_by text;
 
 -- [is_old_form]
 SELECT EXISTS (
@@ -144,7 +166,7 @@ WHERE name = %(name)s AND lane = %(lane)s;
 -- [lease]
 UPDATE {{checkpoints}}
 SET generation = generation + 1, leased_at = clock_timestamp(),
-    leased_until = clock_timestamp() + %(lease)s * interval '1 s'
+    leased_until = clock_timestamp() + %(lease)s * interval '1 s', leased_by = %(holder)s
 WHERE name = %(name)s AND lane = %(lane)s RETURNING generation;
 
 -- [announce]
@@ -200,8 +222,11 @@ SET position = %(position)s, layers = '[]', question = %(question)s, generation 
 WHERE name = %(name)s;
 
 -- [discard_above]
-UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
-WHERE name = %(name)s AND event_id > %(position)s AND state <> 'discarded';
+WITH done AS (
+    UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+    WHERE name = %(name)s AND event_id > %(position)s AND state <> 'discarded' RETURNING key, event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'discarded', %(by)s, %(reason)s FROM done ORDER BY event_id;
 
 -- [ask_again]
 UPDATE {{checkpoints}} SET question = %(question)s, generation = generation + 1, state_at = clock_timestamp() WHERE name = %(name)s;
@@ -221,11 +246,15 @@ DELETE FROM {{checkpoints}} WHERE name = %(name)s;
 -- [same_hash]
 UPDATE {{checkpoints}} SET key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0) WHERE name = %(name)s;
 
+-- [hash_parked]
+UPDATE {{parked}} SET hash = hashtextextended(key, 0) WHERE name = %(name)s AND hash <> hashtextextended(key, 0);
+
 -- [rename]
 UPDATE {{checkpoints}} SET name = %(new)s, generation = generation + 1 WHERE name = %(name)s;
 
 -- [rename_parked]
 UPDATE {{parked}} SET name = %(new)s WHERE name = %(name)s;
+UPDATE {{notes}} SET name = %(new)s WHERE name = %(name)s;
 
 -- [blocked]
 -- Of these keys, those that are parked, and from which event on.
@@ -312,14 +341,33 @@ SELECT min(event_id) FILTER (WHERE state = 'parked'), min(event_id)
 FROM {{parked}} WHERE name = %(name)s AND event_id <= %(event_id)s AND state <> 'discarded';
 
 -- [retry]
-UPDATE {{parked}} AS p
-SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
-WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
-    AND p.state IN ('parked', 'retrying');
+WITH done AS (
+    UPDATE {{parked}} AS p
+    SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
+    WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
+        AND p.state IN ('parked', 'retrying') RETURNING p.key, p.event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'retried', %(by)s, %(reason)s FROM done ORDER BY event_id;
 
 -- [discard]
-UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
-WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded';
+WITH done AS (
+    UPDATE {{parked}} SET state = 'discarded', due_at = NULL, error = NULL, note = %(note)s
+    WHERE name = %(name)s AND key = %(key)s AND event_id = %(event_id)s AND state <> 'discarded' RETURNING key, event_id)
+INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
+SELECT %(name)s, key, event_id, 'discarded', %(by)s, %(reason)s FROM done;
+
+-- [forget_notes]
+-- Notes of any subscription that are too old, and of this one all but the newest.
+DELETE FROM {{notes}}
+WHERE at < clock_timestamp() - %(days)s * interval '1 day'
+    OR name = %(name)s AND number <= (
+        SELECT number FROM {{notes}} WHERE name = %(name)s ORDER BY number DESC OFFSET %(most)s LIMIT 1);
+
+-- [notes]
+SELECT number, key, event_id, action, by, reason, at FROM {{notes}}
+WHERE name = %(name)s AND (%(key)s IS NULL OR key = %(key)s) AND (%(event_id)s IS NULL OR event_id = %(event_id)s)
+    AND (%(below)s IS NULL OR number < %(below)s)
+ORDER BY number DESC LIMIT %(limit)s;
 
 -- [hash_of]
 SELECT hashtextextended(%(key)s, 0);
@@ -330,7 +378,8 @@ SELECT (last_value - (NOT is_called)::int)::bigint, current_setting('transaction
 -- [at_lanes]
 -- Who has a lane right now: the backend whose transaction locked its row, or a lease.
 SELECT c.lane, l.pid, a.application_name, host(a.client_addr), extract(epoch FROM clock_timestamp() - a.xact_start)::float8,
-    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_until END, nullif(c.announced, 0)
+    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_until END, nullif(c.announced, 0),
+    CASE WHEN c.leased_until > clock_timestamp() THEN c.leased_by END
 FROM {{checkpoints}} AS c
 LEFT JOIN pg_locks AS l ON l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock'
     AND l.transactionid = c.xmax AND l.pid <> pg_backend_pid()

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # playhouse has no types
 else:
     from playhouse.pool import MaxConnectionsExceeded
 
-__all__ = ["Session", "open_database", "setting_that_breaks", "url_of"]
+__all__ = ["Session", "is_broken", "open_database", "setting_that_breaks", "url_of"]
 
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -78,12 +78,28 @@ class _Database(peewee.PostgresqlDatabase):
         base: Any = super()
         try:
             base.begin(isolation_level)
-        except (peewee.OperationalError, peewee.InterfaceError):
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
             this: Any = self
-            if this.is_closed() or this.in_transaction() or not this.connection().closed:
+            if this.is_closed() or this.in_transaction() or not is_lost(this.connection(), error):
                 raise
             this.close()
             base.begin(isolation_level)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an error is libpq's own and not an answer of the server.
+
+    The connection is of no more use then, though psycopg2 calls it closed only at the next statement.
+    """
+    orig: Any = getattr(error, "orig", error)  # where Peewee keeps the driver's error
+    return type(orig) is psycopg2.DatabaseError and orig.pgcode is None
+
+
+def is_lost(connection: Any, error: BaseException) -> bool:
+    """Whether a connection was lost with this error; then it is closed."""
+    if not connection.closed and is_broken(error):
+        connection.close()
+    return bool(connection.closed)
 
 
 def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
@@ -295,7 +311,7 @@ class Session:
             try:
                 transaction.__exit__(type(error), error, error.__traceback__)
             except peewee.PeeweeException as fault:
-                if not self._is_lost():  # a lost connection has rolled back by itself
+                if not self._is_lost(fault):  # a lost connection has rolled back by itself
                     self._translate(fault)
                 self._drop()
             raise
@@ -318,7 +334,7 @@ class Session:
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
-            if not is_outermost or not self._is_lost():
+            if not is_outermost or not self._is_lost(error):
                 self._translate(error)
             self._drop()
             self.connection()
@@ -351,9 +367,9 @@ class Session:
         found = None if self.when_missing is None else self.when_missing(message)
         return found or NotInstalledError(f"{message}: run client.create_tables()")
 
-    def _is_lost(self) -> bool:
+    def _is_lost(self, error: BaseException) -> bool:
         db: Any = self.db
-        return not db.is_closed() and bool(db.connection().closed)
+        return not db.is_closed() and is_lost(db.connection(), error)
 
     def _drop(self) -> None:
         """Let go of a connection that broke, unless a transaction of Peewee's still has to be left."""
@@ -369,7 +385,7 @@ class Session:
         diagnosis = cause.diag if cause is not None else None
         message = ((diagnosis.message_primary if diagnosis is not None else None) or str(error)).strip()
         detail = (diagnosis.message_detail if diagnosis is not None else None) or ""
-        if self._is_lost():
+        if self._is_lost(error):
             is_inside = cast(Any, self.db).in_transaction()
             self._drop()
             if is_inside:

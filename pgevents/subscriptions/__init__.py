@@ -11,6 +11,7 @@ from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
 from pgevents.subscriptions.inline import Inline
 from pgevents.subscriptions.keeping import Keep, keep
+from pgevents.subscriptions.notes import ParkingNote, parking_notes
 from pgevents.subscriptions.rebuilding import (
     RebuildProgress,
     drop_old_versions,
@@ -29,6 +30,7 @@ __all__ = [
     "LaneReport",
     "Lease",
     "ParkedEvent",
+    "ParkingNote",
     "RebuildProgress",
     "Runner",
     "Subscription",
@@ -45,6 +47,7 @@ __all__ = [
     "overview",
     "park",
     "parked",
+    "parking_notes",
     "pause",
     "rebuild",
     "rename",

@@ -90,6 +90,7 @@ def _deal_out_anew(work: Work) -> None:
                 f"reset(position={max(places)}) leaves some out"
             )
         work.statements.run("same_hash", name=work.name)
+        work.statements.run("hash_parked", name=work.name)
 
 
 def _widen(work: Work) -> None:

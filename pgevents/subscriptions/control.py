@@ -21,6 +21,7 @@ from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
 from pgevents.subscriptions.definition import Question, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
+from pgevents.subscriptions.notes import forget_old_notes
 
 __all__ = [
     "Lease",
@@ -210,8 +211,11 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
         asked = json.dumps((question or rows[0].question).as_json())
         statements.run("reset", name=name, position=position, question=asked)
-        note = f"reset to {position} by {_role(client)}: it comes again"
-        statements.run("discard_above", name=name, position=position, note=note)
+        who, reason = _role(client), f"reset to {position}: it comes again"
+        note = f"reset to {position} by {who}: it comes again"
+        statements.run("discard_above", name=name, position=position, note=note, by=who, reason=reason)
+        forget_old_notes(statements_of(client), name)
+        statements.run("hash_parked", name=name)  # this server may hash in another way than the last one
     return leases
 
 
@@ -301,7 +305,7 @@ def replay(
         name: The subscription.
         key: Of this key only.
         event_id: This event only.
-        reason: Why; it is kept with who did it, as long as the event is parked.
+        reason: Why; `parking_notes` shows it with who did it.
         by: Who does it; by default the role of the session.
 
     Returns:
@@ -311,10 +315,19 @@ def replay(
         ConfigurationError: There is no such subscription.
         RetryableError: A batch did not end within 10 seconds.
     """
-    note = f"tried again by {by or _role(client)}: {reason}" if reason.strip() else None
+    who = by or _role(client)
+    note = f"tried again by {who}: {reason}" if reason.strip() else None
+    given: dict[str, Any] = {
+        "key": key,
+        "event_id": event_id,
+        "note": note,
+        "by": who,
+        "reason": reason.strip(),
+    }
     with every_lane(client, name):
-        found = statements_of(client).run("retry", name=name, key=key, event_id=event_id, note=note)
-    return int(found.rowcount)
+        count = int(statements_of(client).run("retry", name=name, **given).rowcount)
+        forget_old_notes(statements_of(client), name)
+    return count
 
 
 def discard(
@@ -348,8 +361,15 @@ def discard(
         found = [row for row in rows if row[1] == event_id]
         if not found:
             raise ConfigurationError(f"event {event_id} is not parked in subscription {name!r}")
-        note = f"{by or _role(client)}: {reason}"
-        statements.run("discard", name=name, key=found[0][0], event_id=event_id, note=note)
+        who = by or _role(client)
+        given: dict[str, Any] = {
+            "event_id": event_id,
+            "note": f"{who}: {reason}",
+            "by": who,
+            "reason": reason.strip(),
+        }
+        statements.run("discard", name=name, key=found[0][0], **given)
+        forget_old_notes(statements_of(client), name)
         statements.run("promote", name=name, keys=[found[0][0]])
 
 

@@ -22,7 +22,7 @@ from pgevents.store.kept import kept_name
 from pgevents.store.ordering import last_issued
 from pgevents.subscriptions import control
 from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, Work
-from pgevents.subscriptions.pace import NEVER, Outcome
+from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.view_folding import PAGE, Fold
 from pgevents.subscriptions.whose import Rule, rule_of
 
@@ -172,7 +172,14 @@ class Keeper:
     def _reached(self, event_id: int) -> None:
         self.reading_at = event_id
 
-    def step(self, work: Work, numbers: Sequence[int], share: int, stop: threading.Event = NEVER) -> Outcome:
+    def step(
+        self,
+        work: Work,
+        numbers: Sequence[int],
+        share: int,
+        stop: threading.Event = NEVER,
+        pace: Pace | None = None,
+    ) -> Outcome:
         """Take some lanes, and fold what there is for them, in one transaction.
 
         Args:
@@ -180,10 +187,16 @@ class Keeper:
             numbers: Lanes to choose from, in order of preference.
             share: At most so many of them.
             stop: Ends it after the events in hand.
+            pace: Whether lanes where a worker died are next.
         """
         with work.client.session.atomic():
             batch = Fold(self.rule, work, stop, self._reached)
-            outcome = batch.run(numbers, share)
+            outcome = batch.run(numbers, share, pace or Pace())
+        if batch.announced is not None:
+            announced = batch.announced
+            with work.client.session.atomic():
+                batch = Fold(self.rule, work, stop, self._reached)
+                outcome = batch.run_announced(announced)
         if batch.failure:
             control.stop(work.client, work.name, batch.failure)
         if outcome.claimed and time.monotonic() >= self.look_at:

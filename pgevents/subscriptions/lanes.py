@@ -14,6 +14,7 @@ from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
 from pgevents.events import Event, Parts
 from pgevents.store.processing import read_lanes
 from pgevents.subscriptions.definition import Question, Work
+from pgevents.subscriptions.holding import NAME_WORKER, holder_name
 
 __all__ = [
     "Batch",
@@ -166,11 +167,15 @@ def claim(
     """
     statements = work.statements
     # What is claimed stays claimed however long a handler thinks.
-    before = "SELECT set_config('idle_in_transaction_session_timeout', '0', true);\n"
+    before = "SELECT set_config('idle_in_transaction_session_timeout', '0', true);\n" + NAME_WORKER
+    holder = holder_name()
     if alone:
         (own,) = work.client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
         statements.run(
-            "gate", before=f"{before}SELECT set_config('lock_timeout', '5s', true);\n", gate=work.gate
+            "gate",
+            before=f"{before}SELECT set_config('lock_timeout', '5s', true);\n",
+            gate=work.gate,
+            holder=holder,
         )
         work.client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
     rows = statements.rows(
@@ -180,6 +185,7 @@ def claim(
         name=work.name,
         lanes=list(numbers),
         limit=limit,
+        holder=holder,
         careful=careful,
     )
     lanes = [_lane(row) for row in rows]

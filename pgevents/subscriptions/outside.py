@@ -16,6 +16,7 @@ import attrs
 from pgevents.deliveries import delivering
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.holding import holder_name
 from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Item, Lane, claim, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import let_go
@@ -80,7 +81,9 @@ def _take(work: Work, numbers: Sequence[int], pace: Pace) -> _Leased | None:
             for item in read(work, [lane], BATCH).items:
                 if item.id == lane.announced:
                     failure = parking.fail(work, attrs.evolve(lane, announced=None), item, GONE, 0)
-        generation = work.statements.value("lease", name=work.name, lane=lane.number, lease=work.lease)
+        generation = work.statements.value(
+            "lease", name=work.name, lane=lane.number, lease=work.lease, holder=holder_name()
+        )
         lane = attrs.evolve(lane, generation=generation, announced=None)
         if lanes[0].announced:  # it waits, or is parked now
             _run(work, "give_back", lane)

@@ -48,16 +48,25 @@ class Pace:
         self.has_retried = not (self.has_retried and batch.items)
         return self.has_retried
 
-    def claim(self, work: Work, numbers: Sequence[int], share: int) -> list[Lane]:
+    def claim(
+        self, work: Work, numbers: Sequence[int], share: int, *, most_careful: int | None = None
+    ) -> list[Lane]:
         """Claim lanes that give their events one by one, or others: in turns, and never both at once.
 
         So a worker that dies of an event takes no lane with it in which another event was announced.
+
+        Args:
+            work: The subscription.
+            numbers: Lanes to choose from, in order of preference.
+            share: At most so many of them.
+            most_careful: At most so many of those that give their events one by one; None for as many.
         """
         is_first = self.has_careful and not self.was_careful
         for is_careful in (is_first, not is_first):
             if is_careful and not self.has_careful:
                 continue
-            lanes = claim(work, numbers, share, alone=self.is_alone, careful=is_careful)
+            limit = share if most_careful is None or not is_careful else most_careful
+            lanes = claim(work, numbers, limit, alone=self.is_alone, careful=is_careful)
             if lanes:
                 self.was_careful, self.has_careful = is_careful, lanes[0].has_careful
                 return lanes

@@ -233,7 +233,7 @@ class Runner:
         work = task.work
         try:
             if work.keeper is not None:
-                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop)
+                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop, task.pace)
                 return outcome
             if work.effects == "outside":
                 return outside.step(work, lanes, task.pace, self._stop)

@@ -16,6 +16,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
+from pgevents.store.session import is_broken
 
 __all__ = ["OURS_ENDED", "check_ours", "is_deadlock", "is_transient", "let_go"]
 
@@ -46,7 +47,7 @@ def is_transient(error: BaseException) -> bool:
     code = _code(error)
     if code is not None:
         return code[:2] in TRANSIENT_CLASSES or code in TRANSIENT_CODES
-    return isinstance(error, (peewee.OperationalError, psycopg2.OperationalError))
+    return isinstance(error, (peewee.OperationalError, psycopg2.OperationalError)) or is_broken(error)
 
 
 def is_deadlock(error: BaseException) -> bool:

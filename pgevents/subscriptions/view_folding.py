@@ -22,7 +22,8 @@ from pgevents.store.processing import read_lanes
 from pgevents.subscriptions import lanes, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
-from pgevents.subscriptions.pace import Outcome
+from pgevents.subscriptions.pace import Outcome, Pace
+from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_rows import Held, earlier_events, held_views, write
 from pgevents.subscriptions.whose import Rule
@@ -41,6 +42,8 @@ MOST_TEXT = 12_000_000
 LONGEST = 30.0
 """Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
 CAREFUL_PAGE = 200
+CAREFUL_PAGES = 500
+"""Where a keeper died, so many small pages are committed one by one; where it died in one, its events."""
 MOST_RETRIES = 200
 Failed = tuple[int, Exception]
 """The id of an event that cannot be folded, and why."""
@@ -60,26 +63,77 @@ class Fold:
         self.pending_count = 0
         self.blocked: set[str] = set()
         self.failure = ""
+        self.announced: Lane | parking.Due | None = None
         self.redactions = ""
         self.most_views = MOST_VIEWS[0]
         self.has_hooks = bool(
             {"pgevents_before_snapshot", "pgevents_after_snapshot"} & rule.client.plugins.implemented
         )
 
-    def run(self, numbers: Sequence[int], share: int) -> Outcome:
+    def run(self, numbers: Sequence[int], share: int, pace: Pace) -> Outcome:
+        """Claim lanes and fold what there is for them; or announce the event that is to be folded alone."""
         work = self.work
-        self.lanes = claimed = claim(work, numbers, share)
+        # One that is to be careful with comes alone: a keeper that dies takes no other with it.
+        self.lanes = claimed = pace.claim(work, numbers, share, most_careful=1)
         if not claimed:
             return Outcome()
         self.redactions = work.statements.value("hold_redactions")  # to the commit nobody changes the log
+        cut_off = [lane for lane in claimed if lane.was_cut_off]
+        if cut_off:
+            for lane in cut_off:
+                self._suspect(lane)
+            pace.has_careful = True
+            return Outcome(claimed=len(claimed), is_more=True)
+        lane = claimed[0]
+        if lane.careful and lane.announced is not None:
+            items = _read(self.rule, work, [lane], 1).items
+            if items:
+                if lane.announced != items[0].id:
+                    note(work, lane, announced=items[0].id)
+                self.announced = attrs.evolve(lane, announced=items[0].id)
+                return Outcome(claimed=1, is_more=True)
+        return self._run_pages(CAREFUL_PAGE if lane.careful else PAGE, 0.0 if lane.careful else LONGEST)
+
+    def run_announced(self, announced: Lane | parking.Due) -> Outcome:
+        """Fold the one event, or try the one view, that was announced, with no other lane in hand."""
+        was = announced.lane if isinstance(announced, parking.Due) else announced
+        self.lanes = claimed = claim(self.work, [was.number], 1)
+        if not claimed or claimed[0].generation != was.generation:
+            return Outcome(is_more=True)
+        self.redactions = self.work.statements.value("hold_redactions")
+        if claimed[0].was_cut_off:
+            self._suspect(claimed[0])
+        elif isinstance(announced, parking.Due):
+            forget_announced(self.work, claimed[0])  # stands in the end only if the keeper dies
+            self._retry(attrs.evolve(announced, lane=claimed[0]))
+            self._write()
+        elif claimed[0].announced == was.announced:
+            return self._run_pages(1, 0.0)
+        return Outcome(claimed=1, is_more=True)
+
+    def _suspect(self, lane: Lane) -> None:
+        """The lane's last transaction was aborted: a reducer may have ended its keeper's process."""
+        items = _read(self.rule, self.work, [lane], CAREFUL_PAGE).items
+        failure = charge(self.work, lane, items)
+        if failure is not None:
+            self.failure = failure or self.failure
+        elif lane.careful:
+            note(self.work, lane, careful=CAREFUL_PAGE, announced=0)
+        else:
+            note(self.work, lane, careful=CAREFUL_PAGES, announced=None)
+
+    def _run_pages(self, limit: int, seconds: float) -> Outcome:
+        work, claimed = self.work, self.lanes
+        end = time.monotonic() + seconds
         retried = 0
-        is_careful = any(lane.was_cut_off for lane in claimed)
-        limit, end = (CAREFUL_PAGE, 0.0) if is_careful else (PAGE, time.monotonic() + LONGEST)
         count, touched = 0, dict[int, Item]()
         while True:
             batch = _read(self.rule, work, self.lanes, limit)
-            if batch.has_parked and not count:  # with the lanes at their places
+            if batch.has_parked and not count and limit > 1:  # with the lanes at their places
                 retried = retried or self._retry_due()
+                if self.announced is not None:
+                    self._write()
+                    return Outcome(handled=retried, claimed=len(claimed), is_more=True)
             self._take_page(batch)
             count += len(batch.items)
             self.reached(batch.to)
@@ -225,6 +279,13 @@ class Fold:
             tried = parking.due(self.work, self.lanes)
             if tried is None:
                 return count
+            if tried.has_killed:
+                failure = announce_retry(self.work, tried)
+                if failure is None:
+                    self.announced = tried
+                    return count
+                self.failure = failure or self.failure
+                continue
             self._retry(tried)
         return MOST_RETRIES
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import attrs
 
@@ -25,6 +24,7 @@ from pgevents.subscriptions.lanes import (
     read,
 )
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
+from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
 
 __all__ = ["step"]
@@ -110,7 +110,7 @@ def _step(
     if blocked.is_parked(item) or blocked.is_behind(item):
         return _handle_batch(work, [lane], batch, blocked, pace, stop, hand)
     if lane.announced not in (None, item.id):
-        _note(work, lane, announced=item.id)
+        note(work, lane, announced=item.id)
         lane = attrs.evolve(lane, announced=item.id)
     hand.event_now = lane
     return Outcome(claimed=len(lanes), is_more=True)
@@ -149,7 +149,7 @@ def _handle_batch(
         if failed.index < 0:  # which event it was shows when they come one by one
             for lane in lanes:
                 count = sum(item.lane == lane.number for item in todo)
-                _note(work, lane, careful=max(count, lane.careful), error=parking.error_text(failed.error))
+                note(work, lane, careful=max(count, lane.careful), error=parking.error_text(failed.error))
             return Outcome(claimed=len(lanes), is_more=True)
         item = todo[failed.index]
         lane = next(lane for lane in lanes if lane.number == item.lane)
@@ -173,9 +173,8 @@ def _retry(work: Work, tried: parking.Due, pace: Pace, stop: threading.Event, ha
     """Try a parked event again, and what waits behind it; where workers have died, announce it before."""
     if not (tried.has_killed or tried.lane.is_careful):
         return _try_again(work, tried, pace.size, stop, hand)
-    failure = parking.count_before(work, tried)
+    failure = announce_retry(work, tried)
     if failure is None:
-        _note(work, tried.lane, announced=tried.event_id)
         hand.retry_now = tried
     hand.failure = failure or ""
     return Outcome(handled=1, claimed=1, is_more=True)
@@ -190,7 +189,7 @@ def _retry_announced(
     if lanes[0].was_cut_off:
         hand.failure = _suspect(work, lanes[0])
         return Outcome(claimed=1, is_more=True)
-    _forget_announced(work, lanes[0])  # stands in the end only if the worker dies
+    forget_announced(work, lanes[0])  # stands in the end only if the worker dies
     return _try_again(work, attrs.evolve(tried, lane=lanes[0]), 1, stop, hand)
 
 
@@ -224,18 +223,12 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
 
 def _suspect(work: Work, lane: Lane) -> parking.Failure:
     """The lane's last transaction was aborted: its worker may have died of an event."""
-    if lane.announced and lane.announced <= lane.position:  # it died of a retry, which was counted before
-        _forget_announced(work, lane)
-        return ""
     batch = read(work, [lane], SUSPECT_EVENTS)
-    if lane.announced:
-        for item in batch.items:
-            if item.id == lane.announced:
-                return parking.fail(work, lane, item, parking.DIED, 0, suspect=True)
-    # It was one of those that stand there now, or a retry.
-    careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
-    _note(work, lane, careful=careful, announced=0 if careful else None)
-    return ""
+    failure = charge(work, lane, batch.items)
+    if failure is None:  # it was one of those that stand there now, or a retry
+        careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
+        note(work, lane, careful=careful, announced=0 if careful else None)
+    return failure or ""
 
 
 def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
@@ -265,28 +258,9 @@ def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:
             failure = parking.fail(work, lane, item, text, 0 if lane.interruptions >= UNCOUNTED else 1)
         else:
             interruptions = lane.interruptions + 1
-            _note(work, lane, interruptions=interruptions, delay=0.01 * 2**interruptions, error=text)
+            note(work, lane, interruptions=interruptions, delay=0.01 * 2**interruptions, error=text)
             if hand.retry_now is not None:  # it was counted before it began
                 parking.fail_again(work, hand.retry_now.key, item.id, hand.retry_now.attempts, None)
     if failure:
         control.stop(work.client, work.name, failure)
     return Outcome(claimed=len(lanes), is_more=False)
-
-
-def _forget_announced(work: Work, lane: Lane) -> None:
-    """No event is about to be handled."""
-    _note(work, lane, announced=0 if lane.careful else None)
-
-
-def _note(work: Work, lane: Lane, **changed: Any) -> None:
-    values: dict[str, Any] = {
-        "attempts": lane.attempts,
-        "failed_id": lane.failed_id,
-        "interruptions": lane.interruptions,
-        "careful": lane.careful,
-        "announced": lane.announced,
-        "delay": 0.0,
-        "error": None,
-        **changed,
-    }
-    work.statements.run("note", name=work.name, lane=lane.number, **values)

@@ -15,7 +15,9 @@ from pgevents.testing.fixtures import (
     pgevents_client,
     pgevents_database,
     pgevents_databases,
+    pgevents_make_client,
     pgevents_server,
+    pgevents_tables,
     pgevents_url,
 )
 from pgevents.testing.histories import History, history
@@ -39,6 +41,8 @@ __all__ = [
     "pgevents_client",
     "pgevents_database",
     "pgevents_databases",
+    "pgevents_make_client",
     "pgevents_server",
+    "pgevents_tables",
     "pgevents_url",
 ]

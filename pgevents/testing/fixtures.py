@@ -1,15 +1,14 @@
-"""pytest fixtures: a server for the run, and an empty store for each test."""
+"""pytest fixtures: a server for the run, and a database or a store for each test."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, urlencode
 
 import pytest
+
+from pgevents.testing.databases import EMPTY_SQL, Databases, MakeClient, create_tables, open_database
 
 if TYPE_CHECKING:
     import peewee
@@ -21,75 +20,11 @@ __all__ = [
     "pgevents_client",
     "pgevents_database",
     "pgevents_databases",
+    "pgevents_make_client",
     "pgevents_server",
+    "pgevents_tables",
     "pgevents_url",
 ]
-
-
-# Dropping what a test made, and making tables anew, takes a third of the time of CREATE DATABASE ... TEMPLATE
-# or less: that copies some 300 files.
-EMPTY_SQL = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid();
-DO $$
-DECLARE _schema name;
-BEGIN
-    SET LOCAL client_min_messages = warning;
-    SET LOCAL lock_timeout = '5s';
-    FOR _schema IN
-        SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
-    LOOP
-        EXECUTE format('DROP SCHEMA %I CASCADE', _schema);
-    END LOOP;
-    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
-    GRANT USAGE ON SCHEMA public TO PUBLIC;
-    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
-END $$
-"""
-
-
-class _Databases:
-    """One database for one test after the other, emptied in between."""
-
-    def __init__(self, server: str) -> None:
-        import psycopg2
-        from psycopg2.extensions import parse_dsn
-
-        self.connect = psycopg2.connect
-        self.parts = parse_dsn(server)
-        self.server = self.open(self.parts)
-        self.numbers = itertools.count(1)
-        self.made: list[str] = []
-        self.inside: Any = None
-
-    def open(self, parts: Mapping[str, Any]) -> Any:
-        connection = self.connect(**parts)
-        connection.autocommit = True
-        return connection
-
-    def lend(self) -> str:
-        if self.inside is None:
-            self.made.append(f"pgevents_test_{os.getpid()}_{os.urandom(3).hex()}_{next(self.numbers)}")
-            self.server.cursor().execute(f"CREATE DATABASE {self.made[-1]}")
-            self.inside = self.open({**self.parts, "dbname": self.made[-1]})
-        return "postgresql:///?" + urlencode({**self.parts, "dbname": self.made[-1]}, quote_via=quote)
-
-    def take_back(self) -> None:
-        try:
-            self.inside.cursor().execute(EMPTY_SQL)
-        except (
-            Exception
-        ):  # a prepared transaction, a schema of another owner, ...: the next test gets another database
-            self.inside.close()
-            self.inside = None
-
-    def close(self) -> None:
-        if self.inside is not None:
-            self.inside.close()
-        for name in self.made:
-            with suppress(Exception):
-                self.server.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
-        self.server.close()
 
 
 @pytest.fixture(scope="session")
@@ -109,41 +44,71 @@ def pgevents_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", name="_pgevents_databases")
-def pgevents_databases(pgevents_server: str) -> Iterator[_Databases]:
+def pgevents_databases(pgevents_server: str) -> Iterator[Databases]:
     """What `pgevents_url` lends from."""
-    databases = _Databases(pgevents_server)
+    databases = Databases(pgevents_server)
     yield databases
     databases.close()
 
 
+@pytest.fixture(scope="session")
+def pgevents_make_client() -> MakeClient:
+    """The function of a Peewee database that makes `pgevents_client`; it calls no `create_tables()`.
+
+    Override it in `conftest.py` for the tables, event types and plugins of your application.
+    """
+    return _default_client
+
+
+def _default_client(db: peewee.PostgresqlDatabase) -> EventClient:
+    from pgevents import create_event_client, create_events_table, create_projections_table
+
+    return create_event_client(db, create_events_table(), create_projections_table())
+
+
 @pytest.fixture
-def pgevents_url(_pgevents_databases: _Databases) -> Iterator[str]:
-    """The URL of an empty database for one test; connections still open after it are cut."""
-    yield _pgevents_databases.lend()
+def pgevents_url(
+    request: pytest.FixtureRequest, _pgevents_databases: Databases, pgevents_make_client: MakeClient
+) -> Iterator[str]:
+    """The URL of a database for one test; connections still open after it are cut.
+
+    It is empty, unless the test asks for `pgevents_client` or `pgevents_tables`, too.
+    """
+    with_tables = "pgevents_tables" in request.fixturenames
+    yield _pgevents_databases.lend(pgevents_make_client if with_tables else None)
     _pgevents_databases.take_back()
+
+
+@pytest.fixture
+def pgevents_tables(
+    pgevents_url: str, _pgevents_databases: Databases, pgevents_make_client: MakeClient
+) -> None:
+    """The tables of `pgevents_client` are in the test's database, without rows: for clients that a test makes
+    itself, and for other processes.
+
+    They are made once, and kept from test to test while nothing but rows is changed.
+    """
+    if not _pgevents_databases.has_tables():  # asked for by request.getfixturevalue() alone
+        create_tables(pgevents_make_client, pgevents_url)
 
 
 @pytest.fixture
 def pgevents_database(pgevents_url: str) -> Iterator[peewee.PostgresqlDatabase]:
     """A Peewee database for one test: empty, to make a client and its tables on."""
-    from peewee import PostgresqlDatabase
-    from psycopg2.extensions import parse_dsn
-
-    parts = parse_dsn(pgevents_url)
-    db: Any = PostgresqlDatabase(parts.pop("dbname"), **parts)
+    db = open_database(pgevents_url)
     yield db
     db.close()
 
 
 @pytest.fixture
-def pgevents_client(pgevents_database: peewee.PostgresqlDatabase) -> EventClient:
-    """A client with tables `events` and `projections`, no data indexes, and every class made by `@event`."""
-    from pgevents import (
-        create_event_client,
-        create_events_table,
-        create_projections_table,
-    )
+def pgevents_client(
+    pgevents_tables: None, pgevents_database: peewee.PostgresqlDatabase, pgevents_make_client: MakeClient
+) -> EventClient:
+    """A client that is connected, and whose tables are made and hold no rows.
 
-    client = create_event_client(pgevents_database, create_events_table(), create_projections_table())
-    client.create_tables()
+    By default with tables `events` and `projections`, no data indexes, and every class made by `@event`;
+    `pgevents_make_client` makes it.
+    """
+    client = pgevents_make_client(pgevents_database)
+    client.db.connect(reuse_if_open=True)
     return client

@@ -19,6 +19,9 @@ from .report import around_marks, markdown, plot, put_between_marks, summary
 from .runner import run_all
 from .workloads import QUICK, Scale
 
+SUMMARY_PAGE, FIGURES_PAGE, PLOT = "performance.md", "performance-figures.md", "performance.svg"
+"""In the folder of the documentation: the one table by contender, all tables, and the plot."""
+
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -39,17 +42,15 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--growth", type=_words, default=[], help="sizes of workload 14: 100000,1000000")
     parser.add_argument("--json", type=Path, help="file for all slices, written after each workload")
     parser.add_argument("--read", type=Path, help="do not measure: take the slices of this file")
-    parser.add_argument("--plot", type=Path, help="file for a plot: figures.svg")
-    parser.add_argument("--markdown", type=Path, help="page to put the tables into, between its two marks")
-    parser.add_argument("--summary", type=Path, help="page for the one table by contender, likewise")
+    parser.add_argument(
+        "--docs", type=Path, help=f"folder whose {SUMMARY_PAGE}, {FIGURES_PAGE} and {PLOT} are written anew"
+    )
     options = parser.parse_args(given)
-    for name in ("markdown", "summary"):
-        page = getattr(options, name)
+    for name in (SUMMARY_PAGE, FIGURES_PAGE) if options.docs else ():
         try:  # now, not after an hour of measuring
-            if page:
-                around_marks(page)
+            around_marks(options.docs / name)
         except (OSError, ValueError) as error:
-            parser.error(f"--{name}: {error}")
+            parser.error(f"--docs: {error}")
     return options
 
 
@@ -88,15 +89,12 @@ def main(given: Sequence[str] | None = None) -> None:
                 say=lambda text: print(text, file=sys.stderr, flush=True),
                 done=keep,
             )
-    text = markdown(result)
-    if options.markdown:
-        put_between_marks(options.markdown, text)
-    else:
-        print(text)
-    if options.summary:
-        put_between_marks(options.summary, summary(result))
-    if options.plot:
-        plot(result, options.plot)
+    if not options.docs:
+        print(markdown(result))
+        return
+    put_between_marks(options.docs / SUMMARY_PAGE, summary(result))
+    put_between_marks(options.docs / FIGURES_PAGE, markdown(result))
+    plot(result, options.docs / PLOT)
 
 
 if __name__ == "__main__":

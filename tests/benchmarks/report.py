@@ -87,38 +87,47 @@ def _figures(result: Mapping[str, Any]) -> Iterator[Figures]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """All tables: the goals first, then each workload."""
-    about = result["about"]
-    scale = about["scale"]
+    """All tables: each workload, and at the end the goals of the project."""
+    lines = [_about(result), ""]
+    if result["about"]["scale"]["seconds"] < 1:
+        lines += ["A quick run: it shows that everything works, and says nothing of speed.", ""]
+    if result["about"]["peer_missing"]:
+        lines += [f"The peer did not run: {result['about']['peer_missing']}.", ""]
+    figures = list(_figures(result))
+    for one in figures:
+        lines += [*_table(one), ""]
+    return "\n".join([*lines, *_goals(figures)]) + "\n"
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    """What was measured, when, and where."""
+    about, scale = result["about"], result["about"]["scale"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-    settings = ", ".join(
-        f"{name} {value}" for name, value in about["server"].items() if name != "server_version"
-    )
-    lines = [
-        f"PostgreSQL {about['server']['server_version']} ({settings}); "
+    server = about["server"]
+    settings = ", ".join(f"{name} {value}" for name, value in server.items() if name != "server_version")
+    commit = f"Commit {about['commit']}, {about['date']}. " if about.get("commit") else ""
+    return (
+        f"{commit}PostgreSQL {server['server_version']} ({settings}); "
         f"Python {about['python']} on {about['system']}, "
         f"{about['processors']} processors for clients and server together; {packages}. "
-        f"{scale['rounds']} rounds of {scale['seconds']:g} s for each contender.",
-        "",
-    ]
-    if scale["seconds"] < 1:
-        lines += ["A quick run: it shows that everything works, and says nothing of speed.", ""]
-    if about["peer_missing"]:
-        lines += [f"The peer did not run: {about['peer_missing']}.", ""]
-    figures = list(_figures(result))
-    lines += ["| workload | whose | against | goal | reached | |", "|---|---|---|--:|--:|---|"]
+        f"{scale['rounds']} rounds of {scale['seconds']:g} s for each contender."
+    )
+
+
+def _goals(figures: Sequence[Figures]) -> Iterator[str]:
+    yield "**Goals that the project has set itself**"
+    yield ""
+    yield "| workload | whose | against | goal | reached | |"
+    yield "|---|---|---|--:|--:|---|"
     for one in figures:
         for goal in one.workload.goals:
             ratio = one.reached(goal)
             if ratio is not None:
-                lines.append(
+                yield (
                     f"| {one.workload.key} {one.workload.title} | {goal.label} | {goal.what} | "
                     f"{_number(goal.floor)} | {ratio if goal.of else _number(ratio.middle)} | "
                     f"{'met' if ratio.middle >= goal.floor else '**not met**'} |"
                 )
-    for one in figures:
-        lines += ["", *_table(one)]
-    return "\n".join(lines) + "\n"
 
 
 SUMMARY = ("1", "2", "3", "4", "6/8", "7/1000", "8", "9")
@@ -134,7 +143,9 @@ def summary(result: Mapping[str, Any]) -> str:
         rates = [_number(figures[key].rate(label)) if label in figures[key].slices else "" for key in keys]
         if any(rates):
             lines.append(f"| {f'**{label}**' if label == 'pgevents' else label} | {' | '.join(rates)} |")
-    return "\n".join(lines) + "\n"
+    lines += ["", "| | what is done |", "|---|---|"]
+    lines += [f"| {key} | {figures[key].workload.title} |" for key in keys]
+    return "\n".join([*lines, "", _about(result)]) + "\n"
 
 
 def _place(label: str) -> tuple[int, str]:

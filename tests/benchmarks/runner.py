@@ -7,10 +7,12 @@ import os
 import platform
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -284,6 +286,17 @@ def _rounds(
             team.stop()
 
 
+def _commit() -> str:
+    """The commit that is measured, with "+" behind it if files were changed; "" outside of a checkout."""
+    git = ["git", "-C", os.path.dirname(__file__)]
+    try:
+        number = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True)
+        changes = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return number.strip() + ("+" if changes.strip() else "")
+
+
 def _about(url: str, scale: Scale) -> dict[str, Any]:
     connection = connect(url)
     cursor = connection.cursor()
@@ -297,6 +310,8 @@ def _about(url: str, scale: Scale) -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),

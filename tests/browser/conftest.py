@@ -21,10 +21,9 @@ NOW = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def store(make_client: Callable[..., EventClient]) -> EventClient:
+def store(pgevents_tables: None, make_client: Callable[..., EventClient]) -> EventClient:
     """A shop with one cart of five events, and an invoice of a type that nobody has registered."""
     client = make_client(plugins=[Metadata(source="shop")])
-    client.create_tables()
     client.save_event(CartCreated("c1", "u1"), created_at=NOW)
     client.save_event(ItemAddedToCart("c1", "tea", 2, 450), created_at=NOW + timedelta(minutes=1))
     client.save_event(ItemAddedToCart("c1", "cake", 1, 1275), created_at=NOW + timedelta(minutes=2))

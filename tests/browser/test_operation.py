@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -12,8 +15,18 @@ from flask.testing import FlaskClient
 
 from pgevents import ConfigurationError, Event, EventClient
 from pgevents.browser import browser
+from pgevents.browser import subscriptions as subscription_pages
 from pgevents.browser.lag import Samples, Waiting, line_of, take_samples
-from pgevents.subscriptions import parked, pause, retry, subscription
+from pgevents.subscriptions import (
+    notes,
+    parked,
+    parking_notes,
+    pause,
+    rename,
+    replay,
+    retry,
+    subscription,
+)
 from pgevents.testing import drain
 
 from ..shop import CartCreated, ItemAddedToCart
@@ -95,12 +108,48 @@ def test_who_works_on_a_lane_is_seen_while_they_do(
         page = site.get("/subscription.json?name=writer").json
         assert page and [one["worker"] and one["worker"]["pid"] for one in page["lanes"]] == [None, pid]
         assert f"backend {pid}" in site.get("/subscription?name=writer").get_data(as_text=True)
+        assert page["lanes"][1]["runner"] is None
     other.db.execute_sql(
         "UPDATE my_app.events_checkpoints SET announced = 6, leased_until = clock_timestamp() + '1 min' "
         "WHERE lane = 0"
     )
     page = site.get("/subscription.json?name=writer").json
     assert page and page["lanes"][0]["lease"]["event_id"] == 6 and page["lanes"][1]["worker"] is None
+
+
+@pytest.mark.parametrize("effects", ["inside", "outside"])
+def test_the_worker_of_a_lane_is_named(
+    make_client: Callable[..., EventClient], store: EventClient, effects: Any
+) -> None:
+    """Host, process and thread, with a transaction or a lease, beside its program's name."""
+    site, pages = site_of(store), list[Any]()
+
+    @subscription("slow", CartCreated, key="cart_id", lanes=2, effects=effects)
+    def look(event: Event[Any]) -> None:
+        pages.append(site.get("/subscription.json?name=slow").json)
+        pages.append(site.get("/subscription?name=slow").get_data(as_text=True))
+
+    def work() -> None:
+        client.db.execute_sql("SET application_name = 'the shop'")
+        drain(client, [look])
+        pages.append(client.db.execute_sql("SHOW application_name").fetchone())
+        client.db.close()
+
+    client = make_client()
+    client.save_event(CartCreated("c9", "u1"))
+    worker = threading.Thread(target=work, name="press 1")
+    worker.start()
+    worker.join()
+    (lane,) = [lane for lane in pages[-3]["lanes"] if lane["worker"] or lane["lease"]]
+    assert lane["runner"] == {
+        "host": re.sub(r"[^\w.-]", "-", socket.gethostname())[:24],
+        "process": os.getpid(),
+        "worker": "press-1",
+    }
+    assert f"press-1</span>, process {os.getpid()} on {lane['runner']['host']}: " in pages[-2]
+    if effects == "inside":
+        assert lane["worker"]["application"] == "the shop"
+    assert pages[-1] == ("the shop",)
 
 
 def test_the_line_of_the_lag_is_measured_and_before_that_told_by_the_log() -> None:
@@ -170,9 +219,50 @@ def test_a_retry_and_a_discard_leave_a_note_with_name_and_reason(failed: EventCl
     assert found[6] == ("discarded", "Ada: written by hand") and found[8][0] == "retrying"
     page = site.get("/subscription?name=writer&discarded=yes").get_data(as_text=True)
     assert "Ada: written by hand" in page
+    assert [
+        (note.action, note.event_id, note.by, note.reason) for note in parking_notes(failed, "writer")
+    ] == [
+        ("discarded", 6, "Ada", "written by hand"),
+        ("retried", 6, "Ada", "the printer has paper again"),
+    ]
     everything = {"name": "writer", "reason": "all is mended", "token": token}
     assert site.post("/subscription/retry", data=everything).status_code == 303
     assert {one.state for one in parked(failed, "writer")} == {"retrying"}
+
+
+def test_the_notes_of_an_event_stay_when_it_is_handled(
+    failed: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They page by number, and go after the limits that the documentation names."""
+    site, token = writing(failed)
+    site.post("/subscription/retry", data={"name": "writer", "reason": "new <paper>", "token": token})
+
+    @subscription("writer", (CartCreated | ItemAddedToCart), key="cart_id", lanes=2, on_error=retry(1))
+    def write(event: Event[Any]) -> None:
+        """The printer works."""
+
+    drain(failed, [write])
+    assert parked(failed, "writer", discarded=True) == []
+    page = site.get("/subscription.json?name=writer").json
+    assert page and [
+        (one["event_id"], one["key"], one["action"], one["by"], one["reason"])
+        for one in page["parking_notes"]
+    ] == [(7, "c6", "retried", "Ada", "new <paper>"), (6, "c5", "retried", "Ada", "new <paper>")]
+    assert all(datetime.fromisoformat(one["at"]) for one in page["parking_notes"])
+    assert "new &lt;paper&gt;" in site.get("/subscription?name=writer").get_data(as_text=True)
+    monkeypatch.setattr(subscription_pages, "PAGE_OF_NOTES", 1)
+    page = site.get("/subscription.json?name=writer").json
+    assert page and [one["event_id"] for one in page["parking_notes"]] == [7]
+    older = site.get(f"/subscription.json?name=writer&before={page['older_notes']}").json
+    assert older and [one["event_id"] for one in older["parking_notes"]] == [6] and not older["older_notes"]
+    rename(failed, "writer", "printer")
+    assert [note.event_id for note in parking_notes(failed, "printer", event_id=6)] == [6]
+    monkeypatch.setattr(notes, "MOST", 1)
+    replay(failed, "printer", reason="nothing is parked")
+    assert [note.event_id for note in parking_notes(failed, "printer")] == [7]
+    failed.db.execute_sql("UPDATE my_app.events_notes SET at = at - interval '366 days'")
+    replay(failed, "printer")
+    assert parking_notes(failed, "printer") == []
 
 
 @pytest.mark.parametrize("name", [None, False, True, "", "  ", 7])

@@ -181,6 +181,7 @@ def test_a_parked_event_is_discarded_with_a_reason(seen: Browser, shop: EventCli
         assert seen.sees(".done", f"Event {failed.event_id} is discarded.")
         seen.click(".views a[href*=discarded]")
         assert seen.sees(".parked", "Ada: one parcel was sent")
+        assert seen.sees("section[aria-labelledby=done-by]", "one parcel was sent")
 
 
 def test_the_log_is_followed_live(seen: Browser, shop: EventClient) -> None:

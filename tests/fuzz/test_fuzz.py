@@ -292,12 +292,10 @@ def import_a_file(rng: random.Random, client: EventClient, count: Count, url: st
 
 
 @pytest.fixture
-def any_client(url: str) -> Any:
+def any_client(pgevents_tables: None, url: str) -> Any:
     """A client that knows the classes above, and dict events."""
     db = database(url)
-    client = shop_client(db, [cls for cls, _ in classes()])
-    client.create_tables()
-    yield client
+    yield shop_client(db, [cls for cls, _ in classes()])
     db.close()
 
 

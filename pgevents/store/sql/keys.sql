@@ -74,10 +74,9 @@ LANGUAGE sql VOLATILE
     ;
 
 -- Values of a stream's field of which every matching event has one: any of them; or, of {"all": [...]}, the first.
-CREATE OR REPLACE FUNCTION my_app.events_first_values(_wanted jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY[_wanted->'all'->>0]
-        ELSE ARRAY(SELECT jsonb_array_elements_text(_wanted)) END
-$pgevents$;
+CREATE OR REPLACE FUNCTION my_app.events_first_values(_wanted jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE
+    RETURN CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY[_wanted->'all'->>0]
+        ELSE ARRAY(SELECT jsonb_array_elements_text(_wanted)) END;
 
 -- The first data index that a stream names; NULL if it names none.
 CREATE OR REPLACE FUNCTION my_app.events_index_of(_match jsonb) RETURNS text LANGUAGE sql IMMUTABLE

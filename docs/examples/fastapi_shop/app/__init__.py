@@ -1,0 +1,1 @@
+"""A shop and a hotel on FastAPI and pgevents."""
