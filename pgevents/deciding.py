@@ -22,6 +22,7 @@ from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream, refuse_for_reads
+from pgevents.timers import Cancel, Later, Timers
 
 __all__ = [
     "Decided",
@@ -155,6 +156,7 @@ class Decider:
     Attributes:
         session: The database.
         saver: Saves what was decided, and finds what a key saved before.
+        timers: Schedules and cancels what was decided to be saved later.
         hooks: The client's plugins.
         check_installed: Raises if tables or functions are missing.
         views: Views of streams that were locked, so that the next decision reads only what came since.
@@ -164,6 +166,7 @@ class Decider:
 
     session: Session
     saver: Saver
+    timers: Timers
     hooks: HookCalls
     check_installed: Callable[[], None]
     views: KeptViews = attrs.field(init=False, factory=KeptViews)
@@ -342,9 +345,26 @@ class _Decision:
             return []
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
-        saved = self.owner.saver.save(decided, options)
+        if any(isinstance(one, (Later, Cancel)) for one in decided):
+            saved = self._save_with_timers(decided, options)
+        else:
+            saved = self.owner.saver.save(decided, options)
         for projection in self.projections:
             projection.refresh()
+        return saved
+
+    def _save_with_timers(self, decided: Sequence[Any], options: SaveOptions) -> list[Event[Any]]:
+        """Save the events, then schedule and cancel timers, in one transaction."""
+        timers = self.owner.timers
+        with self.owner.session.atomic():
+            saved = self.owner.saver.save(
+                [one for one in decided if not isinstance(one, (Later, Cancel))], options
+            )
+            for one in decided:
+                if isinstance(one, Later):
+                    timers.schedule(one, options.metadata)
+                elif isinstance(one, Cancel):
+                    timers.unschedule(one.key)
         return saved
 
 

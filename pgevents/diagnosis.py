@@ -13,7 +13,7 @@ from pgevents.store.blockers import described, waiting_backends
 from pgevents.store.checks import find_installed, not_guarded, not_made, sequence_fault, troubles
 from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import HorizonHolder, horizon_of
-from pgevents.store.ownership import index_fault
+from pgevents.store.ownership import found_indexes, index_fault
 from pgevents.subscriptions import check, kept_views
 from pgevents.terminal import printable
 
@@ -245,9 +245,10 @@ def _pooler(client: EventClient) -> Iterator[Finding]:
 def _indexes(client: EventClient, spec: TableSpec) -> Iterator[Finding]:
     rows = {row[0]: row for row in client.session.execute(INDEXES_SQL, [spec.qualified()]).fetchall()}
     live = (client.session.execute(TABLE_SQL, [spec.qualified()]).fetchone() or (0,))[0]
+    found = found_indexes(client.session.execute, spec)
     faults = 0
     for index in spec.indexes():
-        fault = index_fault(client.session.execute, spec, index)
+        fault = index_fault(found.get(index.name), spec, index)
         if index.name not in rows:
             faults += 1
             yield Finding(

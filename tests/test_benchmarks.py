@@ -136,6 +136,7 @@ def test_every_goal_names_those_who_run() -> None:
         assert set(one.limits) & labels or one.key.startswith("14/")
 
 
+@pytest.mark.long
 def test_it_goes_on_in_the_next_round_and_leaves_nothing_behind(superuser_url: str) -> None:
     """A contender that connects anew knows how far its carts are; the server is left as it was found."""
     run_all(superuser_url, evolve(SCALE, rounds=2), ["2"], prefix="pgevents_smoke_", say=lambda _: None)

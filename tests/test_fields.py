@@ -31,6 +31,7 @@ from pgevents.codec.serialization import dump_json
 from pgevents.fields import path_of, text_sql, texts_in
 from pgevents.subscriptions import Subscription
 from pgevents.testing import given
+from pgevents.testing.databases import MakeClient
 from pgevents.type_registry import EventTypes
 
 from .conftest import database
@@ -39,17 +40,26 @@ INDEXES = ["customer.id", "order-no", "metadata.tenant"]
 
 
 @pytest.fixture
-def orders(db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch) -> EventClient:
+def orders(pgevents_tables: None, db: PostgresqlDatabase, monkeypatch: pytest.MonkeyPatch) -> EventClient:
     """A log of orders, whose events have classes only where a test defines them."""
     monkeypatch.setattr(EventTypes, "everything", EventTypes())
-    return client_of(db)
+    return unmade_client(db)
+
+
+def unmade_client(db: PostgresqlDatabase, types: Any = None) -> EventClient:
+    events = create_events_table(schema="shop", data_indexes=INDEXES)
+    return create_event_client(db, events, create_projections_table(schema="shop"), types)
 
 
 def client_of(db: PostgresqlDatabase, types: Any = None) -> EventClient:
-    events = create_events_table(schema="shop", data_indexes=INDEXES)
-    client = create_event_client(db, events, create_projections_table(schema="shop"), types)
+    client = unmade_client(db, types)
     client.create_tables()
     return client
+
+
+@pytest.fixture(scope="module")
+def pgevents_make_client() -> MakeClient:
+    return unmade_client
 
 
 def ordered(customer: Any, number: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pgevents import (
 from pgevents.store.session import Session
 from pgevents.subscriptions import Subscription, follow
 from pgevents.testing import given
+from pgevents.testing.databases import MakeClient
 from pgevents.type_registry import EventTypes
 
 from .conftest import database
@@ -39,11 +40,20 @@ def own_types(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EventTypes, "everything", EventTypes())
 
 
-def client_of(db: PostgresqlDatabase, types: Any = (), indexes: Any = INDEXES) -> EventClient:
+def unmade_client(db: PostgresqlDatabase, types: Any = (), indexes: Any = INDEXES) -> EventClient:
     events = create_events_table(schema="shop", data_indexes=indexes)
-    client = create_event_client(db, events, create_projections_table(schema="shop"), types)
+    return create_event_client(db, events, create_projections_table(schema="shop"), types)
+
+
+def client_of(db: PostgresqlDatabase, types: Any = (), indexes: Any = INDEXES) -> EventClient:
+    client = unmade_client(db, types, indexes)
     client.create_tables()
     return client
+
+
+@pytest.fixture(scope="module")
+def pgevents_make_client() -> MakeClient:
+    return unmade_client
 
 
 def bought(*products: Any, cart: str = "c1", kind: str = "BOUGHT", **more: Any) -> dict[str, Any]:
@@ -51,9 +61,9 @@ def bought(*products: Any, cart: str = "c1", kind: str = "BOUGHT", **more: Any) 
 
 
 @pytest.fixture
-def shop(db: PostgresqlDatabase) -> EventClient:
+def shop(pgevents_tables: None, db: PostgresqlDatabase) -> EventClient:
     """Five events, one and several at a time."""
-    client = client_of(db)
+    client = unmade_client(db)
     client.save_event(bought("p1", "p2", "p1", by={"ids": [7]}), metadata={"tags": ["a", "b"]})
     client.save_events(
         [bought("p2", cart="c2"), bought(), bought("p1", "p3", kind="TAKEN"), bought("p4", 5, True)]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +32,7 @@ from .application import refusals_of_plugins
 from .files import FORMAT, form_of, progress, report
 from .frame import EXIT_CODES, fail
 from .lines import Line, Refuse, csv_lines, json_lines, open_file
+from .peers import PEERS, TOTALS_SQL, PeerTable
 from .store import Store
 
 __all__ = ["import_command"]
@@ -73,6 +75,14 @@ class _Imported:
 )
 @click.argument("file")
 @click.option(
+    "--from",
+    "peer",
+    type=click.Choice(sorted(PEERS)),
+    help="FILE is the URL of a database of this event store: its events, with their streams, versions and "
+    "times. Totals are compared at the end.",
+)
+@click.option("--table", metavar="SCHEMA.TABLE", help="Its events table, if it has several.")
+@click.option(
     "--key",
     metavar="TEXT",
     help="What the import is known by when it is repeated; by default the file's name.",
@@ -87,9 +97,24 @@ class _Imported:
 @FORMAT
 @Store.options
 def import_command(
-    file: str, key: str | None, type_name: str | None, skip: bool, form: str | None, **options: Any
+    file: str,
+    peer: str | None,
+    table: str | None,
+    key: str | None,
+    type_name: str | None,
+    skip: bool,
+    form: str | None,
+    **options: Any,
 ) -> None:
-    store, form = Store(**options), form_of(file, form)
+    store = Store(**options)
+    if peer is not None:
+        if key is not None or type_name is not None or form is not None:
+            raise click.UsageError("--key, --type and --format are for files, not for --from")
+        _import_peer(store, PeerTable(peer, file, table), skip)
+        return
+    if table is not None:
+        raise click.UsageError("--table is for --from")
+    form = form_of(file, form)
     if file == "-" and key is None:
         raise click.UsageError("from the standard input the import needs a --key to be known by")
     if type_name is not None and form != "csv":
@@ -130,6 +155,42 @@ def import_command(
     if stops:
         fail(stops[0])
     report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    if done.skipped:
+        sys.exit(1)
+
+
+def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
+    """Import another store's events, and compare the totals."""
+    reader = store.open()
+    reader.check_installed()
+    start, done = time.perf_counter(), _Imported()
+    stops: list[str] = []
+
+    def refuse(position: int, reason: object) -> bool:
+        if not skip:
+            stops.append(f"{table.source}, event {position}: {reason}; what stands before it is saved")
+            return True
+        done.skipped += 1
+        click.echo(f"skipped event {position}: {printable(str(reason))}", err=True)
+        return False
+
+    with closing(table):
+        pages = _Pages(reader, store.writer(reader), table.source, refuse)
+        for page, some in groupby(table.lines(refuse), lambda line: line.number // PAGE):
+            known, new = pages.save(page, list(some))
+            done.events, done.known = done.events + new, done.known + known
+            if pages.has_stopped:
+                break
+        theirs = table.totals()
+    if stops:
+        fail(stops[0])
+    totals_sql = TOTALS_SQL.format(events=reader.events.pgevents_spec.qualified())
+    ours = tuple(map(int, reader.session.execute(totals_sql, [table.source]).fetchone()))
+    report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    if ours != theirs:
+        names = ("events", "streams", "sum of versions")
+        pairs = [f"{n} {a}, there {b}" for n, a, b in zip(names, ours, theirs, strict=True) if a != b]
+        fail(f"the log does not hold what {table.source} holds: {'; '.join(pairs)}")
     if done.skipped:
         sys.exit(1)
 

@@ -20,6 +20,7 @@ from pgevents.store.ddl import column_ddl
 from pgevents.store.functions import functions_mark, functions_sql, setting_of
 from pgevents.store.layout import Index, TableSpec
 from pgevents.store.ownership import (
+    found_indexes,
     index_is_former,
     log_of_snapshots,
     refuse_foreign,
@@ -51,6 +52,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND l.classid::bigint = turn.key >> 32 & 4294967295 AND l.objid::bigint = turn.key & 4294967295
 """
+MISSING_SQL = "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(name) IS NULL"
 COLUMNS_SQL = """\
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -88,7 +90,8 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
         for table in (spec, views):
             refuse_foreign(session.execute, table, table.tables())
         log_of_snapshots(session.execute, spec, views)
-        found = find_installed(session.execute, spec)
+        if spec is not events.pgevents_spec:  # looked up by the search path before
+            found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
             refuse_stale_functions(session.execute, spec)
@@ -166,9 +169,9 @@ def _make(session: Session, spec: TableSpec, statements: Mapping[str, str]) -> N
     """
     if not _exists(session, "to_regnamespace", f'"{spec.schema}"'):
         session.execute("".join(spec.schema_statements()))
-    for name, statement in statements.items():
-        if not _exists(session, "to_regclass", name):
-            session.execute(statement)
+    missing = {name for (name,) in session.execute(MISSING_SQL, [list(statements)]).fetchall()}
+    if missing:
+        session.execute("".join(statement for name, statement in statements.items() if name in missing))
 
 
 def _exists(session: Session, to_reg: str, name: str) -> bool:
@@ -230,7 +233,7 @@ def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[st
         return []
     return [
         f'ALTER TABLE {views.qualified()} DROP CONSTRAINT "{old_key[0]}", '
-        f'ADD CONSTRAINT "{old_key[0]}" PRIMARY KEY (type, id, version)'
+        f'ADD CONSTRAINT "{old_key[0]}" PRIMARY KEY (type, id, version);\n'
     ]
 
 
@@ -289,8 +292,8 @@ class _Table:
             self.session.execute(statement)
         for make in indexes:
             make()
-        for statement in statements:
-            self.session.execute(statement)
+        if statements:
+            self.session.execute("".join(statements))
 
     def _missing_columns(self) -> dict[str, str]:
         """What adds the columns that tables of an earlier version lack, by the table's quoted name."""
@@ -304,14 +307,16 @@ class _Table:
         return added
 
     def _missing_indexes(self) -> Iterator[Callable[[], object]]:
+        found = found_indexes(self.session.execute, self.spec)
+        missing = [index for index in self.spec.indexes() if index.name not in found]
+        if missing:
+            statements = [index.create_sql(self.spec.qualified()) for index in missing]
+            yield partial(self.session.execute, "".join(statements))
         for index in self.spec.indexes():
-            name = self.spec.beside(f'"{index.name}"')
-            if not _exists(self.session, "to_regclass", name):
-                yield partial(self.session.execute, index.create_sql(self.spec.qualified()))
-            elif index_is_former(self.session.execute, self.spec, index):
+            if index_is_former(found.get(index.name), index):
                 yield partial(self._replace_index, index)
             else:
-                refuse_foreign_index(self.session.execute, self.spec, index)
+                refuse_foreign_index(found.get(index.name), self.spec, index)
 
     def _replace_index(self, index: Index) -> None:
         """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""

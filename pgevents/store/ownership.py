@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pgevents.errors import ConfigurationError
@@ -10,6 +10,7 @@ from pgevents.store.ddl import columns_of
 from pgevents.store.layout import Index, TableSpec
 
 __all__ = [
+    "found_indexes",
     "index_fault",
     "index_is_former",
     "log_of_snapshots",
@@ -20,27 +21,26 @@ __all__ = [
     "snapshots_mark",
 ]
 
-RELATION_SQL = """\
-SELECT c.relkind::text, a.attname::text,
+RELATIONS_SQL = """\
+SELECT asked.name, c.relkind::text, a.attname::text,
     format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity = 'a',
     a.atthasdef OR a.attidentity <> ''
-FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.oid = to_regclass(%s)
-ORDER BY a.attnum
+FROM unnest(%s::text[]) AS asked(name) JOIN pg_class AS c ON c.oid = to_regclass(asked.name)
+LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY asked.name, a.attnum
 """
 MARK_SQL = """\
 SELECT (
     SELECT col_description(a.attrelid, a.attnum) FROM pg_attribute AS a
     WHERE a.attrelid = to_regclass(%s) AND a.attname = 'latest_event_id')
 """
-INDEX_SQL = """\
-SELECT i.relkind::text, x.indrelid = to_regclass(%s), x.indisvalid AND x.indisready, m.amname,
+INDEXES_SQL = """\
+SELECT asked.name, i.relkind::text, x.indrelid = to_regclass(%s), x.indisvalid AND x.indisready, m.amname,
     ARRAY(SELECT pg_get_indexdef(i.oid, n, false) FROM generate_series(1, x.indnatts) AS n),
     coalesce(pg_get_expr(x.indpred, x.indrelid), ''), x.indisunique
-FROM pg_class AS i
+FROM unnest(%s::text[]) AS asked(name) JOIN pg_class AS i ON i.oid = to_regclass(asked.name)
 LEFT JOIN pg_index AS x ON x.indexrelid = i.oid
 LEFT JOIN pg_am AS m ON m.oid = i.relam
-WHERE i.oid = to_regclass(%s)
 """
 STALE_SQL = """\
 SELECT n.nspname::text, p.proname::text FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
@@ -100,10 +100,10 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
     Raises:
         ConfigurationError: There is a relation that is not a table, or a table with other columns.
     """
-    for name, ddl in tables.items():
-        if not ddl.startswith("CREATE TABLE"):
-            continue
-        rows = execute(RELATION_SQL, [name]).fetchall()
+    created = {name: ddl for name, ddl in tables.items() if ddl.startswith("CREATE TABLE")}
+    found = _relations(execute, created)
+    for name, ddl in created.items():
+        rows = found[name]
         later = spec.later_columns().get(name, ())
         reason = _foreign_because(rows, ddl, later) if rows else _sequence_is_taken(execute, spec, name)
         if reason is not None:
@@ -152,10 +152,18 @@ def refuse_stale_functions(execute: Any, spec: TableSpec) -> None:
             )
 
 
+def _relations(execute: Any, names: Iterable[str]) -> dict[str, list[Any]]:
+    """Of each name the relation's kind, with each of its columns; no row if there is no such relation."""
+    rows: dict[str, list[Any]] = {name: [] for name in names}
+    for name, *row in execute(RELATIONS_SQL, [list(rows)]).fetchall():
+        rows[name].append(row)
+    return rows
+
+
 def _sequence_is_taken(execute: Any, spec: TableSpec, name: str) -> str | None:
     """Why a table cannot be created: the name of its sequence is taken; None if it is free."""
     sequence = spec.qualified("_id_seq")
-    if spec.kind == "events" and name == spec.qualified() and execute(RELATION_SQL, [sequence]).fetchall():
+    if spec.kind == "events" and name == spec.qualified() and _relations(execute, [sequence])[sequence]:
         return f"there is no such table, but its sequence's name {sequence} is taken"
     return None
 
@@ -184,21 +192,32 @@ def _foreign_because(rows: list[Any], ddl: str, later: Sequence[str]) -> str | N
     return None
 
 
-def refuse_foreign_index(execute: Any, spec: TableSpec, index: Index) -> None:
+def found_indexes(execute: Any, spec: TableSpec) -> dict[str, Any]:
+    """What exists under the names of a table's indexes, by the name: a row for the functions below."""
+    names = {spec.beside(f'"{index.name}"'): index.name for index in spec.indexes()}
+    rows = execute(INDEXES_SQL, [spec.qualified(), list(names)]).fetchall()
+    return {names[name]: row for name, *row in rows}
+
+
+def refuse_foreign_index(row: Any, spec: TableSpec, index: Index) -> None:
     """Refuse an index of the right name that is not pgevents' index, or not complete.
+
+    Args:
+        row: What exists under its name, of `found_indexes()`; None if nothing does.
+        spec: The spec of its table.
+        index: The index.
 
     Raises:
         ConfigurationError: The index is another one, or not complete.
     """
-    reason = index_fault(execute, spec, index)
+    reason = index_fault(row, spec, index)
     if reason is not None:
         raise ConfigurationError(f"{reason}; then call create_tables() again")
 
 
-def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
+def index_fault(row: Any, spec: TableSpec, index: Index) -> str | None:
     """What is wrong with an existing index, and what to do; None if it is the right index and complete."""
     name = spec.beside(f'"{index.name}"')
-    row = execute(INDEX_SQL, [spec.qualified(), name]).fetchone()
     if row is None:
         return None
     if _is_former(row, index):
@@ -221,9 +240,8 @@ def index_fault(execute: Any, spec: TableSpec, index: Index) -> str | None:
     return None
 
 
-def index_is_former(execute: Any, spec: TableSpec, index: Index) -> bool:
+def index_is_former(row: Any, index: Index) -> bool:
     """Whether an existing index is the one that an earlier version of pgevents made under this name."""
-    row = execute(INDEX_SQL, [spec.qualified(), spec.beside(f'"{index.name}"')]).fetchone()
     return row is not None and _is_former(row, index)
 
 

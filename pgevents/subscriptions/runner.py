@@ -278,6 +278,7 @@ class _Poller:
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)
+                self.next_timer = time.monotonic() + self.pause
             stop.wait(min(self.pause, self._until_timer()))
             self.board.wait_for_idle(min(self.poll, self._until_timer()))
 

@@ -7,7 +7,7 @@ import difflib
 import pprint
 import re
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,7 @@ from pgevents.testing.histories import (
     numbered,
     shown,
 )
+from pgevents.timers import Cancel, Later
 from pgevents.type_registry import EventTypes
 
 if TYPE_CHECKING:
@@ -182,26 +183,31 @@ class Given:
             **kwargs: Passed on.
         """
         outcome = Outcome(self)
+
+        def kept(*views: Any) -> Any:
+            decided = decide(*views, *args, **kwargs)
+            if not isinstance(decided, (list, tuple, Iterator, Later, Cancel)):
+                return decided
+            several = [decided] if isinstance(decided, (Later, Cancel)) else list(cast("Any", decided))
+            outcome.timers = tuple(one for one in several if isinstance(one, (Later, Cancel)))
+            return several
+
         try:
-            outcome.decided = tuple(self._decide(decide, args, kwargs))
+            outcome.decided = tuple(self._decide(kept))
         except Exception as error:  # what the decider raises is its answer, for .then() to look at
             outcome.error = error
         return outcome
 
-    def _decide(self, decide: Callable[..., Any], args: Any, kwargs: Any) -> list[Event[Any]]:
+    def _decide(self, decide: Callable[..., Any]) -> list[Event[Any]]:
         client = self.client
         if client is None:
             first = self.views if self.sources else (list(self.events),)
-            return _as_events(decide(*first, *args, **kwargs), self.serializer)
+            return _as_events(decide(*first), self.serializer)
         with capture_events(client, uncommitted=client.db.in_transaction()) as saved:
             if self.sources:
-
-                def decider(*views: Any) -> Any:
-                    return decide(*views, *args, **kwargs)
-
-                client.decide(self.folded(), decider)
+                client.decide(self.folded(), decide)
             else:
-                decide(client, *args, **kwargs)
+                decide(client)
         return list(saved)
 
 
@@ -214,7 +220,9 @@ def _as_events(decided: Any, serializer: Serializer) -> list[Event[Any]]:
         return []
     several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
-    return [preview(one, now, serializer=serializer) for one in several]
+    return [
+        preview(one, now, serializer=serializer) for one in several if not isinstance(one, (Later, Cancel))
+    ]
 
 
 def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> bool:
@@ -236,12 +244,14 @@ class Outcome:
 
     Attributes:
         decided: The events, in their envelopes; saved ones if there is a client.
+        timers: The timers that were decided: `later(...)` and `cancel(...)`.
         error: What was raised instead.
     """
 
     def __init__(self, before: Given) -> None:
         self.before = before
         self.decided: tuple[Event[Any], ...] = ()
+        self.timers: tuple[Later | Cancel, ...] = ()
         self.error: Exception | None = None
         self._is_checked = False
 
@@ -271,7 +281,8 @@ class Outcome:
 
         Args:
             *expected: All events in order: instances or dicts, or a class for one with any data; nothing for
-                no event. Or one error: its class, or an instance with the same message.
+                no event; and among them `later(...)` and `cancel(...)` for all timers in order. Or one
+                error: its class, or an instance with the same message.
             match: A regular expression to be found in the error's message.
 
         Raises:
@@ -290,7 +301,10 @@ class Outcome:
             return self
         if match is not None:
             raise ConfigurationError("match= goes with an error: then(CartClosed, match='c1')")
-        self._check_events(expected)
+        self._check_events([one for one in expected if not isinstance(one, (Later, Cancel))])
+        timers = tuple(one for one in expected if isinstance(one, (Later, Cancel)))
+        if timers != self.timers:
+            raise AssertionError(f"other timers were decided: {self.timers}, not {timers}")
         return self
 
     def _check_error(self, expected: Any, match: str | None) -> None:

@@ -79,6 +79,7 @@ def running(*arguments: str, database: str) -> Iterator[tuple[Visitor, list[str]
     assert process.returncode == 0, errors
 
 
+@pytest.mark.long
 def test_the_demo_opens_the_day_and_says_how_to_come_back(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

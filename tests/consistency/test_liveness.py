@@ -233,6 +233,7 @@ def test_ten_thousand_saves_in_one_transaction_need_few_locks(client: EventClien
     assert len(client.get_event_stream("ITEM_ADDED_TO_CART")) == 10_000
 
 
+@pytest.mark.long
 def test_large_batches_from_many_processes_need_few_locks(client: EventClient, url: str) -> None:
     """Eight batches of 10,000 events at once, at PostgreSQL's default lock memory: all are saved, each in one
     piece."""

@@ -46,7 +46,7 @@ def work(url: str) -> None:
     Runner(client, [writer(client)]).run(2, signals=True)
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.long), "fork", "forkserver"])
 def test_a_runner_works_in_a_process_of_multiprocessing(client: EventClient, url: str, method: str) -> None:
     """However it is started; SIGTERM ends it."""
     client.db.execute_sql(HANDLED_SQL)
@@ -107,6 +107,7 @@ def worker_exit(server, worker):
 """
 
 
+@pytest.mark.long
 def test_a_runner_works_in_gunicorns_workers(client: EventClient, url: str, tmp_path: Path) -> None:
     """Begun after the fork, each shares the work, and ends with its worker."""
     pytest.importorskip("gunicorn")
