@@ -453,12 +453,15 @@ BEGIN
     -- for lists
     RETURNING id, data, metadata)
     INSERT INTO my_app.events_lists (field, value, id)
-    SELECT NULL::text, NULL::text, NULL::bigint WHERE false
+    SELECT NULL::text AS field, NULL::text AS value, NULL::bigint AS id WHERE false
     -- end
     -- for each list
     UNION ALL
     SELECT 'cart_id', v, saved.id FROM saved, my_app.events_values(saved.data->'cart_id') AS v
     WHERE saved.data->'cart_id' IS NOT NULL
+    -- end
+    -- for lists
+    ORDER BY value, field, id  -- the order of the index, which is then written from one end to the other
     -- end
     ;
     _guard := set_config('pgevents.my_app_events', _state, true);
