@@ -112,7 +112,7 @@ def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[st
         either = event.data.error if event.data.__class__ is UndecodedData else whole(event)
         found.setdefault(text, []).append(Item(event.id, *parted(either), text, 0, 0))
     for events in found.values():
-        events.sort(key=lambda one: one.id)
+        events.sort(key=lambda item: item.id)
     return found
 
 
