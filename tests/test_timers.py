@@ -365,6 +365,18 @@ def test_a_runner_without_a_server_looks_for_timers_at_leisure(
     assert 2 <= looks <= 8
 
 
+def test_a_runner_that_is_stopped_while_it_fires_does_not_hold_the_others_for_ever(
+    client: EventClient,
+) -> None:
+    """The server ends its transaction, so that another one can fire."""
+    client.schedule(cart("c1"), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        limit = client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0]
+    assert limit == "1min"
+    assert client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0] == "0"
+
+
 # -- from handlers -------------------------------------------------------------------------
 
 

@@ -96,6 +96,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('lock_timeout', _lock_timeout, true);
+    -- Who is stopped in the middle of it does not keep all others from firing.
+    PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
     _now := clock_timestamp() + _ahead;
     RETURN QUERY
         WITH due AS MATERIALIZED (
