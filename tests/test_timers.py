@@ -29,6 +29,7 @@ from pgevents import (
 from pgevents.aio import AsyncEventClient
 from pgevents.cli.commands import cli
 from pgevents.diagnosis import diagnose
+from pgevents.store.functions import setting_of
 from pgevents.subscriptions import TimersReport, check, firing, subscription, timers_report
 from pgevents.testing import Clock, drain, given
 
@@ -328,6 +329,22 @@ def test_a_runner_fires_timers_and_gives_their_events_to_handlers(client: EventC
         until(lambda: seen == ["late", "soon"])
     saved = client.get_event_stream(CartCreated)[-1]
     assert timedelta(0) <= saved.created_at - due < timedelta(seconds=2)
+
+
+def test_timers_fire_in_batches_whose_keys_are_locked_one_by_one(client: EventClient) -> None:
+    """As many as the limit allows, and no more: beyond it all who decide would have to wait."""
+    limit = client.db.execute_sql("SELECT my_app.events_key_limit()").fetchone()[0]
+    for n in range(limit):
+        client.schedule(ItemAddedToCart(f"c{n}", f"p{n}", 1, 5), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        fired = len(client.get_event_stream())
+        locks, scope = client.db.execute_sql(
+            "SELECT split_part(s, '|', 3)::int, split_part(s, '|', 4) FROM current_setting(%s) AS s",
+            [setting_of(client.events.pgevents_spec)],
+        ).fetchone()
+    assert fired == (limit - 2) // 2  # one of the table, one of the type, two of each event
+    assert locks == 2 * fired + 2 <= limit and scope == ""
 
 
 def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
