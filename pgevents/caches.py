@@ -82,6 +82,8 @@ CACHES = {
     "readers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "stored shapes": Policy(1024),
     "views of one shape": Policy(1024, Until.OWNER_GONE),
+    "views between decisions": Policy(100, Until.SECONDS_PASSED, 10.0),
+    "busy kinds of streams": Policy(1_000, Until.SECONDS_PASSED, 16.0),
     "kept views": Policy(1024, Until.SECONDS_PASSED, 1.0),
     # of a pipeline
     "classes that fit a pipeline": Policy(1024, Until.OWNER_GONE),
@@ -166,6 +168,10 @@ class TimedCache(Generic[K, V]):
     def __init__(self, name: str) -> None:
         self._seconds = CACHES[name].seconds
         self._entries: Cache[K, tuple[float, V]] = Cache(name)
+
+    def forget(self) -> None:
+        """Look everything up again."""
+        self._entries.clear()
 
     def get(self, key: K, look_up: Callable[[], V]) -> V:
         """The value of a key, looked up if it is not remembered."""

@@ -167,11 +167,15 @@ def holder_text(holder: HorizonHolder) -> str:
 
 def _waiting(client: EventClient) -> Iterator[Finding]:
     waiting = waiting_backends(client.session.execute)
-    for one in waiting:
-        since = "" if one.seconds is None else f" for {one.seconds:,.0f} s"
-        advice = " or ".join(f"SELECT pg_terminate_backend({held.pid})" for held in one.blockers if held.pid)
+    for session in waiting:
+        since = "" if session.seconds is None else f" for {session.seconds:,.0f} s"
+        advice = " or ".join(
+            f"SELECT pg_terminate_backend({held.pid})" for held in session.blockers if held.pid
+        )
         yield Finding(
-            "note", f"backend {one.pid} {one.application} waits{since} for {described(one.blockers)}", advice
+            "note",
+            f"backend {session.pid} {session.application} waits{since} for {described(session.blockers)}",
+            advice,
         )
     if not waiting:
         yield Finding("ok", "nobody waits for a lock")

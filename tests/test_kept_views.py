@@ -496,7 +496,7 @@ def test_two_versions_never_see_each_other(client: EventClient, make_client: Mak
 
         settle(work)
         work.setup()
-    new.snapshots.kept.clear()
+    new.snapshots.kept.forget()
     with pytest.raises(IncompleteViewsError, match="event 0 of 5") as caught:
         new.query_projections(CartTwo)
     assert (caught.value.reason, caught.value.target) == ("building", 5)

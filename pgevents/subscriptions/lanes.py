@@ -306,9 +306,8 @@ def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Excepti
         )
     if key is None and value is not None:
         return ConfigurationError(
-            f"event {event.id} is stored without the key {field!r}, which an upcaster makes: give the "
-            f"name under "
-            f"which it is stored, too: key=({field!r}, 'old_name')"
+            f"event {event.id} is stored without the key {field!r}, which an upcaster makes: give the name "
+            f"under which it is stored, too: key=({field!r}, 'old_name')"
         )
     return None
 
@@ -322,11 +321,9 @@ def check_ahead(work: Work, lane: Lane) -> None:
     last = work.statements.value("arrivals")
     if lane.position > last:
         raise ConfigurationError(
-            f"subscription {work.name!r} stands at {lane.position} in lane {lane.number}, ahead of the "
-            f"log, which "
-            f"ends at {last}: the database was set back, and ids will be given out anew. Reset it to an "
-            f"id that you "
-            "are sure of"
+            f"subscription {work.name!r} stands at {lane.position} in lane {lane.number}, ahead of the log, "
+            f"which ends at {last}: the database was set back, and ids will be given out anew. Reset it to "
+            "an id that you are sure of"
         )
 
 

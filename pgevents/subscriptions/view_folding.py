@@ -1,8 +1,7 @@
 """One transaction of a keeper: some lanes, their events folded into views, the rows and the places.
 
 A view is the fold of all its final events, not of those that happen to come: of each view that is touched,
-all
-events above its row are folded, and a row that is missing is folded from the start.
+all events above its row are folded, and a row that is missing is folded from the start.
 """
 
 from __future__ import annotations
@@ -219,7 +218,7 @@ class Fold:
             events: All of its events above what is folded into it, up to `to`.
             to: All up to this id is final.
         """
-        good = list(itertools.takewhile(lambda one: one[1] is not None, events))
+        good = list(itertools.takewhile(lambda pair: pair[1] is not None, events))
         failed = None if len(good) == len(events) else _failure(events[len(good)])
         try:
             self._fold_all(held, [event for _, event, _ in good if event is not None])
@@ -264,7 +263,7 @@ class Fold:
         lane = next(lane for lane in self.lanes if lane.number == item.lane)
         at = attrs.evolve(item, id=event_id)
         self.failure = parking.fail(self.work, lane, at, parking.error_text(error), 0) or self.failure
-        parking.queue(self.work, [attrs.evolve(item, id=one) for one in later])
+        parking.queue(self.work, [attrs.evolve(item, id=event_id) for event_id in later])
         self.blocked.add(item.key)
 
     # -- views that are folded anew -------------------------------------------------------
@@ -301,7 +300,7 @@ class Fold:
             self.failure = failure or self.failure
             return
         hashed = _hashes(work, [key])[key]
-        parking.release(work, key, [*(one for one in ids if one < event_id), tried.event_id])
+        parking.release(work, key, [*(id_ for id_ in ids if id_ < event_id), tried.event_id])
         later = [tried.event_id] if tried.event_id > event_id else []
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 

@@ -112,7 +112,7 @@ def earlier_events(
         error = event.data.error if event.data.__class__ is UndecodedData else whole(event)[1]
         found.setdefault(text, []).append((event.id, None if error else event, error))
     for events in found.values():
-        events.sort(key=lambda one: one[0])
+        events.sort(key=lambda entry: entry[0])
     return found
 
 
