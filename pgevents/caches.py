@@ -180,3 +180,7 @@ class TimedCache(Generic[K, V]):
         if entry is None or entry[0] < time.monotonic():
             entry = self._entries[key] = time.monotonic() + self._seconds, look_up()
         return entry[1]
+
+    def clear(self) -> None:
+        """Look up all anew."""
+        self._entries.clear()
