@@ -53,7 +53,7 @@ from pgevents.store.ordering import Horizon, HorizonHolder, Position
 from pgevents.store.results import EventStream
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, everything, stream
-from pgevents.timers import Scheduled, ScheduledTimer
+from pgevents.timers import Cancel, Later, Scheduled, ScheduledTimer, cancel, later
 from pgevents.type_registry import EventTypes
 from pgevents.view_fields import ViewFields
 
@@ -61,6 +61,7 @@ __all__ = [
     "AppendOnlyError",
     "BrowserLink",
     "BrowserPage",
+    "Cancel",
     "Comparison",
     "ConcurrencyError",
     "ConfigurationError",
@@ -79,6 +80,7 @@ __all__ = [
     "IdempotencyError",
     "IncompleteViewsError",
     "InvalidValueError",
+    "Later",
     "LatestEvent",
     "MovedError",
     "MultiStreamProjectionBase",
@@ -108,6 +110,7 @@ __all__ = [
     "at_least",
     "at_most",
     "between",
+    "cancel",
     "create_event_client",
     "create_events_table",
     "create_multi_stream_projection_base_class",
@@ -118,6 +121,7 @@ __all__ = [
     "everything",
     "hookimpl",
     "is_not",
+    "later",
     "latest",
     "less_than",
     "many",

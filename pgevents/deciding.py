@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 import attrs
 
 from pgevents.busy_views import KeptViews, keep_view
+from pgevents.caches import Cache
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
@@ -22,6 +23,7 @@ from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
 from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream, refuse_for_reads
+from pgevents.timers import Cancel, Later, Timers
 
 __all__ = [
     "Decided",
@@ -54,8 +56,6 @@ OPTIMISTIC_TRIES = 2
 BUSY_SECONDS = (1.0, 16.0)
 """For how long a client locks at the first try after its optimistic tries were in vain, at least and at
 most. It does so for all streams of the same kind: where one cart is busy, so is the next."""
-BUSY_LIMIT = 1_000
-"""How many busy kinds of streams a client remembers."""
 PLUGIN_TRIES = 100
 """How many more tries plugins may ask for once `retries` are used up."""
 
@@ -148,6 +148,10 @@ class PlainProjection(Projection[V_co], Protocol[V_co]):
         ...
 
 
+def _no_kinds() -> Cache[Kind, tuple[float, float]]:
+    return Cache("busy kinds of streams")
+
+
 @attrs.define
 class Decider:
     """Decides for one client; see `EventClient.decide`.
@@ -155,6 +159,7 @@ class Decider:
     Attributes:
         session: The database.
         saver: Saves what was decided, and finds what a key saved before.
+        timers: Schedules and cancels what was decided to be saved later.
         hooks: The client's plugins.
         check_installed: Raises if tables or functions are missing.
         views: Views of streams that were locked, so that the next decision reads only what came since.
@@ -164,10 +169,11 @@ class Decider:
 
     session: Session
     saver: Saver
+    timers: Timers
     hooks: HookCalls
     check_installed: Callable[[], None]
     views: KeptViews = attrs.field(init=False, factory=KeptViews)
-    busy: dict[Kind, tuple[float, float]] = attrs.field(init=False, factory=dict[Any, tuple[float, float]])
+    busy: Cache[Kind, tuple[float, float]] = attrs.field(init=False, factory=_no_kinds)
 
     def decide(
         self,
@@ -248,8 +254,6 @@ class Decider:
 
     def _note_busy(self, kind: Kind) -> None:
         """Lock at the first try for a while; for twice as long as before, if that was just over."""
-        if len(self.busy) >= BUSY_LIMIT:
-            self.busy.clear()
         now = time.monotonic()
         until, seconds = self.busy.get(kind, (0.0, 0.0))
         seconds = min(2 * seconds, BUSY_SECONDS[1]) if now < until + seconds else BUSY_SECONDS[0]
@@ -342,9 +346,26 @@ class _Decision:
             return []
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
-        saved = self.owner.saver.save(decided, options)
+        if any(isinstance(one, (Later, Cancel)) for one in decided):
+            saved = self._save_with_timers(decided, options)
+        else:
+            saved = self.owner.saver.save(decided, options)
         for projection in self.projections:
             projection.refresh()
+        return saved
+
+    def _save_with_timers(self, decided: Sequence[Any], options: SaveOptions) -> list[Event[Any]]:
+        """Save the events, then schedule and cancel timers, in one transaction."""
+        timers = self.owner.timers
+        with self.owner.session.atomic():
+            saved = self.owner.saver.save(
+                [one for one in decided if not isinstance(one, (Later, Cancel))], options
+            )
+            for one in decided:
+                if isinstance(one, Later):
+                    timers.schedule(one, options.metadata)
+                elif isinstance(one, Cancel):
+                    timers.unschedule(one.key)
         return saved
 
 

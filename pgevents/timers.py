@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 import attrs
@@ -17,9 +17,17 @@ from pgevents.saving import Saver
 from pgevents.store.options import check_flag, check_limit
 from pgevents.store.processing import Statements
 
-__all__ = ["KEY_PREFIX", "Cancel", "Later", "Scheduled", "ScheduledTimer", "Timers", "cancel", "later"]
-
-T = TypeVar("T")
+__all__ = [
+    "KEY_PREFIX",
+    "STATES",
+    "Cancel",
+    "Later",
+    "Scheduled",
+    "ScheduledTimer",
+    "Timers",
+    "cancel",
+    "later",
+]
 
 KEY_PREFIX = "timer: "
 """Before a timer's key in the idempotency key of the event that it saves."""
@@ -30,7 +38,7 @@ STATES = ("scheduled", "retrying", "parked")
 
 
 @attrs.frozen
-class Later(Generic[T]):
+class Later:
     """An event that is to be saved later; made by `later()`.
 
     Attributes:
@@ -41,7 +49,7 @@ class Later(Generic[T]):
         replace: Whether a timer of that key that has not fired yet is replaced.
     """
 
-    event: T
+    event: Any
     at: datetime | None = None
     after: timedelta | None = None
     key: str | None = None
@@ -69,13 +77,13 @@ class Cancel:
 
 
 def later(
-    event: T,
+    event: Any,
     *,
     at: datetime | None = None,
     after: timedelta | None = None,
     key: str | None = None,
     replace: bool = False,
-) -> Later[T]:
+) -> Later:
     """What a decider returns to schedule an event, in the transaction of what it decides.
 
     Args:
@@ -176,7 +184,7 @@ class Timers:
     statements: Statements
     ahead: timedelta = timedelta(0)
 
-    def schedule(self, asked: Later[Any], metadata: Mapping[str, Any] | None = None) -> Scheduled:
+    def schedule(self, asked: Later, metadata: Mapping[str, Any] | None = None) -> Scheduled:
         """See `EventClient.schedule`."""
         key, delivery = asked.key, current_delivery()
         if delivery is not None:

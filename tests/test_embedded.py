@@ -166,6 +166,7 @@ def test_not_even_a_killed_keeper_leaves_a_server_running() -> None:
     shutil.rmtree(sockets)  # the documented rest
 
 
+@pytest.mark.long
 def test_commits_are_durable_unless_a_throw_away_server_shall_be_fast() -> None:
     """PostgreSQL's own defaults stand unless `durable=False` or `settings` change them."""
     names = ("fsync", "synchronous_commit", "full_page_writes", "max_connections")
@@ -231,6 +232,7 @@ def test_leaving_does_not_wait_for_other_connections(tmp_path: Path) -> None:
     other.close()
 
 
+@pytest.mark.long
 def test_processes_that_start_at_the_same_moment_share_one_server(tmp_path: Path) -> None:
     """Of four processes on a new folder one starts the server, and the last one to leave stops it."""
     users = [start_user(tmp_path / "data") for _ in range(4)]
@@ -244,6 +246,7 @@ def test_processes_that_start_at_the_same_moment_share_one_server(tmp_path: Path
     assert not is_running(server)
 
 
+@pytest.mark.long
 def test_a_crashed_user_neither_stops_a_shared_server_nor_keeps_it_alive(tmp_path: Path) -> None:
     """After kill -9 of the process that started it the server goes on for the other one, and stops when that
     leaves."""
@@ -299,6 +302,7 @@ def test_blocks_of_one_process_may_overlap(tmp_path: Path) -> None:
     assert not is_running(server)
 
 
+@pytest.mark.long
 def test_a_forked_child_that_leaves_the_block_does_not_end_it(tmp_path: Path) -> None:
     """Only the process that entered the block stops the server."""
     code = """
@@ -454,6 +458,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 @needs_root
 @needs_linux
+@pytest.mark.long
 def test_an_ordinary_user_can_do_the_same(temporary: Path) -> None:
     """Without root's powers a user has throw-away and lasting servers, and is nobody else for it."""
     nobody = pwd.getpwnam("nobody")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -230,16 +231,20 @@ def test_gauges_show_lag_and_what_is_parked(make_client: Make) -> None:
     client.save_event(CartCreated("c1", "u1"))
     drain(client, [write])
     client.save_events([CartCreated("c2", "u1"), CartCreated("c3", "u1")])
+    client.schedule(CartCreated("c4", "u1"), at=datetime.now(timezone.utc) - timedelta(minutes=1))
     found = {
         metric.name: [point.value for point in metric.data.data_points]
         for resource in reader.get_metrics_data().resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name.startswith("pgevents.subscription")
+        if metric.name.startswith(("pgevents.subscription", "pgevents.timers"))
     }
     assert found["pgevents.subscription.lag"] == [2]
     assert found["pgevents.subscription.parked"] == [1]
     assert found["pgevents.subscription.attempts"] == [1]
+    assert found["pgevents.timers.scheduled"] == [1]
+    assert found["pgevents.timers.parked"] == [0]
+    assert 59 < found["pgevents.timers.late.time"][0] < 90
 
 
 FLASK = """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -9,19 +12,29 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from peewee import OperationalError
 
 from pgevents import (
     ConfigurationError,
+    DatabaseError,
     Event,
     EventClient,
     IdempotencyError,
     InvalidValueError,
+    cancel,
     hookimpl,
+    later,
 )
-from pgevents.subscriptions import firing, subscription
-from pgevents.testing import Clock, drain
+from pgevents.aio import AsyncEventClient
+from pgevents.cli.commands import cli
+from pgevents.diagnosis import diagnose
+from pgevents.store.functions import setting_of
+from pgevents.subscriptions import TimersReport, check, firing, subscription, timers_report
+from pgevents.testing import Clock, drain, given
 
-from .shop import CartCreated, ItemAddedToCart
+from .shop import CartCreated, CartProjection, CartView, ItemAddedToCart
+from .test_subscriptions_cli import pg_url
 from .test_subscriptions_runner import running, until
 
 Make = Callable[..., EventClient]
@@ -318,6 +331,22 @@ def test_a_runner_fires_timers_and_gives_their_events_to_handlers(client: EventC
     assert timedelta(0) <= saved.created_at - due < timedelta(seconds=2)
 
 
+def test_timers_fire_in_batches_whose_keys_are_locked_one_by_one(client: EventClient) -> None:
+    """As many as the limit allows, and no more: beyond it all who decide would have to wait."""
+    limit = client.db.execute_sql("SELECT my_app.events_key_limit()").fetchone()[0]
+    for n in range(limit):
+        client.schedule(ItemAddedToCart(f"c{n}", f"p{n}", 1, 5), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        fired = len(client.get_event_stream())
+        locks, scope = client.db.execute_sql(
+            "SELECT split_part(s, '|', 3)::int, split_part(s, '|', 4) FROM current_setting(%s) AS s",
+            [setting_of(client.events.pgevents_spec)],
+        ).fetchone()
+    assert fired == (limit - 2) // 2  # one of the table, one of the type, two of each event
+    assert locks == 2 * fired + 2 <= limit and scope == ""
+
+
 def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
     """Runner(..., timers=False)"""
 
@@ -328,6 +357,41 @@ def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
     with running(client, note, timers=False):
         time.sleep(0.5)
     assert carts_of(client) == []
+
+
+def test_a_runner_without_a_server_looks_for_timers_at_leisure(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not ask in a loop without a pause."""
+
+    @subscription("nothing", CartCreated)
+    def note(event: Event[CartCreated]) -> None: ...
+
+    looks = 0
+
+    def until_next(client: EventClient) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            return 0.001
+        raise OperationalError("the server is gone")
+
+    monkeypatch.setattr(firing, "until_next", until_next)
+    with running(client, note):
+        time.sleep(0.8)
+    assert 2 <= looks <= 8
+
+
+def test_a_runner_that_is_stopped_while_it_fires_does_not_hold_the_others_for_ever(
+    client: EventClient,
+) -> None:
+    """The server ends its transaction, so that another one can fire."""
+    client.schedule(cart("c1"), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        limit = client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0]
+    assert limit == "1min"
+    assert client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0] == "0"
 
 
 # -- from handlers -------------------------------------------------------------------------
@@ -370,3 +434,186 @@ def test_a_handler_with_effects_outside_schedules_once(client: EventClient) -> N
     until(lambda: drain(client, [remind]))
     assert not fails
     assert [timer.data for timer in client.scheduled()] == [cart("a"), cart("b")]
+
+
+# -- from decisions ------------------------------------------------------------------------
+
+
+def test_what_a_decision_schedules_and_cancels_is_part_of_it(client: EventClient, make_client: Make) -> None:
+    """After a conflict nothing of the lost try is left, and the repeated one is complete."""
+    other, tries = make_client(), 0
+    client.schedule(cart("old"), after=HOUR, key="old")
+
+    def decide(view: CartView) -> list[Any]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            other.save_event(ItemAddedToCart("c1", "p1", 1, 5))  # the first try is in vain
+        return [
+            ItemAddedToCart("c1", "p2", 1, 5),
+            later(cart(f"try {tries}"), after=HOUR, key=f"k{tries}"),
+            cancel("old"),
+        ]
+
+    saved = client.decide(CartProjection("c1", client), decide, metadata={"by": "me"})
+    assert tries == 2
+    assert [event.data for event in saved] == [ItemAddedToCart("c1", "p2", 1, 5)]
+    (timer,) = client.scheduled()
+    assert (timer.key, timer.metadata) == ("k2", {"by": "me"})
+    assert client.decide(CartProjection("c1", client), lambda view: later(cart("a"), after=HOUR)) == []
+    assert len(client.scheduled()) == 2
+
+
+def test_given_when_then_shows_timers(client: EventClient) -> None:
+    """In memory, and with a store."""
+
+    def decide(view: CartView) -> list[Any]:
+        return [ItemAddedToCart("c1", "p2", 1, 5), later(cart("c2"), after=HOUR, key="k"), cancel("old")]
+
+    expected = later(cart("c2"), after=HOUR, key="k"), cancel("old")
+    for where in (None, client):
+        start = given(CartProjection("c1"), cart("c1"), client=where)
+        start.when(decide).then(ItemAddedToCart, *expected)
+        with pytest.raises(AssertionError, match="other timers"):
+            start.when(decide).then(ItemAddedToCart)
+        with pytest.raises(AssertionError, match="other timers"):
+            start.when(decide).then(
+                ItemAddedToCart, later(cart("c2"), after=2 * HOUR, key="k"), cancel("old")
+            )
+    assert [timer.key for timer in client.scheduled()] == ["k"]
+
+
+# -- rights and old tables -----------------------------------------------------------------
+
+
+def test_a_writer_has_timers_and_a_reader_sees_them(client: EventClient, url: str) -> None:
+    """What create_tables(grant_writer=...) and (grant_reader=...) grant; others may nothing."""
+    writer, reader = f"writer_{abs(hash(url))}", f"reader_{abs(hash(url))}"
+    for role in (writer, reader):
+        client.db.execute_sql(f"CREATE ROLE {role}")
+    try:
+        client.create_tables(grant_writer=writer, grant_reader=reader)
+        client.db.execute_sql(f"SET ROLE {writer}")
+        client.schedule(cart("c1"), at=PAST, key="k1")
+        client.schedule(cart("c2"), after=HOUR, key="k2")
+        assert client.unschedule("k2") == "cancelled"
+        fire_all(client)
+        assert carts_of(client) == ["c1"]
+        client.schedule(cart("c2"), after=HOUR, key="k2")
+        client.db.execute_sql(f"RESET ROLE; SET ROLE {reader}")
+        assert [timer.key for timer in client.scheduled()] == ["k2"]
+        for call in (
+            lambda: client.schedule(cart("c3"), after=HOUR),
+            lambda: client.unschedule("k2"),
+            lambda: firing.fire(client),
+        ):
+            with pytest.raises(DatabaseError, match="permission denied"):
+                call()
+    finally:
+        client.db.execute_sql(f"RESET ROLE; DROP OWNED BY {writer}, {reader}; DROP ROLE {writer}, {reader}")
+
+
+def test_tables_without_timers_get_them(client: EventClient) -> None:
+    """A log of an earlier version is brought along, and keeps its events."""
+    client.save_event(cart("c1"))
+    client.db.execute_sql(
+        "DROP TABLE my_app.events_timers; COMMENT ON FUNCTION my_app.events_append IS 'pgevents earlier'"
+    )
+    client.create_tables()
+    client.schedule(cart("c2"), at=PAST)
+    fire_all(client)
+    assert carts_of(client) == ["c1", "c2"]
+
+
+def test_timers_of_a_dropped_log_do_not_fire_into_another(client: EventClient, make_client: Make) -> None:
+    """create_tables() refuses to begin beside them."""
+    client.schedule(cart("c1"), after=HOUR)
+    client.db.execute_sql("DROP TABLE my_app.events CASCADE")
+    with pytest.raises(ConfigurationError, match="events_timers"):
+        make_client().create_tables()
+
+
+def test_redaction_clears_what_errors_quote(client: EventClient) -> None:
+    """As with events that are parked."""
+    client.schedule(cart("c1"), after=HOUR)
+    client.db.execute_sql("UPDATE my_app.events_timers SET error = 'no customer Ann', state = 'parked'")
+    with client.maintenance("erasure request 1"):
+        pass
+    assert client.scheduled()[0].error is None
+
+
+def test_the_servers_clock_may_be_set(client: EventClient) -> None:
+    """Back: a timer waits for its time again, and what has fired has fired. Forward: it fires at once."""
+    client.schedule(cart("c1"), after=timedelta(0))
+    client.schedule(cart("c2"), after=MINUTE)
+    client.timers.ahead = -HOUR
+    fire_all(client)
+    assert carts_of(client) == [] and 3_500 < (firing.until_next(client) or 0) < 3_700
+    client.timers.ahead = HOUR
+    fire_all(client)
+    client.timers.ahead = -HOUR
+    fire_all(client)
+    assert carts_of(client) == ["c1", "c2"]
+
+
+# -- what is shown -------------------------------------------------------------------------
+
+
+def test_late_and_parked_timers_are_problems(client: EventClient) -> None:
+    """health, doctor and the report name them."""
+    assert timers_report(client) == TimersReport(0, 0, 0.0, 0, 0, None)
+    due = client.schedule(cart("c1"), after=HOUR, key="k1").at
+    assert timers_report(client) == TimersReport(1, 0, 0.0, 0, 0, due)
+    assert check(client) == []
+    client.schedule(cart("c2"), at=datetime.now(timezone.utc) - MINUTE)
+    (problem,) = check(client)
+    assert re.match(r"timers: a timer is due, the first for 6\d s: does a runner run\?", problem)
+    assert check(client, max_lag=300) == []
+    client.db.execute_sql("UPDATE my_app.events_timers SET state = 'parked' WHERE key <> 'k1'")
+    assert check(client) == ["timers: a timer is parked: pgevents timers list --state parked shows why"]
+    assert any("a timer is parked" in finding.what for finding in diagnose(client))
+    report = timers_report(client)
+    assert (report.scheduled, report.due, report.parked) == (2, 0, 1)
+
+
+def test_commands_list_cancel_and_retry_timers(client: EventClient, url: str) -> None:
+    """pgevents timers, and what stats says."""
+
+    def command(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli, [*arguments], env={"PGEVENTS_DATABASE_URL": pg_url(url)})
+        assert done.exit_code == code, done.output
+        return done.output
+
+    assert command("timers", "list") == "No timers.\n"
+    client.schedule(cart("c1"), at=PAST, key="k1")
+    client.schedule(cart("c2"), at=PAST + MINUTE, key="k2")
+    assert command("timers", "list").splitlines() == [
+        "2026-01-01 00:00:00+0000  k1  CART_CREATED  scheduled",
+        "2026-01-01 00:01:00+0000  k2  CART_CREATED  scheduled",
+    ]
+    (line,) = command("timers", "list", "--key", "k2", "--json").splitlines()
+    assert json.loads(line)["data"] == {"cart_id": "c2", "user_id": "u1"}
+    assert command("timers", "cancel", "k1") == "k1 is cancelled.\n"
+    assert "no timer 'k1'" in command("timers", "cancel", "k1", code=1)
+    assert "not parked" in command("timers", "retry", "k2", code=1)
+    client.db.execute_sql("UPDATE my_app.events_timers SET state = 'parked', error = 'why'")
+    assert "parked  why" in command("timers", "list", "--state", "parked")
+    assert "1 timers are scheduled: 0 due" in command("stats")
+    assert json.loads(command("stats", "--json"))["timers"]["parked"] == 1
+    assert command("timers", "retry") == "1 will be tried again.\n"
+    fire_all(client)
+    assert "has fired" in command("timers", "cancel", "k2", code=1)
+
+
+def test_the_async_client_has_timers(client: EventClient) -> None:
+    """In a transaction, too."""
+
+    async def use() -> None:
+        async with AsyncEventClient(client) as shop:
+            async with shop.atomic():
+                await shop.save_event(cart("c1"))
+                await shop.schedule(cart("c2"), after=HOUR, key="k")
+            assert [timer.key for timer in await shop.scheduled()] == ["k"]
+            assert await shop.unschedule("k") == "cancelled"
+
+    asyncio.run(use())

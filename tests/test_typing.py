@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -17,8 +19,9 @@ def test_mypy_strict() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_pyright_strict() -> None:
+@pytest.mark.parametrize("what", ["tests/typing", pytest.param("pgevents", marks=pytest.mark.long)])
+def test_pyright_strict(what: str) -> None:
     """`pyright` in strict mode finds nothing to complain of."""
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "tests/typing", "pgevents"]
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, what]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -6,7 +6,6 @@ import multiprocessing
 import pickle
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,13 +236,10 @@ def _race(url: str, barrier: Any, results: Any) -> None:
         read = client.get_event_stream(CartEvent, cart_id="c1")
 
 
-def test_of_eight_concurrent_writers_one_wins(
-    client: EventClient, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_eight_concurrent_writers_one_wins(client: EventClient, url: str) -> None:
     """Eight processes that read the same and save at once: one succeeds in each of ten rounds, seven are
     refused."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(8), context.Queue()
     workers = [context.Process(target=_race, args=(url, barrier, results)) for _ in range(8)]
     for worker in workers:

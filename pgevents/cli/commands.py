@@ -19,6 +19,7 @@ from .processing import COMMANDS
 from .rebuilding import rebuild_command
 from .store import store_options
 from .tenants import tenants
+from .timers import timers
 from .ui import ui
 from .views import diff, query, show
 
@@ -55,6 +56,7 @@ for command in (
     rebuild_command,
     tenants,
     demo,
+    timers,
     *COMMANDS,
 ):
     cli.add_command(command)

@@ -18,6 +18,8 @@ import click
 
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
+from pgevents.exchange import export_parquet
+from pgevents.store.queries import keyed_select
 from pgevents.streams import Stream
 
 from .files import COLUMNS, FORMAT, KEY_COLUMN, form_of, progress, report
@@ -29,9 +31,6 @@ __all__ = ["export_command"]
 PAGE = 5_000
 BLOCK = 65_536
 HEADER = (",".join((*COLUMNS, KEY_COLUMN)) + "\r\n").encode()
-KEYED_SQL = """\
-SELECT e.*, k.idempotency_key FROM ({select}) AS e JOIN {table} AS k ON k.id = e.id ORDER BY e.id
-"""
 
 
 @click.command(
@@ -45,6 +44,12 @@ SELECT e.*, k.idempotency_key FROM ({select}) AS e JOIN {table} AS k ON k.id = e
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; may be given again.")
 @click.option("--after", **whole(0), default=0, metavar="ID", help="Only events above this id.")
 @click.option(
+    "--parquet", is_flag=True, help="FILE is a folder for Parquet files; called again, it goes on by itself."
+)
+@click.option(
+    "--by-type", is_flag=True, help="With --parquet and --app: typed columns, a folder for each type."
+)
+@click.option(
     "--resume", is_flag=True, help="Go on where the file ends; a line that was cut off is written again."
 )
 @FORMAT
@@ -54,10 +59,21 @@ def export_command(
     match: tuple[str, ...],
     types: tuple[str, ...],
     after: int,
+    parquet: bool,
+    by_type: bool,
     resume: bool,
     form: str | None,
     **options: Any,
 ) -> None:
+    if parquet:
+        if file == "-" or match or types or after or resume or form:
+            raise click.UsageError(
+                "--parquet takes a folder and exports the whole log; leave out other options"
+            )
+        _export_parquet(Store(**options), file, by_type)
+        return
+    if by_type:
+        raise click.UsageError("--by-type goes with --parquet")
     store, wanted, form = Store(**options), stream_of(types, match), form_of(file, form)
     if resume and file == "-":
         raise click.UsageError("--resume needs a file to go on with")
@@ -82,6 +98,20 @@ def export_command(
             count, last = count + len(rows), rows[-1][0]
             advance(len(rows))
     report(store, "exported", start, events=count, last_id=last)
+
+
+def _export_parquet(store: Store, folder: str, by_type: bool) -> None:
+    start = time.perf_counter()
+    client = store.own_client() if by_type else store.open()
+    with progress("Export", client.horizon().id) as advance:
+        reached = [0]
+
+        def show(last: int, target: int) -> None:
+            advance(last - reached[0])
+            reached[0] = last
+
+        found = export_parquet(client, folder, by_type=by_type, progress=show)
+    report(store, "exported", start, events=found.events, last_id=found.last_id)
 
 
 class _Output:
@@ -110,7 +140,7 @@ def _pages(client: EventClient, wanted: Stream[Any], after: int) -> Iterator[Any
     horizon = client.horizon().id
     while True:
         select, params = client.reader.select([wanted], after, horizon, tail=f"ORDER BY id LIMIT {PAGE}")
-        sql = KEYED_SQL.format(select=select, table=client.events.pgevents_spec.qualified())
+        sql = keyed_select(select, client.events.pgevents_spec)
         rows = client.session.execute(sql, params).fetchall()
         if not rows:
             return

@@ -11,7 +11,7 @@ import click
 from attrs import asdict
 
 from pgevents.diagnosis import diagnose
-from pgevents.subscriptions import kept_views, overview
+from pgevents.subscriptions import kept_views, overview, timers_report
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
@@ -30,7 +30,8 @@ SIZE_SQL = "SELECT pg_total_relation_size(to_regclass(%s)), pg_total_relation_si
 
 
 @click.command(
-    help="Count what is in the store: events by type, saved projections, subscriptions, sizes, the horizon.",
+    help="Count what is in the store: events by type, saved projections, subscriptions, timers, sizes, the "
+    "horizon.",
     epilog=EXIT_CODES,
 )
 @Store.options
@@ -44,7 +45,7 @@ def stats(**options: Any) -> None:
         execute(VIEWS_SQL.format(table=views), None).fetchall(),
     )
     sizes = execute(SIZE_SQL, [events, views]).fetchone()
-    horizon, reports = client.horizon(), overview(client)
+    horizon, reports, timers = client.horizon(), overview(client), timers_report(client)
     if store.as_json:
         found: dict[str, Any] = {
             "types": [
@@ -61,6 +62,7 @@ def stats(**options: Any) -> None:
             "subscriptions": [
                 {name: getattr(report, name) for name in SUBSCRIPTION_FIELDS} for report in reports
             ],
+            "timers": timers.as_json(),
         }
         click.echo(json.dumps(found, default=datetime.isoformat))
         return
@@ -97,6 +99,11 @@ def stats(**options: Any) -> None:
         console.print(
             f"{printable(kept.type)} version {kept.version} is kept: {state}, at event "
             f"{kept.position:,}{waiting}"
+        )
+    if timers.scheduled:
+        console.print(
+            f"{timers.scheduled:,} timers are scheduled: {timers.due:,} due, the first for "
+            f"{timers.late_seconds:,.0f} s, {timers.parked:,} parked."
         )
     total = sum(count for _, count, *_ in types)
     console.print(

@@ -121,7 +121,8 @@ class DecidingCalls(ClientParts):
         Args:
             projections: A projection, `latest(...)`, or several of them that the decision rests on.
             decider: Called with the view (or views, in order; of `latest(...)` the event, or None if there
-                is none). It returns an event, a list of events, or None for nothing, or yields events. It may
+                is none). It returns an event, a list of events, or None for nothing, or yields events; among
+                them `later(...)` and `cancel(...)` for timers, which are part of the same transaction. It may
                 be called several times, so it should do nothing but decide.
             retries: How many times to try again.
             metadata: As for `save_events`.

@@ -77,7 +77,7 @@ class ClientParts:
             types,
         )
         self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
-        self.decider = Decider(self.session, self.saver, self.plugins, self.check_installed)
+        self.decider = Decider(self.session, self.saver, self.timers, self.plugins, self.check_installed)
         self._is_checked = False
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, Operation, Snapshot, hookimpl
 from pgevents.plugins._extras import require
-from pgevents.subscriptions import SubscriptionReport, overview
+from pgevents.subscriptions import SubscriptionReport, TimersReport, overview, timers_report
 
 __all__ = ["OpenTelemetry"]
 
@@ -89,7 +89,7 @@ class OpenTelemetry:
 
     @hookimpl
     def pgevents_registered(self, client: EventClient) -> None:
-        """Register gauges for the client's subscriptions."""
+        """Register gauges for the client's subscriptions and timers."""
         _Gauges(client).register(self._meter)
 
     @hookimpl
@@ -169,6 +169,7 @@ class _Gauges:
     def __init__(self, client: EventClient) -> None:
         self._client = weakref.ref(client)
         self._at, self._reports = 0.0, list[SubscriptionReport]()
+        self._timers: TimersReport | None = None
 
     def register(self, meter: Any) -> None:
         """Create the gauges."""
@@ -184,6 +185,15 @@ class _Gauges:
             meter.create_observable_gauge(
                 f"pgevents.subscription.{name}", [self._callback(value)], unit, description
             )
+        of_timers: tuple[tuple[str, str, str, Callable[[TimersReport], float]], ...] = (
+            ("scheduled", "{timer}", "Timers that have not fired", lambda report: report.scheduled),
+            ("late.time", "s", "For how long the first is due", lambda report: report.late_seconds),
+            ("parked", "{timer}", "Timers that could not be fired", lambda report: report.parked),
+        )
+        for name, unit, description, of_report in of_timers:
+            meter.create_observable_gauge(
+                f"pgevents.timers.{name}", [self._timers_callback(of_report)], unit, description
+            )
 
     def _callback(self, value: Callable[[SubscriptionReport], float]) -> Callable[[Any], list[Any]]:
         def observe(options: Any) -> list[Any]:
@@ -195,15 +205,23 @@ class _Gauges:
 
         return observe
 
+    def _timers_callback(self, value: Callable[[TimersReport], float]) -> Callable[[Any], list[Any]]:
+        def observe(options: Any) -> list[Any]:
+            observation: Any = require("opentelemetry.metrics", "otel").Observation
+            self._current_reports()
+            return [] if self._timers is None else [observation(value(self._timers))]
+
+        return observe
+
     def _current_reports(self) -> list[SubscriptionReport]:
         client = self._client()
         if client is None or time.monotonic() < self._at + 1 or client.db.in_transaction():
             return self._reports
         was_closed = client.db.is_closed()
         try:
-            self._reports = overview(client)
+            self._reports, self._timers = overview(client), timers_report(client)
         except Exception:  # no server, no tables, no app context: queried again the next time
-            self._reports = []
+            self._reports, self._timers = [], None
         finally:
             if was_closed and not client.db.is_closed():
                 client.db.close()

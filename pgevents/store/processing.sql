@@ -421,9 +421,10 @@ SELECT max((r.batch_seconds->>%(name)s)::float8) FROM {{runners}} AS r
 WHERE r.seen_at > clock_timestamp() - interval '30 s';
 
 -- [workers]
+-- A runner is seen every 5 s. Who was killed must not count for long: each worker takes its share of the lanes.
 SELECT n.name, sum(r.workers)::int
 FROM {{runners}} AS r, unnest(r.names) AS n (name)
-WHERE r.seen_at > clock_timestamp() - interval '30 s' AND n.name = ANY (%(names)s) GROUP BY n.name;
+WHERE r.seen_at > clock_timestamp() - interval '12 s' AND n.name = ANY (%(names)s) GROUP BY n.name;
 
 -- [saw]
 INSERT INTO {{seen}} (last_id) SELECT %(last)s
@@ -560,7 +561,7 @@ UPDATE {{timers}} SET state = 'scheduled', attempts = 0, try_at = due_at
 WHERE state <> 'scheduled' AND (%(key)s IS NULL OR key = %(key)s);
 
 -- [timers_sum]
-SELECT count(*), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
+SELECT count(t.number), count(*) FILTER (WHERE t.state = 'parked'), count(*) FILTER (WHERE t.state = 'retrying'),
     count(*) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now),
     greatest(extract(epoch FROM n.now - min(t.due_at) FILTER (WHERE t.state <> 'parked' AND t.due_at <= n.now)), 0)::float8,
     min(t.due_at) FILTER (WHERE t.state <> 'parked')

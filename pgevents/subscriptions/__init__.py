@@ -20,6 +20,7 @@ from pgevents.subscriptions.rebuilding import (
 )
 from pgevents.subscriptions.runner import Runner
 from pgevents.subscriptions.subscription import Subscription, subscription
+from pgevents.subscriptions.timer_report import TimersReport, timers_report
 
 __all__ = [
     "Delivery",
@@ -35,6 +36,7 @@ __all__ = [
     "Runner",
     "Subscription",
     "SubscriptionReport",
+    "TimersReport",
     "Work",
     "check",
     "checkpoint",
@@ -58,4 +60,5 @@ __all__ = [
     "retry",
     "stop",
     "subscription",
+    "timers_report",
 ]

@@ -14,6 +14,7 @@ from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
 from pgevents.subscriptions.definition import VIEW_KEY
 from pgevents.subscriptions.lanes import Layer, is_passed
+from pgevents.subscriptions.timer_report import timer_problems
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
 
@@ -196,18 +197,20 @@ def reports_and_waiting(
 def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: float = 30.0) -> list[str]:
     """What is wrong, in words; empty if all is well. For probes.
 
-    It looks at lag, stopped and paused lanes, parked events, runners that are gone, and the horizon.
+    It looks at lag, stopped and paused lanes, parked events, runners that are gone, timers that are late or
+    parked, and the horizon.
 
     Args:
         client: A client of the same events table.
         names: The subscriptions that there should be; by default those that there are.
-        max_lag: Seconds after which an event that is not dealt with is a problem.
+        max_lag: Seconds after which an event that is not dealt with, or a timer that is due, is a problem.
     """
     problems = [
         f"{report.name}: {problem}"
         for report in overview(client, names, max_lag=max_lag, most=10_000)
         for problem in report.problems
     ]
+    problems += timer_problems(client, max_lag)
     for holder in client.horizon().holders:
         age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
         if age is None or age > max_lag:
@@ -240,7 +243,7 @@ def _report(
         LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions, row.stack)
         for row in rows
     )
-    state = next((one for one in ("stopped", "paused") if any(row.state == one for row in rows)), "active")
+    state = next((name for name in ("stopped", "paused") if any(row.state == name for row in rows)), "active")
     mine = [row for row in at_work if name in row[4]]
     here = [row for row in mine if row[7] <= GONE_AFTER]
     notes = tuple(

@@ -81,10 +81,10 @@ class Runner:
             timers: Whether it fires timers. Any number of runners may; one at a time does.
 
         Raises:
-            ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
+            ConfigurationError: Nothing to run, two of one name, or something that is not a subscription.
         """
         self.client = client
-        self.works = [work_of(client, one) for one in subscriptions]
+        self.works = [work_of(client, subscription) for subscription in subscriptions]
         names = [work.name for work in self.works]
         if not names:
             raise ConfigurationError("a runner needs at least one subscription")
@@ -278,6 +278,7 @@ class _Poller:
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)
+                self.next_timer = time.monotonic() + self.pause
             stop.wait(min(self.pause, self._until_timer()))
             self.board.wait_for_idle(min(self.poll, self._until_timer()))
 

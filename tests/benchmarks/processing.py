@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -26,6 +27,7 @@ from pgevents.subscriptions.control import all_rows
 
 from . import processing_lags as lags
 from .processing_store import Added, fill, fresh
+from .processing_timers import timers
 
 
 @contextmanager
@@ -204,8 +206,15 @@ MEASURES: dict[str, Callable[[str], dict[str, Any]]] = {
     "lag": lags.lag,
     "takeover": lags.takeover,
     "deadly": lags.deadly,
+    "timers": timers,
 }
 Found = Mapping[str, Any]
+
+
+def _fired(one: Found) -> float:
+    return float(one["fired_while_handled_per_s"])
+
+
 GOALS: tuple[tuple[str, str, Callable[[Found], float], str, float], ...] = (
     ("rows", "one worker, an INSERT an event, of a bare loop", lambda one: one["ratio"], ">=", 0.6),
     ("batches", "handle_batch, of iterating typed events", lambda one: one["ratio"], ">=", 0.5),
@@ -219,6 +228,8 @@ GOALS: tuple[tuple[str, str, Callable[[Found], float], str, float], ...] = (
     ("lag", "the same with a kill -9 a second, p99", lambda one: one["killed"]["p99_ms"], "<=", 60.0),
     ("takeover", "ms until a killed worker's lane goes on, worst", lambda one: one["worst_ms"], "<=", 100.0),
     ("deadly", "p99 of other keys, beside that without", lambda one: one["p99_ratio"], "<=", 2.0),
+    ("timers", "timers a second that are due at once", lambda one: one["alone_per_s"], ">=", 2000),
+    ("timers", "the same in a runner, beside their handler", _fired, ">=", 2000),
 )
 """Which measure, what it is, how it is taken from the figures, and what is to be reached."""
 
@@ -240,7 +251,9 @@ def table(found: Mapping[str, Found]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.processing", description=__doc__)
     parser.add_argument("--only", default=",".join(MEASURES))
+    parser.add_argument("--timers", type=int, default=100_000, help="how many timers are due at once")
     options = parser.parse_args()
+    MEASURES["timers"] = partial(timers, count=options.timers)
     found: dict[str, Found] = {}
     with embedded_database(durable=True, settings={"max_connections": "100"}) as db:
         for name in options.only.split(","):

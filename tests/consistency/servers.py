@@ -47,8 +47,10 @@ def give_away(folder: Path, neighbour: str = "") -> None:
 
 
 def programs() -> Path:
-    """The folder of PostgreSQL's programs: the embedded ones, or those on the PATH."""
-    candidates: list[Path] = []
+    """The folder of PostgreSQL's programs: that which PGEVENTS_PROGRAMS names, or the embedded ones, or those
+    on the PATH."""
+    named = os.environ.get("PGEVENTS_PROGRAMS")
+    candidates = [Path(named)] if named else []
     with suppress(EmbeddedServerError):
         candidates.append(Path(_find_programs()) / "bin")
     on_path = shutil.which("initdb")

@@ -6,6 +6,7 @@ end the oracle compares that with the log.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import random
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -25,7 +27,7 @@ from pgevents.errors import PgEventsError
 from pgevents.subscriptions import Runner, Subscription, pause, resize, resume, retry, subscription
 
 from ..conftest import database, shop_client
-from .oracle import judge
+from .oracle import Kind, judge
 
 TABLES_SQL = """
 CREATE TABLE handled (n bigserial, subscription text, event_id bigint, key text, pid int DEFAULT
@@ -149,7 +151,7 @@ def handlers(race: Race, client: EventClient, own: Any) -> list[Any]:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError(f"the first try of {event.id} fails")
 
-    again = retry(50, delay=0.02, longest=0.1)
+    again = retry(50, delay=0.02, longest=0.1, after_death=0.1)
 
     @subscription("keyed", stream(TYPES), key="cart_id", lanes=6, on_error=again)
     def keyed(event: Event[Any]) -> None:
@@ -201,6 +203,7 @@ class _Own:
                     return bool(self.db.execute_sql(sql, params).rowcount)
                 except peewee.PeeweeException:
                     self.db.close()
+                    time.sleep(0.05)  # the server may be restarting
             raise AssertionError("the laboratory's own connection is cut off again and again")
 
 
@@ -250,17 +253,32 @@ class Result:
 
     Attributes:
         handled: How many events were handled, by all subscriptions together.
-        disturbances: How many times a worker was killed, killed itself, was stopped, or was cut off.
-        changes: How many times lanes were resized, or a subscription paused and resumed.
+        counts: How often what was done: "kill", "stop", "cut", "restart", "death" (a handler that ended its
+            process) and "change" (lanes resized, or a subscription paused and resumed).
         rounds: How many races.
         wrong: What the oracle finds.
+        faults: How many events were missing, given twice, or out of order.
     """
 
     handled: int = 0
-    disturbances: int = 0
-    changes: int = 0
+    counts: Counter[str] = attrs.field(factory=Counter[str])
     rounds: int = 0
     wrong: list[str] = attrs.field(factory=list[str])
+    faults: Counter[Kind] = attrs.field(factory=Counter[Kind])
+
+    @property
+    def kills(self) -> int:
+        """How many times a worker was killed, ended itself, was stopped, was cut off, or lost its server."""
+        return sum(self.counts[what] for what in ("kill", "stop", "cut", "restart", "death"))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handled} events handled in {self.rounds} races, {self.kills} kills ("
+            f"{self.counts['kill']} by -9, {self.counts['death']} by the handler, {self.counts['stop']} "
+            f"SIGSTOP, {self.counts['cut']} times backends terminated, {self.counts['restart']} server "
+            f"restarts), {self.counts['change']} changes; missing {self.faults['missing']}, twice "
+            f"{self.faults['twice']}, out of order {self.faults['order']}"
+        )
 
 
 def run(url: str, race: Race, direct: str | None = None) -> list[str]:
@@ -276,20 +294,38 @@ def run(url: str, race: Race, direct: str | None = None) -> list[str]:
     return result.wrong
 
 
-def race_until(url: str, race: Race, handled: int, disturbances: int, direct: str | None = None) -> Result:
-    """Run races, each on an empty database, until so much was handled and disturbed."""
+def race_until(
+    url: str,
+    race: Race,
+    handled: int,
+    kills: int,
+    direct: str | None = None,
+    restart: Callable[[], None] | None = None,
+) -> Result:
+    """Run races, each on an empty database, until so many events were handled and so many workers killed.
+
+    Args:
+        url: The database, perhaps through a PgBouncer.
+        race: How.
+        handled: So many events.
+        kills: So many kills.
+        direct: The database itself, for looking at it.
+        restart: Ends the server at once and starts it again.
+    """
     result = Result()
-    while result.handled < handled or result.disturbances < disturbances:
+    while result.handled < handled or result.kills < kills:
         if result.rounds:
             client = client_of(direct or url)
             client.db.execute_sql("DROP SCHEMA my_app CASCADE; DROP TABLE handled, tried")
             client.db.close()
-        _run(url, attrs.evolve(race, seed=race.seed + result.rounds), direct, result)
-        assert result.wrong == [], result
+        _run(url, attrs.evolve(race, seed=race.seed + result.rounds), direct, result, restart)
+        assert result.wrong == [], f"{result}: {result.wrong}"
     return result
 
 
-def _run(url: str, race: Race, direct: str | None, result: Result) -> None:
+def _run(
+    url: str, race: Race, direct: str | None, result: Result, restart: Callable[[], None] | None = None
+) -> None:
     client = client_of(direct or url)
     client.create_tables()
     client.db.execute_sql(TABLES_SQL)
@@ -300,7 +336,8 @@ def _run(url: str, race: Race, direct: str | None, result: Result) -> None:
     for saver in savers:
         saver.start()
     stopped: list[tuple[float, int]] = []
-    counts = {"none": 0, "kill": 0, "stop": 0, "cut": 0, "change": 0}
+    counts: Counter[str] = Counter()
+    restart_at = time.monotonic() + race.seconds / 2
     while any(saver.is_alive() for saver in savers):
         time.sleep(0.05)
         workers.keep()
@@ -311,6 +348,11 @@ def _run(url: str, race: Race, direct: str | None, result: Result) -> None:
                     os.kill(pid, signal.SIGCONT)
         if rng.random() < race.kills * 0.05:
             counts[_disturb(rng, workers, client, stopped)] += 1
+        if restart is not None and time.monotonic() > restart_at:
+            restart_at = math.inf
+            restart()
+            client.db.close()
+            counts["restart"] += 1
         if rng.random() < race.changes * 0.05:
             counts["change"] += _change(rng, client, race)
     for _, pid in stopped:
@@ -319,12 +361,12 @@ def _run(url: str, race: Race, direct: str | None, result: Result) -> None:
     settled = _settle(client, race, workers, race.patience)
     workers.end()
     total = client.db.execute_sql("SELECT count(*) FROM my_app.events").fetchone()[0]
-    print(f"{race.variant.name}: {total} events, {counts}, {workers.deaths} workers died", flush=True)
+    counts["death"] = max(0, workers.deaths - counts["kill"])
+    print(f"{race.variant.name}: {total} events, {dict(counts)}", flush=True)
     result.rounds += 1
     result.handled += client.db.execute_sql("SELECT count(*) FROM handled").fetchone()[0]
-    result.disturbances += workers.deaths + counts["stop"] + counts["cut"]
-    result.changes += counts["change"]
-    result.wrong += [*settled, *judge(client, race.subscriptions)]
+    result.counts += counts
+    result.wrong += [*settled, *judge(client, race.subscriptions, result.faults)]
     client.db.close()
 
 

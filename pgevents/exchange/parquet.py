@@ -1,0 +1,341 @@
+"""The log as Parquet files by ranges of ids: for DuckDB, pandas, Spark and their like."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import date, datetime
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from pgevents.caches import remembered
+from pgevents.client import EventClient
+from pgevents.codec.serialization import time_of
+from pgevents.distribution import install_hint
+from pgevents.errors import ConfigurationError, shown
+from pgevents.events import Event, parts_of
+from pgevents.exchange.schemas import resolved, stored_fields
+from pgevents.store.identity import log_identity
+from pgevents.store.queries import keyed_select
+from pgevents.streams import stream
+
+__all__ = ["ParquetExport", "export_parquet"]
+
+PAGE = 5_000
+STATE = "_pgevents.json"
+"""The file that says which log the folder holds, and how far. Readers pass over names with `_` or `.`."""
+FILE = re.compile(r"events-(\d{20})-(\d{20})\.parquet")
+TYPED: dict[Any, str] = {str: "string", bool: "bool", int: "int64", float: "float64", UUID: "string"}
+CHANGED = (
+    "the log was changed under maintenance after {folder} was begun, so its files may hold what was erased: "
+    "delete it, or export into an empty folder"
+)
+
+
+@attrs.frozen
+class ParquetExport:
+    """What an export wrote.
+
+    Attributes:
+        files: The files that are new, in order.
+        events: How many events they hold.
+        last_id: The id up to which the folder now holds the log.
+    """
+
+    files: tuple[Path, ...]
+    events: int
+    last_id: int
+
+
+def export_parquet(
+    client: EventClient,
+    folder: str | os.PathLike[str],
+    *,
+    by_type: bool = False,
+    rows: int = 100_000,
+    progress: Callable[[int, int], object] | None = None,
+) -> ParquetExport:
+    """Write the log into Parquet files, each of a range of ids; called again, it goes on where it was.
+
+    Only what is final is written, and a file gets its name when it is whole: whatever is in the folder is
+    right, also after a crash. Of each event there are `id`, `type`, `data` and `metadata` (JSON as text),
+    `idempotency_key`, `created_at` and `updated_at` (UTC, microseconds). With `by_type`, each event class
+    gets a folder of its own, named like its type, with a column for each field, in the present version of
+    the class: what is nested, and a Decimal, is text.
+
+    Args:
+        client: The client; for `by_type` one that knows the classes.
+        folder: The folder; it is made.
+        by_type: Typed columns, a folder for each type.
+        rows: How many events a file holds at most.
+        progress: Called after each file with the id that was reached, and the id to reach.
+
+    Returns:
+        What is new.
+
+    Raises:
+        ConfigurationError: pyarrow is missing; the folder holds another log, or another form of it; the log
+            was changed under maintenance since; or an integer field of a class has more than 64 bits.
+        EventDecodeError: With `by_type`, a stored event does not fit its class.
+
+    Example:
+        ```python
+        from pgevents.exchange import export_parquet
+
+        export_parquet(client, "log")  # SELECT type, count(*) FROM 'log/*.parquet' GROUP BY 1
+        ```
+    """
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"rows is a whole number from 1, not {shown(rows)}")
+    client.check_installed()
+    if by_type and not client.types.all():
+        raise ConfigurationError("this client knows no event class, so no columns either: leave out by_type")
+    into = _Folder(client, Path(folder), by_type)
+    last = into.begin()
+    target = client.horizon().id
+    files, count = list[Path](), 0
+    for found in _ranges(client, last, target, rows):
+        files += into.write(found, last)
+        count, last = count + len(found), found[-1][0]
+        into.note(last)
+        if progress is not None:
+            progress(last, target)
+    into.note(max(last, target))
+    return ParquetExport(tuple(files), count, max(last, target))
+
+
+def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator[list[Any]]:
+    """The rows of the log up to an id, in lists of so many at most."""
+    found: list[Any] = []
+    while True:
+        tail = f"ORDER BY id LIMIT {min(PAGE, most - len(found))}"
+        select, params = client.reader.select([stream()], after, target, tail=tail)
+        page = client.session.execute(keyed_select(select, client.events.pgevents_spec), params).fetchall()
+        found += page
+        if len(found) == most or (found and not page):
+            yield found
+            found = []
+        if not page:
+            return
+        after = page[-1][0]
+
+
+@remembered("module of Arrow")
+def _arrow() -> Any:
+    """The module pyarrow, which has no types."""
+    try:
+        arrow: Any = import_module("pyarrow")
+        import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"pyarrow is missing; it is an extra: {install_hint('parquet')}") from error
+    return arrow
+
+
+class _Folder:
+    """The folder, and what is noted of it."""
+
+    def __init__(self, client: EventClient, path: Path, by_type: bool) -> None:
+        _arrow()
+        self._client, self._path, self._by_type = client, path, by_type
+        self._columns = {kind.name: _Columns(client, kind) for kind in client.types.all()} if by_type else {}
+        spec = client.events.pgevents_spec
+        self._state: dict[str, Any] = {
+            "log": str(log_identity(client.session.execute, spec)).rpartition("/")[0],
+            "by_type": by_type,
+            "changes": self._changes(),
+        }
+
+    def _changes(self) -> str:
+        """How often the log was changed under maintenance."""
+        name = self._client.events.pgevents_spec.qualified("_redactions")
+        return str(self._client.session.execute(f"SELECT {name}()").fetchone()[0])
+
+    def begin(self) -> int:
+        """The id up to which the folder holds the log; 0 of a new one."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        for part in self._path.rglob("*.part"):
+            part.unlink()
+        try:
+            found = json.loads((self._path / STATE).read_text())
+        except FileNotFoundError:
+            if any(self._path.rglob("*.parquet")):
+                raise ConfigurationError(
+                    f"{self._path} holds Parquet files, but not of an export: take an empty folder"
+                ) from None
+            self.note(0)
+            return 0
+        for name, what in (("log", "another log"), ("by_type", "the log in another form")):
+            if found.get(name) != self._state[name]:
+                raise ConfigurationError(f"{self._path} holds {what}: take an empty folder")
+        if found.get("changes") != self._state["changes"]:
+            raise ConfigurationError(CHANGED.format(folder=self._path))
+        last = int(found["last_id"])
+        for file in self._path.rglob("*.parquet"):  # written, but not noted: they are written again
+            range_of_ids = FILE.fullmatch(file.name)
+            if range_of_ids is not None and int(range_of_ids[2]) > last:
+                file.unlink()
+        return last
+
+    def note(self, last: int) -> None:
+        """Note how far the log stands in the folder."""
+        if self._changes() != self._state["changes"]:
+            raise ConfigurationError(CHANGED.format(folder=self._path))
+        part = self._path / f"{STATE}.part"
+        part.write_text(json.dumps({**self._state, "last_id": last}))
+        os.replace(part, self._path / STATE)
+
+    def write(self, rows: list[Any], after: int) -> list[Path]:
+        """Write the rows of one range."""
+        name = f"events-{after + 1:020}-{rows[-1][0]:020}.parquet"
+        if not self._by_type:
+            return [self._write(self._path / name, _table_of(rows))]
+        events: dict[str, list[tuple[Event[Any], Any]]] = {}
+        decoded = self._client.decoder.events([row[:-1] for row in rows])
+        for event, row in zip(decoded, rows, strict=True):
+            for part in parts_of([event]):  # an upcaster may have split or dropped it
+                events.setdefault(part.type, []).append((part, row))
+        written: list[Path] = []
+        for event_type, found in events.items():
+            columns = self._columns.get(event_type)
+            if columns is None:
+                raise ConfigurationError(
+                    f"the client knows no class of the type {event_type!r}, whose fields would be the "
+                    "columns: add it to event_types, or leave out by_type"
+                )
+            folder = self._path / _folder_name(event_type)
+            folder.mkdir(exist_ok=True)
+            written.append(self._write(folder / name, columns.table(found)))
+        return written
+
+    def _write(self, file: Path, table: Any) -> Path:
+        part = file.with_name(f".{file.name}.part")
+        _arrow().parquet.write_table(table, part, compression="zstd")
+        with suppress(OSError), open(part, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, file)
+        return file
+
+
+def _folder_name(event_type: str) -> str:
+    """A type as the name of a folder, whatever characters it has."""
+    return re.sub(r"^[._]|[^A-Za-z0-9_.-]", lambda found: f"%{ord(found[0]):02X}", event_type)
+
+
+def _times(name: str) -> Any:
+    return _arrow().field(name, _arrow().timestamp("us", tz="UTC"))
+
+
+def _table_of(rows: list[Any]) -> Any:
+    """Events of all types in one form."""
+    pyarrow = _arrow()
+    text = pyarrow.string()
+    schema = pyarrow.schema(
+        [
+            pyarrow.field("id", pyarrow.int64()),
+            pyarrow.field("type", text),
+            pyarrow.field("data", text),
+            pyarrow.field("metadata", text),
+            pyarrow.field("idempotency_key", text),
+            _times("created_at"),
+            _times("updated_at"),
+        ]
+    )
+    ids, names, data, metadata, created, updated, keys = zip(*rows, strict=True)
+    made = [time_of(at) for at in created]
+    columns = [
+        ids,
+        names,
+        data,
+        [value or "{}" for value in metadata],
+        keys,
+        made,
+        [time_of(at) if at else first for at, first in zip(updated, made, strict=True)],
+    ]
+    arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+class _Columns:
+    """The columns of the events of one class."""
+
+    def __init__(self, client: EventClient, kind: Any) -> None:
+        self._client, self._kind = client, kind
+        hidden = client.identifiers.hidden.get(kind.name, frozenset())
+        fields: Mapping[str, Any] = stored_fields(client.serializer.converter, kind.cls) or {}
+        self._kinds = {
+            name: column_kind(field.annotation) for name, field in fields.items() if name not in hidden
+        } or {"data": "json"}
+
+    def table(self, found: list[tuple[Event[Any], Any]]) -> Any:
+        pyarrow = _arrow()
+        text = pyarrow.string()
+        made: dict[str, Any] = {
+            "event_id": pyarrow.array([event.id for event, _ in found], pyarrow.int64()),
+            "event_created_at": pyarrow.array([event.created_at for event, _ in found], _times("").type),
+            "event_metadata": pyarrow.array([row[3] or "{}" for _, row in found], text),
+        }
+        encode = self._client.serializer.encode
+        data: list[dict[str, Any]] = [encode(event.data, self._kind.name) for event, _ in found]
+        for name, kind in self._kinds.items():
+            values = data if name == "data" and kind == "json" else [one.get(name) for one in data]
+            column = f"data_{name}" if name in made else name
+            try:
+                made[column] = pyarrow.array([ARROW[kind](value) for value in values], _arrow_type(kind))
+            except OverflowError as error:
+                raise ConfigurationError(
+                    f"the field {name!r} of {self._kind.name!r} holds an integer of more than 64 bits"
+                ) from error
+        return pyarrow.table(made)
+
+
+def column_kind(annotation: Any) -> str:
+    """The kind of column for a field of a type: one of `ARROW`."""
+    kind = resolved(annotation)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        rest = [argument for argument in arguments if argument not in (None, types.NoneType)]
+        return column_kind(rest[0]) if len(rest) == 1 else "json"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        kinds: set[type[Any]] = {member.value.__class__ for member in kind}
+        return TYPED.get(kinds.pop(), "json") if len(kinds) == 1 else "json"
+    if kind is datetime:
+        return "timestamp"
+    return "date" if kind is date else TYPED.get(kind, "json")
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _json(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+ARROW: dict[str, Callable[[Any], Any]] = {
+    "string": _same,
+    "bool": _same,
+    "int64": _same,
+    "float64": lambda value: None if value is None else float(value),
+    "timestamp": lambda value: None if value is None else time_of(value),
+    "date": lambda value: None if value is None else date.fromisoformat(value),
+    "json": _json,
+}
+
+
+def _arrow_type(kind: str) -> Any:
+    pyarrow = _arrow()
+    if kind == "timestamp":
+        return _times("").type
+    return {"json": pyarrow.string(), "date": pyarrow.date32()}.get(kind) or getattr(
+        pyarrow, {"bool": "bool_"}.get(kind, kind)
+    )()
