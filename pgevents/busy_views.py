@@ -10,19 +10,18 @@ from typing import Any
 
 import attrs
 
+from pgevents.caches import CACHES, Cache
 from pgevents.events import Event
 from pgevents.store.ordering import Position
 
 __all__ = ["KeptView", "KeptViews", "keep_view"]
 
-LIMIT = 100
-"""How many views a client keeps at most."""
 LARGEST = 50_000
 """Bytes of a view, beyond which it is not kept."""
 MOST_EVENTS = 1_000
 """Events that a view was folded from, beyond which it is not kept."""
-SECONDS = 10.0
-"""For how long a view is kept."""
+NAME = "views between decisions"
+"""Of the cache, which says how many views a client keeps, and for how long."""
 
 
 @attrs.frozen
@@ -66,14 +65,20 @@ def keep_view(view: object, position: Position, redactions: str, connection: Any
         return None
     if len(pickled) > LARGEST:
         return None
-    return KeptView(pickled, position, redactions, weakref.ref(connection), time.monotonic() + SECONDS)
+    return KeptView(
+        pickled, position, redactions, weakref.ref(connection), time.monotonic() + CACHES[NAME].seconds
+    )
+
+
+def _no_views() -> Cache[Hashable, KeptView]:
+    return Cache("views between decisions")
 
 
 @attrs.define(eq=False)
 class KeptViews:
     """The views that a client keeps. One that is taken is gone until it is put back, as no two may use it."""
 
-    _views: dict[Hashable, KeptView] = attrs.field(init=False, factory=dict[Hashable, KeptView])
+    _views: Cache[Hashable, KeptView] = attrs.field(init=False, factory=_no_views)
 
     def take(self, key: Hashable, connection: Any) -> KeptView | None:
         """The view under a key, if it is young and of this connection; None if there is none."""
@@ -84,6 +89,4 @@ class KeptViews:
 
     def put(self, key: Hashable, kept: KeptView) -> None:
         """Keep a view; where there are too many, all others go."""
-        if len(self._views) >= LIMIT:
-            self._views.clear()
         self._views[key] = kept

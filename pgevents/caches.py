@@ -71,6 +71,7 @@ CACHES = {
     "questions of subscriptions": Policy(256),
     "layers of lanes": Policy(256),
     "serializer without a client": Policy(1),
+    "module of Arrow": Policy(1),
     # of a registry of event types
     "event types by class": Policy(10_000, Until.TYPES_CHANGED),
     # of a client
@@ -82,6 +83,8 @@ CACHES = {
     "readers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "stored shapes": Policy(1024),
     "views of one shape": Policy(1024, Until.OWNER_GONE),
+    "views between decisions": Policy(100, Until.SECONDS_PASSED, 10.0),
+    "busy kinds of streams": Policy(1_000, Until.SECONDS_PASSED, 16.0),
     "kept views": Policy(1024, Until.SECONDS_PASSED, 1.0),
     # of a pipeline
     "classes that fit a pipeline": Policy(1024, Until.OWNER_GONE),
@@ -167,9 +170,17 @@ class TimedCache(Generic[K, V]):
         self._seconds = CACHES[name].seconds
         self._entries: Cache[K, tuple[float, V]] = Cache(name)
 
+    def forget(self) -> None:
+        """Look everything up again."""
+        self._entries.clear()
+
     def get(self, key: K, look_up: Callable[[], V]) -> V:
         """The value of a key, looked up if it is not remembered."""
         entry = self._entries.get(key)
         if entry is None or entry[0] < time.monotonic():
             entry = self._entries[key] = time.monotonic() + self._seconds, look_up()
         return entry[1]
+
+    def clear(self) -> None:
+        """Look up all anew."""
+        self._entries.clear()

@@ -133,7 +133,7 @@ class Comparison:
     def params(self) -> list[Any]:
         """The values for `sql`, in its order."""
         if self.operator == NOT:
-            texts = [_text(one) for one in self.values]
+            texts = [_text(value) for value in self.values]
             return [texts, texts] if self.kind in ("number", "time") else [texts]
         bounds = self._bounds()
         values: list[Any] = [_text(value) for _, value in bounds]
@@ -152,7 +152,7 @@ class Comparison:
         if value is None:
             return False
         found = _value_of(self.kind, value)
-        wanted = [_comparable(one) for one in self.values]
+        wanted = [_comparable(item) for item in self.values]
         if self.operator == NOT:
             return json_text(value) not in map(_text, self.values) and (found is None or found not in wanted)
         if found is None:
@@ -263,7 +263,7 @@ def single_types(declared: Any) -> list[Any]:
     """The types that a declared type stands for: without None, annotations and new names."""
     origin, arguments = typing.get_origin(declared), typing.get_args(declared)
     if origin in (typing.Union, types.UnionType):
-        return [one for part in arguments if part is not types.NoneType for one in single_types(part)]
+        return [member for part in arguments if part is not types.NoneType for member in single_types(part)]
     if origin is typing.Annotated:
         return single_types(arguments[0])
     return single_types(declared.__supertype__) if hasattr(declared, "__supertype__") else [declared]
@@ -280,7 +280,7 @@ def check_kind(comparison: Comparison, field: str, declared: Iterable[Any]) -> N
     Raises:
         ConfigurationError: It is of another kind than what it is compared with.
     """
-    kinds = [_kind_of_type(one) for one in declared]
+    kinds = [_kind_of_type(field_type) for field_type in declared]
     alike = {"text", "name"} if comparison.operator == NOT else set[str]()
     if not kinds or None in kinds or comparison.kind in kinds:
         return
@@ -327,10 +327,10 @@ def between(low: Comparable, high: Comparable) -> Comparison:
         january = stream("MEASURED", day=between(date(2026, 1, 1), date(2026, 1, 31)))
         ```
     """
-    made = _ordered("between", "between", low, high)
+    comparison = _ordered("between", "between", low, high)
     if _comparable(low) > _comparable(high):
-        raise InvalidValueError(f"{made} holds nothing: the lower value comes first")
-    return made
+        raise InvalidValueError(f"{comparison} holds nothing: the lower value comes first")
+    return comparison
 
 
 def at_least(value: Comparable) -> Comparison:

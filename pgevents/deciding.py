@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
 import attrs
 
 from pgevents.busy_views import KeptViews, keep_view
+from pgevents.caches import Cache
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
@@ -55,8 +56,6 @@ OPTIMISTIC_TRIES = 2
 BUSY_SECONDS = (1.0, 16.0)
 """For how long a client locks at the first try after its optimistic tries were in vain, at least and at
 most. It does so for all streams of the same kind: where one cart is busy, so is the next."""
-BUSY_LIMIT = 1_000
-"""How many busy kinds of streams a client remembers."""
 PLUGIN_TRIES = 100
 """How many more tries plugins may ask for once `retries` are used up."""
 
@@ -149,6 +148,10 @@ class PlainProjection(Projection[V_co], Protocol[V_co]):
         ...
 
 
+def _no_kinds() -> Cache[Kind, tuple[float, float]]:
+    return Cache("busy kinds of streams")
+
+
 @attrs.define
 class Decider:
     """Decides for one client; see `EventClient.decide`.
@@ -170,7 +173,7 @@ class Decider:
     hooks: HookCalls
     check_installed: Callable[[], None]
     views: KeptViews = attrs.field(init=False, factory=KeptViews)
-    busy: dict[Kind, tuple[float, float]] = attrs.field(init=False, factory=dict[Any, tuple[float, float]])
+    busy: Cache[Kind, tuple[float, float]] = attrs.field(init=False, factory=_no_kinds)
 
     def decide(
         self,
@@ -251,8 +254,6 @@ class Decider:
 
     def _note_busy(self, kind: Kind) -> None:
         """Lock at the first try for a while; for twice as long as before, if that was just over."""
-        if len(self.busy) >= BUSY_LIMIT:
-            self.busy.clear()
         now = time.monotonic()
         until, seconds = self.busy.get(kind, (0.0, 0.0))
         seconds = min(2 * seconds, BUSY_SECONDS[1]) if now < until + seconds else BUSY_SECONDS[0]

@@ -190,6 +190,6 @@ def checked_renames(version: int, renamed: object) -> dict[str, tuple[str, ...]]
     }
 
 
-def upcast_results(made: Any) -> list[Any]:
-    """What an upcaster returned, as a list: one, several or none. `None` is none of these, but a slip."""
-    return [*made] if isinstance(made, (list, tuple)) else [made]
+def upcast_results(result: Any) -> list[Any]:
+    """What an upcaster returned, as a list of dicts; `None` stays in it, and is refused by the caller."""
+    return [*result] if isinstance(result, (list, tuple)) else [result]

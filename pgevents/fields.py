@@ -141,7 +141,7 @@ def texts_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
     """The texts by which a field identifies an event, whose data and metadata are as JSON gives them."""
     value = value_in(field, data, metadata)
     values: list[Any] = [*value] if isinstance(value, list) else [value]
-    return [json_text(one) for one in values if one is not None and not isinstance(one, (Mapping, list))]
+    return [json_text(item) for item in values if item is not None and not isinstance(item, (Mapping, list))]
 
 
 def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Any:
@@ -154,7 +154,7 @@ def value_in(field: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -
 
 
 def json_text(value: Any) -> str:
-    """The text that PostgreSQL's `->>` gives for a JSON value that is no object or list."""
+    """The text that PostgreSQL's `->>` gives for a JSON value that is neither object nor list."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -85,9 +85,9 @@ class Folding(Generic[V, E, I]):
         cls = self.view_class()
         if is_dict_class(cls):
             return cast(V, {})
-        known = {"id": self.id} if "id" in (field_types(cls) or {}) else {}
+        arguments = {"id": self.id} if "id" in (field_types(cls) or {}) else {}
         try:
-            return cast(V, cls(**known))
+            return cast(V, cls(**arguments))
         except TypeError as error:
             raise ConfigurationError(
                 f"{type(self).__name__} must say what its view is before any event, for {cls.__name__} needs "
@@ -159,9 +159,8 @@ class Folding(Generic[V, E, I]):
             fields = field_types(self.view_class())
             if fields is None or field in fields:
                 raise ConfigurationError(
-                    f"{type(self).__name__} has no reducer for {field!r}, so its snapshots hold the "
-                    f"initial value: "
-                    "fold it by its reducers, or fold everything in as_json and have no reducers"
+                    f"{type(self).__name__} has no reducer for {field!r}, so its snapshots hold the initial "
+                    "value: fold it by its reducers, or fold everything in as_json and have no reducers"
                 )
 
     # -- what it does ------------------------------------------------------------
@@ -175,13 +174,13 @@ class Folding(Generic[V, E, I]):
         """
         for given in events:
             several: Any = given if isinstance(given, (list, tuple)) else (given,)  # pyright: ignore[reportUnknownVariableType]
-            self._staged += [self._envelope(one) for one in several]
+            self._staged += [self._envelope(event) for event in several]
         self._folded = None
         return self
 
     def take_history(self, events: Iterable[Any]) -> Self:
         """Fold these events in place of what is saved; see `from_history`."""
-        self._history = tuple(self._envelope(one) for one in events)
+        self._history = tuple(self._envelope(event) for event in events)
         self._forget()
         return self
 
@@ -215,17 +214,16 @@ class Folding(Generic[V, E, I]):
         if self._is_folding:
             raise ConfigurationError(
                 f"{type(self).__name__}.as_json asks for its own view: without reducers it is as_json that "
-                f"folds, "
-                "with reduce_events and from_projection_or_default"
+                "folds, with reduce_events and from_projection_or_default"
             )
         self._is_folding = True
         try:
-            made = self._serializer().encode(self.as_json(), type(self).__name__)
+            encoded = self._serializer().encode(self.as_json(), type(self).__name__)
         finally:
             self._is_folding = False
         cls = self.view_class()
         return cast(
-            V, made if is_dict_class(cls) else self._serializer().check(made, cls, self.projection_type)
+            V, encoded if is_dict_class(cls) else self._serializer().check(encoded, cls, self.projection_type)
         )
 
     def _base_view(self) -> V:
@@ -242,7 +240,7 @@ class Folding(Generic[V, E, I]):
         """The initial view, of which no reducer changes anything that others see."""
         view: Any = self.initial_view()
         is_fixed = view.__class__ is not dict and all(
-            isinstance(one, FIXED) or one == () for one in values_of(view).values()
+            isinstance(value, FIXED) or value == () for value in values_of(view).values()
         )
         return cast(V, view if is_fixed else copy.deepcopy(view))
 

@@ -65,40 +65,40 @@ class Identifiers:
         if not isinstance(streams, (list, tuple)):
             streams = merge_streams(streams)
         answers, versioned = self._answers.at(self.types.revision), self.types.versioned()
-        more: list[Stream[Any]] = []
-        for one in streams:
-            classes, match = getattr(one, "classes", ()), getattr(one, "match", ())
-            compared = getattr(one, "compared", ())
-            if not match and not compared:  # what is no stream is refused by others
+        older: list[Stream[Any]] = []
+        for stream in streams:
+            classes, match = getattr(stream, "classes", ()), getattr(stream, "match", ())
+            compared = getattr(stream, "compared", ())
+            if not match and not compared:  # other objects than streams are refused later
                 continue
             if self.hidden:
-                self._refuse_hidden(one)
+                self._refuse_hidden(stream)
             if len(match) > 1 and self._lists is not None:
-                self._refuse_all_of(one, self._lists)
+                self._refuse_all_of(stream, self._lists)
             if compared:
-                self._refuse_other_kinds(one)
+                self._refuse_other_kinds(stream)
             if classes or versioned:
                 fields = tuple([field for field, _ in match] + [field for field, _ in compared])
-                question = classes, None if classes else one.types, fields
+                question = classes, None if classes else stream.types, fields
                 others = answers.get(question)
                 if others is None:
                     others = answers[question] = self._answer(*question)
-                more += [_older_stream(one, *other) for other in others]
-        return [*streams, *more] if more else streams
+                older += [_older_stream(stream, *other) for other in others]
+        return [*streams, *older] if older else streams
 
-    def _refuse_hidden(self, asked: Stream[Any]) -> None:
-        for event_type in self.hidden if asked.types is None else asked.types:
-            for field, _ in (*asked.match, *asked.compared):
+    def _refuse_hidden(self, stream: Stream[Any]) -> None:
+        for event_type in self.hidden if stream.types is None else stream.types:
+            for field, _ in (*stream.match, *stream.compared):
                 if path_of(field)[1][0] in self.hidden.get(event_type, ()) and path_of(field)[0] == "data":
                     raise ConfigurationError(
                         f"no event of {event_type!r} is found by {field!r}: a plugin stores that field in "
                         "another form than its value, encrypted for example. Identify events by another "
-                        "field" + ("" if asked.types else ", or name types that do not have it")
+                        "field" + ("" if stream.types else ", or name types that do not have it")
                     )
 
-    def _refuse_all_of(self, asked: Stream[Any], lists: Collection[str]) -> None:
+    def _refuse_all_of(self, stream: Stream[Any], lists: Collection[str]) -> None:
         """That only a field of many values is asked for several at once."""
-        names = [field for field, _ in asked.match]
+        names = [field for field, _ in stream.match]
         for field in names:
             if names.count(field) > 1 and field not in lists:
                 raise ConfigurationError(
@@ -106,12 +106,12 @@ class Identifiers:
                     f"data_indexes=[many({field!r})] if it holds a list, else ask for one_of"
                 )
 
-    def _refuse_other_kinds(self, asked: Stream[Any]) -> None:
+    def _refuse_other_kinds(self, stream: Stream[Any]) -> None:
         """That a field is compared as what it is, where its class says so."""
-        named = [self.types.find(name) for name in asked.types or ()]
-        classes = asked.classes or tuple([kind.cls for kind in named if kind is not None])
+        named = [self.types.find(name) for name in stream.types or ()]
+        classes = stream.classes or tuple([event_type.cls for event_type in named if event_type is not None])
         stored = StoredFields(self._serializer)
-        for field, comparison in asked.compared:
+        for field, comparison in stream.compared:
             if field in (self._lists or ()):
                 raise ConfigurationError(
                     f"{field!r} has many values in one event, which can be equal to one that is asked for, "
@@ -132,34 +132,42 @@ class Identifiers:
                 _refuse_lists(classes, [field for field in fields if field not in self._lists], stored)
         else:
             versioned = self.types.versioned()
-            kinds = [kind for kind in versioned if names is None or not set(names).isdisjoint(kind.names)]
-            able = [(kind, _current(stored, kind, fields)) for kind in kinds]
+            event_types = [
+                event_type
+                for event_type in versioned
+                if names is None or not set(names).isdisjoint(event_type.names)
+            ]
+            able = [(event_type, _current(stored, event_type, fields)) for event_type in event_types]
         others: dict[tuple[str, ...], set[str]] = {}
-        for kind, current in able:
+        for event_type, current in able:
             if current is not None:
-                for other in _older(stored, kind, current, must_be_known=bool(classes)):
+                for other in _older(stored, event_type, current, must_be_known=bool(classes)):
                     if other != fields:
-                        others.setdefault(other, set()).update(kind.names)
+                        others.setdefault(other, set()).update(event_type.names)
         return [
             (tuple(sorted(found if names is None else found & set(names))), other)
             for other, found in others.items()
         ]
 
 
-def _older_stream(one: Stream[Any], types: tuple[str, ...], names: Sequence[str]) -> Stream[Any]:
+def _older_stream(stream: Stream[Any], types: tuple[str, ...], names: Sequence[str]) -> Stream[Any]:
     """The stream with the names that older versions have for its fields."""
-    count = len(one.match)
-    match = tuple(sorted((name, values) for name, (_, values) in zip(names, one.match, strict=False)))
-    pairs = zip(names[count:], one.compared, strict=True)
-    return Stream(types, match, (), tuple((name, comparison) for name, (_, comparison) in pairs), one.after)
+    count = len(stream.match)
+    match = tuple(sorted((name, values) for name, (_, values) in zip(names, stream.match, strict=False)))
+    pairs = zip(names[count:], stream.compared, strict=True)
+    return Stream(
+        types, match, (), tuple((name, comparison) for name, (_, comparison) in pairs), stream.after
+    )
 
 
 def _refuse_unknown(classes: Sequence[type[Any]], fields: Sequence[str], stored: StoredFields) -> None:
-    known = {cls: [_current(stored, event_type_of(cls), (field,)) for field in fields] for cls in classes}
+    names_by_class = {
+        cls: [_current(stored, event_type_of(cls), (field,)) for field in fields] for cls in classes
+    }
     for place, field in enumerate(fields):
-        if all(found[place] is None for found in known.values()):
+        if all(names[place] is None for names in names_by_class.values()):
             raise ConfigurationError(_no_such_field(field, classes, stored))
-    if all(None in found for found in known.values()):
+    if all(None in names for names in names_by_class.values()):
         raise ConfigurationError(
             f"no event of {_listed(classes)} has all of the fields {', '.join(fields)}, so nothing "
             "would be found: several identifiers must all match"
@@ -176,29 +184,31 @@ def _refuse_lists(classes: Sequence[type[Any]], fields: Sequence[str], stored: S
                 )
 
 
-def _current(stored: StoredFields, kind: EventType, fields: Sequence[str]) -> tuple[str, ...] | None:
+def _current(stored: StoredFields, event_type: EventType, fields: Sequence[str]) -> tuple[str, ...] | None:
     """The names of these fields in the newest version, also of those asked for by an older one; None if the
     class does not have them all."""
-    for field in kind.renamed:
-        if not stored.may_have(kind.cls, field):
-            raise ConfigurationError(_no_such_field(field, [kind.cls], stored))
-    found: list[str] = []
+    for field in event_type.renamed:
+        if not stored.may_have(event_type.cls, field):
+            raise ConfigurationError(_no_such_field(field, [event_type.cls], stored))
+    names: list[str] = []
     for field in fields:
-        if not stored.may_have(kind.cls, field):
-            now = next((name for name in stored.names(kind.cls) if field in _all_names(kind, name)), None)
+        if not stored.may_have(event_type.cls, field):
+            now = next(
+                (name for name in stored.names(event_type.cls) if field in _all_names(event_type, name)), None
+            )
             if now is None:
                 return None
             field = now
-        found.append(field)
-    return tuple(found)
+        names.append(field)
+    return tuple(names)
 
 
-def _all_names(kind: EventType, field: str) -> set[str]:
-    return {name for names in stored_names(kind, field) or () for name in names}
+def _all_names(event_type: EventType, field: str) -> set[str]:
+    return {name for names in stored_names(event_type, field) or () for name in names}
 
 
 def _older(
-    stored: StoredFields, kind: EventType, fields: tuple[str, ...], *, must_be_known: bool
+    stored: StoredFields, event_type: EventType, fields: tuple[str, ...], *, must_be_known: bool
 ) -> Iterator[tuple[str, ...]]:
     """The names under which the versions of a type store these fields.
 
@@ -208,18 +218,18 @@ def _older(
     """
     versions: list[list[set[str]]] = []
     for field in fields:
-        names = stored_names(kind, field) if kind.version > 1 else [{field}]
+        names = stored_names(event_type, field) if event_type.version > 1 else [{field}]
         reason = None
         if names is None:
             reason = "its upcasters make that field, and streams search what is stored"
-        elif any(stored.has(kind.cls, name) for name in set[str]().union(*names) - {field}):
+        elif any(stored.has(event_type.cls, name) for name in set[str]().union(*names) - {field}):
             reason = "what older versions call so is another field now, whose events would be found, too"
         if reason is not None and must_be_known:
             raise ConfigurationError(
-                f"{field!r} does not find all events of {kind.cls.__qualname__}: {reason}. Identify events "
-                "by a field that all versions store; older events get it when they are imported anew"
+                f"{field!r} does not find all events of {event_type.cls.__qualname__}: {reason}. Identify "
+                "events by a field that all versions store; older events get it when they are imported anew"
             )
-        versions.append([{field}] * kind.version if names is None or reason is not None else names)
+        versions.append([{field}] * event_type.version if names is None or reason is not None else names)
     for names_of_version in zip(*versions, strict=True):
         yield from itertools.product(*map(sorted, names_of_version))
 
@@ -244,45 +254,50 @@ class StoredFields:
         column, keys = path_of(field)
         return column == "data" and self._is_list(cls, keys)
 
-    def _is_list(self, kind: Any, keys: Sequence[str]) -> bool:
-        for one in _members(kind) or (kind,):
+    def _is_list(self, annotation: Any, keys: Sequence[str]) -> bool:
+        for member in _members(annotation) or (annotation,):
             if not keys:
-                if isinstance(one, type) and issubclass(one, LISTS):
+                if isinstance(member, type) and issubclass(member, LISTS):
                     return True
-            elif isinstance(one, type):
-                inner = (self._of(one) or {}).get(keys[0])
+            elif isinstance(member, type):
+                inner = (self._of(member) or {}).get(keys[0])
                 if inner is not None and self._is_list(inner, keys[1:]):
                     return True
         return False
 
-    def _may_have(self, kind: Any, keys: Sequence[str]) -> bool:
+    def _may_have(self, annotation: Any, keys: Sequence[str]) -> bool:
         if not keys:
             return True
-        inner = _members(kind)
+        inner = _members(annotation)
         if inner:
-            return any(self._may_have(one, keys) for one in inner)
-        known = self._of(kind) if isinstance(kind, type) else None
-        if known is not None:
-            return keys[0] in known and self._may_have(known[keys[0]], keys[1:])
-        return not (isinstance(kind, type) and issubclass(kind, NO_OBJECTS))
+            return any(self._may_have(member, keys) for member in inner)
+        types_by_name = self._of(annotation) if isinstance(annotation, type) else None
+        if types_by_name is not None:
+            return keys[0] in types_by_name and self._may_have(types_by_name[keys[0]], keys[1:])
+        return not (isinstance(annotation, type) and issubclass(annotation, NO_OBJECTS))
 
     def types_of(self, cls: type[Any], field: str) -> list[Any]:
         """The types that a field may have, without None; none if they are not known."""
         column, keys = path_of(field)
-        found: list[Any] = [cls] if column == "data" else []
+        field_types: list[Any] = [cls] if column == "data" else []
         for key in keys:
-            inner = [(self._of(kind) if isinstance(kind, type) else None) or {} for kind in found]
-            found = [one for known in inner if key in known for one in single_types(known[key])]
-        return found
+            inner = [(self._of(owner) if isinstance(owner, type) else None) or {} for owner in field_types]
+            field_types = [
+                field_type
+                for types_by_name in inner
+                if key in types_by_name
+                for field_type in single_types(types_by_name[key])
+            ]
+        return field_types
 
-    def names(self, kind: Any, depth: int = 3) -> Iterator[str]:
+    def names(self, annotation: Any, depth: int = 3) -> Iterator[str]:
         """The names that are known, with those of nested fields as paths."""
-        for one in _members(kind) or (kind,):
-            known = (self._of(one) if isinstance(one, type) else None) or {}
-            for name, inner in known.items():
+        for member in _members(annotation) or (annotation,):
+            types_by_name = (self._of(member) if isinstance(member, type) else None) or {}
+            for name, field_type in types_by_name.items():
                 yield name
                 if depth > 1:
-                    yield from (f"{name}.{more}" for more in self.names(inner, depth - 1))
+                    yield from (f"{name}.{nested}" for nested in self.names(field_type, depth - 1))
 
     def _of(self, cls: type[Any]) -> dict[str, Any] | None:
         """The types of a class's fields by their stored names; None if that cannot be known."""
@@ -293,12 +308,12 @@ class StoredFields:
         )
         if overrides is None:
             return None  # it is written by a function of the application's own
-        found: dict[str, Any] = {}
+        types_by_name: dict[str, Any] = {}
         for field in attrs.fields(cls):
             override = overrides.get(field.name)
             if override is None or not override.omit:
-                found[getattr(override, "rename", None) or field.name] = field.type
-        return found
+                types_by_name[getattr(override, "rename", None) or field.name] = field.type
+        return types_by_name
 
 
 LISTS = (list, tuple, set, frozenset)
@@ -306,11 +321,11 @@ NO_OBJECTS = (str, bytes, int, float, bool, list, tuple, set, frozenset, date, t
 """What is stored as text, number or list, so that no field stands in it."""
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _members(annotation: Any) -> tuple[Any, ...]:
     """The types of a union; the class of a generic one; none for any other."""
-    origin = typing.get_origin(kind)
+    origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
-        return tuple(one for one in typing.get_args(kind) if one is not type(None))
+        return tuple(member for member in typing.get_args(annotation) if member is not type(None))
     return (origin,) if isinstance(origin, type) else ()
 
 
@@ -320,12 +335,12 @@ def _listed(classes: Iterable[type[Any]]) -> str:
 
 def _no_such_field(field: str, classes: Iterable[type[Any]], stored: StoredFields) -> str:
     classes = tuple(classes)
-    known = sorted({name for cls in classes for name in stored.names(cls, depth=1)})
-    every = {name for cls in classes for name in stored.names(cls)}
-    near = difflib.get_close_matches(field, sorted(every), 1, 0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    names = sorted({name for cls in classes for name in stored.names(cls, depth=1)})
+    paths = {name for cls in classes for name in stored.names(cls)}
+    close = difflib.get_close_matches(field, sorted(paths), 1, 0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
     return (
         f"no event of {_listed(classes)} has a field {field!r}, so nothing would be found: {hint}"
-        f"They have {', '.join(known) or 'no fields'}. A field that only stored events have is asked for "
+        f"They have {', '.join(names) or 'no fields'}. A field that only stored events have is asked for "
         'with the types as texts: stream("CART_CREATED", ...)'
     )

@@ -182,7 +182,7 @@ class LogFolding(Folding[V, E, I]):
                 snapshot.
             ConfigurationError: The class neither has reducers nor folds in an `as_json` of its own; or the
                 installation is unsound.
-            EventEncodeError: The view would come back from the snapshot other than it is.
+            EventEncodeError: Reading the snapshot would give another view.
             RetryableError: The log is being changed under maintenance.
             UnsupportedTransactionError: The transaction is not READ COMMITTED.
         """
@@ -194,8 +194,7 @@ class LogFolding(Folding[V, E, I]):
         if self.reducers.is_empty and not self._declared().folds_in_as_json:
             raise ConfigurationError(
                 f"{type(self).__name__} folds nothing, so its snapshot would be its initial view for ever: "
-                f"give it "
-                "reducers, or an as_json that folds with reduce_events"
+                "give it reducers, or an as_json that folds with reduce_events"
             )
         client = self._client()
         client.check_installed()
@@ -206,8 +205,7 @@ class LogFolding(Folding[V, E, I]):
                 return result
         raise RetryableError(
             f"the log was changed under maintenance again and again while {self.projection_type} "
-            f"{self.id!r} was "
-            "folded; no snapshot was saved: try again"
+            f"{self.id!r} was folded; no snapshot was saved: try again"
         )
 
     def _save(self, client: EventClient) -> SaveResult[V] | None:
@@ -248,11 +246,18 @@ class LogFolding(Folding[V, E, I]):
                 at = events[0].created_at  # such a snapshot was never saved
                 row = (kind, id_text(self.id), text, 0, self.version, at, at)
             return self.fold_on(row, events, Position(0, 0, 0, ()))
-        initial = self._initial()
-        return self._fold(events, initial if view is None else self.reducers.reopened(view, initial))
+        if view is None:
+            view = self._initial()
+        elif self.reducers.derived:
+            view = self.reducers.reopened(view, self._initial())
+        return self._fold(events, view)
 
     def delete_projection(self) -> bool:
-        """Remove the snapshot, of whatever version; whether there was one. The events stay."""
+        """Remove the snapshots of all versions. The events stay.
+
+        Returns:
+            Whether there was one.
+        """
         return self._client().snapshots.delete(self.projection_type, id_text(self.id))
 
     # -- how ------------------------------------------------------------

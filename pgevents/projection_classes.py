@@ -86,11 +86,13 @@ def _type_arguments(cls: Any, root: Any) -> tuple[Any, ...]:
     if cls is root:
         return tuple(cls.__parameters__)
     bases: Any = _own(cls, "__orig_bases__", cls.__bases__)
-    for base in sorted(bases, key=lambda one: not typing.get_args(one)):  # what is written here counts first
+    for base in sorted(
+        bases, key=lambda base: not typing.get_args(base)
+    ):  # what is written here counts first
         origin: Any = typing.get_origin(base) or base
         if isinstance(origin, type) and issubclass(origin, root):
-            known = dict(zip(_parameters(origin), typing.get_args(base), strict=False))
-            return tuple(_given(one, known, cls) for one in _type_arguments(origin, root))
+            arguments = dict(zip(_parameters(origin), typing.get_args(base), strict=False))
+            return tuple(_given(parameter, arguments, cls) for parameter in _type_arguments(origin, root))
     raise ConfigurationError(f"{cls.__name__} is no projection")
 
 
@@ -98,11 +100,11 @@ def _parameters(origin: Any) -> tuple[Any, ...]:
     return tuple(getattr(origin, "__parameters__", ()))
 
 
-def _given(argument: Any, known: dict[Any, Any], cls: Any) -> Any:
+def _given(argument: Any, arguments: dict[Any, Any], cls: Any) -> Any:
     if isinstance(argument, TypeVar):
-        argument = known.get(argument, argument)
-    elif known and _parameters(argument):
-        argument = argument[tuple(known.get(one, one) for one in _parameters(argument))]
+        argument = arguments.get(argument, argument)
+    elif arguments and _parameters(argument):
+        argument = argument[tuple(arguments.get(parameter, parameter) for parameter in _parameters(argument))]
     if isinstance(argument, typing.ForwardRef):
         argument = argument.__forward_arg__
     return _evaluated(argument, cls) if isinstance(argument, str) else argument
@@ -140,27 +142,26 @@ def _members(cls: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", cls.__dict__)
 
 
-def check_event_classes(name: str, wanted: Any, known: EventTypes) -> None:
+def check_event_classes(name: str, wanted: Any, types: EventTypes) -> None:
     """That events are decoded into the classes that a projection was written for.
 
     Args:
         name: Of the projection's class.
         wanted: What the projection names as its events: classes, unions, names.
-        known: The types of its client.
+        types: The types of its client.
 
     Raises:
         ConfigurationError: A class was defined again since (its module was reloaded), so that the reducers
             would recognise no event.
     """
     for cls in _classes(wanted):
-        kind = event_type_of(cls)
-        decoded = known.find(kind.name)
-        if decoded is not None and decoded.cls is not kind.cls:
+        event_type = event_type_of(cls)
+        decoded = types.find(event_type.name)
+        if decoded is not None and decoded.cls is not event_type.cls:
             raise ConfigurationError(
-                f"{name} is written for {kind.cls!r}, and the events of type {kind.name!r} are now decoded "
-                f"into "
-                f"another class, {decoded.cls!r}: it was defined again, as by a reload. Reload the module of "
-                f"{name}, too, or restart"
+                f"{name} is written for {event_type.cls!r}, and the events of type {event_type.name!r} are "
+                f"now decoded into another class, {decoded.cls!r}: it was defined again, as by a reload. "
+                f"Reload the module of {name}, too, or restart"
             )
 
 
@@ -189,9 +190,7 @@ FOLDING = (
 
 
 def fold_alike(one: Any, other: Any) -> bool:
-    """Whether two classes fold the same: one of them defined again, or two that share or repeat all that
-    they fold
-    by."""
+    """Whether two classes fold the same: one of them defined again, or two whose folding parts are alike."""
     if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
         return True
     return all(_is_alike(getattr(one, name, None), getattr(other, name, None)) for name in FOLDING)

@@ -32,8 +32,7 @@ class ProjectionBase(LogFolding[V, E, I]):
     """The state of one thing, folded from the events that carry its id.
 
     A subclass names its view and its events (and its id's type, if that matters), and says by which
-    identifiers
-    its events are found. A view is an attrs class, a dataclass or a dict:
+    identifiers its events are found. A view is an attrs class, a dataclass or a dict:
 
     ```python
     class CartProjection(ProjectionBase[CartView, CartEvent]):
@@ -66,9 +65,8 @@ class ProjectionBase(LogFolding[V, E, I]):
         if not isinstance(identifiers, Mapping) or (not identifiers and identifiers is not everything):
             raise ConfigurationError(
                 f"{type(self).__name__}.get_event_identifiers() gave {identifiers!r}, and not the fields "
-                "and values "
-                "that its events carry. If it is folded from all events of its types, return everything "
-                "(from pgevents import everything)"
+                "and values that its events carry. If it is folded from all events of its types, return "
+                "everything (from pgevents import everything)"
             )
         return (stream(types, data=cast("Mapping[str, Any]", identifiers)),)
 

@@ -16,7 +16,7 @@ MARK = "\0"
 """Begins the text of a value that is stored; a derived one has two."""
 
 
-def stored_names(kind: EventType, field: str) -> list[set[str]] | None:
+def stored_names(event_type: EventType, field: str) -> list[set[str]] | None:
     """For each version, the first one first, the names under which it may store a field of the newest one.
 
     What `@event(renamed=...)` says goes before what the upcasters show. Those are run on values that know
@@ -27,25 +27,25 @@ def stored_names(kind: EventType, field: str) -> list[set[str]] | None:
         None if an upcaster makes the field of something else, so that the value is not stored as it is.
     """
     older: list[set[str]] = []
-    for start in range(1, kind.version):
-        if field in kind.renamed:
-            older.append({field, *kind.renamed[field]})
+    for start in range(1, event_type.version):
+        if field in event_type.renamed:
+            older.append({field, *event_type.renamed[field]})
             continue
-        presets = (frozenset[str](), frozenset([field]), _texts_in(kind, start) - {field})
-        found = [_source(kind, start, field, preset) for preset in presets]
+        presets = (frozenset[str](), frozenset([field]), _texts_in(event_type, start) - {field})
+        found = [_source(event_type, start, field, preset) for preset in presets]
         if any(name is not None and name.startswith(MARK) for name in found):
             return None
         older.append({name for name in found if name is not None} or {field})
     return [*older, {field}]
 
 
-def _source(kind: EventType, start: int, field: str, preset: Iterable[str]) -> str | None:
+def _source(event_type: EventType, start: int, field: str, preset: Iterable[str]) -> str | None:
     """Where a version stores what becomes a field; `MARK` if nowhere, None if that cannot be said."""
     names = dict.fromkeys(preset)
     for _ in range(PROBES):
         data: dict[str, Any] = {name: _Value(name) for name in names}
         try:
-            found = _field_of(_upcast(kind, start, data), field)
+            found = _field_of(_upcast(event_type, start, data), field)
         except KeyError as error:
             missing = error.args[0] if error.args else None
             if not isinstance(missing, str) or missing in names:
@@ -59,32 +59,34 @@ def _source(kind: EventType, start: int, field: str, preset: Iterable[str]) -> s
     return None
 
 
-def _upcast(kind: EventType, start: int, data: dict[str, Any]) -> list[dict[str, Any]]:
+def _upcast(event_type: EventType, start: int, data: dict[str, Any]) -> list[dict[str, Any]]:
     """What the upcasters make of data: one, several or none."""
     parts: list[Any] = [data]
-    for version in range(start, kind.version):
-        step = kind.upcasters.get(version)
+    for version in range(start, event_type.version):
+        step = event_type.upcasters.get(version)
         if step is not None:
-            parts = [one for part in parts for one in upcast_results(step(part))]
+            parts = [result for part in parts for result in upcast_results(step(part))]
     return parts
 
 
 def _field_of(parts: list[dict[str, Any]], field: str) -> Any:
     """The field's value in all parts, if that is one; else the value of none."""
-    found: list[Any] = []
+    values: list[Any] = []
     for value in parts:
         inner: Any = value
         for key in field.split("."):
             inner = None if inner is None else inner.get(key)
-        found.append(inner)
-    if len({str(one) for one in found}) > 1:
+        values.append(inner)
+    if len(set(map(str, values))) > 1:
         return MARK + MARK
-    return found[0] if found else None
+    return values[0] if values else None
 
 
-def _texts_in(kind: EventType, start: int) -> frozenset[str]:
+def _texts_in(event_type: EventType, start: int) -> frozenset[str]:
     """The texts that stand in upcasters: the fields that they may ask for."""
-    codes = [getattr(step, "__code__", None) for version, step in kind.upcasters.items() if version >= start]
+    codes = [
+        getattr(step, "__code__", None) for version, step in event_type.upcasters.items() if version >= start
+    ]
     return frozenset(
         text for code in codes if code is not None for text in code.co_consts if isinstance(text, str)
     )

@@ -95,14 +95,7 @@ def check_key(key: Any) -> str:
     return str.__str__(key)  # of an Enum that is a str, the text
 
 
-def _check_key(instance: object, attribute: object, key: Any) -> None:
-    if key is not None:
-        check_key(key)
-
-
-def _check_created_at(instance: object, attribute: object, given: Any) -> None:
-    if given is None:
-        return
+def _check_created_at(given: Any) -> None:
     times = cast("list[Any]", given if isinstance(given, (list, tuple)) else [given])
     for when in times:
         if not isinstance(when, datetime) or when.tzinfo is None:
@@ -114,11 +107,6 @@ def _check_created_at(instance: object, attribute: object, given: Any) -> None:
             raise InvalidValueError(
                 f"created_at lies between {EARLIEST.date()} and {LATEST.date()}, not at {shown(when)}"
             )
-
-
-def _check_metadata(instance: object, attribute: object, metadata: Any) -> None:
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise EventEncodeError(f"metadata is a JSON object (a dict), not {shown(metadata)}")
 
 
 @attrs.frozen
@@ -137,14 +125,22 @@ class SaveOptions:
             is decided again may be decided in another way.
     """
 
-    metadata: Mapping[str, Any] | None = attrs.field(default=None, validator=_check_metadata)
-    key: str | None = attrs.field(default=None, validator=_check_key)
-    created_at: Times = attrs.field(default=None, validator=_check_created_at)
+    metadata: Mapping[str, Any] | None = None
+    key: str | None = None
+    created_at: Times = None
     positions: Sequence[Position] | None = None
     expected: Any = None
     attempt: int = 1
     key_names_command: bool = False
     keys: Sequence[str | None] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.metadata is not None and not isinstance(self.metadata, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise EventEncodeError(f"metadata is a JSON object (a dict), not {shown(self.metadata)}")
+        if self.key is not None:
+            check_key(self.key)
+        if self.created_at is not None:
+            _check_created_at(self.created_at)
 
     def times_of(self, count: int) -> list[datetime] | None:
         """When each of so many events happened; None if there is one time for all of them.

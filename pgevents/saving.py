@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
 
@@ -222,13 +221,18 @@ class Saver:
         makes nothing for them but two tuples, and looks at each only once.
         """
         rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
-        known, dump, undo = self.types.cached, self.serializer.dump, self.decoder.before_decode
+        known, write, dump = self.types.cached, self.serializer.write, self.serializer.dump
+        undo = self.decoder.before_decode
+        is_usual = undo is None and not metadata
         for one in given:
-            kind = known(one.__class__)
-            if kind is not None and kind.version == 1 and not metadata and undo is None:
-                text, data = dump(one, kind.cls, kind.name)
-                rows.append((kind.name, text, "{}"))
-                as_read.append((kind.name, data, {}))
+            cls: Any = one.__class__
+            kind = known(cls)
+            if is_usual and kind is not None and kind.version == 1:
+                name, text, data = kind.name, write[cls](one), one
+                if text is None:
+                    text, data = dump(one, cls, name)
+                rows.append((name, text, "{}"))
+                as_read.append((name, data, {}))
                 continue
             new = one if type(one) is NewEvent else self.new_event(one, metadata)
             events.append(new)
@@ -302,21 +306,13 @@ class Saver:
         if positions is not None:  # those with much to count have it counted now, without a lock
             shortened = self.reader.shortened
             positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]
-        append = partial(
-            self.appender.append,
-            rows,
-            positions,
-            options.key,
-            options.created_at,
-            keys=options.keys,
-            is_timed=is_timed,
-        )
+        call = rows, positions, options.key, options.created_at, options.keys, is_timed
         try:
-            return append()
+            return self.appender.append(*call)
         except IdempotencyError:  # an import brought this key along, while this save was on its way
             if options.keys is not None or self.session.in_transaction():
                 raise
-            return append()
+            return self.appender.append(*call)
 
     def _saved_before(self, answer: Answer, events: Sequence[Part], options: SaveOptions) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""

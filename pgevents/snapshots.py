@@ -220,10 +220,8 @@ class Snapshots:
         if claimed is not None and claimed[0] is not cls and not fold_alike(claimed[0], cls):
             raise ConfigurationError(
                 f"two classes are saved as {cls.projection_type!r}, version {cls.version}: {claimed[0]!r} "
-                f"and "
-                f"{cls!r}; each would fold on from the other's snapshots. Give one another "
-                f"projection_type, or "
-                "raise the version"
+                f"and {cls!r}; each would fold on from the other's snapshots. Give one another "
+                "projection_type, or raise the version"
             )
         self._claims[key] = (cls, types, types.revision)
         return True
@@ -286,7 +284,7 @@ class Snapshots:
             What came of it; None if what was noted stands no more: then it is to be folded anew.
 
         Raises:
-            EventEncodeError: The view would come back other than it is.
+            EventEncodeError: Reading the snapshot would give another view.
             RetryableError: The log is being changed under maintenance.
         """
         data, exact = self.proven(snapshot, key, is_changed)
@@ -348,9 +346,8 @@ class Snapshots:
         """The data as JSON text, and the same to be kept as it is written if jsonb would give back another
         view.
 
-        The proof is made on the texts that will be read. What comes back from neither as it is would make
-        every
-        later view another than the fold from the start.
+        The proof reads back the texts that will be stored. If neither gives the view, every later view would
+        differ from a fold from the start.
         """
         what = f"the view of {snapshot.type} {snapshot.id!r}"
         text = dump_json(snapshot.data, what)
@@ -363,11 +360,9 @@ class Snapshots:
         if found is not None:
             path, view, read = found
             raise EventEncodeError(
-                f"{what}, {path or 'as a whole'}: {view!r} would come back from a snapshot as {read!r}, "
-                f"and later "
-                "views would be others than folded from the start; give the field a type that says what it "
-                "is "
-                "(an attrs class, datetime, tuple[...]), or keep in it what JSON has"
+                f"{what}, {path or 'as a whole'}: {view!r} would come back from a snapshot as {read!r}, and "
+                "later views would be others than folded from the start; give the field a type that says "
+                "what it is (an attrs class, datetime, tuple[...]), or keep in it what JSON has"
             )
         return text, text
 

@@ -134,7 +134,11 @@ def include_name(
         )
         ```
     """
-    ours = {name for one in (client, *others) for name in table_names(one.events, one.projections)}
+    ours = {
+        name
+        for each_client in (client, *others)
+        for name in table_names(each_client.events, each_client.projections)
+    }
     ours |= {(None, name) for schema, name in ours if schema == "public"}  # so Alembic names the default one
 
     def is_included(name: str | None, kind: str, parents: Mapping[str, Any]) -> bool:

@@ -166,8 +166,8 @@ def stream(
             Several fields must all match. Names of options, such as `limit` or `types`, go into `data`.
 
     Raises:
-        ConfigurationError: `None` or another value that cannot identify, a name that is no field's, an option
-            that is none here. When a client uses the stream, also a field that none of the classes has;
+        ConfigurationError: `None` or another value that cannot identify, a name that cannot be a field's, an
+            option of other calls. When a client uses the stream, also a field that none of the classes has;
             nothing can be known of types that are named by texts.
 
     Example:
@@ -225,16 +225,16 @@ def refuse_for_reads(streams: Iterable[Stream[Any]], purpose: str) -> None:
     Raises:
         ConfigurationError: One with a comparison, or with an `after` of its own.
     """
-    for one in streams:
-        if one.compared:
-            field, comparison = one.compared[0]
+    for stream in streams:
+        if stream.compared:
+            field, comparison = stream.compared[0]
             raise ConfigurationError(
                 f"{field}={comparison} is for reads: {purpose}. Ask for the stream without it, and look at "
                 f"the field {field!r} in your program"
             )
-        if one.after:
+        if stream.after:
             raise ConfigurationError(
-                f"a stream with after={one.after} is for reads: {purpose}. Ask for the stream without it"
+                f"a stream with after={stream.after} is for reads: {purpose}. Ask for the stream without it"
             )
 
 
@@ -270,6 +270,6 @@ _checked_name = remembered("checked field names")(check_field)
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)):
-        several = cast("Iterable[object]", value)
-        return tuple(sorted({identifier_text(field, item) for item in several}))
+        values = cast("Iterable[object]", value)
+        return tuple(sorted({identifier_text(field, item) for item in values}))
     return (identifier_text(field, value),)

@@ -31,7 +31,7 @@ def parse_match(parts: Sequence[str]) -> dict[str, list[str] | Comparison]:
     is compared with is a number, a day or a time with its zone if it reads like one, else a text.
 
     Raises:
-        ConfigurationError: An argument that is no such condition, or two that do not go together.
+        ConfigurationError: An argument that is not such a condition, or two that do not go together.
     """
     conditions: dict[str, list[tuple[str, str]]] = {}
     for part in parts:

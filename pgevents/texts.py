@@ -47,8 +47,10 @@ def identifier_text(field: str, value: object) -> str:
 
 def array_text(names: Sequence[str]) -> str:
     """An array of names as PostgreSQL writes it."""
-    quoted = {name: '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in set(names)}
-    return "{" + ",".join([quoted[name] for name in names]) + "}"
+    text = '","'.join(names)
+    if "\\" in text or text.count('"') != 2 * len(names) - 2:
+        text = '","'.join([name.replace("\\", "\\\\").replace('"', '\\"') for name in names])
+    return f'{{"{text}"}}' if names else "{}"
 
 
 def is_text(value: str) -> bool:

@@ -40,17 +40,21 @@ Changer = Callable[[Any, Mapping[str, Any]], Any]
 
 def is_dict_class(cls: Any) -> bool:
     """Whether views of this class are dicts of any fields: `dict`, `dict[str, Any]` or `Any`."""
-    return cls is Any or cls is dict or typing.get_origin(cls) in (dict, Mapping)
+    if type(cls) is type:  # most are, and this is asked for each view
+        return cls is dict
+    return cls is Any or typing.get_origin(cls) in (dict, Mapping)
 
 
 def field_types(cls: Any) -> dict[str, Any] | None:
     """The fields of a view's class and their types; None if any field may stand in it.
 
     Raises:
-        ConfigurationError: The class is none that a view can have.
+        ConfigurationError: Views cannot have this class.
     """
     if is_dict_class(cls):
         return None
+    if type(cls) is type:
+        return _field_types(cls)
     return _field_types(typing.get_origin(cls) or cls)
 
 
@@ -65,14 +69,14 @@ def _field_types(cls: Any) -> dict[str, Any]:
     except Exception:  # annotations that cannot be resolved stay as they are written
         hints = {}
     if attrs.has(kind):
-        return {one.name: hints.get(one.name, one.type) for one in attrs.fields(kind)}
+        return {field.name: hints.get(field.name, field.type) for field in attrs.fields(kind)}
     if dataclasses.is_dataclass(kind):
-        return {one.name: hints.get(one.name, one.type) for one in dataclasses.fields(kind)}
+        return {field.name: hints.get(field.name, field.type) for field in dataclasses.fields(kind)}
     return hints
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """What to say of a name that is none of these."""
+    """A hint for a name that is not among these: the nearest one, or all of them."""
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(names)) or 'none'}"
 
@@ -102,22 +106,27 @@ def _changer(cls: type[Any]) -> Changer:
     if not attrs.has(cls):
         return lambda view, changes: dataclasses.replace(view, **changes)
     fields: tuple[Any, ...] = attrs.fields(cast(Any, cls))
-    aliases = {one.name: one.alias for one in fields if one.init}
-    converted = [one.name for one in fields if one.init and one.converter is not None]
+    aliases = {field.name: field.alias for field in fields if field.init}
+    converted = [field.name for field in fields if field.init and field.converter is not None]
     if (
         not converted
         and all(name == alias for name, alias in aliases.items())
         and len(aliases) == len(fields)
     ):
-        return lambda view, changes: attrs.evolve(view, **changes)
+        names = tuple(aliases)  # once: attrs.evolve looks at the fields each time
+
+        def replaced(view: Any, changes: Mapping[str, Any]) -> Any:
+            return cls(**{name: changes[name] if name in changes else getattr(view, name) for name in names})
+
+        return replaced
 
     def change(view: Any, changes: Mapping[str, Any]) -> Any:
-        made = attrs.evolve(view, **{aliases[name]: new for name, new in changes.items() if name in aliases})
+        copy = attrs.evolve(view, **{aliases[name]: new for name, new in changes.items() if name in aliases})
         kept = {name: getattr(view, name) for name in converted if name not in changes}
         late = {name: new for name, new in changes.items() if name not in aliases}
         for name, new in {**kept, **late}.items():
-            object.__setattr__(made, name, new)
-        return made
+            object.__setattr__(copy, name, new)
+        return copy
 
     return change
 
@@ -146,13 +155,14 @@ def _canonical(kind: Any, outer: tuple[Any, ...]) -> str:
     if origin is typing.Literal:
         return f"Literal[{','.join(map(repr, arguments))}]"
     if origin in (typing.Union, types.UnionType):
-        return "|".join(sorted(_canonical(one, outer) for one in arguments))
+        return "|".join(sorted(_canonical(argument, outer) for argument in arguments))
     if origin is not None:
-        inner = ",".join("..." if one is ... else _canonical(one, outer) for one in arguments)
+        inner = ",".join("..." if argument is ... else _canonical(argument, outer) for argument in arguments)
         return f"{_canonical(origin, outer)}[{inner}]"
     if isinstance(kind, type) and kind not in outer and _has_fields(kind):
         inner = ",".join(
-            f"{name}:{_canonical(one, (*outer, kind))}" for name, one in _field_types(kind).items()
+            f"{name}:{_canonical(field_type, (*outer, kind))}"
+            for name, field_type in _field_types(kind).items()
         )
         return f"{{{inner}}}"
     return str(getattr(kind, "__name__", kind))

@@ -42,7 +42,7 @@ def wait_for(
     is_of_views = key == ["$view"]
     if is_of_views:  # which lanes an event belongs to, the program alone knows
         key, rows = [], _least(rows)
-    streams = [Stream.from_json(one) for one in question["streams"]]
+    streams = [Stream.from_json(form) for form in question["streams"]]
     is_bare = isinstance(awaited, int)
     if is_bare and ids[0] > statements.value("arrivals"):
         raise ConfigurationError(f"event {ids[0]} is ahead of the log")
@@ -133,7 +133,7 @@ def _first_missing(
     for event_id, key, hashed in keys:
         found = parked.get((key, event_id)) or parked.get(("", event_id))
         if found is None and not key:  # without a key, or of views by other ids
-            found = next((one for (_, of), one in parked.items() if of == event_id), None)
+            found = next((task for (_, of), task in parked.items() if of == event_id), None)
         state, first = found or ("", "")
         if state and state != "discarded":
             if not parked_counts:

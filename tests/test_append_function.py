@@ -81,7 +81,7 @@ def wide(url: str, fields: int, **options: Any) -> EventClient:
 
 
 ONE = "SELECT my_app.events_append_one('A', %s, {})"
-PLAIN = "NULL, NULL, NULL, NULL, NULL, NULL"
+PLAIN = "NULL, NULL"
 """No condition."""
 
 
@@ -101,15 +101,16 @@ def test_append_one_saves_as_append_does(client: EventClient) -> None:
 @pytest.mark.parametrize(
     "condition",
     [
-        "'cart_id', 'c1', NULL, 0, 0, 0",  # not what stands there
-        "'cart_id', 'c1', NULL, NULL, NULL, NULL",
-        "'cart_id', 'c1', NULL, NULL, 0, 0",
-        "'cart_id', 'c1', NULL, 0, NULL, 0",
-        "'cart_id', 'c1', NULL, 0, 1, 77",  # as many, but others
-        "'cart_id', 'c1', '{A}', 0, 2, 77",
-        "'cart_id', 'c1', '{A}', 0, -5, 0",
-        "'no_index', 'y', NULL, 0, 1, 77",
-        "'product_id', 'p', NULL, 5, 0, 0",  # above the last id issued
+        "'{cart_id,c1}', '{0,0,0}'",  # not what stands there
+        "'{cart_id,c1}', '{NULL,NULL,NULL}'",
+        "'{cart_id,c1}', NULL",
+        "'{cart_id,c1}', '{NULL,0,0}'",
+        "'{cart_id,c1}', '{0,NULL,0}'",
+        "'{cart_id,c1}', '{0,1,77}'",  # as many, but others
+        "'{cart_id,c1,A}', '{0,2,77}'",
+        "'{cart_id,c1,A}', '{0,-5,0}'",
+        "'{no_index,y}', '{0,1,77}'",
+        "'{product_id,p}', '{5,0,0}'",  # above the last id issued
     ],
 )
 def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
@@ -120,6 +121,13 @@ def test_append_one_saves_nothing_on_a_condition_that_does_not_hold(
     answer = scalar(client.db, ONE.format(f"NULL, NULL, NULL, {condition}"), [DATA])
     assert answer.split(" ")[0] in ("conflict", "future")
     assert len(client.get_event_stream()) == 1
+
+
+def test_append_one_refuses_a_premise_without_a_stream(client: EventClient) -> None:
+    """It is no plain save."""
+    with pytest.raises(peewee.PeeweeException):
+        scalar(client.db, ONE.format("NULL, NULL, NULL, NULL, '{0,0,0}'"), [DATA])
+    assert not client.get_event_stream()
 
 
 @pytest.mark.parametrize(
@@ -168,9 +176,9 @@ def test_append_refuses_a_condition_that_would_check_nothing(client: EventClient
 @pytest.mark.parametrize(
     "condition",
     [
-        "'cart_id', NULL, NULL, 0, 0, 0",
-        "'no_index', NULL, NULL, 0, 0, 0",
-        "'cart_id', 'c1', '{B,NULL}', 0, 0, 0",
+        "'{cart_id,NULL}', '{0,0,0}'",
+        "'{no_index,NULL}', '{0,0,0}'",
+        "'{cart_id,c1,B,NULL}', '{0,0,0}'",
     ],
 )
 def test_the_function_for_one_event_refuses_it_too(client: EventClient, condition: str) -> None:
@@ -406,6 +414,34 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     assert answer["created_at"] == told
 
 
+def test_each_event_of_a_document_may_have_a_time(client: EventClient) -> None:
+    """Those without one have the time of the call; what is no time with its zone is refused."""
+    client.db.execute_sql("SET TimeZone = 'Asia/Tokyo'")
+    first = {"type": "A", "data": {}, "created_at": "2026-01-31T12:00:00.5+01:00"}
+    for given in (None, "2025-01-01 00:00+00"):
+        documents = json.dumps([first, {"type": "A", "data": {}}, {**first, "created_at": None}])
+        client.db.execute_sql("SET DateStyle = 'German'")
+        answer = scalar(client.db, "SELECT my_app.events_append(%s, NULL, NULL, %s)", [documents, given])
+        assert answer["created_at"] == "2026-01-31T11:00:00.500000+00:00"
+        client.db.execute_sql("RESET DateStyle")
+        times = [one.created_at for one in client.get_event_stream(after=answer["ids"][0] - 1)]
+        assert times[0] == datetime(2026, 1, 31, 11, 0, 0, 500_000, timezone.utc)
+        assert times[1] == times[2]
+        now = datetime(2025, 1, 1, tzinfo=timezone.utc) if given else datetime.now(timezone.utc)
+        assert abs(times[1] - now) < timedelta(minutes=1)
+    for bad in ("2026-01-31T12:00:00", "31.01.2026 12:00Z", "2026-01-31", "now", 5, True, {}, [], ["x"]):
+        with pytest.raises(PeeweeException, match="a time with its zone"):
+            client.db.execute_sql(
+                "SELECT my_app.events_append(%s)", [json.dumps([{**first, "created_at": bad}])]
+            )
+    for bad in ("2026-02-31T12:00:00Z", "0000-01-31T12:00:00Z"):
+        with pytest.raises(PeeweeException):
+            client.db.execute_sql(
+                "SELECT my_app.events_append(%s)", [json.dumps([{**first, "created_at": bad}])]
+            )
+    assert len(client.get_event_stream()) == 6
+
+
 MANY = (
     "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, NULL, '{2026-01-31 12:00+00}')"
 )
@@ -560,7 +596,7 @@ BAD = {
     "created_at lies in the years 1 to 9999": ("A", "{}", None, "0044-03-15 BC"),
 }
 """What is wrong with an event, and the event."""
-BY_ONE = "SELECT my_app.events_append_one(%s, %s, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
+BY_ONE = "SELECT my_app.events_append_one(%s, %s, %s, NULL, %s, NULL, NULL)"
 BY_MANY = """SELECT my_app.events_append_many(
     ARRAY['A', %s], ARRAY['{}', %s], ARRAY['{}', %s], NULL, NULL, NULL,
     ARRAY[now(), coalesce(%s::timestamptz, now())])"""

@@ -10,7 +10,8 @@ import pytest
 from attrs import define
 
 from pgevents import EventClient, EventTypes, ProjectionBase, event, pipeline
-from pgevents.busy_views import LIMIT, MOST_EVENTS
+from pgevents.busy_views import MOST_EVENTS, NAME
+from pgevents.caches import CACHES
 from pgevents.deciding import kind_of
 
 Make = Callable[..., EventClient]
@@ -207,9 +208,10 @@ def test_another_connection_begins_anew(busy: Any) -> None:
 def test_views_are_bounded_in_number_size_and_age(busy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing of what cannot be copied is kept."""
     client, trays = busy
-    for number in range(LIMIT + 3):
+    most = CACHES[NAME].most
+    for number in range(most + 3):
         client.decide(trays(f"t{number}", client), lambda view: put("x"))
-    assert len(client.decider.views._views) <= LIMIT  # noqa: SLF001
+    assert len(client.decider.views._views) <= most  # noqa: SLF001
     now = time.monotonic()
     decided_on(busy)
     monkeypatch.setattr(time, "monotonic", lambda: now + 300)

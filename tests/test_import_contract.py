@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def test_modules_import_only_from_those_above_them() -> None:
+def test_modules_import_only_from_those_below_them() -> None:
     """The layers of setup.cfg hold."""
     root = Path(__file__).parent.parent
     check = "from importlinter.cli import lint_imports_command; lint_imports_command()"

@@ -268,8 +268,8 @@ def test_functions_put_in_place_of_postgresqls_are_never_called(
         victim.db.execute_sql("SET search_path = trap, pg_catalog")
         calls = [
             'append(\'[{"type": "A", "data": {"cart_id": "c1"}}]\'::jsonb)',
-            "append_one('A', '{\"cart_id\": \"c1\"}'::jsonb" + 9 * ", NULL" + ")",
-            "append_one('A', '{\"cart_id\": \"c9\"}', NULL, NULL, NULL, 'cart_id', 'c9', NULL, 0, 0, 0)",
+            "append_one('A', '{\"cart_id\": \"c1\"}'::jsonb" + 5 * ", NULL" + ")",
+            "append_one('A', '{\"cart_id\": \"c9\"}', NULL, NULL, NULL, '{cart_id,c9}', '{0,0,0}')",
             "append_many('{A}', '{\"{}\"}', NULL, NULL, 'key', NULL, NULL)",
             "append_many('{A}', '{\"{}\"}', NULL, " + CONDITION + ", NULL, NULL, NULL)",
             'lock(\'[{"match": {"cart_id": ["c1"]}}]\')',

@@ -258,13 +258,14 @@ def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.
     again."""
     client.save_event(ItemAddedToCart("c1", "p0", 1, 5))
     encoded: list[Any] = []
-    dump = client.serializer.dump
+    write, dump = client.serializer.write[ItemAddedToCart], client.serializer.dump
 
-    def counted(data: Any, cls: Any, what: str) -> Any:
+    def counted(data: Any, *more: Any) -> Any:
         encoded.append(data)
-        return dump(data, cls, what)
+        return dump(data, *more) if more else write(data)
 
     monkeypatch.setattr(client.serializer, "dump", counted)
+    monkeypatch.setitem(client.serializer.write, ItemAddedToCart, counted)
     given = [
         *(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)),
         {"type": "NOTED", "data": {"cart_id": "c1"}},

@@ -59,7 +59,7 @@ async def begin(client: EventClient, workers: Workers) -> AsyncGenerator[Any, No
 
     Raises:
         UnsupportedTransactionError: A task inside a transaction of another one begins a savepoint, which
-            others would come to stand in.
+            others would become part of.
     """
     outer = current(client)
     if outer is None:

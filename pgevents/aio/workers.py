@@ -91,7 +91,7 @@ async def ended(call: Awaitable[Any], interrupt: Callable[[], object] | None = N
         interrupt: What makes it end sooner; it runs on a thread.
     """
     awaited = [call] if interrupt is None else [call, asyncio.to_thread(interrupt)]
-    for waiting in [asyncio.ensure_future(_outcome(one)) for one in awaited]:
+    for waiting in [asyncio.ensure_future(_outcome(awaitable)) for awaitable in awaited]:
         while not waiting.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(waiting)

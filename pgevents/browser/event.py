@@ -110,7 +110,7 @@ def _related(client: EventClient, event: dict[str, Any]) -> list[dict[str, Any]]
         rows = event_rows(client, condition, [event_id, event_id + NEAR, frontier], tail)
         frontier = [str(row[0]) for row in rows if row[0] not in found]
         add(rows)
-    return [found[one] for one in sorted(found)] if len(found) > 1 else []
+    return [found[place] for place in sorted(found)] if len(found) > 1 else []
 
 
 def _short(event: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def _id_of(value: Any) -> int | None:
 
 def _edges(related: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
     """From the place of a cause to the place of its effect, among the related events."""
-    places = {one["id"]: place for place, one in enumerate(related)}
-    causes = [(_id_of(one["causation_id"]), place) for place, one in enumerate(related)]
+    places = {event["id"]: place for place, event in enumerate(related)}
+    causes = [(_id_of(event["causation_id"]), place) for place, event in enumerate(related)]
     return [(places[cause], place) for cause, place in causes if cause is not None and cause in places]
 
 

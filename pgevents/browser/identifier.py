@@ -45,9 +45,11 @@ def identifier_page(
     events = [row_json(row) for row in reversed(rows)]
     count = count_of(client, Filter(where=((field, value),)))
     views = _views(client, field, value, classes)
-    chosen = next((one for one in views if one["type"] == view and one["is_foldable"]), None)
+    chosen = next(
+        (candidate for candidate in views if candidate["type"] == view and candidate["is_foldable"]), None
+    )
     if chosen is None and view is None:
-        chosen = next((one for one in views if one["is_foldable"]), None)
+        chosen = next((candidate for candidate in views if candidate["is_foldable"]), None)
     place = _place(events, at)
     travel = None
     if chosen is not None and events:
@@ -139,4 +141,4 @@ def _is_of(client: EventClient, cls: type[Any], field: str, value: str) -> bool:
         streams = cls(value, client).get_streams()
     except Exception:  # the application's code, asked about an id that need not be one of its own
         return False
-    return any((field, (value,)) in one.match for one in streams)
+    return any((field, (value,)) in stream.match for stream in streams)

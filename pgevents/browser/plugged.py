@@ -90,9 +90,9 @@ class Plugged:
             return
         told: list[Any] = list(plugins.notify(hook, **arguments))
         for given in reversed(told):
-            for one in given if isinstance(given, Iterable) else ():  # pyright: ignore[reportUnknownVariableType]
-                if isinstance(one, kind):
-                    yield one
+            for page in given if isinstance(given, Iterable) else ():  # pyright: ignore[reportUnknownVariableType]
+                if isinstance(page, kind):
+                    yield page
                 else:
                     log.warning("%s gives %ss only", hook, kind.__name__)
 

@@ -65,7 +65,7 @@ def subscription_page(
     waiting = waiting_of(events)
     place = None if after is None else _place_of(after)
     found = parked(client, name, key=key, limit=PAGE + 1, discarded=discarded, after=place)
-    types = _types_of(client, [one.event_id for one in found])
+    types = _types_of(client, [parked.event_id for parked in found])
     is_more = len(found) > PAGE
     done = parking_notes(client, name, key=key, before=before, limit=PAGE_OF_NOTES + 1)
     return {
@@ -75,9 +75,9 @@ def subscription_page(
         "runners": [runner for runner in _runners(client) if name in runner["names"]],
         "key": key,
         "discarded": discarded,
-        "parked_events": [_parked(one, types) for one in found[:PAGE]],
+        "parked_events": [_parked(parked, types) for parked in found[:PAGE]],
         "next": json.dumps([found[PAGE - 1].key, found[PAGE - 1].event_id]) if is_more else None,
-        "parking_notes": [_shown(one) for one in done[:PAGE_OF_NOTES]],
+        "parking_notes": [_shown(note) for note in done[:PAGE_OF_NOTES]],
         "notes_before": before,
         "older_notes": done[PAGE_OF_NOTES - 1].number if len(done) > PAGE_OF_NOTES else None,
     }
@@ -123,7 +123,7 @@ def _runners(client: EventClient) -> list[dict[str, Any]]:
     names = ("id", "host", "pid", "workers", "names", "notes", "seen_at", "seconds")
     rows = statements_of(client).rows("at_work")
     found = [dict(zip(names, row, strict=True)) for row in rows]
-    return [{**one, "notes": json.loads(one["notes"]), "seen_at": iso(one["seen_at"])} for one in found]
+    return [{**row, "notes": json.loads(row["notes"]), "seen_at": iso(row["seen_at"])} for row in found]
 
 
 def _parked(one: ParkedEvent, types: dict[int, str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ FROM found GROUP BY version ORDER BY version
 """
     found: list[dict[str, Any]] = []
     kept = kept_views(client)
-    for name in sorted({*saved_types(client), *classes, *(one.type for one in kept)}):
+    for name in sorted({*saved_types(client), *classes, *(report.type for report in kept)}):
         rows = client.session.execute(sql, [name]).fetchall()
         cls = classes.get(name)
         versions = [
@@ -55,7 +55,7 @@ FROM found GROUP BY version ORDER BY version
                 "versions": versions,
                 "count": total,
                 "rebuilt": None if cls is None else _rebuilt(rows, total, cls.version),
-                "kept": [_kept(one) for one in kept if one.type == name],
+                "kept": [_kept(report) for report in kept if report.type == name],
             }
         )
     return {"projections": found, "count_limit": COUNT_LIMIT}
@@ -100,8 +100,8 @@ def query_page(
     key, placeholder = ("id", "%s") if field == "id" else (_field_sql(field), "%s::jsonb")
     newest = f"version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
     conditions, params = ["type = %s", newest], list[Any]([name])
-    for one, wanted in where:
-        conditions.append(f"data->>'{_checked(one)}' = %s")
+    for condition, wanted in where:
+        conditions.append(f"data->>'{_checked(condition)}' = %s")
         params.append(wanted)
     if field != "id":
         some = f"SELECT 1 FROM {table} AS p WHERE {' AND '.join(conditions)} LIMIT {SORTABLE + 1}"
@@ -129,7 +129,7 @@ def query_page(
         last_view = views[-1]
         value = None if field == "id" else last_view["data"].get(field)
         following = json.dumps([value, last_view["id"]], ensure_ascii=False)
-    fields = list(dict.fromkeys(name for one in views for name in one["data"]))[:40]
+    fields = list(dict.fromkeys(name for view in views for name in view["data"]))[:40]
     return {
         "type": name,
         "views": views,
@@ -157,7 +157,7 @@ def projection_page(
     sql = f"SELECT {COLUMNS} FROM {table} WHERE type = %s AND id = %s ORDER BY version DESC"
     saved = [_row(row) for row in client.session.execute(sql, [name, view_id]).fetchall()]
     found = _Fold() if cls is None else _fold(client, cls, view_id, is_patient)
-    same = [one for one in saved if cls is not None and one["version"] == cls.version]
+    same = [event for event in saved if cls is not None and event["version"] == cls.version]
     differences = changes(same[0]["data"], found.view) if same and found.view is not None else []
     if not saved and found.view is None:
         return None
@@ -192,7 +192,7 @@ def _fold(client: EventClient, cls: type[Any], view_id: str, is_patient: bool) -
             return _Fold(is_closed=True)
         if not is_patient and count_folded(client, cls, view_id, 0, LARGEST_ID, FOLDED) > FOLDED:
             return _Fold(too_long=FOLDED)
-        # As of the end: only a view of now is told to plugins, which may save it.
+        # As of the end: plugins see only a present view, because they may save it.
         return _Fold(cls(view_id, client, as_of=LARGEST_ID, load_existing_projection=False).as_json())
     except DatabaseError:
         raise
@@ -208,7 +208,7 @@ def _identifiers(client: EventClient, cls: type[Any] | None, view_id: str) -> li
         streams = cls(view_id, client).get_streams()
     except Exception:  # the application's code, asked about an id that came from outside
         return []
-    pairs = {(field, values[0]) for one in streams for field, values in one.match if len(values) == 1}
+    pairs = {(field, values[0]) for stream in streams for field, values in stream.match if len(values) == 1}
     return [{"field": field, "value": value} for field, value in sorted(pairs)]
 
 

@@ -35,7 +35,7 @@ _value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
 
 
 class BadLine(Exception):
-    """A line that is no event; its text is the reason."""
+    """A line that does not hold an event; its text is the reason."""
 
 
 @frozen

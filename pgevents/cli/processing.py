@@ -192,12 +192,12 @@ def parked() -> None:
 def list_parked(name: str, key: str | None, discarded: bool, **options: Any) -> None:
     store = Store(**options)
     found = control.parked(store.open(), name, key=key, discarded=discarded)
-    for one in found:
+    for event in found:
         if store.as_json:
-            click.echo(json.dumps(asdict(one), default=datetime.isoformat, ensure_ascii=False))
+            click.echo(json.dumps(asdict(event), default=datetime.isoformat, ensure_ascii=False))
             continue
-        line = f"{one.event_id}  {one.key or '-'}  {one.state}, {one.attempts} attempts"
-        click.echo(printable(f"{line}  {one.error or one.note or ''}".rstrip()))
+        line = f"{event.event_id}  {event.key or '-'}  {event.state}, {event.attempts} attempts"
+        click.echo(printable(f"{line}  {event.error or event.note or ''}".rstrip()))
     if not found and not store.as_json:
         click.echo("Nothing is parked.")
 
@@ -208,7 +208,7 @@ def list_parked(name: str, key: str | None, discarded: bool, **options: Any) -> 
 @Store.options
 def show_parked(name: str, event_id: int, **options: Any) -> None:
     client: EventClient = Store(**options).open()
-    found = [one for one in control.parked(client, name, discarded=True) if one.event_id == event_id]
+    found = [event for event in control.parked(client, name, discarded=True) if event.event_id == event_id]
     if not found:
         was_parked = control.parking_notes(client, name, event_id=event_id, limit=1)
         hint = f"; pgevents parked notes {name} {event_id} says what was done with it" if was_parked else ""

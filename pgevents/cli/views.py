@@ -100,7 +100,7 @@ def query(
 ) -> None:
     store = Store(**options)
     client = store.open()
-    order = [_order(one, descending) for one in order_by or (("id",) if descending else ())]
+    order = [_order(field, descending) for field in order_by or (("id",) if descending else ())]
     try:
         asked: dict[str, Any] = {"data": parse_match(match), "version": version}
         if count:

@@ -68,7 +68,7 @@ def create_event_client(
             everything while no standby answers.
 
     Raises:
-        ConfigurationError: Models in the wrong place, or a database that is none.
+        ConfigurationError: Models in the wrong place, or not a PostgreSQL database.
         PluginError: A plugin that cannot be registered.
 
     Example:

@@ -272,7 +272,7 @@ class ProjectionCalls(ClientParts):
         data: Mapping[str, Any] | None = None,
         **match: Any,
     ) -> list[Any]:
-        """The ids of all saved projections of a type, of whatever version, in order.
+        """The ids of all saved projections of a type, in any version, in order.
 
         Args:
             projection: The projection's class, or its type's name.
@@ -300,7 +300,7 @@ class ProjectionCalls(ClientParts):
 
         Args:
             projection: The projection's class.
-            ids: Which; by default all that are saved, of whatever version. Ids of which none is saved are
+            ids: Which; by default all that are saved, in any version. Ids of which none is saved are
                 created.
             anew: Fold from the start, not from the snapshots, as after a redaction.
             progress: Called after each with how many are done, and how many there are.

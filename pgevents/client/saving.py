@@ -53,7 +53,7 @@ class SavingCalls(ClientParts):
 
         Raises:
             EventEncodeError: Data that cannot be stored. Nothing was written.
-            UnknownEventTypeError: An object that is no event of this client.
+            UnknownEventTypeError: An object that is not an event of this client.
             IdempotencyError: The key saved other events before.
             RetryableError: Nothing was written; try again.
 

@@ -69,8 +69,8 @@ class TableCalls(ClientParts):
         Raises:
             ConfigurationError: `down` is neither True nor False.
         """
-        made = remove_sql if check_flag(down, "down") else installation.install_sql
-        return made(self.events, self.projections)
+        sql_of = remove_sql if check_flag(down, "down") else installation.install_sql
+        return sql_of(self.events, self.projections)
 
     def maintenance(self, reason: str) -> AbstractContextManager[None]:
         """A transaction in which the log may be changed by SQL: for redaction, with an audit trail.

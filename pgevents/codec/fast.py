@@ -88,7 +88,7 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
     if msgspec is None or not is_plain or any(field.validator for field in attrs.fields(cls)):
         return lambda instance: None
     values_of = _compiled_values(cast("dict[str, Any]", fields))
-    encode: Callable[[Any], bytes] = msgspec.json.encode
+    encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
     def write(instance: Any) -> str | None:
         try:

@@ -46,6 +46,8 @@ class Serializer:
         converter: The converter.
         from_text: By class, the function from stored JSON text to an instance. Its error does not name the
             field at fault.
+        write: By class, the function from an instance to JSON text that a read turns into an equal one; None
+            where only `dump` can tell.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
@@ -67,7 +69,7 @@ class Serializer:
         self._unstructure: Cache[type[Any], Callable[[Any], Any]] = Cache(
             "unstructuring functions", converter.get_unstructure_hook
         )
-        self._write: Cache[type[Any], Callable[[Any], str | None]] = Cache(
+        self.write: Cache[type[Any], Callable[[Any], str | None]] = Cache(
             "writers of JSON", fast.writer if is_ours else lambda cls: lambda data: None
         )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
@@ -100,7 +102,7 @@ class Serializer:
                 one that a read would give back as another.
         """
         if cls is data.__class__:
-            text = self._write[cls](data)
+            text = self.write[cls](data)
             if text is not None:
                 return text, data
         elif cls is None and isinstance(data, dict):
@@ -182,7 +184,7 @@ class Serializer:
             what: What to call it in an error.
 
         Raises:
-            EventEncodeError: A value that does not fit its field, or a key that is no field, at any depth.
+            EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
         """
         plain = self.encode(data, what)
         instance = self.check(plain, cls, what)
@@ -288,7 +290,7 @@ class Serializer:
                     reason, cause = self._reason(event_type.name, error, repr(error))
                     raise fault(f"the upcaster from version {step} failed: {reason}") from cause
                 several = upcast_results(changed)
-                if not all(isinstance(one, dict) for one in several):
+                if not all(isinstance(result, dict) for result in several):
                     shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
                     raise fault(
                         f"the upcaster from version {step} returned {shown}, not a dict or a list of dicts"

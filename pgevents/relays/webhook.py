@@ -121,7 +121,7 @@ def verify_webhook(
         raise ValueError("the webhook is too old, or ahead of this clock")
     expected = _signature(_secret(secret), message_id, timestamp, body).encode()
     signatures = given.get("webhook-signature", "").split()
-    if not any(hmac.compare_digest(expected, one.encode()) for one in signatures):
+    if not any(hmac.compare_digest(expected, signature.encode()) for signature in signatures):
         raise ValueError("the webhook's signature is missing or wrong")
     return message_id
 

@@ -24,8 +24,7 @@ Times = datetime | Sequence[datetime] | None
 """When events happened: all of them, or each of them; None: now."""
 
 # Arguments that are not needed are NULL in the statement, because PostgreSQL would parse a stored default.
-PLAIN_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, NULL, NULL, NULL, NULL, NULL, NULL)"
-VALIDATED_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+ONE_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)"
 MANY_SQL = r"SELECT {append_many}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s, %s)"
 
 
@@ -54,9 +53,7 @@ class Appender:
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
         names = {name: spec.qualified(f"_{name}") for name in ("append_one", "append_many")}
-        self._plain_sql, self._validated_sql, self._many_sql = (
-            sql.format(**names) for sql in (PLAIN_SQL, VALIDATED_SQL, MANY_SQL)
-        )
+        self._one_sql, self._many_sql = (sql.format(**names) for sql in (ONE_SQL, MANY_SQL))
         self._data_indexes = spec.data_indexes
 
     def append(
@@ -65,7 +62,6 @@ class Appender:
         positions: Sequence[Position] | None = None,
         key: str | None = None,
         created_at: Times = None,
-        *,
         keys: Sequence[str | None] | None = None,
         is_timed: bool = False,
     ) -> Answer:
@@ -101,25 +97,24 @@ class Appender:
         if len(rows) == 1:
             ((name, text, metadata),) = rows
             one_key, at = keys[0] if keys else key, times[0] if times else None
-            event = (name, text, None if metadata == "{}" else metadata, one_key, at)
-            if positions is None:
-                return self._plain_sql, event
-            condition = self._condition_on_one_value(positions)
+            condition = (None, None) if positions is None else self._condition_on_one_value(positions)
             if condition is not None:
-                return self._validated_sql, event + condition
+                metadata_or_none = None if metadata == "{}" else metadata
+                return self._one_sql, (name, text, metadata_or_none, one_key, at, *condition)
         types, data, metadata_of_all = zip(*rows, strict=True)
         return self._many_sql, (
             array_text(types),
             "\n".join(data),
-            None if all(text == "{}" for text in metadata_of_all) else "\n".join(metadata_of_all),
+            None if set(metadata_of_all) == {"{}"} else "\n".join(metadata_of_all),
             None if positions is None else json.dumps([position.as_json() for position in positions]),
             key,
             None if keys is None else list(keys),
             None if times is None else array_text([at.isoformat() for at in times]),
         )
 
-    def _condition_on_one_value(self, positions: Sequence[Position]) -> tuple[Any, ...] | None:
-        """Field, value, types, base, count and digest; None if the question is about more than one value."""
+    def _condition_on_one_value(self, positions: Sequence[Position]) -> tuple[str, str] | None:
+        """Field, value and types, and what must hold of them, as arrays; None if the question is about more
+        than one value."""
         if len(positions) != 1:
             return None
         position = positions[0]
@@ -127,9 +122,9 @@ class Appender:
         if asked is None:
             return None
         field, value, types_of_each = asked
-        types = union_of_types(types_of_each)
-        numbers = map(str, position.premise())  # which PostgreSQL reads as bigint, without a cast
-        return field, value, None if types is None else array_text(types), *numbers
+        base, seen, digest = position.premise()
+        types = union_of_types(types_of_each) or ()
+        return array_text([field, value, *types]), f"{{{base},{seen},{digest}}}"
 
 
 def answer_of(text: str) -> Answer:

@@ -17,7 +17,7 @@ from pgevents.merging import merge_streams
 from pgevents.store.options import PLAIN, ReadOptions
 from pgevents.store.ordering import Position, digest_of, horizon_of, last_issued, streams_json
 from pgevents.store.queries import NO_EVENT
-from pgevents.store.results import EventStream, decoded_part, position_of_newest
+from pgevents.store.results import EventStream, decoded_part, stream_of_newest
 from pgevents.store.source import Source
 from pgevents.streams import Stream
 
@@ -70,11 +70,9 @@ class FinalReads(Source):
             return rows, is_cut
 
         events, is_cut = self.collect(fetch, options)
-        shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(parts_of(shown, is_reverse=True), position, faults)
+            return stream_of_newest(events, merged, options, is_cut=is_cut)
+        shown, faults = decoded_part(events, options.on_undecodable)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)
@@ -117,10 +115,10 @@ class FinalReads(Source):
     def _read_at_bound(self, merged: Sequence[Stream[Any]], options: ReadOptions) -> tuple[list[Any], int]:
         """The events by id, and the bound, looked at before them in the same message: the read's snapshot
         is the younger. Of a limited read there is one more, which says that there are more."""
-        asked = self.single_value(merged) if options.is_plain else None
-        if asked is not None:
+        question = self.single_value(merged) if options.is_plain else None
+        if question is not None:
             fetch = f"SELECT {self.spec.qualified('_fetch_final')}(%s, %s, %s, %s)"
-            (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()
+            (text,) = self.session.execute(fetch, (*question, options.after)).fetchone()
             if text is not None:
                 bound, _, events = text.partition(FIELD_END)
                 return list(rows_of(events)), int(bound)

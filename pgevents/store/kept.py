@@ -101,9 +101,8 @@ def kept_name(projection_type: str, version: int, projections: TableSpec) -> str
     name = f"view {projection_type} {version} in {projections.name}"
     if len(name.encode()) > 200 or min(name) < " ":
         raise ConfigurationError(
-            f"a projection that is kept has a type without control characters and of about 140 bytes "
-            f"at most, "
-            f"not {projection_type[:50]!r}"
+            "a projection that is kept has a type without control characters and of about 140 bytes at "
+            f"most, not {projection_type[:50]!r}"
         )
     return name
 
@@ -135,10 +134,10 @@ class KeptQuestion:
     max_lag: float
 
 
-def status_of(session: Session, events: TableSpec, asked: KeptQuestion) -> KeptStatus | None:
+def status_of(session: Session, events: TableSpec, question: KeptQuestion) -> KeptStatus | None:
     """How far kept views are, the least of them; None if one of them is not kept any more."""
-    row = session.execute(*_status_sql(events, asked)).fetchone()
-    return _status(asked, row)
+    row = session.execute(*_status_sql(events, question)).fetchone()
+    return _status(question, row)
 
 
 def with_status(
@@ -155,15 +154,15 @@ def with_status(
     return _status(asked, rows[0][:6]), [tuple(row[7:]) for row in rows if row[6] is not None]
 
 
-def _status_sql(events: TableSpec, asked: KeptQuestion) -> tuple[str, list[Any]]:
-    names = {one: events.qualified(f"_{one}") for one in ("parked", "kept", "checkpoints")}
-    types = None if asked.types is None else list(asked.types)
+def _status_sql(events: TableSpec, question: KeptQuestion) -> tuple[str, list[Any]]:
+    names = {suffix: events.qualified(f"_{suffix}") for suffix in ("parked", "kept", "checkpoints")}
+    types = None if question.types is None else list(question.types)
     sql = STATUS_SQL.format(events=events.qualified(), **names)
-    return sql, [asked.max_lag, asked.max_lag, types, types, list(asked.names)]
+    return sql, [question.max_lag, question.max_lag, types, types, list(question.names)]
 
 
-def _status(asked: KeptQuestion, row: Any) -> KeptStatus | None:
+def _status(question: KeptQuestion, row: Any) -> KeptStatus | None:
     found, is_complete, position, target, has_parked, is_stale = row
-    if found < len(asked.names):
+    if found < len(question.names):
         return None
     return KeptStatus(bool(is_complete), position or 0, target, bool(has_parked), bool(is_stale))

@@ -64,7 +64,7 @@ class Index:
     def described(self) -> tuple[list[str], str, bool]:
         """Columns, condition and uniqueness in the words of `pg_get_indexdef` and `pg_get_expr`."""
         text = "" if self.field is None else described_sql(self.field)
-        columns = [one.replace("{field}", f"({text})") for one in self.columns]
+        columns = [column.replace("{field}", f"({text})") for column in self.columns]
         return columns, f"({self.only})".replace("{field}", text) if self.only else "", self.is_unique
 
     @property

@@ -224,8 +224,7 @@ def read_lanes(
 
 _NOTHING = (
     "SELECT NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::text, NULL::text, "
-    "NULL::bigint "
-    "WHERE false"
+    "NULL::bigint WHERE false"
 )
 
 

@@ -19,7 +19,7 @@ nullif(updated_at, created_at)::text AS updated_at"""
 """Nothing for what is mostly the same; times as text, which `time_of` reads several times faster than the
 driver does."""
 NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
-"""All of those but the id, for a row that is no event."""
+"""All of those but the id, for a row that does not hold an event."""
 # Even this is a bound, for without one the planner would combine two indexes rather than go along one; and it
 # is a subquery, for to estimate a constant below all ids the planner would look up the least of them, each
 # time.
@@ -49,7 +49,7 @@ def select_events(
     bound_params: list[Any] = []
     if isinstance(after, str):
         bounds = (f"id > {after}",)
-    elif after == 0 and all(one.match for one in streams):
+    elif after == 0 and all(stream.match for stream in streams):
         bounds = (FROM_THE_START,)
     else:
         bounds = ("id < %s" if is_reverse and after else "id > %s",)
@@ -60,19 +60,19 @@ def select_events(
     own_bound = "id < %s" if is_reverse else "id > %s"
     params: list[Any] = []
     branches: list[tuple[Shape, tuple[str, ...]]] = []
-    for one in streams:
-        listed = _list_of(table, tuple([field for field, _ in one.match]))
+    for stream in streams:
+        listed = _list_of(table, tuple([field for field, _ in stream.match]))
         if listed is not None:
-            values = next(values for field, values in one.match if field == listed)
+            values = next(values for field, values in stream.match if field == listed)
             params.append(values[0] if len(values) == 1 else list(values))
             params += bound_params[: len(bound_params) - isinstance(as_of, datetime)]
-            if one.after:
-                params.append(one.after)
-        params += where_params(one, listed)
+            if stream.after:
+                params.append(stream.after)
+        params += where_params(stream, listed)
         params += bound_params
-        if one.after:
-            params.append(one.after)
-        branches.append((shape_of(one), (*bounds, own_bound) if one.after else bounds))
+        if stream.after:
+            params.append(stream.after)
+        branches.append((shape_of(stream), (*bounds, own_bound) if stream.after else bounds))
     return _select_sql(table, tuple(branches), tail), params
 
 
@@ -114,8 +114,8 @@ def select_after_snapshot(
 
 
 @remembered("statements about events")
-def _select_sql(table: TableSpec, asked: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
-    branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in asked]
+def _select_sql(table: TableSpec, shapes: tuple[tuple[Shape, tuple[str, ...]], ...], tail: str) -> str:
+    branches = [_branch_sql(table, shape, bounds, tail) for shape, bounds in shapes]
     if not branches:
         return f"SELECT NULL::bigint AS id{NO_EVENT} WHERE false"
     if len(branches) == 1:

@@ -17,7 +17,7 @@ from pgevents.store.layout import TableSpec
 from pgevents.store.options import PLAIN, AsOf, OnUndecodable, ReadOptions, check_id
 from pgevents.store.ordering import streams_json
 from pgevents.store.queries import COLUMNS, select_after_snapshot
-from pgevents.store.results import EventStream, decoded_part, position_after, position_of_newest
+from pgevents.store.results import EventStream, decoded_part, position_after, stream_of_newest
 from pgevents.streams import Stream
 
 __all__ = ["Reader"]
@@ -42,13 +42,13 @@ class Reader(FinalReads):
     def _read(self, streams: Sequence[Stream[Any]], options: ReadOptions) -> EventStream[Any]:
         if options.limit is not None or options.reverse:
             return self._read_part(merge_streams(streams), options)
-        asked = self.single_value(streams)
-        if asked is None:
+        question = self.single_value(streams)
+        if question is None:
             streams = merge_streams(streams)
-            asked = self.single_value(streams)
-        if asked is not None and options.as_of is None:
+            question = self.single_value(streams)
+        if question is not None and options.as_of is None:
             fetch = f"SELECT {self.spec.qualified('_fetch')}(%s, %s, %s, %s)"
-            (text,) = self.session.execute(fetch, (*asked, options.after)).fetchone()
+            (text,) = self.session.execute(fetch, (*question, options.after)).fetchone()
             if text is not None:
                 return self._stream(rows_of(text), streams, options)
         rows = self.session.execute(
@@ -75,11 +75,9 @@ class Reader(FinalReads):
             return rows[:limit], limit is not None and len(rows) > limit
 
         events, is_cut = self.collect(fetch, options)
-        shown, faults = decoded_part(events, options.on_undecodable)
         if options.reverse:
-            is_full = options.limit is not None and len(shown) >= options.limit
-            position = position_of_newest(events, merged, is_full=is_full, is_cut=is_cut)
-            return EventStream(parts_of(shown, is_reverse=True), position, faults)
+            return stream_of_newest(events, merged, options, is_cut=is_cut)
+        shown, faults = decoded_part(events, options.on_undecodable)
         uncommitted = self.uncommitted(merged, options.after)
         position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
         return EventStream(parts_of(shown), position, faults)
@@ -194,12 +192,12 @@ class Reader(FinalReads):
             question is about more than one value of a data index.
         """
         merged = merge_streams(self.check(streams))
-        asked = self.single_value(merged)
-        if asked is None:
+        question = self.single_value(merged)
+        if question is None:
             return "", None
         names = {name: self.spec.qualified(f"_{name}") for name in ("redactions", "fetch")}
         sql = "SELECT {redactions}(), {fetch}(%s, %s, %s, %s)".format(**names)
-        redactions, text = self._execute_after_lock(merged, sql, [*asked, after]).fetchone()
+        redactions, text = self._execute_after_lock(merged, sql, [*question, after]).fetchone()
         return redactions, None if text is None else self.decoder.events(rows_of(text))
 
     def _load(
@@ -211,11 +209,11 @@ class Reader(FinalReads):
         lock: Sequence[Stream[Any]],
         holds_redactions: bool,
     ) -> tuple[Any, Iterable[Any], str | None]:
-        asked = self.single_value(merged) if as_of is None else None
-        if asked is not None:
+        question = self.single_value(merged) if as_of is None else None
+        if question is not None:
             redactions = f"{self.spec.qualified('_redactions')}()" if lock else "NULL"
             fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
-            params = [projections, *key, *asked]
+            params = [projections, *key, *question]
             sql = f"SELECT {fetch}, {redactions}"
             text, noted = self._execute_after_lock(lock, sql, params, holds_redactions).fetchone()
             if text is not None:

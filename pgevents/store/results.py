@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from pgevents.errors import EventDecodeError
-from pgevents.events import Event, Parts, UndecodedData
+from pgevents.events import Event, Parts, UndecodedData, parts_of
 from pgevents.merging import merge_streams
-from pgevents.store.options import OnUndecodable
+from pgevents.store.options import OnUndecodable, ReadOptions
 from pgevents.store.ordering import Position
 from pgevents.streams import Stream
 
-__all__ = ["EventStream", "decoded_part", "position_after", "position_of_newest"]
+__all__ = ["EventStream", "decoded_part", "position_after", "position_of_newest", "stream_of_newest"]
 
 D_co = TypeVar("D_co", covariant=True)
 
@@ -86,7 +86,7 @@ def position_after(
     is_cut: bool = False,
 ) -> Position:
     """The position of an ordinary read of these streams after an id, which found these events."""
-    ids = array("q", [one.id for one in events])
+    ids = array("q", [event.id for event in events])
     last = ids[-1] if ids else after
     return Position(last, after, len(ids), merge_streams(streams), ids, uncommitted, is_cut=is_cut)
 
@@ -105,7 +105,7 @@ def position_of_newest(
         is_full: Whether it gave as many as were asked for; if not, these are all.
         is_cut: Whether there are more.
     """
-    ids = array("q", [one.id for one in reversed(events)])
+    ids = array("q", [event.id for event in reversed(events)])
     base = ids[0] - 1 if ids and is_full else 0
     last = ids[-1] if ids else 0
     return Position(last, base, len(ids), merge_streams(streams), ids, is_cut=is_cut and not ids)
@@ -123,3 +123,13 @@ def decoded_part(
     for fault in faults:
         logger.warning("left out: %s", fault)
     return [event for event in events if event.data.__class__ is not UndecodedData], faults
+
+
+def stream_of_newest(
+    events: list[Event[Any]], streams: Sequence[Stream[Any]], options: ReadOptions, *, is_cut: bool
+) -> EventStream[Any]:
+    """The result of a read of the newest events, the newest first. `is_cut` says whether there are more."""
+    shown, faults = decoded_part(events, options.on_undecodable)
+    is_full = options.limit is not None and len(shown) >= options.limit
+    position = position_of_newest(events, streams, is_full=is_full, is_cut=is_cut)
+    return EventStream(parts_of(shown, is_reverse=True), position, faults)

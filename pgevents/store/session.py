@@ -158,6 +158,10 @@ def url_of(db: peewee.PostgresqlDatabase) -> str:
 _Connections = weakref.WeakSet[Any]
 
 
+def _no_connection() -> None:
+    """In place of a weak reference."""
+
+
 @attrs.define(eq=False)
 class Session:
     """Runs SQL on a Peewee database, by Peewee's public methods alone, and raises pgevents' errors.
@@ -170,6 +174,7 @@ class Session:
     when_missing: Callable[[str], PgEventsError | None] | None = attrs.field(default=None, repr=False)
     """What stands behind it if tables are missing, for tenants; None: they were never made."""
     _sound: _Connections = attrs.field(init=False, repr=False, factory=_Connections)
+    _latest: Callable[[], Any] = attrs.field(init=False, repr=False, default=_no_connection)
     _inherited: _Connections | None = attrs.field(init=False, repr=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -229,9 +234,11 @@ class Session:
         if db.is_closed():
             self._connect()
         connection = db.connection()
-        if connection not in self._sound:
-            _check_kind(connection)
-            self._sound.add(connection)
+        if connection is not self._latest():  # most programs use one connection for many statements
+            if connection not in self._sound:
+                _check_kind(connection)
+                self._sound.add(connection)
+            self._latest = weakref.ref(connection)
         if connection.closed:
             if db.in_transaction():
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
@@ -279,7 +286,7 @@ class Session:
     def note_fork(self) -> None:
         """What is open now belongs to the parent process."""
         db: Any = self._db
-        self._inherited, self._sound = self._sound, _Connections()
+        self._inherited, self._sound, self._latest = self._sound, _Connections(), _no_connection
         if not db.is_closed():
             self._inherited.add(db.connection())
 

@@ -65,10 +65,10 @@ class Source:
 
     def single_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
         """Field, value and types of a question about one value of a data index; None if it is another."""
-        asked = single_value(streams, self.spec.data_indexes)
-        if asked is None:
+        question = single_value(streams, self.spec.data_indexes)
+        if question is None:
             return None
-        field, value, types_of_each = asked
+        field, value, types_of_each = question
         types = union_of_types(types_of_each)
         return field, value, None if types is None else array_text(types)
 

@@ -67,7 +67,7 @@ class ProjectionsModel(_PgEventsModel):
 def _refusal(name: str) -> Callable[..., NoReturn]:
     def refused(self_or_cls: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise AppendOnlyError(
-            f"events are not written through the model: .{name}() would go round locks and hooks; "
+            f"events are not written through the model: .{name}() would bypass locks and hooks; "
             "use client.save_event(...) (the log is append-only)"
         )
 
@@ -114,7 +114,7 @@ def create_events_table(
         A Peewee model for reading; nothing is created yet.
 
     Raises:
-        ConfigurationError: A name that is no identifier, or too long.
+        ConfigurationError: A name that is not an identifier, or is too long.
 
     Example:
         ```python
@@ -143,7 +143,7 @@ def create_projections_table(
         additional_indexes: As for `create_events_table`.
 
     Raises:
-        ConfigurationError: A name that is no identifier, or too long.
+        ConfigurationError: A name that is not an identifier, or is too long.
 
     Example:
         ```python

@@ -171,7 +171,7 @@ class Board:
 
 
 def _types(work: Work) -> list[tuple[str, ...] | None]:
-    return [one.types for one in work.question.streams]
+    return [stream.types for stream in work.question.streams]
 
 
 def _newest_of(types: tuple[str, ...] | None, newest: Mapping[str, int], last: int) -> int:

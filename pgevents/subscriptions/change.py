@@ -62,8 +62,8 @@ def check_key(work: Work) -> None:
     if not work.question.key or work.question.key == VIEW_KEY:
         return
     types: EventTypes = work.client.types
-    for one in work.question.streams:
-        for name in one.types or ():
+    for stream in work.question.streams:
+        for name in stream.types or ():
             found = types.find(name)
             if found is None:
                 continue
@@ -83,11 +83,9 @@ def _deal_out_anew(work: Work) -> None:
         if len(places) > 1 or any(row.layers for row in rows):
             raise ConfigurationError(
                 f"this server deals out the keys of {work.name!r} in another way than the one that its "
-                f"places come "
-                f"from, and its lanes stand at different places, from {min(places)} to {max(places)}: "
-                f"which events "
-                f"between were handled cannot be told. reset(position={min(places)}) repeats some, "
-                f"reset(position={max(places)}) leaves some out"
+                f"places come from, and its lanes stand at different places, from {min(places)} to "
+                f"{max(places)}: which events between were handled cannot be told. "
+                f"reset(position={min(places)}) repeats some, reset(position={max(places)}) leaves some out"
             )
         work.statements.run("same_hash", name=work.name)
         work.statements.run("hash_parked", name=work.name)
@@ -169,8 +167,8 @@ def _why_not_widen(work: Work, old: Question, rows: Sequence[Row]) -> str | None
 def _any_of(spec: TableSpec, streams: Sequence[Stream[Any]]) -> tuple[str, list[Any]]:
     parts: list[str] = []
     params: list[Any] = []
-    for one in streams:
-        sql, values = where_sql(spec, one)
+    for stream in streams:
+        sql, values = where_sql(spec, stream)
         parts.append(f"coalesce({sql}, false)")
         params += values
     return " OR ".join(parts) or "false", params

@@ -241,7 +241,7 @@ def resize(client: EventClient, name: str, lanes: int) -> None:
         if not rows[0].question.key:
             raise ConfigurationError(f"subscription {name!r} has no key, so it has one lane")
         states = {row.state for row in rows}
-        state = next(one for one in ("stopped", "paused", "active") if one in states)
+        state = next(name for name in ("stopped", "paused", "active") if name in states)
         key_hash, _, generation = statements.rows("key_hash", name=name)[0]
         kept: list[list[Any]] = [[count, list(places)] for count, places in _kept_layers(rows)]
         kept.append([len(rows), [row.position for row in rows]])

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
-"""Why a comparison is none of a subscription's."""
+"""Why a subscription's stream has no comparison."""
 
 Effects = Literal["inside", "outside"]
 VIEW_KEY = ("$view",)
@@ -125,12 +125,12 @@ class Question:
 
     def as_json(self) -> dict[str, Any]:
         """The form in which it is stored."""
-        return {"streams": [one.as_json() for one in self.streams], "key": list(self.key)}
+        return {"streams": [stream.as_json() for stream in self.streams], "key": list(self.key)}
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Question:
         """A stored question."""
-        return Question.of([Stream.from_json(one) for one in stored["streams"]], stored["key"])
+        return Question.of([Stream.from_json(form) for form in stored["streams"]], stored["key"])
 
     @staticmethod
     def of(streams: Sequence[Stream[Any]], key: Sequence[str] = ()) -> Question:
@@ -146,19 +146,21 @@ class Question:
 def _sorted(streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
     canonical: list[Stream[Any]] = [
         Stream(
-            None if one.types is None else tuple(sorted(one.types)),
-            tuple(sorted((field, tuple(sorted(values))) for field, values in one.match)),
+            None if stream.types is None else tuple(sorted(stream.types)),
+            tuple(sorted((field, tuple(sorted(values))) for field, values in stream.match)),
         )
-        for one in merge_streams(streams)
+        for stream in merge_streams(streams)
     ]
-    return tuple(sorted(canonical, key=lambda one: (one.types is not None, one.types or (), one.match)))
+    return tuple(
+        sorted(canonical, key=lambda stream: (stream.types is not None, stream.types or (), stream.match))
+    )
 
 
 def key_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
     """The names of a key: of the field, and those that it had before.
 
     Raises:
-        ConfigurationError: One that is no field's name.
+        ConfigurationError: One that cannot be a field's name.
     """
     if key is None:
         return ()

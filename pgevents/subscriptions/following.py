@@ -135,7 +135,6 @@ def _check_ahead(client: EventClient, position: int) -> None:
     ).fetchone()
     if position > last:
         raise ConfigurationError(
-            f"the follower stands at {position}, ahead of the log, which ends at {last}: the database "
-            f"was set back, "
-            "and ids will be given out anew. Start from an id that you are sure of"
+            f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was "
+            "set back, and ids will be given out anew. Start from an id that you are sure of"
         )

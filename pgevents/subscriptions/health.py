@@ -243,7 +243,7 @@ def _report(
         LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions, row.stack)
         for row in rows
     )
-    state = next((one for one in ("stopped", "paused") if any(row.state == one for row in rows)), "active")
+    state = next((name for name in ("stopped", "paused") if any(row.state == name for row in rows)), "active")
     mine = [row for row in at_work if name in row[4]]
     here = [row for row in mine if row[7] <= GONE_AFTER]
     notes = tuple(

@@ -41,11 +41,9 @@ class Inline:
     """A plugin that folds the views of a projection in each save: their rows commit with the events.
 
     Each save locks its views' streams as a validated save does, so saves of one id come one after the
-    other; a
-    transaction that saves for several ids may meet a deadlock, which is retryable. A reducer that fails,
-    fails
-    the save. Programs without the plugin leave their views behind, until the next save here: have a runner
-    `keep` the projection, too.
+    other; a transaction that saves for several ids may meet a deadlock, which is retryable. A reducer
+    that fails, fails the save. Programs without the plugin leave their views behind, until the next save
+    here: have a runner `keep` the projection, too.
 
     Args:
         projection: The projection's class. Its id is the value of one field, a data index of the events
@@ -85,9 +83,8 @@ class _Folder:
             rule = rule_of(self.projection, self.client)
             if len(rule.fields_now) != 1:
                 raise ConfigurationError(
-                    f"{self.projection.__name__} cannot be folded inline: a save can lock a view only "
-                    f"where its "
-                    "id is the value of one field of all its events. Keep it by a runner: keep(...)"
+                    f"{self.projection.__name__} cannot be folded inline: a save can lock a view only where "
+                    "its id is the value of one field of all its events. Keep it by a runner: keep(...)"
                 )
             self._rule = rule
         return self._rule
@@ -108,7 +105,7 @@ class _Folder:
                 changing.setdefault(text, []).append((place, row))
         made = [rule.made(text) for text in sorted(changing)]
         if made:
-            streams = merge_streams([one for each in made for one in each.get_streams()])
+            streams = merge_streams([stream for each in made for stream in each.get_streams()])
             self._read_locked(made, streams)
         return [Changed(one, changing[text]) for text, one in zip(sorted(changing), made, strict=True)]
 

@@ -1,9 +1,8 @@
 """`keep`: the views of a projection, kept up to date by a runner.
 
 A view is the fold of all its final events, not of those that happen to come: of each view that a batch
-touches,
-all events above its row are folded, and a row that is missing is folded from the start. The lanes go by the
-views' ids. Rows and places commit together, under the lock that keeps maintenance out.
+touches, all events above its row are folded, and a row that is missing is folded from the start. The lanes go
+by the views' ids. Rows and places commit together, under the lock that keeps maintenance out.
 """
 
 from __future__ import annotations

@@ -73,9 +73,9 @@ def rebuild(
     """Fold all views of a projection's version, and return when they are complete.
 
     It is the keeping of this version, from the start of the log: so it goes on where it was when it is called
-    again after a kill, other processes may help (call it there, too, or run a runner that keeps the class),
-    and
-    programs of the old version go on with theirs meanwhile. Afterwards a runner keeps the views up to date.
+    again after a kill, other processes may help (call it there, too, or run a runner that keeps the
+    class), and programs of the old version go on with theirs meanwhile. Afterwards a runner keeps the
+    views up to date.
 
     Args:
         client: The client.
@@ -132,9 +132,8 @@ def rebuild(
     (report,) = kept_reports(client.session, work.statements.spec, work.name)
     if report.waiting:
         raise PgEventsError(
-            f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them "
-            f"by: pgevents "
-            f"parked list {report.name!r}"
+            f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them by: "
+            f"pgevents parked list {report.name!r}"
         )
     if drop_old:
         drop_old_versions(client, projection)
@@ -181,8 +180,8 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
             OLD_SQL.format(table=views.qualified()), [cls.projection_type, cls.version]
         ).fetchall()
         stored = {row[0] for row in rows}
-        kept = {one.version for one in reports.values() if one.type == cls.projection_type}
-        for version in sorted(one for one in stored | kept if one < cls.version):
+        kept = {report.version for report in reports.values() if report.type == cls.projection_type}
+        for version in sorted(number for number in stored | kept if number < cls.version):
             name = kept_name(cls.projection_type, version, views)
             if name in reports:
                 _refuse_used(client, reports[name])

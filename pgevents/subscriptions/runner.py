@@ -81,10 +81,10 @@ class Runner:
             timers: Whether it fires timers. Any number of runners may; one at a time does.
 
         Raises:
-            ConfigurationError: Nothing to run, two of one name, or something that is no subscription.
+            ConfigurationError: Nothing to run, two of one name, or something that is not a subscription.
         """
         self.client = client
-        self.works = [work_of(client, one) for one in subscriptions]
+        self.works = [work_of(client, subscription) for subscription in subscriptions]
         names = [work.name for work in self.works]
         if not names:
             raise ConfigurationError("a runner needs at least one subscription")

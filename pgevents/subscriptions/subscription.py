@@ -258,7 +258,7 @@ def subscription(
 
 
 def work_of(client: EventClient | None, given: Any) -> Work:
-    """What a worker needs, of whatever a runner takes: an instance, a class, or a decorated function.
+    """What a worker needs, from what a runner takes: an instance, a class, or a decorated function.
 
     Args:
         client: The runner's client; None for a subscription that has its own.
@@ -286,8 +286,7 @@ def work_of(client: EventClient | None, given: Any) -> Work:
     if client is not None and its_client is not None and its_client is not client:
         raise ConfigurationError(
             f"subscription {found.name!r} has another client than its runner: one client, one database "
-            f"object, "
-            "else what it writes is outside the transaction"
+            "object, else what it writes is outside the transaction"
         )
     if client is not None and its_client is None:  # a copy: the same function may work with several clients
         copy: Subscription[Any] = object.__new__(type(found))
@@ -334,33 +333,43 @@ def _takes_client(function: Handler, name: str) -> bool:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return False
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    needed = [one for one in positional if one.default is one.empty]
-    if len(needed) > 2 or not (positional or any(one.kind is one.VAR_POSITIONAL for one in parameters)):
+    positional = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    needed = [parameter for parameter in positional if parameter.default is parameter.empty]
+    if len(needed) > 2 or not (
+        positional or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+    ):
         raise ConfigurationError(f"the handler of {name!r} takes (event) or (event, client)")
     return len(needed) == 2
 
 
-def _check(made: Subscription[Any]) -> None:
-    name: Any = made.name
+def _check(subscription: Subscription[Any]) -> None:
+    name: Any = subscription.name
     if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
         raise ConfigurationError(
             f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
         )
-    if isinstance(made.streams, (Stream, str)):
+    if isinstance(subscription.streams, (Stream, str)):
         raise ConfigurationError(f"subscription {name!r}: streams are a list of stream(...)")
-    question = _question(made)
-    if made.effects not in ("inside", "outside"):
+    question = _question(subscription)
+    if subscription.effects not in ("inside", "outside"):
         raise ConfigurationError(
-            f"subscription {name!r}: effects are 'inside' or 'outside', not {made.effects!r}"
+            f"subscription {name!r}: effects are 'inside' or 'outside', not {subscription.effects!r}"
         )
-    if made.lanes is not None and (type(made.lanes) is not int or not 1 <= made.lanes <= MOST_LANES):
+    if subscription.lanes is not None and (
+        type(subscription.lanes) is not int or not 1 <= subscription.lanes <= MOST_LANES
+    ):
         raise ConfigurationError(
-            f"subscription {name!r}: lanes are a number from 1 to {MOST_LANES}, not {made.lanes!r}"
+            f"subscription {name!r}: lanes are a number from 1 to {MOST_LANES}, not {subscription.lanes!r}"
         )
-    if made.lanes not in (None, 1) and not question.key:
+    if subscription.lanes not in (None, 1) and not question.key:
         raise ConfigurationError(f"subscription {name!r}: more lanes than one need a key to go by")
-    if not isinstance(made.on_error, ErrorPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(subscription.on_error, ErrorPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"subscription {name!r}: on_error is retry(...), park() or stop()")
-    if not made.lease > 0:
-        raise ConfigurationError(f"subscription {name!r}: a lease has some seconds, not {made.lease!r}")
+    if not subscription.lease > 0:
+        raise ConfigurationError(
+            f"subscription {name!r}: a lease has some seconds, not {subscription.lease!r}"
+        )

@@ -24,8 +24,7 @@ TRANSIENT_CLASSES = ("08", "40", "53", "57")  # connection, rollback, resources,
 TRANSIENT_CODES = ("55P03", "25P03", "25P04")  # lock not available, the server's time-outs of a transaction
 OURS_ENDED = (
     "the handler ended the transaction that it was called in (a commit or rollback of its own): what it "
-    "wrote and "
-    "its place no longer commit together. Use db.atomic(), or effects='outside'"
+    "wrote and its place no longer commit together. Use db.atomic(), or effects='outside'"
 )
 
 
@@ -61,8 +60,8 @@ def is_deadlock(error: BaseException) -> bool:
 
 
 def _code(error: BaseException) -> str | None:
-    for one in (error, getattr(error, "orig", None), error.__cause__):
-        code = getattr(one, "pgcode", None) or getattr(one, "sqlstate", None)
+    for raised in (error, getattr(error, "orig", None), error.__cause__):
+        code = getattr(raised, "pgcode", None) or getattr(raised, "sqlstate", None)
         if isinstance(code, str) and code:
             return code
     return None
@@ -91,8 +90,7 @@ def check_ours(connection: Any) -> None:
     if status == TRANSACTION_STATUS_INERROR:
         raise UnsupportedTransactionError(
             "an SQL error was swallowed in the handler's transaction, which PostgreSQL can now only roll "
-            "back; let it "
-            "through, or guard the statement by db.atomic()"
+            "back; let it through, or guard the statement by db.atomic()"
         )
     if status != TRANSACTION_STATUS_INTRANS:
         raise UnsupportedTransactionError(OURS_ENDED)

@@ -60,9 +60,9 @@ class Rule:
     @property
     def types(self) -> tuple[str, ...] | None:
         """The types of its events; None for any."""
-        if any(one.types is None for one in self.streams):
+        if any(stream.types is None for stream in self.streams):
             return None
-        return tuple(sorted({name for one in self.streams for name in one.types or ()}))
+        return tuple(sorted({name for stream in self.streams for name in stream.types or ()}))
 
     def made(self, text: str) -> Any:
         """The projection of an id.
@@ -71,8 +71,10 @@ class Rule:
             ConfigurationError: Its streams are others than those of other ids.
         """
         made = self.projection(id_of(text, self.id_class), self.client)
-        refuse_for_reads(made.get_streams(), KEPT)
-        if self.fields and _template(_streams_of(made, self.client), text) != (self.streams, self.fields):
+        streams = made.get_streams()
+        refuse_for_reads(streams, KEPT)
+        checked = self.client.identifiers.check(streams)
+        if self.fields and _template(checked, text) != (self.streams, self.fields):
             raise ConfigurationError(
                 f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
                 f"other ids, so "
@@ -104,7 +106,7 @@ class Rule:
             )
         return sorted(
             text
-            for text in {id_text(one) for one in given}
+            for text in {id_text(given_id) for given_id in given}
             if any(matches(one, kind, data, metadata) for one in _streams_of(self.made(text), self.client))
         )
 
@@ -140,7 +142,7 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         streams = _streams_without_ids(made, declared.events if made is None else None)
         return Rule(projection, client, id_class, streams, ids_of=ids_of)
     templates = [_template(_streams_of(made, client), text) for text, made in found]
-    if not templates or templates[0] is None or any(one != templates[0] for one in templates):
+    if not templates or templates[0] is None or any(template != templates[0] for template in templates):
         raise ConfigurationError(
             f"whose view an event changes cannot be told from the streams of {projection.__name__}: "
             f"each has to "
@@ -164,30 +166,30 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
             f"{projection.__name__}: say which, in the class: "
             f"@staticmethod def ids_of(event): return set(event.data.{lists[0]})"
         )
-    now = frozenset(field for one in found[0][1].get_streams() for field, _ in one.match)
+    now = frozenset(field for stream in found[0][1].get_streams() for field, _ in stream.match)
     return Rule(projection, client, id_class, streams, fields, now & set(fields))
 
 
-def _streams_of(made: Any, client: EventClient) -> Sequence[Stream[Any]]:
+def _streams_of(projection: Any, client: EventClient) -> Sequence[Stream[Any]]:
     """The streams of a projection, and those that find the same in events of older versions."""
-    return client.identifiers.check(made.get_streams())
+    return client.identifiers.check(projection.get_streams())
 
 
 def _template(streams: Sequence[Stream[Any]], text: str) -> Template | None:
     """The streams of a projection without its id, and the field of each that carries it; None if one has
     none."""
     pairs: list[tuple[Stream[Any], str]] = []
-    for one in streams:
-        carrying = [field for field, values in one.match if values == (text,)]
-        rest = tuple((field, values) for field, values in one.match if values != (text,))
+    for each in streams:
+        carrying = [field for field, values in each.match if values == (text,)]
+        rest = tuple((field, values) for field, values in each.match if values != (text,))
         if len(carrying) != 1 or any(text in value for _, values in rest for value in values):
             return None
-        pairs.append((Stream(one.types, rest), carrying[0]))
+        pairs.append((Stream(each.types, rest), carrying[0]))
     pairs.sort(key=lambda pair: (pair[1], pair[0].types is not None, pair[0].types or (), pair[0].match))
-    return tuple(one for one, _ in pairs), tuple(field for _, field in pairs)
+    return tuple(each for each, _ in pairs), tuple(field for _, field in pairs)
 
 
-def _streams_without_ids(made: Any, events: Any) -> tuple[Stream[Any], ...]:
-    if made is None:
+def _streams_without_ids(projection: Any, events: Any) -> tuple[Stream[Any], ...]:
+    if projection is None:
         return (stream(events),)
-    return tuple(Stream(one.types) for one in made.get_streams())
+    return tuple(Stream(stream.types) for stream in projection.get_streams())

@@ -95,7 +95,7 @@ def _step(
     cut_off = [lane for lane in lanes if lane.was_cut_off]
     if cut_off:
         for lane in cut_off:
-            hand.failure = _suspect(work, lane) or hand.failure
+            _suspect(work, lane, hand)
         return Outcome(claimed=len(lanes), is_more=True)
     is_careful = lanes[0].is_careful
     batch = read(work, lanes, 1 if is_careful else pace.size)
@@ -123,7 +123,7 @@ def _handle_announced(work: Work, was: Lane, pace: Pace, stop: threading.Event, 
     if not lanes or lanes[0].generation != was.generation or lanes[0].announced != was.announced:
         return Outcome(is_more=True)  # another worker has it by now
     if lanes[0].was_cut_off:
-        hand.failure = _suspect(work, lanes[0])
+        _suspect(work, lanes[0], hand)
         return Outcome(claimed=1, is_more=True)
     batch = read(work, lanes, 1)
     return _handle_batch(work, lanes, batch, parking.blocked(work, batch), pace, stop, hand)
@@ -187,7 +187,7 @@ def _retry_announced(
     if not lanes or lanes[0].generation != tried.lane.generation:
         return Outcome(is_more=True)  # it is due again later, perhaps in another lane
     if lanes[0].was_cut_off:
-        hand.failure = _suspect(work, lanes[0])
+        _suspect(work, lanes[0], hand)
         return Outcome(claimed=1, is_more=True)
     forget_announced(work, lanes[0])  # stands in the end only if the worker dies
     return _try_again(work, attrs.evolve(tried, lane=lanes[0]), 1, stop, hand)
@@ -221,14 +221,22 @@ def _try_again(work: Work, tried: parking.Due, limit: int, stop: threading.Event
 # -- what went wrong ------------------------------------------------------------------------
 
 
-def _suspect(work: Work, lane: Lane) -> parking.Failure:
-    """The lane's last transaction was aborted: its worker may have died of an event."""
+def _suspect(work: Work, lane: Lane, hand: Hand) -> None:
+    """The lane's last transaction was aborted: its worker may have died of an event.
+
+    The next event is announced in the same commit, so that it waits no longer than it must.
+    """
     batch = read(work, [lane], SUSPECT_EVENTS)
     failure = charge(work, lane, batch.items)
-    if failure is None:  # it was one of those that stand there now, or a retry
-        careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
-        note(work, lane, careful=careful, announced=0 if careful else None)
-    return failure or ""
+    if failure is not None:
+        hand.failure = failure or hand.failure
+        return
+    # It was one of those that stand there now, or a retry.
+    careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
+    announced = batch.items[0].id if batch.items else 0 if careful else None
+    note(work, lane, careful=careful, announced=announced)
+    if announced:
+        hand.event_now = attrs.evolve(lane, announced=announced)
 
 
 def _interrupted(work: Work, hand: Hand, pace: Pace) -> Outcome:

@@ -59,6 +59,6 @@ def _capturer(captured: CapturedEvents, names: Sequence[str] | None, hook: str) 
     from pgevents.hooks.specs import hookimpl
 
     def collect(self: object, events: Sequence[Event[Any]]) -> None:
-        captured.extend(one for one in events if names is None or one.type in names)
+        captured.extend(event for event in events if names is None or event.type in names)
 
     return type("CaptureEvents", (), {hook: hookimpl(collect)})()

@@ -24,12 +24,10 @@ def check_projection(
 ) -> int:
     """That a view folded on from any snapshot is the same as folded from the start.
 
-    The projection's events are folded whole, and then in two parts, with a snapshot saved to the projections
-    table
-    and read back in between. It finds reducers that look at the clock or at what a snapshot does not hold,
-    values
-    that do not come back as they are, and states that are changed in place. All that it writes is rolled
-    back.
+    The projection's events are folded whole, and then in two parts, with a snapshot saved to the
+    projections table and read back in between. It finds reducers that look at the clock or at what a
+    snapshot does not hold, values that do not come back as they are, and states that are changed in
+    place. All that it writes is rolled back.
 
     Args:
         projection: A projection with a client, of an id that has events.

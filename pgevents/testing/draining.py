@@ -44,7 +44,10 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     from pgevents.subscriptions.pace import Pace
     from pgevents.subscriptions.subscription import declared, work_of
 
-    works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
+    works = [
+        work_of(client, subscription)
+        for subscription in (declared.values() if subscriptions is None else subscriptions)
+    ]
     client.check_installed()
     for work in works:
         settle(work)

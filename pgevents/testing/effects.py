@@ -54,7 +54,10 @@ def check_effects(
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.subscription import declared, work_of
 
-    works = [work_of(client, one) for one in (declared.values() if subscriptions is None else subscriptions)]
+    works = [
+        work_of(client, subscription)
+        for subscription in (declared.values() if subscriptions is None else subscriptions)
+    ]
     client.check_installed()
     count = 0
     for work in works:

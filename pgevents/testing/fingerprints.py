@@ -32,8 +32,8 @@ def check_reducers(
     Saved views of a version are folded on by whatever reducers there are, so a change needs a higher version.
     The file is JSON and belongs into version control. It is made at the first call; projections and versions
     that are new to it are added. Compared are the texts of the class and of the functions that it names,
-    without
-    comments and formatting. What these call is not looked at, so nothing rests on it but a warning.
+    without comments and formatting. What these call is not looked at, so nothing rests on it but a
+    warning.
 
     Args:
         path: The lock file.
@@ -64,9 +64,8 @@ def check_reducers(
             changed.append(cls.projection_type)
             warnings.warn(
                 f"{cls.__qualname__} folds in another way than when version {cls.version} of "
-                f"{cls.projection_type!r} was locked in {file.name}: raise its version, or, if it "
-                f"gives the same "
-                "views, call check_reducers(..., update=True)",
+                f"{cls.projection_type!r} was locked in {file.name}: raise its version, or, if it gives the "
+                "same views, call check_reducers(..., update=True)",
                 ReducersChangedWarning,
                 stacklevel=2,
             )
@@ -99,7 +98,9 @@ def _text_of(given: Any) -> str:
     for node in ast.walk(tree):
         body: Any = getattr(node, "body", None)
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            node.body = [one for one in cast("list[Any]", body) if not _is_beside(one)] or [ast.Pass()]
+            node.body = [statement for statement in cast("list[Any]", body) if not _is_beside(statement)] or [
+                ast.Pass()
+            ]
     return ast.unparse(tree)
 
 
@@ -107,10 +108,10 @@ def _is_beside(node: ast.stmt) -> bool:
     """A docstring, or the version itself."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
-    return isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["version"]
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["version"]
 
 
 def _code_text(code: types.CodeType) -> str:
-    constants = [one for one in code.co_consts if isinstance(one, (str, int, float, bytes))]
-    inner = [_code_text(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    constants = [constant for constant in code.co_consts if isinstance(constant, (str, int, float, bytes))]
+    inner = [_code_text(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return f"{code.co_varnames} {code.co_names} {constants} {inner}"

@@ -40,8 +40,8 @@ class History(Sequence[Event[Any]]):
             *events: Instances of event classes or dicts, as `client.save_event` takes them.
             metadata: For each of them.
         """
-        made = [preview(given, self.now, metadata) for given in events]
-        return attrs.evolve(self, events=numbered([*self.events, *made]))
+        envelopes = [preview(given, self.now, metadata) for given in events]
+        return attrs.evolve(self, events=numbered([*self.events, *envelopes]))
 
     def at(self, now: datetime | str) -> History:
         """Go to a time.
@@ -70,11 +70,11 @@ class History(Sequence[Event[Any]]):
         """
         return [
             client.save_event(
-                shown(one),
-                metadata=one.metadata,
-                created_at=one.created_at,
+                shown(event),
+                metadata=event.metadata,
+                created_at=event.created_at,
             )
-            for one in self.events
+            for event in self.events
         ]
 
     @overload
@@ -122,7 +122,7 @@ def _time(value: datetime | str) -> datetime:
 
 
 def numbered(events: Iterable[Event[Any]]) -> tuple[Event[Any], ...]:
-    return tuple(attrs.evolve(one, id=number) for number, one in enumerate(events, 1))
+    return tuple(attrs.evolve(event, id=number) for number, event in enumerate(events, 1))
 
 
 def class_of(value: Any) -> Any:

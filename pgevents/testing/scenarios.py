@@ -65,21 +65,23 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
     now = datetime.now(timezone.utc)
     events: list[Event[Any]] = []
     views: list[Any] = []
-    one: Any
+    premise: Any
     client_of_types = _client_of_types(client, past)
     serializer = plain_serializer() if client_of_types is None else client_of_types.serializer
-    for one in past:
-        if isinstance(one, (ProjectionBase, MultiStreamProjectionBase)):
-            views.append(one)
-        elif isinstance(one, (History, list, tuple)) or _is_event(one):
-            parts = cast("Sequence[Any]", one) if isinstance(one, (History, list, tuple)) else [one]
+    for premise in past:
+        if isinstance(premise, (ProjectionBase, MultiStreamProjectionBase)):
+            views.append(premise)
+        elif isinstance(premise, (History, list, tuple)) or _is_event(premise):
+            parts = (
+                cast("Sequence[Any]", premise) if isinstance(premise, (History, list, tuple)) else [premise]
+            )
             with nullcontext() if client_of_types is not None else _naming_the_client():
                 events += [preview(part, now, serializer=serializer) for part in parts]
-        elif attrs.has(class_of(one)):
-            views.append(one)
+        elif attrs.has(class_of(premise)):
+            views.append(premise)
         else:
             raise UnknownEventTypeError(
-                f"given(...) takes events, projections and views, not {one!r}", class_of(one)
+                f"given(...) takes events, projections and views, not {premise!r}", class_of(premise)
             )
     if client is not None:
         if any(not _is_projection(view) and not isinstance(view, LatestEvent) for view in views):
@@ -91,8 +93,8 @@ def given(*past: Any, client: EventClient | None = None) -> Given:
 
 def _client_of_types(client: EventClient | None, past: Sequence[Any]) -> EventClient | None:
     """The client, or that of the first projection that has one: its converters are those of the events."""
-    clients = [client, *(one.client for one in past if _is_projection(one))]
-    return next((one for one in clients if one is not None), None)
+    clients = [client, *(premise.client for premise in past if _is_projection(premise))]
+    return next((client for client in clients if client is not None), None)
 
 
 @contextmanager
@@ -164,13 +166,17 @@ class Given:
         limit: Any = projection.as_of
         own = self._matching(projection.get_streams())
         if limit is not None:
-            own = [one for one in own if limit >= (one.id if isinstance(limit, int) else one.created_at)]
+            own = [
+                event for event in own if limit >= (event.id if isinstance(limit, int) else event.created_at)
+            ]
         return class_of(projection).from_history(projection.id, copy.deepcopy(own), projection.client)
 
     def _matching(self, streams: Sequence[Stream[Any]]) -> list[Event[Any]]:
         wanted = Identifiers(plain_serializer(), EventTypes(())).check(streams)
         return [
-            one for one in self.events if any(_matches(one, stream, self.serializer) for stream in wanted)
+            event
+            for event in self.events
+            if any(_matches(event, stream, self.serializer) for stream in wanted)
         ]
 
     def when(self, decide: Callable[..., Any], *args: Any, **kwargs: Any) -> Outcome:
@@ -221,7 +227,9 @@ def _as_events(decided: Any, serializer: Serializer) -> list[Event[Any]]:
     several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
     return [
-        preview(one, now, serializer=serializer) for one in several if not isinstance(one, (Later, Cancel))
+        preview(given, now, serializer=serializer)
+        for given in several
+        if not isinstance(given, (Later, Cancel))
     ]
 
 
@@ -265,7 +273,7 @@ class Outcome:
         self._is_checked = True
         if self.error is not None:
             raise AssertionError(f"no event was decided, but {self.error!r} was raised") from self.error
-        return [one.data for one in self.decided]
+        return [event.data for event in self.decided]
 
     @property
     def view(self) -> Any:
@@ -326,10 +334,10 @@ class Outcome:
                 f"events were to be decided, but this was raised: {self.error!r}"
             ) from self.error
         wanted = [
-            one if isinstance(one, type) else shown(preview(one, serializer=self.before.serializer))
-            for one in expected
+            item if isinstance(item, type) else shown(preview(item, serializer=self.before.serializer))
+            for item in expected
         ]
-        found = [shown(one) for one in self.decided]
+        found = [shown(event) for event in self.decided]
         for place, (one, event) in enumerate(zip(wanted, self.decided, strict=False)):
             if isinstance(one, type) and event.type in event_type_of(one).names:
                 wanted[place] = found[place]

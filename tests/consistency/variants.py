@@ -163,7 +163,10 @@ BROKEN: dict[str, Variant] = {
         Variant("check by last id after an ordinary read", patch=_check_by_last_id, places=("numbered",)),
         Variant(
             "check by a count without a digest",
-            (("(_seen = 0 OR {digest}(_ids) = _digest)", "true"),),
+            (
+                ("(_seen = 0 OR {digest}(_ids) = _digest)", "true"),
+                ("EXIT short WHEN ({digest}(_ids) = _premise[3]) IS NOT TRUE;", ""),
+            ),
             places=("numbered",),
         ),
         Variant(
@@ -189,9 +192,9 @@ BROKEN: dict[str, Variant] = {
             "lock and check in one statement, one event",
             (
                 (
-                    r"re:AND (\S+try_event\S*\([^)]*\)\s+AND \(_field IS NULL[^;]*?_value\)\)\))\s+THEN(.*?)"
-                    r"(_ids := )([^;]*);",
-                    r"THEN\2\3CASE WHEN pg_sleep(0.002) IS NOT NULL AND (\1) THEN \4 END;",
+                    r"re:_is_free := (\(_is_free IS NOT FALSE AND[^;]*);(.*?)"
+                    r"AND (\S+try_event\S*\([^)]*\))\s+THEN(.*?)(_ids := )([^;]*);",
+                    r"\2THEN\4\5CASE WHEN pg_sleep(0.002) IS NOT NULL AND (\1) AND (\3) THEN \6 END;",
                 ),
                 STABLE_ABOVE,
             ),
@@ -213,7 +216,7 @@ BROKEN: dict[str, Variant] = {
             (
                 (
                     "AND {try_event}(_type, _data, _metadata)",
-                    "AND (_field IS NULL OR {try_event}(_type, _data, _metadata))",
+                    "AND (_stream IS NULL OR {try_event}(_type, _data, _metadata))",
                 ),
             ),
             places=("numbered", "checked"),

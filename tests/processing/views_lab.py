@@ -234,7 +234,7 @@ def settle(client: EventClient, url: str, race: Race, keepers: list[Any]) -> lis
             _start(url, race, keepers)
             try:
                 client.wait(cls, last, timeout=1)
-                client.snapshots.kept.clear()
+                client.snapshots.kept.forget()
                 if client.query_projections(cls, limit=1).is_whole:
                     break
             except PgEventsError as error:

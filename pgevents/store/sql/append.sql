@@ -16,7 +16,8 @@ LANGUAGE sql VOLATILE
     RETURN set_config('pgevents.my_app_events', concat('|', _published, '|', _locks), true);
 
 -- Appends events that are one document: the way into the table for other programs.
---   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
+--   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}, "created_at": "2026-01-31T12:00:00Z"}, ...]
+--       Without a time of its own an event has _created_at, or now.
 --   _conditions: NULL for a plain save; else what must hold, each of:
 --       [{"base": 0, "seen": 3, "digest": 123, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]
 --       Above id `base` exactly `seen` events match one of the streams, and events_digest(ids) is `digest`. Values and types
@@ -34,14 +35,21 @@ DECLARE
     _types text[];
     _data text[];
     _metadata text[];
+    _times timestamptz[] := CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END;
     _answer text[];
 BEGIN
     PERFORM my_app.events_refuse_unreadable(_events);
+    IF jsonb_path_exists(_events, '$[*].created_at ? (@.type() == "string")') THEN
+        _created_at := coalesce(_created_at, clock_timestamp());
+        SELECT array_agg(coalesce((e->>'created_at')::timestamptz, _created_at) ORDER BY n)
+        INTO _times
+        FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
+    END IF;
     SELECT array_agg(e->>'type' ORDER BY n), array_agg((e->'data')::text ORDER BY n), array_agg((e->'metadata')::text ORDER BY n)
     INTO _types, _data, _metadata
     FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
     _answer := string_to_array(my_app.events_append_many(
-        _types, _data, _metadata, _conditions, _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END), ' ');
+        _types, _data, _metadata, _conditions, _key, NULL, _times), ' ');
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'status', _answer[1],
         'ids', ARRAY(
@@ -102,40 +110,44 @@ END
 $pgevents$;
 
 -- Appends one event in few steps, as the first save of its transaction (a decision may have locked its streams before), if
--- no lock has to be waited for and the condition holds; all else is left to events_append_many. It is apart because most saves are of this kind, and PL/pgSQL makes each
--- expression ready anew in each transaction.
+-- no lock has to be waited for and the condition holds; all else is left to events_append_many. It is apart because most
+-- saves are of this kind. PL/pgSQL makes each expression ready anew in each transaction, when it is first met, function by
+-- function: so what only some saves need stands in statements of its own.
 --   _key: an idempotency key, or NULL
---   _field, _value, _types, _base, _seen, _digest: a condition on one value of a data index, or NULL. _types: NULL is any
+--   _stream, _premise: NULL, or a condition on one value of a data index. _stream is the field, the value, and the types if
+--       not any will do; _premise is what events_append calls base, seen and digest.
 CREATE OR REPLACE FUNCTION my_app.events_append_one(
-    _type text, _data jsonb, _metadata jsonb, _key text, _created_at timestamptz,
-    _field text, _value text, _types text[], _base bigint, _seen bigint, _digest bigint
+    _type text, _data jsonb, _metadata jsonb, _key text, _created_at timestamptz, _stream text[], _premise bigint[]
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $pgevents$
 DECLARE
     _state CONSTANT text := coalesce(current_setting('pgevents.my_app_events', true), '');
+    _is_free boolean;
     _last bigint;
     _ids bigint[];
-    _is_refused boolean;
     _id bigint;
     _at timestamptz;
 BEGIN
     <<short>>
     BEGIN
+        -- Lock, look up the last id issued, and publish it.
         BEGIN
-            -- Lock, and look up the last id issued.
+            IF _key IS NOT NULL THEN
+                _is_free := pg_try_advisory_xact_lock(my_app.events_key('idempotency', _key));
+            END IF;
+            IF _stream IS NOT NULL OR _premise IS NOT NULL THEN
+                _is_free := (_is_free IS NOT FALSE AND pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
+                    AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _stream[1], _stream[2]))) IS TRUE;
+            END IF;
             _last := CASE WHEN current_setting('transaction_isolation') = 'read committed'
-                AND (_state = '' OR my_app.events_has_locked_few(_state))
                 AND (current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) IS NOT NULL)
-                AND pg_try_advisory_xact_lock(my_app.events_key('idempotency', _key)) IS NOT FALSE
+                AND (_state = '' OR _state LIKE '||_|')  -- nothing but few locks, of a decision
+                AND _is_free IS NOT FALSE
                 AND my_app.events_try_event(_type, _data, _metadata)
-                AND (_field IS NULL OR pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
-                    AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value)))
             THEN pg_sequence_last_value('my_app.events_id_seq'::regclass) END;
-            -- Publish it, and open the guard.
             IF _last IS NULL
                 OR pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_last & 2147483647)::int) IS NULL
-                OR set_config('pgevents.my_app_events', 'the generation|', true) IS NULL
             THEN
                 RAISE lock_not_available;  -- gives back those that were taken
             END IF;
@@ -144,54 +156,47 @@ BEGIN
         END;
         -- [pause: published]
         IF _key IS NOT NULL THEN
-            _is_refused := my_app.events_saved_before(ARRAY[_type], ARRAY[_data::text], _key) IS NOT NULL;
+            EXIT short WHEN my_app.events_saved_before(ARRAY[_type], ARRAY[_data::text], _key) IS NOT NULL;
         END IF;
-        IF _field IS NOT NULL AND _is_refused IS NOT TRUE THEN
-            _ids := my_app.events_above(_field, ARRAY[_value], _types, NULL, _base, _seen + 1);
-            _is_refused := (_base <= _last AND my_app.events_is_as_read(_ids, _seen, _digest)) IS NOT TRUE;
+        IF _stream IS NOT NULL THEN
+            _ids := my_app.events_above(_stream[1], _stream[2:2], nullif(_stream[3:], '{}'), NULL, _premise[1], _premise[2] + 1);
+            IF _premise[1] <= _last AND cardinality(_ids) = _premise[2] THEN
+                IF _premise[2] > 0 THEN
+                    EXIT short WHEN (my_app.events_digest(_ids) = _premise[3]) IS NOT TRUE;
+                END IF;
+            ELSE
+                EXIT short;
+            END IF;
         END IF;
         -- [pause: checked]
-        IF _is_refused IS NOT TRUE THEN
-            _at := coalesce(_created_at, clock_timestamp());
-            INSERT INTO my_app.events (type, data, metadata, idempotency_key, created_at, updated_at)
-            VALUES (
-                _type, my_app.events_storable(_type, _data, _metadata, _created_at), coalesce(_metadata, '{}'), _key, _at, _at)
-            RETURNING id INTO _id;
-            -- for each list
-            IF pg_catalog.jsonb_object_field(_data, 'cart_id') IS NOT NULL THEN
-                INSERT INTO my_app.events_lists (field, value, id)
-                SELECT 'cart_id', v, _id FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v;
-            END IF;
-            -- end
-            -- [pause: numbered]
-            IF _id > _last AND my_app.events_remember(_last, concat(
-                cardinality(my_app.events_event_keys('', '{}', '{}'))
-                -- for each list
-                + CASE jsonb_typeof(pg_catalog.jsonb_object_field(_data, 'cart_id')) WHEN 'array' THEN
-                    jsonb_array_length(pg_catalog.jsonb_object_field(_data, 'cart_id')) ELSE 1 END
-                -- end
-                + CASE WHEN _state = '' THEN 0 ELSE split_part(_state, '|', 3)::int END, '|')) IS NOT NULL
-            THEN
-                RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
-            END IF;
-            PERFORM my_app.events_refuse_order(_id, _last);
+        IF my_app.events_is_storable(_type, _data, _metadata, _created_at) IS NOT TRUE THEN
+            _data := my_app.events_refuse_event(_type, _data, _metadata, _created_at);
         END IF;
-        PERFORM set_config('pgevents.my_app_events', _state, true);
+        _at := CASE WHEN set_config('pgevents.my_app_events', 'the generation|', true) IS NOT NULL THEN  -- opens the guard
+            coalesce(_created_at, clock_timestamp()) END;
+        INSERT INTO my_app.events (type, data, metadata, idempotency_key, created_at, updated_at)
+        VALUES (_type, _data, coalesce(_metadata, '{}'), _key, _at, _at)
+        RETURNING id INTO _id;
+        -- for each list
+        IF pg_catalog.jsonb_object_field(_data, 'cart_id') IS NOT NULL THEN
+            INSERT INTO my_app.events_lists (field, value, id)
+            SELECT 'cart_id', v, _id FROM my_app.events_values(pg_catalog.jsonb_object_field(_data, 'cart_id')) AS v;
+        END IF;
+        -- end
+        -- [pause: numbered]
+        IF _id > _last AND my_app.events_remember(_last, my_app.events_most_keys(_data, _metadata)::text || '|') IS NOT NULL THEN
+            RETURN concat('saved ', _id, ' ', to_json(_at AT TIME ZONE 'UTC'));  -- whatever DateStyle and TimeZone say
+        END IF;
+        PERFORM my_app.events_refuse_order(_id, _last);
     END;
     RETURN my_app.events_append_many(
         ARRAY[_type], ARRAY[_data::text], ARRAY[_metadata::text],
-        CASE WHEN _field IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
-            'base', _base, 'seen', _seen, 'digest', _digest,
-            'streams', jsonb_build_array(jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value])))
+        CASE WHEN _stream IS NOT NULL OR _premise IS NOT NULL THEN jsonb_build_array(jsonb_build_object(
+            'base', _premise[1], 'seen', _premise[2], 'digest', _premise[3],
+            'streams', jsonb_build_array(jsonb_build_object(
+                'types', nullif(_stream[3:], '{}'), 'match', jsonb_build_object(_stream[1], _stream[2:2])))
         )) END,
         _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END);
-END
-$pgevents$;
-
--- Whether a transaction has done nothing yet but lock few keys, one by one.
-CREATE OR REPLACE FUNCTION my_app.events_has_locked_few(_state text) RETURNS boolean LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
-BEGIN
-    RETURN _state ~ '^\|\|[0-9]{1,9}\|$' AND split_part(_state, '|', 3)::int * 2 <= my_app.events_key_limit();
 END
 $pgevents$;
 
@@ -383,10 +388,9 @@ $pgevents$;
 
 -- Whether values are those that a stream wants: one of a list, or all of {"all": [...]}.
 CREATE OR REPLACE FUNCTION my_app.events_has_values(_wanted jsonb, _values text[]) RETURNS boolean
-LANGUAGE sql IMMUTABLE AS $pgevents$
-    SELECT CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
-        ELSE _wanted ?| _values END
-$pgevents$;
+LANGUAGE sql IMMUTABLE
+    RETURN CASE jsonb_typeof(_wanted) WHEN 'object' THEN ARRAY(SELECT jsonb_array_elements_text(_wanted->'all')) <@ _values
+        ELSE _wanted ?| _values END;
 
 -- The text of a field: what stands at the end of its path, which begins in the data, or after 'metadata.' in the metadata.
 CREATE OR REPLACE FUNCTION my_app.events_text(_data jsonb, _metadata jsonb, _field text) RETURNS text
@@ -436,7 +440,10 @@ BEGIN
     WITH saved AS (
     -- end
     INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
-    SELECT _ids[i], type, my_app.events_storable(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END), coalesce(metadata, '{}'),
+    SELECT _ids[i], type,
+        CASE WHEN my_app.events_is_storable(type, data, metadata, _times[1]) THEN data
+            ELSE my_app.events_refuse_event(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END) END,
+        coalesce(metadata, '{}'),
         coalesce(_key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _keys[i]), at, at
     FROM (
         SELECT i, _types[i] AS type, _data[i]::jsonb AS data, _metadata[i]::jsonb AS metadata, CASE WHEN cardinality(_times) > 1 THEN _times[i] ELSE _at END AS at
@@ -445,12 +452,15 @@ BEGIN
     -- for lists
     RETURNING id, data, metadata)
     INSERT INTO my_app.events_lists (field, value, id)
-    SELECT NULL::text, NULL::text, NULL::bigint WHERE false
+    SELECT NULL::text AS field, NULL::text AS value, NULL::bigint AS id WHERE false
     -- end
     -- for each list
     UNION ALL
     SELECT 'cart_id', v, saved.id FROM saved, my_app.events_values(saved.data->'cart_id') AS v
     WHERE saved.data->'cart_id' IS NOT NULL
+    -- end
+    -- for lists
+    ORDER BY value, field, id  -- the order of the index, which is then written from one end to the other
     -- end
     ;
     _guard := set_config('pgevents.my_app_events', _state, true);

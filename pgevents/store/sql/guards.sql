@@ -6,18 +6,16 @@
 CREATE OR REPLACE FUNCTION my_app.events_insert_guard() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
-    _state text;
+    _state CONSTANT text := coalesce(current_setting('pgevents.my_app_events', true), '');
 BEGIN
-    IF coalesce(current_setting('pgevents.my_app_events', true), '') = 'the generation|'  -- of null the rest would be run
+    IF _state = 'the generation|'
         AND set_config('pgevents.my_app_events', 'used|', true) IS NOT NULL  -- open for one statement: triggers may insert, too
     THEN
         RETURN NULL;
-    END IF;
-    _state := current_setting('pgevents.my_app_events', true);
-    IF starts_with(_state, 'used|') THEN
+    ELSIF starts_with(_state, 'used|') THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE03',
             MESSAGE = 'a trigger of the events table inserts an event while another one is inserted; '
-                || 'save it with a plugin, or from a subscription';
+                'save it with a plugin, or from a subscription';
     ELSIF split_part(_state, '|', 1) <> '' THEN
         RAISE serialization_failure USING MESSAGE = 'the append function was replaced meanwhile; run the save again';
     END IF;

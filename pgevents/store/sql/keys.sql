@@ -48,6 +48,15 @@ LANGUAGE sql IMMUTABLE
     -- end
     ;
 
+-- How many keys a transaction has locked at most that has saved one event, and for a decision at most nine before.
+CREATE OR REPLACE FUNCTION my_app.events_most_keys(_data jsonb, _metadata jsonb) RETURNS int LANGUAGE sql IMMUTABLE
+    RETURN 9 + cardinality(my_app.events_event_keys('', '{}', '{}'))
+        -- for each list
+        + CASE jsonb_typeof(pg_catalog.jsonb_object_field(_data, 'cart_id')) WHEN 'array' THEN
+            jsonb_array_length(pg_catalog.jsonb_object_field(_data, 'cart_id')) ELSE 1 END
+        -- end
+    ;
+
 -- Whether the values of a list could be locked, shared, without waiting. Many are left to those who count keys.
 CREATE OR REPLACE FUNCTION my_app.events_try_values(_kind text, _list jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$

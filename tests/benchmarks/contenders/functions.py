@@ -16,8 +16,8 @@ from .ours import PgEvents
 
 __all__ = ["APPEND", "APPEND_ABOVE", "APPEND_MANY", "FETCH", "Functions", "sql_types"]
 
-APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
-APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, 'cart_id', %s, %s, %s, 0, 0)"
+APPEND = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, NULL, NULL)"
+APPEND_ABOVE = "SELECT shop.events_append_one(%s, %s, NULL, NULL, NULL, %s, %s)"
 APPEND_MANY = r"SELECT shop.events_append_many(%s, string_to_array(%s, E'\n'), NULL, NULL, NULL, NULL, NULL)"
 LOCK_AND_FETCH = (
     "SELECT shop.events_lock(%s); "
@@ -56,7 +56,8 @@ class Functions(Contender):
         self.cursor.fetchone()
 
     def save_validated(self, sample: Sample) -> None:
-        condition = (sample.cart, self.types, self.last.get(sample.cart, 0))
+        types = ",".join(sorted(self.shop.classes))
+        condition = (f"{{cart_id,{sample.cart},{types}}}", f"{{{self.last.get(sample.cart, 0)},0,0}}")
         self.cursor.execute(APPEND_ABOVE, (sample.type, sample.text, *condition))
         (answer,) = self.cursor.fetchone()
         self.last[sample.cart] = int(answer.split(" ")[1])
