@@ -71,6 +71,7 @@ CACHES = {
     "questions of subscriptions": Policy(256),
     "layers of lanes": Policy(256),
     "serializer without a client": Policy(1),
+    "module of Arrow": Policy(1),
     # of a registry of event types
     "event types by class": Policy(10_000, Until.TYPES_CHANGED),
     # of a client
@@ -179,3 +180,7 @@ class TimedCache(Generic[K, V]):
         if entry is None or entry[0] < time.monotonic():
             entry = self._entries[key] = time.monotonic() + self._seconds, look_up()
         return entry[1]
+
+    def clear(self) -> None:
+        """Look up all anew."""
+        self._entries.clear()

@@ -14,7 +14,7 @@ from pgevents.store.checks import find_installed, not_guarded, not_made, sequenc
 from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import HorizonHolder, horizon_of
 from pgevents.store.ownership import found_indexes, index_fault
-from pgevents.subscriptions import check
+from pgevents.subscriptions import check, kept_views
 from pgevents.terminal import printable
 
 __all__ = ["Finding", "diagnose", "holder_text"]
@@ -76,6 +76,7 @@ def diagnose(client: EventClient) -> Iterator[Finding]:
     yield from _horizon(client)
     yield from _waiting(client)
     yield from _following(client)
+    yield from _kept(client)
     yield from _pooler(client)
     for model in (client.events, client.projections):
         yield from _indexes(client, model.pgevents_spec)
@@ -198,6 +199,38 @@ def _following(client: EventClient) -> Iterator[Finding]:
             f"{who} keeps a snapshot of {age:,.0f} s: the places of subscriptions grow meanwhile",
             f"end its transaction: SELECT pg_terminate_backend({pid})",
         )
+
+
+def _kept(client: EventClient) -> Iterator[Finding]:
+    """Kept views that queries cannot rely on yet, and versions that nobody needs any more."""
+    try:
+        reports = kept_views(client)
+    except PgEventsError:  # said above: tables or functions are not those of this version
+        return
+    whole = {(one.type, one.version) for one in reports if one.complete_at is not None and not one.waiting}
+    for one in reports:
+        name = printable(f"{one.type} version {one.version}")
+        if one.complete_at is None:
+            yield Finding(
+                "note",
+                f"the views of {name} are not complete: at event {one.position:,} of {one.target:,}",
+                f"have a runner keep them, or: pgevents rebuild {printable(one.type)} --app MODULE:NAME",
+            )
+        if one.waiting:
+            yield Finding(
+                "note",
+                f"{one.waiting:,} views of {name} wait to be folded anew, after an error, a redaction or a "
+                "deletion",
+                f"pgevents parked list {printable(one.name)!r}; a runner that keeps them folds them",
+            )
+        if any(kind == one.type and version > one.version for kind, version in whole):
+            yield Finding(
+                "note",
+                f"{name} is kept beside a newer version that is complete",
+                "once no program of the old version runs: pgevents rebuild ... --drop-old",
+            )
+    if reports and all(one.complete_at and not one.waiting for one in reports):
+        yield Finding("ok", f"kept views are complete ({len(reports)})")
 
 
 def _pooler(client: EventClient) -> Iterator[Finding]:

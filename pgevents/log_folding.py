@@ -246,8 +246,11 @@ class LogFolding(Folding[V, E, I]):
                 at = events[0].created_at  # such a snapshot was never saved
                 row = (kind, id_text(self.id), text, 0, self.version, at, at)
             return self.fold_on(row, events, Position(0, 0, 0, ()))
-        initial = self._initial()
-        return self._fold(events, initial if view is None else self.reducers.reopened(view, initial))
+        if view is None:
+            view = self._initial()
+        elif self.reducers.derived:
+            view = self.reducers.reopened(view, self._initial())
+        return self._fold(events, view)
 
     def delete_projection(self) -> bool:
         """Remove the snapshots of all versions. The events stay.

@@ -206,6 +206,10 @@ def _in_order(reducers: Sequence[Reducer]) -> Reducer:
 def _fold_fields(reducers: Sequence[tuple[str, Reducer]], events: Iterable[Event[Any]], view: Any) -> Any:
     """Fold fields in one pass over chunks of events; within a chunk `functools.reduce` folds each field."""
     state = {name: value_of(view, name) for name, _ in reducers}
+    if isinstance(events, list) and len(events) <= CHUNK:
+        for name, reducer in reducers:
+            state[name] = reduce(reducer, events, state[name])
+        return changed(view, state)
     rest = iter(events)
     while chunk := list(islice(rest, CHUNK)):
         for name, reducer in reducers:

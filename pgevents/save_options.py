@@ -14,6 +14,7 @@ from pgevents.merging import merge_streams
 from pgevents.store.append import Times
 from pgevents.store.options import check_id
 from pgevents.store.ordering import Position
+from pgevents.store.provenance import Log
 from pgevents.store.results import EventStream
 from pgevents.streams import Stream, refuse_for_reads
 from pgevents.texts import is_text
@@ -27,6 +28,7 @@ __all__ = [
     "SaveOptions",
     "check_key",
     "position_of",
+    "refuse_other_log",
 ]
 
 Latest = Position | EventStream[Any] | Event[Any] | int | None
@@ -78,6 +80,21 @@ def position_of(latest: Latest, streams: Streams) -> Position:
         latest = latest.id
     base = 0 if latest is None else check_id(latest, "latest_event_id")
     return Position(base, base, 0, given)
+
+
+def refuse_other_log(position: Position, log: Log | None) -> None:
+    """Refuse a position that was read from another log than the one that is saved into.
+
+    Raises:
+        ConfigurationError: It was. The ids of the two have nothing to do with each other.
+    """
+    if position.log is None or log is None or position.log.is_same(log):
+        return
+    where = "the events table of another database" if position.log.name == log.name else position.log.name
+    raise ConfigurationError(
+        f"this position was read from {where}, and this client saves into {log.name}: "
+        "read with the client that saves"
+    )
 
 
 def check_key(key: Any) -> str:

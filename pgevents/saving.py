@@ -25,7 +25,7 @@ from pgevents.events import Event, NewEvent, StoredEvent, make_event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
-from pgevents.save_options import PLAIN, SaveOptions
+from pgevents.save_options import PLAIN, SaveOptions, refuse_other_log
 from pgevents.store.append import Answer, Appender, Row
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
@@ -303,6 +303,9 @@ class Saver:
 
     def _answer(self, rows: Sequence[Row], options: SaveOptions, *, is_timed: bool) -> Answer:
         positions = options.positions
+        for one in positions or ():
+            if one.log is not self.reader.log:
+                refuse_other_log(one, self.reader.log)
         if positions is not None:  # those with much to count have it counted now, without a lock
             shortened = self.reader.shortened
             positions = [shortened(one) if one.count > LONG_TAIL and one.ids else one for one in positions]

@@ -15,7 +15,7 @@ import peewee
 from pgevents.comparisons import Comparison, check_kind, single_types
 from pgevents.errors import ConfigurationError, shown
 from pgevents.texts import identifier_text
-from pgevents.view_fields import cast_of, text_of
+from pgevents.view_fields import cast_of, number_of, text_of
 
 __all__ = [
     "Slot",
@@ -72,17 +72,37 @@ def equality_sql(model: Any, name: str, sql_type: str, slot: Slot) -> Any:
     """The condition that a field equals a value; or any of several, but for "jsonb"."""
     if sql_type == "jsonb":
         return peewee.Expression(model.data[name], "=", peewee.SQL("%s::jsonb", [slot]))
-    field = text_of(model, name, "" if sql_type == "text" else sql_type)
+    if sql_type == "whole number":
+        return _whole_number_sql(model, name, slot)
+    if sql_type == "number":
+        field, sql_type = number_of(text_of(model, name)), "numeric"
+    else:
+        field = text_of(model, name, "" if sql_type == "text" else sql_type)
     values = peewee.Value(slot, converter=False, unpack=False)
     array = peewee.NodeList((values, peewee.SQL(f"::{sql_type}[]")), glue="")
     return peewee.Expression(field, "=", peewee.fn.ANY(array))
+
+
+def _whole_number_sql(model: Any, name: str, slot: Slot) -> Any:
+    """The condition that a field of any type has this text, or is the number in another form, as a Decimal
+    is stored ("9.00", but not "09"). Of a data index, the text alone: that is an identifier."""
+    text = text_of(model, name)
+    value = peewee.Value(slot, converter=False, unpack=False)
+    texts = peewee.NodeList((value, peewee.SQL("::text[]")), glue="")
+    is_text = peewee.Expression(text, "=", peewee.fn.ANY(texts))
+    if name in model.pgevents_spec.data_indexes:
+        return is_text
+    numbers = peewee.NodeList((value, peewee.SQL("::text[]::numeric[]")), glue="")
+    is_other_form = peewee.NodeList((text, peewee.SQL("!~ '^-?[0-9]+$'")), parens=True)
+    return is_text | (is_other_form & peewee.Expression(number_of(text), "=", peewee.fn.ANY(numbers)))
 
 
 def equal_values(name: str, value: Any, field_type: Any) -> tuple[str, Any]:
     """What a field is equal to, if it equals a value or any of a list; an array field, exactly these.
 
     Returns:
-        The PostgreSQL type that field and values have, and the values; for "jsonb" the text of one.
+        The PostgreSQL type that field and values have ("number": numeric, if the field is one), and the
+        values; for "jsonb" the text of one.
     """
     cast_to = cast_of(field_type)
     values = cast("Sequence[Any]", value if isinstance(value, (list, tuple)) else [value])
@@ -96,7 +116,12 @@ def equal_values(name: str, value: Any, field_type: Any) -> tuple[str, Any]:
     if cast_to == "date":
         values = [item.isoformat() if type(item) is date else item for item in values]
         value = values if isinstance(value, (list, tuple)) else values[0]
-    if cast_to is None and isinstance(value, (float, Decimal)):  # of any type: a number of JSON
+    # A field of any type may hold a number, or a Decimal as a text.
+    if field_type is Any and isinstance(value, int) and not isinstance(value, (bool, Enum)):
+        return "whole number", _texts(name, value)
+    if field_type is Any and isinstance(value, (float, Decimal)):
+        return "number", [Decimal(_number_text(name, value))]
+    if cast_to is None and isinstance(value, (float, Decimal)):
         return "jsonb", _number_text(name, value)
     return "text", _texts(name, value)
 

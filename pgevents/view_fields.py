@@ -13,6 +13,7 @@ from uuid import UUID
 
 import peewee
 
+from pgevents.comparisons import NUMBER
 from pgevents.errors import ConfigurationError
 from pgevents.fields import check_view_field
 from pgevents.store.tables import ProjectionsModel
@@ -23,6 +24,7 @@ __all__ = [
     "ViewFields",
     "bare_type",
     "cast_of",
+    "number_of",
     "text_of",
 ]
 
@@ -43,7 +45,8 @@ class ViewFields:
     """The fields of saved views as Peewee expressions, to compare and order by; from `client.view_fields()`.
 
     Numbers, Decimals, dates, times and booleans are compared as what they are, text, UUIDs and
-    Enums as text, and fields of any type as JSON. An attribute or an item is a field:
+    Enums as text, and fields of any type as JSON. A number is compared with such a field as a number,
+    also where it is stored as a text, as a Decimal is. An attribute or an item is a field:
     `fields.total`, `fields["total"]`.
     """
 
@@ -109,7 +112,94 @@ def _expression(model: Any, name: str, field_type: Any) -> Any:
     cast_to = cast_of(field_type)
     if cast_to is not None or (isinstance(field_type, type) and issubclass(field_type, TEXTS)):
         return text_of(model, name, cast_to or "")
-    return model.data[name]
+    return _Untyped(model.data, (name,))
+
+
+def number_of(text: Any) -> peewee.NodeList:
+    """The number that a text is; NULL if it is none."""
+    return _Compared(
+        (
+            peewee.SQL("CASE WHEN ("),
+            text,
+            peewee.SQL(f") ~ '{NUMBER}' THEN ("),
+            text,
+            peewee.SQL(")::numeric END"),
+        ),
+        "",
+    )
+
+
+JSONPath: Any = peewee.JSONPath
+
+
+class _Untyped(JSONPath):  # type: ignore[misc]
+    """A field of any type: compared with numbers as a number, and as JSON with all else."""
+
+    __hash__ = JSONPath.__hash__
+
+    def __init__(self, field: Any, keys: Sequence[str] = (), as_text: bool = False) -> None:
+        initialise: Any = super().__init__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        initialise(field, keys, as_text)
+        self._json: Any = JSONPath(field, keys, as_text)
+        self._place = field, keys
+        self._number: Any = number_of(JSONPath(field, keys, True))
+
+    def as_text(self, as_text: bool = True) -> Any:
+        """The field as text, compared as such."""
+        return JSONPath(*self._place, as_text)
+
+    def __eq__(self, other: object) -> Any:
+        return self._number == other if _is_number(other) else self._json == other
+
+    def __ne__(self, other: object) -> Any:
+        if not _is_number(other):
+            return self._json != other
+        return peewee.fn.COALESCE(self._number != other, self._json.is_null(False))
+
+    def __lt__(self, other: Any) -> Any:
+        return self._number < other if _is_number(other) else self._json < other
+
+    def __le__(self, other: Any) -> Any:
+        return self._number <= other if _is_number(other) else self._json <= other
+
+    def __gt__(self, other: Any) -> Any:
+        return self._number > other if _is_number(other) else self._json > other
+
+    def __ge__(self, other: Any) -> Any:
+        return self._number >= other if _is_number(other) else self._json >= other
+
+    def between(self, lo: Any, hi: Any) -> Any:
+        """From one value to another."""
+        are_numbers = _is_number(lo) and _is_number(hi)
+        return self._number.between(lo, hi) if are_numbers else self._json.between(lo, hi)
+
+    def in_(self, rhs: Any) -> Any:
+        """One of these values."""
+        numbers, others = _parted(rhs)
+        if not numbers:
+            return self._json.in_(rhs)
+        return self._number.in_(numbers) | self._json.in_(others) if others else self._number.in_(numbers)
+
+    def not_in(self, rhs: Any) -> Any:
+        """None of these values."""
+        numbers, others = _parted(rhs)
+        if not numbers:
+            return self._json.not_in(rhs)
+        apart = peewee.fn.COALESCE(self._number.not_in(numbers), self._json.is_null(False))
+        return apart & self._json.not_in(others) if others else apart
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, (bool, Enum))
+
+
+def _parted(values: Any) -> tuple[list[Any], list[Any]]:
+    """Numbers, and other values, of a list; nothing of a query."""
+    if isinstance(values, peewee.Node):
+        return [], []
+    listed = list(values)
+    numbers = [value for value in listed if _is_number(value)]
+    return numbers, [value for value in listed if not _is_number(value)]
 
 
 NodeList: Any = peewee.NodeList

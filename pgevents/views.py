@@ -40,7 +40,9 @@ Changer = Callable[[Any, Mapping[str, Any]], Any]
 
 def is_dict_class(cls: Any) -> bool:
     """Whether views of this class are dicts of any fields: `dict`, `dict[str, Any]` or `Any`."""
-    return cls is Any or cls is dict or typing.get_origin(cls) in (dict, Mapping)
+    if type(cls) is type:  # most are, and this is asked for each view
+        return cls is dict
+    return cls is Any or typing.get_origin(cls) in (dict, Mapping)
 
 
 def field_types(cls: Any) -> dict[str, Any] | None:
@@ -51,6 +53,8 @@ def field_types(cls: Any) -> dict[str, Any] | None:
     """
     if is_dict_class(cls):
         return None
+    if type(cls) is type:
+        return _field_types(cls)
     return _field_types(typing.get_origin(cls) or cls)
 
 
@@ -109,7 +113,12 @@ def _changer(cls: type[Any]) -> Changer:
         and all(name == alias for name, alias in aliases.items())
         and len(aliases) == len(fields)
     ):
-        return lambda view, changes: attrs.evolve(view, **changes)
+        names = tuple(aliases)  # once: attrs.evolve looks at the fields each time
+
+        def replaced(view: Any, changes: Mapping[str, Any]) -> Any:
+            return cls(**{name: changes[name] if name in changes else getattr(view, name) for name in names})
+
+        return replaced
 
     def change(view: Any, changes: Mapping[str, Any]) -> Any:
         copy = attrs.evolve(view, **{aliases[name]: new for name, new in changes.items() if name in aliases})

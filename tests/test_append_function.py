@@ -414,6 +414,34 @@ def test_append_tells_the_time_in_one_form(client: EventClient, at: str, told: s
     assert answer["created_at"] == told
 
 
+def test_each_event_of_a_document_may_have_a_time(client: EventClient) -> None:
+    """Those without one have the time of the call; what is no time with its zone is refused."""
+    client.db.execute_sql("SET TimeZone = 'Asia/Tokyo'")
+    first = {"type": "A", "data": {}, "created_at": "2026-01-31T12:00:00.5+01:00"}
+    for given in (None, "2025-01-01 00:00+00"):
+        documents = json.dumps([first, {"type": "A", "data": {}}, {**first, "created_at": None}])
+        client.db.execute_sql("SET DateStyle = 'German'")
+        answer = scalar(client.db, "SELECT my_app.events_append(%s, NULL, NULL, %s)", [documents, given])
+        assert answer["created_at"] == "2026-01-31T11:00:00.500000+00:00"
+        client.db.execute_sql("RESET DateStyle")
+        times = [one.created_at for one in client.get_event_stream(after=answer["ids"][0] - 1)]
+        assert times[0] == datetime(2026, 1, 31, 11, 0, 0, 500_000, timezone.utc)
+        assert times[1] == times[2]
+        now = datetime(2025, 1, 1, tzinfo=timezone.utc) if given else datetime.now(timezone.utc)
+        assert abs(times[1] - now) < timedelta(minutes=1)
+    for bad in ("2026-01-31T12:00:00", "31.01.2026 12:00Z", "2026-01-31", "now", 5, True, {}, [], ["x"]):
+        with pytest.raises(PeeweeException, match="a time with its zone"):
+            client.db.execute_sql(
+                "SELECT my_app.events_append(%s)", [json.dumps([{**first, "created_at": bad}])]
+            )
+    for bad in ("2026-02-31T12:00:00Z", "0000-01-31T12:00:00Z"):
+        with pytest.raises(PeeweeException):
+            client.db.execute_sql(
+                "SELECT my_app.events_append(%s)", [json.dumps([{**first, "created_at": bad}])]
+            )
+    assert len(client.get_event_stream()) == 6
+
+
 MANY = (
     "SELECT my_app.events_append_many('{A,B}', ARRAY[%s, %s], %s, NULL, NULL, NULL, '{2026-01-31 12:00+00}')"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from pgevents import (
     pipeline,
     stream,
 )
+from pgevents.diagnosis import diagnose
 from pgevents.subscriptions import (
     RebuildProgress,
     Runner,
@@ -48,6 +50,7 @@ from pgevents.subscriptions import (
     retry,
     view_rows,
 )
+from pgevents.subscriptions.change import settle
 from pgevents.testing import drain
 
 from .processing.lab import in_thread
@@ -492,8 +495,6 @@ def test_two_versions_never_see_each_other(client: EventClient, make_client: Mak
     assert new.query_projections(CartTwo) == []  # nobody keeps it yet
     runner = Runner(new, [keep(CartTwo)])
     for work in runner.works:
-        from pgevents.subscriptions.change import settle
-
         settle(work)
         work.setup()
     new.snapshots.kept.forget()
@@ -624,3 +625,79 @@ def test_the_command_rebuild_and_what_stats_shows(
     (kept,) = json.loads(call("stats", "--json")[0])["kept"]
     assert (kept["version"], kept["position"], kept["waiting"]) == (2, 3, 0)
     assert "SHOPPING_CART version 2 is kept: complete, at event 3" in call("stats")[0]
+
+
+def test_the_doctor_names_views_that_are_not_whole(client: EventClient, make_client: Make) -> None:
+    """Incomplete ones, those that wait to be folded anew, and old versions beside complete new ones."""
+
+    def found() -> list[tuple[str, str]]:
+        return [
+            (one.level, one.what) for one in diagnose(client) if "views of" in one.what or "kept " in one.what
+        ]
+
+    assert found() == []
+    start(client)
+    assert found() == [("ok", "kept views are complete (1)")]
+    new = make_client()
+    for work in Runner(new, [keep(CartTwo)]).works:
+        settle(work)
+        work.setup()
+    (note,) = found()
+    assert note == ("note", "the views of SHOPPING_CART version 2 are not complete: at event 0 of 3")
+    rebuild(new, CartTwo)
+    assert found()[0] == ("note", "SHOPPING_CART version 1 is kept beside a newer version that is complete")
+    client.delete_projection(CartTwo, "c1")
+    waiting = [what for level, what in found() if level == "note" and "folded anew" in what]
+    assert all(what.startswith("1 views of SHOPPING_CART version") for what in waiting)
+    assert len(waiting) == 2
+
+
+KILLED = """
+import sys
+
+from kept_app import make_client
+from pgevents.subscriptions import rebuild
+from tests.test_kept_views import CartTwo
+
+rebuild(make_client(), CartTwo, workers=2)
+"""
+
+
+@pytest.mark.long
+def test_a_rebuild_killed_ten_times_ends_with_exact_views(
+    client: EventClient, url: str, tmp_path: Path
+) -> None:
+    """It goes on where it was, with old views served; events that come meanwhile are folded, too."""
+    start(client)
+    carts = [f"c{n}" for n in range(1, 301)]
+    for _ in range(10):
+        client.save_events([added(carts[n % 300], f"p{n}") for n in range(1_500)])
+    (tmp_path / "kept_app.py").write_text(APP)
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = {
+        **os.environ,
+        "KEPT_DSN": url,
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}",
+    }
+    killed = 0
+    while killed < 10:
+        program = subprocess.Popen([sys.executable, str(tmp_path / "killed.py")], env=environment)
+        before = time.monotonic()
+        while not client.db.execute_sql(BUSY).fetchone()[0] and program.poll() is None:
+            assert time.monotonic() - before < 60
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.4))
+        program.kill()
+        program.wait()
+        killed += 1
+        client.save_events([added("c1", f"q{killed}"), added(f"new{killed}")])
+    rebuild(client, CartTwo)
+    drain(client, [keep(CartTwo)])
+    check(client, CartTwo, [*carts, *(f"new{n}" for n in range(1, 11))])
+
+
+BUSY = """
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction')
+"""

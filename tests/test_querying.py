@@ -187,6 +187,51 @@ def test_by_name_views_are_dicts(orders: EventClient) -> None:
     assert orders.query_projections("ORDERS", weight=9.5)[0].id == "o1"
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (lambda price: price > 9, ["o1", "o2"]),
+        (lambda price: price >= Decimal("9.50"), ["o1", "o2"]),
+        (lambda price: price < 9.6, ["o1", "o3"]),
+        (lambda price: price <= -3, ["o3"]),
+        (lambda price: price == 10, ["o2"]),
+        (lambda price: price != 10, ["o1", "o3"]),
+        (lambda price: price.between(9, 10), ["o1", "o2"]),
+        (lambda price: price.in_([10, "9.5"]), ["o1", "o2"]),
+        (lambda price: price.not_in([10, "9.5"]), ["o3"]),
+        (lambda price: price == "9.5", ["o1"]),
+        (lambda price: price.as_text() > "9", ["o1"]),
+    ],
+)
+def test_numbers_are_compared_as_numbers_with_fields_of_any_type(
+    orders: EventClient, condition: Any, expected: list[str]
+) -> None:
+    """Whether they are stored as numbers, or as texts of Decimals."""
+    where = condition(orders.view_fields("ORDERS").price)
+    assert ids(orders.query_projections("ORDERS", where=where, order_by="id")) == expected
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ({"price": 10}, ["o2"]),
+        ({"price": Decimal("10.0")}, ["o2"]),
+        ({"price": 9.5}, ["o1"]),
+        ({"price": "10.00"}, ["o2"]),
+        ({"price": "10"}, []),
+        ({"total": Decimal("10.0")}, ["o2"]),
+        ({"weight": 10**16}, ["o2"]),
+        ({"size": 1.5}, []),
+        ({"version": 5}, []),
+    ],
+)
+def test_numbers_equal_what_is_stored_as_a_number_or_a_decimal(
+    orders: EventClient, match: dict[str, Any], expected: list[str]
+) -> None:
+    """By name, without a class that says what the fields are."""
+    assert ids(orders.query_projections("ORDERS", data=match, order_by="id")) == expected
+
+
 def test_several_types_at_once(orders: EventClient) -> None:
     """Classes and names in one question, each view as its own; in one order."""
     found = orders.query_projections([Orders, Others], order_by="-total")

@@ -29,6 +29,7 @@ from pgevents import (
 from pgevents.aio import AsyncEventClient
 from pgevents.cli.commands import cli
 from pgevents.diagnosis import diagnose
+from pgevents.store.functions import setting_of
 from pgevents.subscriptions import TimersReport, check, firing, subscription, timers_report
 from pgevents.testing import Clock, drain, given
 
@@ -330,6 +331,22 @@ def test_a_runner_fires_timers_and_gives_their_events_to_handlers(client: EventC
     assert timedelta(0) <= saved.created_at - due < timedelta(seconds=2)
 
 
+def test_timers_fire_in_batches_whose_keys_are_locked_one_by_one(client: EventClient) -> None:
+    """As many as the limit allows, and no more: beyond it all who decide would have to wait."""
+    limit = client.db.execute_sql("SELECT my_app.events_key_limit()").fetchone()[0]
+    for n in range(limit):
+        client.schedule(ItemAddedToCart(f"c{n}", f"p{n}", 1, 5), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        fired = len(client.get_event_stream())
+        locks, scope = client.db.execute_sql(
+            "SELECT split_part(s, '|', 3)::int, split_part(s, '|', 4) FROM current_setting(%s) AS s",
+            [setting_of(client.events.pgevents_spec)],
+        ).fetchone()
+    assert fired == (limit - 2) // 2  # one of the table, one of the type, two of each event
+    assert locks == 2 * fired + 2 <= limit and scope == ""
+
+
 def test_a_runner_without_timers_fires_none(client: EventClient) -> None:
     """Runner(..., timers=False)"""
 
@@ -363,6 +380,18 @@ def test_a_runner_without_a_server_looks_for_timers_at_leisure(
     with running(client, note):
         time.sleep(0.8)
     assert 2 <= looks <= 8
+
+
+def test_a_runner_that_is_stopped_while_it_fires_does_not_hold_the_others_for_ever(
+    client: EventClient,
+) -> None:
+    """The server ends its transaction, so that another one can fire."""
+    client.schedule(cart("c1"), at=PAST)
+    with client.db.atomic():
+        assert firing.fire(client)
+        limit = client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0]
+    assert limit == "1min"
+    assert client.db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone()[0] == "0"
 
 
 # -- from handlers -------------------------------------------------------------------------

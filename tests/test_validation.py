@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import (
     ConcurrencyError,
@@ -17,6 +18,9 @@ from pgevents import (
     IdempotencyError,
     RetryableError,
     UnknownEventTypeError,
+    create_event_client,
+    create_events_table,
+    create_projections_table,
     stream,
 )
 
@@ -259,3 +263,38 @@ def test_errors_travel_between_processes(error: Exception) -> None:
     """An error raised in a worker process arrives with its fields."""
     arrived = pickle.loads(pickle.dumps(error))
     assert (str(arrived), vars(arrived)) == (str(error), vars(error))
+
+
+def test_a_position_of_another_log_is_refused(make_client: Callable[..., EventClient], url: str) -> None:
+    """Of another table or database; that of another client of the same log is taken, also pickled."""
+    client, same = make_client(), make_client()
+    client.create_tables()
+    other_table = create_event_client(
+        database(url), create_events_table(schema="other"), create_projections_table(schema="other"), ()
+    )
+    name = f"{parse_dsn(url)['dbname']}_other"
+    client.db.execute_sql(f'CREATE DATABASE "{name}"')
+    other_database = shop_client(database(make_dsn(**{**parse_dsn(url), "dbname": name})))
+    address = shop_client(database(url, options="-c application_name=elsewhere"))
+    try:
+        for other in (other_table, other_database):
+            other.create_tables()
+            for read in (
+                other.get_event_stream(cart_id="c1"),
+                other.get_event_stream(cart_id="c1", final=True),
+                other.get_event_stream(cart_id="c1", limit=1, reverse=True).position,
+                pickle.loads(pickle.dumps(other.get_event_stream(cart_id="c1").position)),
+            ):
+                with pytest.raises(ConfigurationError, match="this position was read from .*other"):
+                    client.save_event_with_stream_validation(CartCreated("c1", "u1"), read)
+            with pytest.raises(ConfigurationError, match="reads another log"):
+                client.decide(CartProjection("c1", other), lambda cart: CartCreated("c1", "u1"))
+        for reader in (client, same, address):
+            read = reader.get_event_stream(cart_id="c2")
+            client.save_event_with_stream_validation(CartCreated("c2", "u1"), read)
+            read = pickle.loads(pickle.dumps(reader.get_event_stream(cart_id="c2")))
+            client.save_event_with_stream_validation(CartCreated("c2", "u1"), read.position)
+    finally:
+        other_database.db.close()
+        client.db.execute_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+    assert len(client.get_event_stream(cart_id="c1")) == 0

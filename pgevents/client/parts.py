@@ -21,6 +21,7 @@ from pgevents.snapshots import Snapshots
 from pgevents.store.append import Appender
 from pgevents.store.checks import check_installed
 from pgevents.store.processing import Statements
+from pgevents.store.provenance import Log
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
@@ -53,7 +54,11 @@ class ClientParts:
         self.session = Session(db)
         self.decoder = Decoder(types, self.serializer)
         self.identifiers = Identifiers(self.serializer, types, events.pgevents_spec.lists)
-        self.reader = Reader(self.session, events.pgevents_spec, self.decoder, self.identifiers.check)
+        spec = events.pgevents_spec
+        self._log = Log(spec.schema, spec.qualified(), self.session)
+        self.reader = Reader(
+            self.session, events.pgevents_spec, self.decoder, self.identifiers.check, log=self._log
+        )
         self.appender = Appender(self.session, events.pgevents_spec)
         self.snapshots = Snapshots(self.session, projections, self.serializer, events.pgevents_spec)
         self.standbys = Standbys(self.session, [self._standby(Session(db)) for db in read_from])
@@ -84,7 +89,7 @@ class ClientParts:
         spec = self.events.pgevents_spec
         return Standby(
             session,
-            Reader(session, spec, self.decoder, self.identifiers.check),
+            Reader(session, spec, self.decoder, self.identifiers.check, log=self._log),
             Snapshots(session, self.projections, self.serializer, spec),
         )
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from uuid import UUID
 
 import attrs
 
+from pgevents.caches import remembered
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
 from pgevents.distribution import install_hint
@@ -130,7 +130,7 @@ def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator
         after = page[-1][0]
 
 
-@cache
+@remembered("module of Arrow")
 def _arrow() -> Any:
     """The module pyarrow, which has no types."""
     try:

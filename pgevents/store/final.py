@@ -71,12 +71,12 @@ class FinalReads(Source):
 
         events, is_cut = self.collect(fetch, options)
         if options.reverse:
-            return stream_of_newest(events, merged, options, is_cut=is_cut)
+            return stream_of_newest(events, merged, options, self.log, is_cut=is_cut)
         shown, faults = decoded_part(events, options.on_undecodable)
         last = events[-1].id if events else options.after
         base = max(bound, options.after)
         uncommitted = self.uncommitted(merged, base)
-        position = Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut)
+        position = Position(last, base, 0, merged, (), uncommitted, is_cut=is_cut, log=self.log)
         return EventStream(parts_of(shown), position, faults)
 
     def _final_rows(

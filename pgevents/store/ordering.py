@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from pgevents.store.layout import TableSpec
+from pgevents.store.provenance import Log
 from pgevents.streams import Stream
 
 __all__ = [
@@ -37,6 +38,7 @@ class Position:
             all of them, and the ids of the matching events between that id and the base. A rollback to a
             savepoint may still remove these events.
         is_cut: Whether a limit left out later events, so that no save can be validated against it.
+        log: The log that was read; None if it is not known, as of a bare id.
     """
 
     last_id: int
@@ -46,6 +48,7 @@ class Position:
     ids: Sequence[int] = attrs.field(default=(), eq=False, repr=False)
     uncommitted: tuple[int, Sequence[int]] | None = attrs.field(default=None, eq=False, repr=False)
     is_cut: bool = attrs.field(default=False, kw_only=True)
+    log: Log | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
 
     def premise(self) -> tuple[int, int, int]:
         """What the append function checks: base, and number and id digest of the matching events above it."""

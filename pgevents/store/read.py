@@ -76,10 +76,10 @@ class Reader(FinalReads):
 
         events, is_cut = self.collect(fetch, options)
         if options.reverse:
-            return stream_of_newest(events, merged, options, is_cut=is_cut)
+            return stream_of_newest(events, merged, options, self.log, is_cut=is_cut)
         shown, faults = decoded_part(events, options.on_undecodable)
         uncommitted = self.uncommitted(merged, options.after)
-        position = position_after(options.after, events, merged, uncommitted, is_cut=is_cut)
+        position = position_after(options.after, events, merged, uncommitted, self.log, is_cut=is_cut)
         return EventStream(parts_of(shown), position, faults)
 
     def latest(
@@ -244,7 +244,7 @@ class Reader(FinalReads):
     ) -> EventStream[Any]:
         events = self.decoder.events(rows, keep_undecodable=options.keeps_undecodable)
         uncommitted = None if is_undisturbed else self.uncommitted(streams, options.after)
-        position = partial(position_after, options.after, events, tuple(streams), uncommitted)
+        position = partial(position_after, options.after, events, tuple(streams), uncommitted, self.log)
         if not options.keeps_undecodable and not self.decoder.has_parts:
             return EventStream(events, position)
         shown, faults = decoded_part(events, options.on_undecodable)

@@ -12,6 +12,7 @@ from pgevents.events import Event, Parts, UndecodedData, parts_of
 from pgevents.merging import merge_streams
 from pgevents.store.options import OnUndecodable, ReadOptions
 from pgevents.store.ordering import Position
+from pgevents.store.provenance import Log
 from pgevents.streams import Stream
 
 __all__ = ["EventStream", "decoded_part", "position_after", "position_of_newest", "stream_of_newest"]
@@ -82,17 +83,23 @@ def position_after(
     events: Sequence[Event[Any]],
     streams: Sequence[Stream[Any]],
     uncommitted: tuple[int, Sequence[int]] | None,
+    log: Log | None,
     *,
     is_cut: bool = False,
 ) -> Position:
     """The position of an ordinary read of these streams after an id, which found these events."""
     ids = array("q", [event.id for event in events])
     last = ids[-1] if ids else after
-    return Position(last, after, len(ids), merge_streams(streams), ids, uncommitted, is_cut=is_cut)
+    return Position(last, after, len(ids), merge_streams(streams), ids, uncommitted, is_cut=is_cut, log=log)
 
 
 def position_of_newest(
-    events: Sequence[Event[Any]], streams: Sequence[Stream[Any]], *, is_full: bool, is_cut: bool
+    events: Sequence[Event[Any]],
+    streams: Sequence[Stream[Any]],
+    log: Log | None,
+    *,
+    is_full: bool,
+    is_cut: bool,
 ) -> Position:
     """The position of a read of the newest events, which found these, the newest first.
 
@@ -102,13 +109,14 @@ def position_of_newest(
     Args:
         events: What was found, events that were left out among them.
         streams: What was read.
+        log: From where.
         is_full: Whether it gave as many as were asked for; if not, these are all.
         is_cut: Whether there are more.
     """
     ids = array("q", [event.id for event in reversed(events)])
     base = ids[0] - 1 if ids and is_full else 0
     last = ids[-1] if ids else 0
-    return Position(last, base, len(ids), merge_streams(streams), ids, is_cut=is_cut and not ids)
+    return Position(last, base, len(ids), merge_streams(streams), ids, is_cut=is_cut and not ids, log=log)
 
 
 def decoded_part(
@@ -126,10 +134,15 @@ def decoded_part(
 
 
 def stream_of_newest(
-    events: list[Event[Any]], streams: Sequence[Stream[Any]], options: ReadOptions, *, is_cut: bool
+    events: list[Event[Any]],
+    streams: Sequence[Stream[Any]],
+    options: ReadOptions,
+    log: Log | None,
+    *,
+    is_cut: bool,
 ) -> EventStream[Any]:
     """The result of a read of the newest events, the newest first. `is_cut` says whether there are more."""
     shown, faults = decoded_part(events, options.on_undecodable)
     is_full = options.limit is not None and len(shown) >= options.limit
-    position = position_of_newest(events, streams, is_full=is_full, is_cut=is_cut)
+    position = position_of_newest(events, streams, log, is_full=is_full, is_cut=is_cut)
     return EventStream(parts_of(shown, is_reverse=True), position, faults)

@@ -14,6 +14,7 @@ from pgevents.hooks.details import Operation
 from pgevents.merging import merge_streams, single_value, union_of_types
 from pgevents.store.layout import TableSpec
 from pgevents.store.options import AsOf, ReadOptions
+from pgevents.store.provenance import Log
 from pgevents.store.queries import select_events
 from pgevents.store.session import Session
 from pgevents.streams import Stream
@@ -34,6 +35,7 @@ class Source:
         decoder: Makes events of rows.
         check: Refuses identifiers that would find nothing, before a read.
         observe: Tells plugins of a read, if any want to know.
+        log: Which log it is, for positions.
     """
 
     session: Session
@@ -41,6 +43,7 @@ class Source:
     decoder: Decoder
     check: Callable[[Iterable[Stream[Any]]], Sequence[Stream[Any]]] = merge_streams
     observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
+    log: Log | None = None
 
     def observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
         """The time of a read, for plugins; its number of events is to be filled in."""

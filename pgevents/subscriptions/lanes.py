@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, cast
 
 import attrs
@@ -242,14 +243,18 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
             check_ahead(work, lane)
     items: list[Item] = []
     has_layers, is_keyed = any(layers.values()), bool(question.key)
-    for row, (event, error) in zip(found.rows, decoded(work, found.rows), strict=True):
+    field = question.key[0] if is_keyed else ""
+    for row, event_or_error in zip(found.rows, decoded(work, found.rows), strict=True):
+        event, error = parted(event_or_error)
         event_id, key, hashed = int(row[0]), row[6], row[7]
         number = hashed % count
         if is_dropped(event):
             continue
         if has_layers and is_passed(layers[number], event_id, hashed):
             continue
-        if is_keyed:
+        # A key that is there as text has no error, if the class says so, too.
+        is_text = key is not None and event is not None and getattr(event.data, field, None).__class__ is str
+        if is_keyed and not is_text:
             error = error or _key_error(work, key, event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
     is_full = len(found.rows) == limit
@@ -267,27 +272,37 @@ def is_dropped(event: Event[Any] | None) -> bool:
     return event is not None and event.data.__class__ is Parts and not event.data.data
 
 
-def decoded(work: Work, rows: Sequence[Any]) -> Sequence[tuple[Event[Any] | None, Exception | None]]:
-    """Each event, or why it cannot be handled: that is an error of the one event."""
+def decoded(work: Work, rows: Sequence[Any]) -> Sequence[Event[Any] | Exception]:
+    """Each event, or why it cannot be handled: that is an error of the one event.
+
+    A rebuild goes through here with each event, and Python's garbage collection takes longer the more objects
+    there are: so no object is made for an event but the event itself.
+    """
     decode = work.client.decoder.events
     try:
-        return [whole(event) for event in decode([row[:6] for row in rows])]
+        return [
+            event if event.data.__class__ is not Parts else whole(event)
+            for event in decode(map(_event_columns, rows))
+        ]
     except EventDecodeError:
-        found: list[tuple[Event[Any] | None, Exception | None]] = []
+        found: list[Event[Any] | Exception] = []
         for row in rows:
             try:
-                found.append(whole(decode([row[:6]])[0]))
+                found.append(whole(decode([_event_columns(row)])[0]))
             except EventDecodeError as error:
-                found.append((None, error))
+                found.append(error)
         return found
 
 
-def whole(event: Event[Any]) -> tuple[Event[Any] | None, Exception | None]:
+_event_columns = itemgetter(0, 1, 2, 3, 4, 5)
+
+
+def whole(event: Event[Any]) -> Event[Any] | Exception:
     """An event, or why it cannot be handled: one that an upcaster splits is handled, parked and answered
     under one id, and so would do things twice or by halves."""
     if event.data.__class__ is not Parts or not event.data.data:
-        return event, None
-    return None, ConfigurationError(
+        return event
+    return ConfigurationError(
         f"event {event.id} of type {event.type!r} is split into {len(event.data.data)} by an upcaster, and a "
         "subscription handles what is stored: follow the type without its class, and split it in the handler"
     )
@@ -310,6 +325,11 @@ def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Excepti
             f"under which it is stored, too: key=({field!r}, 'old_name')"
         )
     return None
+
+
+def parted(found: Event[Any] | Exception) -> tuple[Event[Any] | None, Exception | None]:
+    """An event and an error, of which one is None."""
+    return (None, found) if isinstance(found, Exception) else (found, None)
 
 
 def check_ahead(work: Work, lane: Lane) -> None:

@@ -7,7 +7,6 @@ all events above its row are folded, and a row that is missing is folded from th
 from __future__ import annotations
 
 import copy
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,18 +31,19 @@ __all__ = ["PAGE", "Fold"]
 
 PAGE = 5_000
 """Events that are read at once."""
-MOST_EVENTS = 30_000
+MOST_EVENTS = 100_000
 """Events in memory that wait to be folded: a reducer is called for many at once."""
-MOST_VIEWS = 20_000
-"""Views in memory; with more, all are written, and read again when they are touched."""
+MOST_VIEWS = 20_000, 60_000
+"""Views in memory until some were written, and at most; with more, all are written, and read again when they
+are touched."""
+MOST_TEXT = 12_000_000
+"""Characters of JSON of the views in memory, judged by those that were written last."""
 LONGEST = 30.0
 """Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
 CAREFUL_PAGE = 200
 CAREFUL_PAGES = 500
 """Where a keeper died, so many small pages are committed one by one; where it died in one, its events."""
 MOST_RETRIES = 200
-Found = tuple[int, Event[Any] | None, Exception | None]
-"""An event's id, and the event, or why it cannot be decoded."""
 Failed = tuple[int, Exception]
 """The id of an event that cannot be folded, and why."""
 
@@ -58,12 +58,13 @@ class Fold:
         self.stop = stop
         self.lanes: list[Lane] = []
         self.views: dict[str, Held] = {}
-        self.pending: dict[str, tuple[Item, list[Found]]] = {}
+        self.pending: dict[str, tuple[Item, list[Item]]] = {}
         self.pending_count = 0
         self.blocked: set[str] = set()
         self.failure = ""
         self.announced: Lane | parking.Due | None = None
         self.redactions = ""
+        self.most_views = MOST_VIEWS[0]
         self.has_hooks = bool(
             {"pgevents_before_snapshot", "pgevents_after_snapshot"} & rule.client.plugins.implemented
         )
@@ -143,7 +144,7 @@ class Fold:
                 break
             if self.pending_count >= MOST_EVENTS:
                 self._fold_pending(batch.to)
-            if len(self.views) > MOST_VIEWS:
+            if len(self.views) > self.most_views:
                 self._fold_pending(batch.to)
                 self._write()
                 self.views.clear()
@@ -173,13 +174,13 @@ class Fold:
             else:
                 by_id.setdefault(item.key, []).append(item)
         self._load(by_id)
-        is_shared = len({item.id for item in items}) < len(items)
+        is_shared = self.rule.field is None and len({item.id for item in items}) < len(items)
         for text, mine in by_id.items():
             if text in self.blocked:  # an event from before this page cannot be folded
                 behind += mine
                 continue
             latest = self.views[text].latest
-            events = [(item.id, item.event, item.error) for item in mine if item.id > latest]
+            events = mine if mine[0].id > latest else [item for item in mine if item.id > latest]
             if is_shared:  # an event may change several views: a reducer must not change it for the next
                 events = copy.deepcopy(events)
             waiting = self.pending.get(text)
@@ -209,7 +210,7 @@ class Fold:
             item = by_id[text][0]
             self._fold(found[text], item, events, places[item.lane])
 
-    def _fold(self, held: Held, item: Item, events: Sequence[Found], to: int) -> None:
+    def _fold(self, held: Held, item: Item, events: Sequence[Item], to: int) -> None:
         """Fold events into a view; the first that cannot be folded is set aside, and what comes after it.
 
         Args:
@@ -218,16 +219,19 @@ class Fold:
             events: All of its events above what is folded into it, up to `to`.
             to: All up to this id is final.
         """
-        good = list(itertools.takewhile(lambda pair: pair[1] is not None, events))
-        failed = None if len(good) == len(events) else _failure(events[len(good)])
+        good = [item.event for item in events if item.event is not None]
+        failed = None
+        if len(good) < len(events):
+            first = next(place for place, found in enumerate(events) if found.event is None)
+            failed, good = _failure(events[first]), good[:first]
         try:
-            self._fold_all(held, [event for _, event, _ in good if event is not None])
+            self._fold_all(held, good)
         except Exception as error:  # of the application's reducers: it is noted, and shown
             if is_transient(error):
                 raise
             failed = self._fold_singly(held, to)
         if failed is not None:
-            self._set_aside(item, failed, [event_id for event_id, _, _ in events if event_id > failed[0]])
+            self._set_aside(item, failed, [one.id for one in events if one.id > failed[0]])
 
     def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
         if not events:
@@ -245,17 +249,17 @@ class Fold:
         (fresh,) = held_views(self.rule, [held.id]).values()
         held.view, held.row, held.latest, held.stored = fresh.view, fresh.row, fresh.latest, fresh.stored
         held.events = []
-        for event_id, event, error in earlier_events(self.rule, [(held, to)]).get(held.id, []):
-            if event is None:
-                return _failure((event_id, event, error))
+        for one in earlier_events(self.rule, [(held, to)]).get(held.id, []):
+            if one.event is None:
+                return _failure(one)
             before = copy.deepcopy(held.view)
             try:
-                self._fold_all(held, [event])
+                self._fold_all(held, [one.event])
             except Exception as found:  # of the application's reducers: it is noted, and shown
                 if is_transient(found):
                     raise
                 held.view = before
-                return event_id, found
+                return one.id, found
         return None
 
     def _set_aside(self, item: Item, failed: Failed, later: Sequence[int]) -> None:
@@ -305,14 +309,15 @@ class Fold:
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 
     def _write(self) -> None:
-        write(self.rule, list(self.views.values()), self.redactions)
+        length = write(self.rule, list(self.views.values()), self.redactions)
+        if length:
+            self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
         if self.has_hooks:  # plugins may have put other data in place of the views
             self.views.clear()
 
 
-def _failure(found: Found) -> Failed:
-    event_id, _, error = found
-    return event_id, error or ConfigurationError(f"event {event_id} cannot be read")
+def _failure(item: Item) -> Failed:
+    return item.id, item.error or ConfigurationError(f"event {item.id} cannot be read")
 
 
 def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
@@ -332,7 +337,8 @@ def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
             lanes.check_ahead(work, lane)
     by_number = {lane.number: lane for lane in claimed}
     of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
-    for row, (event, error) in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
+    for row, event_or_error in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
+        event, error = lanes.parted(event_or_error)
         if lanes.is_dropped(event):
             continue
         of_row.append((row, event, error, rule.ids(row, event)))

@@ -10,10 +10,10 @@ import attrs
 from pgevents.events import Event, UndecodedData
 from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
-from pgevents.snapshots import Noted
+from pgevents.snapshots import Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
-from pgevents.subscriptions.lanes import is_dropped, whole
+from pgevents.subscriptions.lanes import Item, is_dropped, parted, whole
 from pgevents.subscriptions.whose import Rule
 
 __all__ = ["Held", "earlier_events", "held_views", "write"]
@@ -48,6 +48,7 @@ class Held:
         row: The stored row that it began with, in the form of `snapshots.COLUMNS`; None if there was none.
         latest: The last event that is folded into it.
         stored: The last event that is folded into the stored row.
+        key: Where the row stands.
         events: What was folded since, if plugins are to see it.
     """
 
@@ -57,6 +58,7 @@ class Held:
     row: tuple[Any, ...] | None = None
     latest: int = 0
     stored: int = 0
+    key: SnapshotKey | None = None
     events: list[Event[Any]] = attrs.field(factory=list[Event[Any]])
 
     @property
@@ -77,7 +79,7 @@ def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
         row = stored.get(text)
         if row is None:
             continue
-        key = held.made.snapshot_key()
+        key = held.key = held.made.snapshot_key()
         if row[3] == key.shape:
             held.view = client.snapshots.view_of(row[1], key.view_class, key.type)
             held.row = (key.type, text, row[1], row[2], key.version, row[4], row[4])
@@ -85,16 +87,14 @@ def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
     return found
 
 
-def earlier_events(
-    rule: Rule, wanted: Sequence[tuple[Held, int]]
-) -> Mapping[str, list[tuple[int, Event[Any] | None, Exception | None]]]:
+def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[str, list[Item]]:
     """The events of some views above what is folded into them, each up to an id at which all is final.
 
     Returns:
-        By id, in order: the event's id, and the event, or why it cannot be decoded.
+        By id, in order: the events, without lanes.
     """
     client = rule.client
-    found: dict[str, list[tuple[int, Event[Any] | None, Exception | None]]] = {}
+    found: dict[str, list[Item]] = {}
     if not wanted:
         return found
     if rule.fields:
@@ -109,10 +109,10 @@ def earlier_events(
     for (text, *_), event in zip(rows, decoded, strict=True):
         if is_dropped(event):
             continue
-        error = event.data.error if event.data.__class__ is UndecodedData else whole(event)[1]
-        found.setdefault(text, []).append((event.id, None if error else event, error))
+        either = event.data.error if event.data.__class__ is UndecodedData else whole(event)
+        found.setdefault(text, []).append(Item(event.id, *parted(either), text, 0, 0))
     for events in found.values():
-        events.sort(key=lambda entry: entry[0])
+        events.sort(key=lambda item: item.id)
     return found
 
 
@@ -137,36 +137,40 @@ def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
     return list(rule.client.session.execute(sql, params).fetchall())
 
 
-def write(rule: Rule, views: Sequence[Held], redactions: str) -> None:
+def write(rule: Rule, views: Sequence[Held], redactions: str) -> int:
     """Write those views that are ahead of their rows, in the caller's transaction.
 
     Args:
         rule: Of the projection.
         views: Views in memory.
         redactions: What `hold_redactions` gave in this transaction, before anything was read.
+
+    Returns:
+        How many characters of JSON a row has on average; 0 if that is not known.
     """
     dirty = sorted((held for held in views if held.is_dirty), key=lambda held: held.id)
     if not dirty:
-        return
-    client = rule.client
+        return 0
+    client, length = rule.client, 0
     (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
     if {"pgevents_before_snapshot", "pgevents_after_snapshot"} & client.plugins.implemented:
         _write_with_hooks(rule, dirty, redactions)
     else:
-        _write(rule, dirty)
+        length = _write(rule, dirty)
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
     for held in dirty:
         held.stored = held.latest
+    return length
 
 
-def _write(rule: Rule, dirty: Sequence[Held]) -> None:
+def _write(rule: Rule, dirty: Sequence[Held]) -> int:
     client, cls = rule.client, rule.projection
     data: list[str] = []
     exact: list[str | None] = []
     shapes: list[str | None] = []
     for held in dirty:
-        key = held.made.snapshot_key()
+        key = held.key = held.key or held.made.snapshot_key()
         encoded = client.serializer.encode(held.view, f"the view of {key.type} {held.id!r}")
         snapshot = Snapshot(key.type, held.id, encoded, held.view, held.latest, key.version, (), None)
         text, as_written = client.snapshots.proven(snapshot, key)
@@ -183,6 +187,7 @@ def _write(rule: Rule, dirty: Sequence[Held]) -> None:
         "shapes": shapes,
     }
     client.session.execute(client.snapshots.sql(WRITE_SQL), values)
+    return sum(map(len, data)) // len(data)
 
 
 def _write_with_hooks(rule: Rule, dirty: Sequence[Held], redactions: str) -> None:

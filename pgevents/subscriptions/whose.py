@@ -71,8 +71,10 @@ class Rule:
             ConfigurationError: Its streams are others than those of other ids.
         """
         made = self.projection(id_of(text, self.id_class), self.client)
-        refuse_for_reads(made.get_streams(), KEPT)
-        if self.fields and _template(_streams_of(made, self.client), text) != (self.streams, self.fields):
+        streams = made.get_streams()
+        refuse_for_reads(streams, KEPT)
+        checked = self.client.identifiers.check(streams)
+        if self.fields and _template(checked, text) != (self.streams, self.fields):
             raise ConfigurationError(
                 f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
                 f"other ids, so "

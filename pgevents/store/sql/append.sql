@@ -16,7 +16,8 @@ LANGUAGE sql VOLATILE
     RETURN set_config('pgevents.my_app_events', concat('|', _published, '|', _locks), true);
 
 -- Appends events that are one document: the way into the table for other programs.
---   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}}, ...]
+--   _events: [{"type": "CART_CREATED", "data": {...}, "metadata": {...}, "created_at": "2026-01-31T12:00:00Z"}, ...]
+--       Without a time of its own an event has _created_at, or now.
 --   _conditions: NULL for a plain save; else what must hold, each of:
 --       [{"base": 0, "seen": 3, "digest": 123, "streams": [{"types": [...], "match": {"cart_id": ["c1"]}}]}, ...]
 --       Above id `base` exactly `seen` events match one of the streams, and events_digest(ids) is `digest`. Values and types
@@ -34,14 +35,21 @@ DECLARE
     _types text[];
     _data text[];
     _metadata text[];
+    _times timestamptz[] := CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END;
     _answer text[];
 BEGIN
     PERFORM my_app.events_refuse_unreadable(_events);
+    IF jsonb_path_exists(_events, '$[*].created_at ? (@.type() == "string")') THEN
+        _created_at := coalesce(_created_at, clock_timestamp());
+        SELECT array_agg(coalesce((e->>'created_at')::timestamptz, _created_at) ORDER BY n)
+        INTO _times
+        FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
+    END IF;
     SELECT array_agg(e->>'type' ORDER BY n), array_agg((e->'data')::text ORDER BY n), array_agg((e->'metadata')::text ORDER BY n)
     INTO _types, _data, _metadata
     FROM jsonb_array_elements(_events) WITH ORDINALITY AS given(e, n);
     _answer := string_to_array(my_app.events_append_many(
-        _types, _data, _metadata, _conditions, _key, NULL, CASE WHEN _created_at IS NOT NULL THEN ARRAY[_created_at] END), ' ');
+        _types, _data, _metadata, _conditions, _key, NULL, _times), ' ');
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'status', _answer[1],
         'ids', ARRAY(
@@ -444,12 +452,15 @@ BEGIN
     -- for lists
     RETURNING id, data, metadata)
     INSERT INTO my_app.events_lists (field, value, id)
-    SELECT NULL::text, NULL::text, NULL::bigint WHERE false
+    SELECT NULL::text AS field, NULL::text AS value, NULL::bigint AS id WHERE false
     -- end
     -- for each list
     UNION ALL
     SELECT 'cart_id', v, saved.id FROM saved, my_app.events_values(saved.data->'cart_id') AS v
     WHERE saved.data->'cart_id' IS NOT NULL
+    -- end
+    -- for lists
+    ORDER BY value, field, id  -- the order of the index, which is then written from one end to the other
     -- end
     ;
     _guard := set_config('pgevents.my_app_events', _state, true);

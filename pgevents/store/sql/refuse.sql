@@ -83,7 +83,12 @@ DECLARE
             'a number is beyond 1e308'
         WHEN jsonb_path_exists(_events, '$.**{203}') THEN 'data are nested more than 200 deep'
         WHEN jsonb_path_exists(_events, '$[*].data.* ? (exists(@."$encrypted" ? (@.type() != "string")))') THEN
-            '"$encrypted" stands for a text' END;
+            '"$encrypted" stands for a text'
+        -- Without a zone a time would mean what the session's settings make of it.
+        WHEN jsonb_path_exists(_events, '$[*].created_at.type() ? (@ != "string" && @ != "null")')
+            OR jsonb_path_exists(_events, '$[*].created_at ? (!(@ like_regex
+                "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$"))') THEN
+            'created_at is a time with its zone, as in "2026-01-31T12:00:00Z"' END;
 BEGIN
     IF _reason IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'PGE05', MESSAGE = 'no program could read these events: ' || _reason;

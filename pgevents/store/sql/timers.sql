@@ -96,16 +96,23 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('lock_timeout', _lock_timeout, true);
+    -- Who is stopped in the middle of it does not keep all others from firing.
+    PERFORM set_config('idle_in_transaction_session_timeout', '60s', true);
     _now := clock_timestamp() + _ahead;
     RETURN QUERY
         WITH due AS MATERIALIZED (
-            SELECT t.number, t.key, t.attempts, t.type, t.data, t.metadata, t.try_at, t.locks
+            SELECT t.*
             FROM my_app.events_timers AS t
             WHERE t.state <> 'parked' AND t.try_at <= _now
             ORDER BY t.try_at, t.number LIMIT _limit FOR UPDATE SKIP LOCKED
         ), counted AS (
-            SELECT d.*, sum(d.locks) OVER w AS keys, row_number() OVER w AS place
-            FROM due AS d WINDOW w AS (ORDER BY d.try_at, d.number)
+            -- Of the keys of an event, that of the table is locked once for all, and that of its type once for each type.
+            SELECT d.*, 1 + sum(d.locks - 2 + d.is_first_of_type) OVER w AS keys, row_number() OVER w AS place
+            FROM (
+                SELECT due.*, (row_number() OVER (PARTITION BY due.type ORDER BY due.try_at, due.number) = 1)::int
+                    AS is_first_of_type
+                FROM due
+            ) AS d WINDOW w AS (ORDER BY d.try_at, d.number)
         )
         SELECT c.number, c.key, c.attempts, c.type, c.data::text, c.metadata::text
         FROM counted AS c WHERE c.place = 1 OR c.keys <= my_app.events_key_limit() ORDER BY c.place;
