@@ -65,8 +65,8 @@ def connections(client: EventClient) -> int:
 
 
 def test_every_call_of_the_client_can_be_awaited() -> None:
-    """None is forgotten: what is public there is public here, but for what needs no database."""
-    plain = {"create_tables_sql", "maintenance", "preview", "project", "view_fields"}
+    """None is forgotten: what is public there is public here, but for what needs no database of its own."""
+    plain = {"create_tables_sql", "joined", "maintenance", "preview", "project", "view_fields"}
     calls = {name for name, _ in inspect.getmembers(EventClient, inspect.isfunction) if name[0] != "_"}
     assert calls - plain == {name for name in calls if hasattr(AsyncEventClient, name)}
 

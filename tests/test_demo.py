@@ -18,9 +18,10 @@ from psycopg2.extensions import parse_dsn
 from pgevents import EventClient
 from pgevents.demo import ATTRIBUTION, ORDERS
 from pgevents.demo.audit import audit_csv
+from pgevents.demo.keeping import Kept
 from pgevents.demo.orders import FIELDS, NoOrders, read_orders
 from pgevents.demo.race import race
-from pgevents.demo.replay import LINES_TO_DECIDE, replay, take_snapshots
+from pgevents.demo.replay import LINES_TO_DECIDE, replay
 from pgevents.demo.report import Report, make_report
 from pgevents.demo.run import run
 from pgevents.demo.shop import (
@@ -32,6 +33,7 @@ from pgevents.demo.shop import (
     CartView,
     ItemAdded,
     ItemRemoved,
+    ProductProjection,
     ProductView,
     SoldOut,
     add_item,
@@ -40,6 +42,8 @@ from pgevents.demo.shop import (
     open_cart,
     shop_client,
 )
+from pgevents.subscriptions import keep
+from pgevents.testing import drain
 
 HEADER = ",".join(FIELDS)
 NOON = datetime(2010, 12, 9, 12, tzinfo=timezone.utc)
@@ -82,7 +86,8 @@ def replayed(client: EventClient, path: Path) -> Report:
     client.create_tables()
     orders = read_orders(path)
     done = replay(client, orders)
-    return make_report(client, orders, audit_csv(path), done, take_snapshots(client, orders))
+    drain(client, [keep(CartProjection), keep(ProductProjection)])
+    return make_report(client, orders, audit_csv(path), done, Kept())
 
 
 @pytest.fixture
@@ -115,7 +120,10 @@ def test_the_shipped_day_adds_up(database: str) -> None:
     assert report.best_sellers[0].turnover == 382_391
     assert report.race is not None
     assert (len(report.race.winners), report.race.sold_out, report.race.left) == (1, 7, 0)
-    assert screen.stages == {"Replay": [2_874, 2_874], "Snapshots": [1_459, 1_459], "Last piece": [8, 8]}
+    assert report.kept.views == 1_459
+    assert report.kept.lags and report.kept.lag(0.5) <= report.kept.lag(0.99)
+    last = report.replayed.last_id
+    assert screen.stages == {"Replay": [2_874, 2_874], "Views": [last, last], "Last piece": [8, 8]}
 
 
 def test_small_invoices_are_decided_and_large_ones_are_batches(shop: EventClient, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -152,6 +152,17 @@ class AsyncEventClient:
         """
         return transactions.begin(self.client, self._workers)
 
+    def reading_after(self, bookmark: str) -> AbstractContextManager[None]:
+        """A block in which no read of this task is older than a bookmark; see `EventClient.reading_after`.
+
+        Example:
+            ```python
+            with shop.reading_after(seen):
+                cart = await shop.get_event_stream(CartEvent, cart_id="c1")
+            ```
+        """
+        return self.client.reading_after(bookmark)
+
     async def view(self, projection: Projection[V]) -> V:
         """A projection's view, folded now.
 
@@ -213,6 +224,7 @@ class AsyncEventClient:
     get_event_streams = _awaited(EventClient.get_event_streams)
     get_event = _awaited(EventClient.get_event)
     get_saved = _awaited(EventClient.get_saved)
+    bookmark = _awaited(EventClient.bookmark)
     save_projection = _awaited(EventClient.save_projection)
     delete_projection = _awaited(EventClient.delete_projection)
     count_projections = _awaited(EventClient.count_projections)

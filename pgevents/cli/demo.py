@@ -43,8 +43,9 @@ def server(url: str | None) -> Generator[tuple[str, str], None, None]:
 
 @click.command(
     help="Replay one day of a real shop and check it to the penny.\n\n"
-    "Order lines become carts: opened, filled and checked out by decisions and by batches, then snapshotted "
-    "and queried. At the end eight processes buy the last piece of one product, and one of them gets it.",
+    "Order lines become carts: opened, filled and checked out by decisions and by batches. Meanwhile a "
+    "runner keeps the views of carts and products, which are queried then. At the end eight processes buy "
+    "the last piece of one product, and one of them gets it.",
     epilog=EXIT_CODES,
 )
 @click.option(

@@ -93,7 +93,7 @@ class ClientParts:
             Snapshots(session, self.projections, self.serializer, spec),
         )
 
-    def shown(self, work: Callable[[Source], R]) -> R:
+    def _shown(self, work: Callable[[Source], R]) -> R:
         """What a read gives that only shows something: by a standby, if there are any and no transaction
         expects to see its own writes."""
         return self.standbys.ask(work, self) if self._has_standby_now() else work(self)

@@ -108,7 +108,7 @@ class ProjectionCalls(ClientParts):
         Raises:
             IncompleteViewsError: There is none, and a runner that keeps the views has not folded all of them.
         """
-        return self.shown(lambda source: saved_views.get(source.snapshots, self.types, projection, id))
+        return self._shown(lambda source: saved_views.get(source.snapshots, self.types, projection, id))
 
     def delete_projection(self, projection: type[Projection[Any]] | str, id: Any) -> bool:
         """Remove the snapshots of an id, of all versions. The events stay, so the view can be folded anew.
@@ -227,7 +227,7 @@ class ProjectionCalls(ClientParts):
             self.projections, kinds, values_by_field(data, match), where, order_by, limit, offset
         )
         terms = Terms(partial, max_lag)
-        return self.shown(lambda source: saved_views.query(source.snapshots, question, terms))
+        return self._shown(lambda source: saved_views.query(source.snapshots, question, terms))
 
     def count_projections(
         self,
@@ -245,7 +245,7 @@ class ProjectionCalls(ClientParts):
         kinds = view_kinds(self.snapshots, self.types, projection, version)
         question = Question(self.projections, kinds, values_by_field(data, match), where)
         terms = Terms(partial, max_lag)
-        return self.shown(lambda source: saved_views.count(source.snapshots, question, terms))
+        return self._shown(lambda source: saved_views.count(source.snapshots, question, terms))
 
     def view_fields(
         self, projection: type[Projection[Any]] | str | Sequence[type[Projection[Any]] | str]

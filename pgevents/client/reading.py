@@ -140,7 +140,7 @@ class ReadingCalls(ClientParts):
         `get_event_stream`."""
         options = ReadOptions(after, limit, reverse, as_of, on_undecodable)
         if not check_flag(final, "final"):
-            return self.shown(lambda source: source.reader.read(streams, options))
+            return self._shown(lambda source: source.reader.read(streams, options))
         return self.reader.read_final(streams, options, wait=self._wait_for_final(options))
 
     def _wait_for_final(self, options: ReadOptions) -> float:
@@ -308,7 +308,7 @@ class ReadingCalls(ClientParts):
         """
         check_id(event_id, "event_id")
         check_on_undecodable(on_undecodable)
-        found = self.shown(lambda source: source.reader.by_ids([event_id], on_undecodable))
+        found = self._shown(lambda source: source.reader.by_ids([event_id], on_undecodable))
         if len(found) > 1:
             raise ConfigurationError(
                 f"event {event_id} is split into {len(found)} by an upcaster, and get_event gives one: read "
@@ -383,4 +383,4 @@ class ReadingCalls(ClientParts):
         wanted = [stream(types, data=data, **identifier)]
         if check_flag(final, "final"):
             return self.reader.latest(wanted, after, wait=self._wait_for_final(PLAIN))
-        return self.shown(lambda source: source.reader.latest(wanted, after))
+        return self._shown(lambda source: source.reader.latest(wanted, after))

@@ -1,4 +1,4 @@
-"""Replays the day: saves order lines as events, and then snapshots of carts and products."""
+"""Replays the day: saves order lines as events."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from .shop import (
     CartProjection,
     ItemAdded,
     ItemRemoved,
-    ProductProjection,
     add_item,
     check_out,
     open_cart,
 )
 
-__all__ = ["Pace", "Replayed", "replay", "take_snapshots"]
+__all__ = ["Pace", "Replayed", "replay"]
 
 LINES_TO_DECIDE = 20
 """Invoices up to this size are saved line by line, each line a decision; larger ones as a batch."""
@@ -55,33 +54,43 @@ class Replayed:
         decisions: Events that were decided one by one.
         batched: Events that were saved in batches.
         batches: The number of batches.
+        last_id: The id of the last event.
     """
 
     events: int = 0
+    last_id: int = 0
     decisions: Pace = field(factory=Pace)
     batched: Pace = field(factory=Pace)
     batches: int = 0
 
 
-def replay(client: EventClient, orders: Orders, progress: Progress = lambda lines: None) -> Replayed:
+def replay(
+    client: EventClient,
+    orders: Orders,
+    progress: Progress = lambda lines: None,
+    saved: Callable[[int], object] = lambda event_id: None,
+) -> Replayed:
     """Save all invoices as carts.
 
     Args:
         client: The shop's client; its log holds none of these carts yet.
         orders: The order lines.
         progress: Called after each invoice with its number of lines.
+        saved: Called after each invoice with the id of its last event.
     """
     done = Replayed()
     for invoice, lines in orders.invoices.items():
         start = time.perf_counter()
         if len(lines) <= LINES_TO_DECIDE:
-            pace, count = done.decisions, _decide(client, invoice, lines)
+            pace, last = done.decisions, _decide(client, invoice, lines)
         else:
-            pace, count = done.batched, _batch(client, invoice, lines)
+            pace, last = done.batched, _batch(client, invoice, lines)
             done.batches += 1
         pace.seconds += time.perf_counter() - start
-        pace.count += count
-        done.events += count
+        pace.count += len(lines) + 2  # opened, and checked out
+        done.events += len(lines) + 2
+        done.last_id = last
+        saved(last)
         progress(len(lines))
     return done
 
@@ -92,8 +101,7 @@ def _decide(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
     client.decide(cart, partial(open_cart, opened=_opened(invoice, lines)))
     for line in lines:
         client.decide(cart, partial(add_item, item=_item(invoice, line)))
-    client.decide(cart, partial(check_out, at=lines[-1].at))
-    return len(lines) + 2
+    return client.decide(cart, partial(check_out, at=lines[-1].at))[-1].id
 
 
 def _batch(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
@@ -105,8 +113,7 @@ def _batch(client: EventClient, invoice: str, lines: Sequence[Line]) -> int:
         )
         for start in range(0, len(items), BATCH):
             client.save_events(items[start : start + BATCH])
-        client.save_event(CartCheckedOut(invoice, lines[-1].at))
-    return len(lines) + 2
+        return client.save_event(CartCheckedOut(invoice, lines[-1].at)).id
 
 
 def _opened(invoice: str, lines: Sequence[Line]) -> CartOpened:
@@ -117,15 +124,3 @@ def _opened(invoice: str, lines: Sequence[Line]) -> CartOpened:
 def _item(invoice: str, line: Line) -> ItemAdded | ItemRemoved:
     event_class = ItemRemoved if is_cancellation(invoice) else ItemAdded
     return event_class(invoice, line.product_id, line.description, line.quantity, line.price)
-
-
-def take_snapshots(client: EventClient, orders: Orders, progress: Progress = lambda snapshots: None) -> Pace:
-    """Save a snapshot of every cart and of every product, for the queries that follow."""
-    start = time.perf_counter()
-    for invoice in orders.invoices:
-        CartProjection(invoice, client).save_projection()
-        progress(1)
-    for product in orders.products:
-        ProductProjection(product, client).save_projection()
-        progress(1)
-    return Pace(len(orders.invoices) + len(orders.products), time.perf_counter() - start)

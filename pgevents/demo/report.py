@@ -13,9 +13,10 @@ from attrs import define, frozen
 from pgevents import EventClient, MultiStreamProjectionBase, ProjectionBase
 
 from .audit import Audit, Side
+from .keeping import Kept
 from .orders import Orders, Tally, is_cancellation
 from .race import Race
-from .replay import Pace, Replayed
+from .replay import Replayed
 from .shop import CartProjection, ProductProjection, ProductView
 
 __all__ = ["Check", "Report", "Sums", "make_report"]
@@ -65,7 +66,7 @@ class Report:
         noticed: Oddities of lines that were kept, and how often.
         checks: The comparison with the CSV.
         replayed: What was saved, and how fast.
-        snapshots: How many snapshots were saved, and how fast.
+        kept: What the runner that kept the views did.
         race: The result of the race.
     """
 
@@ -76,7 +77,7 @@ class Report:
     noticed: Mapping[str, Tally]
     checks: Sequence[Check]
     replayed: Replayed
-    snapshots: Pace
+    kept: Kept
     race: Race | None = None
 
     @property
@@ -90,17 +91,15 @@ class Report:
         return all(check.holds for check in self.checks) and (self.race is None or self.race.is_fair)
 
 
-def make_report(
-    client: EventClient, orders: Orders, audit: Audit, replayed: Replayed, snapshots: Pace
-) -> Report:
+def make_report(client: EventClient, orders: Orders, audit: Audit, replayed: Replayed, kept: Kept) -> Report:
     """Query the views.
 
     Args:
-        client: The shop's client; all snapshots are saved.
+        client: The shop's client; all views are kept.
         orders: The order lines.
         audit: The sums of the CSV.
         replayed: What the replay did.
-        snapshots: How many snapshots were saved, and how fast.
+        kept: What the runner that kept the views did.
     """
     sales, cancellations = _sums(client, cancels=False), _sums(client, cancels=True)
     by_turnover = peewee.SQL("(data->>'turnover')::numeric DESC")
@@ -126,7 +125,7 @@ def make_report(
         orders.noticed,
         checks,
         replayed,
-        snapshots,
+        kept,
     )
 
 

@@ -12,11 +12,12 @@ from typing import Protocol
 from attrs import evolve
 
 from .audit import audit_csv
+from .keeping import kept_by_runner
 from .orders import Orders
 from .race import race
-from .replay import replay, take_snapshots
+from .replay import replay
 from .report import Report, make_report
-from .shop import shop_client
+from .shop import CartProjection, ProductProjection, shop_client
 from .tour import save_puzzle
 
 __all__ = ["new_schema", "run"]
@@ -38,7 +39,7 @@ def new_schema() -> str:
 
 
 def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Report:
-    """Replay, snapshot, query, compare, race.
+    """Replay while a runner keeps the views, query, compare, race.
 
     Args:
         orders: The order lines; at least one.
@@ -54,11 +55,13 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
     client = shop_client(url, schema)
     client.create_tables()
     try:
-        with screen.stage("Replay", orders.usable, "lines") as progress:
-            replayed = replay(client, orders, progress)
-        with screen.stage("Snapshots", len(orders.invoices) + len(orders.products), "views") as progress:
-            snapshots = take_snapshots(client, orders, progress)
-        report = make_report(client, orders, audit_csv(path), replayed, snapshots)
+        with kept_by_runner(url, schema) as keeping:
+            with screen.stage("Replay", orders.usable, "lines") as progress:
+                replayed = replay(client, orders, progress, keeping.saved)
+            with screen.stage("Views", replayed.last_id, "events") as progress:
+                kept = keeping.finish(replayed.last_id, replayed.events, progress)
+            kept.views = client.count_projections([CartProjection, ProductProjection])
+            report = make_report(client, orders, audit_csv(path), replayed, kept)
         with screen.stage("Last piece", BUYERS, "buyers") as progress:
             ended = race(client, url, schema, _prize(report), BUYERS, progress)
         save_puzzle(client)

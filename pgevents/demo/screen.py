@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import ATTRIBUTION
+from .keeping import Kept
 from .orders import Orders
 from .race import Race
 from .report import Report
@@ -81,6 +82,7 @@ class Screen:
         for table in (_day(report), _best_sellers(report), _oddities(report), _speed(report)):
             console.print()
             console.print(table)
+        console.print(Padding(_lag(report.kept), (0, 2)))
         if report.race is not None:
             console.print("\n[bold]The last piece[/]")
             console.print(Padding(escape(_race(report.race)), (0, 2)))
@@ -135,10 +137,20 @@ def _speed(report: Report) -> Table:
     for what, pace in (
         ("Line by line, each one decided on its cart", done.decisions),
         (f"In {done.batches} batches, each one transaction", done.batched),
-        ("Snapshots of carts and products", report.snapshots),
     ):
         table.add_row(f"  {what}", f"{pace.count:,}", f"{pace.seconds:,.2f}", f"{pace.per_second:,.0f}")
+    kept = report.kept
+    what = f"Folded meanwhile into {kept.views:,} views, by a runner"
+    table.add_row(f"  {what}", f"{kept.events:,}", f"{kept.seconds:,.2f}", f"{kept.per_second:,.0f}")
     return table
+
+
+def _lag(kept: Kept) -> str:
+    middle, most = (f"{1000 * kept.lag(share):,.0f} ms" for share in (0.5, 0.99))
+    return (
+        f"Both views had a cart's last event {middle} after its save (median; {most} for 99 of 100), and the "
+        f"whole day {1000 * kept.behind:,.0f} ms after the last save."
+    )
 
 
 def _race(race: Race) -> str:
