@@ -37,15 +37,17 @@ class LineTexts(NamedTuple):
 
 
 if msgspec is not None:
-
-    class _Members(msgspec.Struct):
-        type: str
-        data: msgspec.Raw
-        metadata: msgspec.Raw = msgspec.Raw(b"")
-        id: int | None = None
-        created_at: str | None = None
-        idempotency_key: str | None = None
-
+    _Members: Any = msgspec.defstruct(
+        "_Members",
+        [
+            ("type", str),
+            ("data", msgspec.Raw),
+            ("metadata", msgspec.Raw, msgspec.Raw(b"")),
+            ("id", int | None, None),
+            ("created_at", str | None, None),
+            ("idempotency_key", str | None, None),
+        ],
+    )
     _decode_line = msgspec.json.Decoder(_Members).decode
     _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -62,8 +64,10 @@ def texts_of_line(line: str) -> LineTexts | None:
         metadata = str(found.metadata, "utf-8") or "{}"
         if not _is_storable(_decode(data).values()):
             return None
-        if metadata != "{}" and not _is_storable(_decode(metadata).values()):
-            return None
+        if metadata != "{}":
+            known = _decode(metadata)
+            if not known or not _is_storable(known.values()):
+                return None
     except Exception:  # the slower form says what is wrong
         return None
     texts = LineTexts(found.type, data, metadata, found.created_at, found.idempotency_key)

@@ -48,6 +48,7 @@ class Line:
         data_text: Its data as JSON, as the file has it, so that no number is rounded.
         metadata_text: What is known about the event, likewise.
         created_at: When it happened; None: now.
+        time_text: The same as the file has it; empty: none.
         key: The idempotency key as it is stored; None: none.
     """
 
@@ -56,6 +57,7 @@ class Line:
     data_text: str
     metadata_text: str
     created_at: datetime | None
+    time_text: str
     key: str | None
 
     @property
@@ -70,7 +72,7 @@ class Line:
 
     def digest(self) -> bytes:
         """Eight bytes that tell this event from others."""
-        parts = (self.type, self.data_text, self.metadata_text, str(self.created_at), self.key or "")
+        parts = (self.type, self.data_text, self.metadata_text, self.time_text, self.key or "")
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).digest()
 
 
@@ -103,7 +105,9 @@ def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
                 else:
                     _check_type(texts.type)
                     at, key = _created_at(texts.created_at), _key(texts.key)
-                    yield Line(number, texts.type, texts.data, texts.metadata, at, key)
+                    yield Line(
+                        number, texts.type, texts.data, texts.metadata, at, texts.created_at or "", key
+                    )
             except (BadLine, EventEncodeError, ValueError, RecursionError) as reason:
                 if refuse(number, reason):
                     return
@@ -209,6 +213,7 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
         _exact_text("data", cast(object, data), texts),
         _exact_text("metadata", cast(object, metadata), texts) if metadata else "{}",
         _created_at(members.get("created_at")),
+        members.get("created_at") or "",
         _key(members.get(KEY_COLUMN)),
     )
 

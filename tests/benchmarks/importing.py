@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.importing [events] [rounds]
 
-The COPY fills a table with the columns, indexes and constraints of the events table, but without its triggers. The
-server is an embedded one that flushes each commit to disk. Also printed: how large the tables are, with their indexes,
-beside one filled by direct saves of 100 events each.
+The COPY fills a table with the columns, indexes and constraints of the events table, but without its
+triggers. The server is an embedded one that flushes each commit to disk. Also printed: how large the tables
+are, with their indexes, beside one filled by direct saves of 100 events each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -59,7 +60,8 @@ def events(count: int) -> Iterator[tuple[str, dict[str, Any], datetime]]:
     for number in range(count):
         cart, place = divmod(number, 10)
         at = START + timedelta(seconds=number, microseconds=number % 1000)
-        data = {"cart_id": str(UUID(int=cart)), "product_id": f"p{number % 997}", "quantity": place, "price": 12.5}
+        cart_id, product_id = str(UUID(int=cart)), f"p{number % 997}"
+        data = {"cart_id": cart_id, "product_id": product_id, "quantity": place, "price": 12.5}
         yield "ITEM_ADDED_TO_CART" if place else "CART_CREATED", data, at
 
 
@@ -81,6 +83,19 @@ def seconds_of_import(file: Path, url: str, table: str) -> float:
     return float(json.loads(done.stderr.splitlines()[-1])["seconds"])
 
 
+def save_directly(url: str, schema: str, count: int) -> None:
+    """Make an events table, and save so many events, 100 in each save."""
+    tables = create_events_table(schema, data_indexes=["cart_id"]), create_projections_table(schema)
+    with database_at(url) as database:
+        client = create_event_client(database, *tables, [])
+        client.create_tables()
+    rest = events(count)
+    while batch := list(islice(rest, 100)):
+        given = [{"type": name, "data": data} for name, data, _ in batch]
+        client.save_events(given, created_at=[at for _, _, at in batch])
+    database.close()
+
+
 def measure(url: str, count: int, rounds: int) -> Figures:
     """Import and COPY in turns, each into new tables; the best of each counts."""
     connection = psycopg2.connect(url)
@@ -93,18 +108,12 @@ def measure(url: str, count: int, rounds: int) -> Figures:
         cursor.execute("SELECT pg_total_relation_size(%s)", [table])
         return int(cursor.fetchone()[0])
 
-    def make(table: str) -> None:
-        tables = create_events_table(table, data_indexes=["cart_id"]), create_projections_table(table)
-        database = database_at(url)
-        create_event_client(database, *tables, []).create_tables()
-        database.close()
-
     with tempfile.TemporaryDirectory() as folder:
         lines, rows = Path(folder, "log.jsonl"), Path(folder, "log.copy")
         write_files(count, lines, rows)
         for number in range(rounds):
             imported, copied = f"imported_{number}", f"copied_{number}"
-            make(imported)
+            save_directly(url, imported, 0)
             cursor.execute(f"CREATE TABLE {copied} (LIKE {imported}.events INCLUDING ALL)")
             seconds["imported"].append(seconds_of_import(lines, url, f"{imported}.events"))
             with rows.open() as file:
@@ -113,6 +122,8 @@ def measure(url: str, count: int, rounds: int) -> Figures:
                 seconds["copied"].append(time.perf_counter() - start)
             sizes |= {"import": size_of(f"{imported}.events"), "COPY": size_of(copied)}
             print({k: round(count / v[-1]) for k, v in seconds.items()}, flush=True)
+    save_directly(url, "saved", count)
+    sizes["direct saves"] = size_of("saved.events")
     connection.close()
     best = {name: count / min(taken) for name, taken in seconds.items()}
     return Figures(best["imported"], best["copied"], sizes)
