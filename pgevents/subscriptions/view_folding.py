@@ -177,13 +177,17 @@ class Fold:
         self.blocked.update(found.first)
         by_id: dict[str, list[Item]] = {}
         behind: list[Item] = []
+        blocked, parked = self.blocked, found.parked
         for item in items:
-            if item.id in found.parked:
+            key = item.key
+            if parked and item.id in parked:
                 continue
-            if item.key in self.blocked:
+            if blocked and key in blocked:
                 behind.append(item)
+            elif key in by_id:
+                by_id[key].append(item)
             else:
-                by_id.setdefault(item.key, []).append(item)
+                by_id[key] = [item]
         self._load(by_id)
         is_shared = self.rule.field is None and len({item.id for item in items}) < len(items)
         for text, mine in by_id.items():
@@ -247,7 +251,9 @@ class Fold:
     def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
         if not events:
             return
-        held.view = held.made.folded_on(held.view, events)
+        if held.view is not None and held.initial is None:
+            held.initial = held.made.fixed_initial_view()
+        held.view = held.made.folded_on(held.view, events, held.initial)
         held.latest = events[-1].id
         if self.has_hooks:
             held.events += events

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgevents import EventClient, create_event_client, create_events_table, create_projections_table
+from pgevents.cli.rebuilding import collect_rarely
 from pgevents.subscriptions import Inline, rebuild
 
 from ..shop import CartEvent, CartProjection, ItemAddedToCart
@@ -157,6 +158,7 @@ def _iterate(client: EventClient) -> None:
 
 
 def _rebuild(client: EventClient) -> None:
+    collect_rarely()  # as the command does
     rebuild(client, CartProjection)
 
 
