@@ -79,7 +79,7 @@ CACHES = {
     "older names of fields": Policy(10_000, Until.TYPES_CHANGED),
     "structuring functions": Policy(10_000, Until.CONVERTER_CHANGED),
     "unstructuring functions": Policy(10_000, Until.CONVERTER_CHANGED),
-    "writers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
+    "preparers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "readers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "stored shapes": Policy(1024),
     "views of one shape": Policy(1024, Until.OWNER_GONE),

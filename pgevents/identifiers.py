@@ -78,7 +78,7 @@ class Identifiers:
             if compared:
                 self._refuse_other_kinds(stream)
             if classes or versioned:
-                fields = tuple([field for field, _ in match] + [field for field, _ in compared])
+                fields = tuple([field for field, _ in (*match, *compared)])
                 question = classes, None if classes else stream.types, fields
                 others = answers.get(question)
                 if others is None:

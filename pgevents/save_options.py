@@ -27,6 +27,7 @@ __all__ = [
     "PLAIN",
     "SaveOptions",
     "check_key",
+    "plain_options",
     "position_of",
     "refuse_other_log",
 ]
@@ -55,11 +56,12 @@ def position_of(latest: Latest, streams: Streams) -> Position:
             "streams=[] would validate nothing; name the streams, or save without validation"
         )
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
-    if isinstance(latest, EventStream):
+    # An id is looked at first: EventStream is a Sequence, of which it takes long to tell what is none.
+    if not isinstance(latest, int) and isinstance(latest, EventStream):
         latest = latest.position
-    read = latest.streams if isinstance(latest, Position) else ()
-    refuse_for_reads([*(given or ()), *read], CONDITION)
+    refuse_for_reads(given or (), CONDITION)
     if isinstance(latest, Position):
+        refuse_for_reads(latest.streams, CONDITION)
         if given is not None and set(given) != set(latest.streams):
             raise ConfigurationError(
                 "this position was read from other streams than those given; leave the streams out, "
@@ -181,3 +183,11 @@ class SaveOptions:
 
 
 PLAIN = SaveOptions()
+"""Nothing is said beside the events."""
+
+
+def plain_options(metadata: Mapping[str, Any] | None, key: str | None, created_at: Times) -> SaveOptions:
+    """The options of a save that rests on nothing."""
+    if metadata is None and key is None and created_at is None:
+        return PLAIN
+    return SaveOptions(metadata, key, created_at)

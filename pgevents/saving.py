@@ -215,32 +215,22 @@ class Saver:
 
     def _encode(self, given: Sequence[Any], metadata: Mapping[str, Any] | None = None) -> Encoded:
         """What is stored; what could not be read back is refused, for it would break every read of its
-        stream.
-
-        Most events are instances of classes of version 1 without metadata, in large batches: so this loop
-        makes nothing for them but two tuples, and looks at each only once.
-        """
-        rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
-        known, write, dump = self.types.cached, self.serializer.write, self.serializer.dump
+        stream."""
+        given = list(given)  # a lazy sequence may give others at a second look
         undo = self.decoder.before_decode
-        is_usual = undo is None and not metadata
+        if undo is None and not metadata:
+            encoded = self._encode_together(given)
+            if encoded is not None:
+                return encoded
+        rows, as_read, events = list[Row](), list[Part](), list[NewEvent]()
         for one in given:
-            cls: Any = one.__class__
-            kind = known(cls)
-            if is_usual and kind is not None and kind.version == 1:
-                name, text, data = kind.name, write[cls](one), one
-                if text is None:
-                    text, data = dump(one, cls, name)
-                rows.append((name, text, "{}"))
-                as_read.append((name, data, {}))
-                continue
             new = one if type(one) is NewEvent else self.new_event(one, metadata)
             events.append(new)
             kind = self.types.find(new.type)
             cls = (
                 None if kind is None or undo is not None else kind.cls
             )  # plugins may change it before it is read
-            text, data = dump(new.data, cls, new.type)
+            text, data = self.serializer.dump(new.data, cls, new.type)
             metadata_text, loaded = _dump_metadata(new, kind)
             rows.append((new.type, text, metadata_text))
             as_read.append((new.type, data, loaded))
@@ -251,6 +241,26 @@ class Saver:
             if new.data.__class__ is data.__class__ is not dict:
                 self.serializer.require_equal(new.data, data, name)
         return rows, undone
+
+    def _encode_together(self, given: list[Any]) -> Encoded | None:
+        """The same of instances of version 1 without metadata, as most events are; None if there are others.
+
+        Batches are large, so nothing is made for each event that can be made for all of them.
+        """
+        names: dict[type[Any], str] = {}
+        for cls in {one.__class__ for one in given}:
+            kind = self.types.cached(cls)
+            if kind is None or kind.version > 1:
+                return None
+            names[cls] = kind.name
+        types = [names[one.__class__] for one in given]
+        texts, data = self.serializer.dump_together(given), given
+        if texts is None:
+            dump = self.serializer.dump
+            dumped = [dump(one, one.__class__, name) for name, one in zip(types, given, strict=True)]
+            texts, data = [text for text, _ in dumped], [read for _, read in dumped]
+        rows = list(zip(types, texts, repeat("{}", len(types)), strict=True))
+        return rows, list(zip(types, data, [{} for _ in types], strict=True))
 
     def _replaced_by_hooks(self, events: Sequence[NewEvent]) -> list[NewEvent]:
         """The events as hooks replace them; an instance that becomes a dict is checked as if it were

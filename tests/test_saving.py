@@ -258,14 +258,19 @@ def test_a_mixed_batch_is_encoded_once(client: EventClient, monkeypatch: pytest.
     again."""
     client.save_event(ItemAddedToCart("c1", "p0", 1, 5))
     encoded: list[Any] = []
-    write, dump = client.serializer.write[ItemAddedToCart], client.serializer.dump
+    prepare, dump = client.serializer.prepare[ItemAddedToCart], client.serializer.dump
 
-    def counted(data: Any, *more: Any) -> Any:
+    def counted(data: Any) -> Any:
         encoded.append(data)
-        return dump(data, *more) if more else write(data)
+        return prepare(data)
 
-    monkeypatch.setattr(client.serializer, "dump", counted)
-    monkeypatch.setitem(client.serializer.write, ItemAddedToCart, counted)
+    def dumped(data: Any, cls: type[Any] | None, what: str) -> tuple[str, Any]:
+        if cls is not data.__class__:
+            encoded.append(data)
+        return dump(data, cls, what)
+
+    monkeypatch.setattr(client.serializer, "dump", dumped)
+    monkeypatch.setitem(client.serializer.prepare, ItemAddedToCart, counted)
     given = [
         *(ItemAddedToCart("c1", f"p{n}", 1, 5) for n in range(5)),
         {"type": "NOTED", "data": {"cart_id": "c1"}},

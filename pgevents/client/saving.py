@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from pgevents.client.parts import ClientParts
 from pgevents.events import Event
-from pgevents.save_options import Latest, SaveOptions, position_of
+from pgevents.save_options import Latest, SaveOptions, plain_options, position_of
 from pgevents.store.ordering import Position
 from pgevents.streams import Stream
 
@@ -29,7 +29,7 @@ class SavingCalls(ClientParts):
         created_at: datetime | None = None,
     ) -> Event[T]:
         """Save one event; see `save_events`."""
-        return self.saver.save([event], SaveOptions(metadata, idempotency_key, created_at))[0]
+        return self.saver.save([event], plain_options(metadata, idempotency_key, created_at))[0]
 
     def save_events(
         self,
@@ -62,7 +62,7 @@ class SavingCalls(ClientParts):
             client.save_events([{"type": "CART_CREATED", "data": {"cart_id": "c1"}}])
             ```
         """
-        return self.saver.save(events, SaveOptions(metadata, idempotency_key, created_at))
+        return self.saver.save(events, plain_options(metadata, idempotency_key, created_at))
 
     def save_event_with_stream_validation(
         self,

@@ -24,7 +24,7 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["MAX_DEPTH", "ODD_NUMBER", "dump", "instance_decoder", "load", "writer"]
+__all__ = ["MAX_DEPTH", "ODD_NUMBER", "dump", "dump_lines", "instance_decoder", "load", "preparer", "writer"]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike, and whose values a read gives back as they were. Not
@@ -41,6 +41,8 @@ ODD_NUMBER = re.compile(r"[0-9][eE]\+?[0-9]|-0\.0")
 NUL = "\\u0000"
 """A NUL character as JSON writes it. It is searched for in a str: `in` on bytes first tries to read it as a
 number, and discards an error each time."""
+NONE = "null"
+"""None as JSON writes it; what else is written is an object."""
 load: Callable[[str | bytes], Any] = json.loads if msgspec is None else msgspec.json.decode
 
 
@@ -75,30 +77,51 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
     return decode_and_compare
 
 
-def writer(cls: type[Any]) -> Callable[[Any], str | None]:
-    """A function from an instance to JSON text that a read turns into an equal instance.
+def preparer(cls: type[Any]) -> Callable[[Any], Any]:
+    """A function from an instance to a value that `dump_lines` writes so that a read gives an equal instance.
 
     The function returns None where class or instance do not guarantee that. No comparison is needed: the
     values have exactly the types of their fields, which JSON gives back unchanged, and times are in UTC, so
-    that a read gives the same zone. The test of the types is compiled, as attrs compiles its methods.
+    that a read gives the same zone. The test of the types is compiled, as attrs compiles its methods; it
+    raises an AttributeError for an instance without one of its fields.
     """
     fields = _plain_fields(cls)
     is_plain = fields and all(kind in WRITTEN_ALIKE + TIMES for kind in fields.values())
     # A read would run validators, and could refuse what was written.
     if msgspec is None or not is_plain or any(field.validator for field in attrs.fields(cls)):
         return lambda instance: None
-    values_of = _compiled_values(cast("dict[str, Any]", fields))
-    encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+    return _compiled_preparer(cast("dict[str, Any]", fields))
+
+
+_encode_lines: Callable[[list[Any]], bytes] | None = (
+    None if msgspec is None else msgspec.json.Encoder().encode_lines
+)
+
+
+def dump_lines(values: list[Any]) -> list[str] | None:
+    """JSON text of each of the values that `preparer` gives, written together; None where the slower form
+    must decide: about a None among them, a NUL character, or half of a surrogate pair."""
+    if _encode_lines is None:
+        return None
+    try:
+        text = _encode_lines(values)[:-1].decode()
+    except Exception:  # the slower form meets the same fault, and names type and field
+        return None
+    lines = text.split("\n")
+    return None if NUL in text or NONE in lines else lines
+
+
+def writer(cls: type[Any]) -> Callable[[Any], str | None]:
+    """A function from an instance to JSON text that a read turns into an equal one; see `preparer`."""
+    prepare = preparer(cls)
 
     def write(instance: Any) -> str | None:
         try:
-            values = values_of(instance)
-            if values is None:
-                return None
-            text = encode(values).decode()
-        except Exception:  # the slower form meets the same fault, and names type and field
+            value = prepare(instance)
+        except AttributeError:  # the slower form names the field
             return None
-        return None if NUL in text else text
+        lines = dump_lines([value])
+        return None if lines is None else lines[0]
 
     return write
 
@@ -122,8 +145,9 @@ def _may_be_deep(text: str) -> bool:
     return text.count("[") + text.count("{") > MAX_DEPTH
 
 
-def _compiled_values(fields: dict[str, Any]) -> Callable[[Any], dict[str, Any] | None]:
-    """A function that gives an instance's values if they are of exactly these types, and times in UTC."""
+def _compiled_preparer(fields: dict[str, Any]) -> Callable[[Any], Any]:
+    """A function that gives an instance if its values are of exactly these types; with times, which are to
+    be in UTC, a dict of its values."""
     times = {name for name, kind in fields.items() if kind in TIMES}
     names: dict[str, Any] = {
         f"kind_{name}": datetime if name in times else kind for name, kind in fields.items()
@@ -131,8 +155,9 @@ def _compiled_values(fields: dict[str, Any]) -> Callable[[Any], dict[str, Any] |
     tests = [f"type(instance.{name}) is kind_{name}" for name in fields]
     tests += [f"instance.{name}.tzinfo is utc" for name in times]
     values = [f"{name!r}: instance.{name}{'.isoformat()' if name in times else ''}" for name in fields]
-    source = f"lambda instance: {{{', '.join(values)}}} if {' and '.join(tests)} else None"
-    compiled: Callable[[Any], dict[str, Any] | None] = eval(source, names | {"utc": timezone.utc})
+    made = f"{{{', '.join(values)}}}" if times else "instance"
+    source = f"lambda instance: {made} if {' and '.join(tests)} else None"
+    compiled: Callable[[Any], Any] = eval(source, names | {"utc": timezone.utc})
     return compiled
 
 

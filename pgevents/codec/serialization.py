@@ -1,12 +1,12 @@
 """Events and views to JSON and back: cattrs for the classes, upcasters for older versions.
 
 A save is refused unless a read will give what was saved: it decodes its own JSON and compares the result,
-except where the classes of the values prove the two equal (`fast.writer`).
+except where the classes of the values prove the two equal (`fast.preparer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -46,8 +46,8 @@ class Serializer:
         converter: The converter.
         from_text: By class, the function from stored JSON text to an instance. Its error does not name the
             field at fault.
-        write: By class, the function from an instance to JSON text that a read turns into an equal one; None
-            where only `dump` can tell.
+        prepare: By class, the function from an instance to what is written so that a read gives an equal one;
+            None where only `dump` can tell.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
@@ -69,8 +69,8 @@ class Serializer:
         self._unstructure: Cache[type[Any], Callable[[Any], Any]] = Cache(
             "unstructuring functions", converter.get_unstructure_hook
         )
-        self.write: Cache[type[Any], Callable[[Any], str | None]] = Cache(
-            "writers of JSON", fast.writer if is_ours else lambda cls: lambda data: None
+        self.prepare: Cache[type[Any], Callable[[Any], Any]] = Cache(
+            "preparers of JSON", fast.preparer if is_ours else lambda cls: lambda data: None
         )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
             "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder
@@ -89,6 +89,15 @@ class Serializer:
         """The converter's function that makes a JSON-ready value of an instance."""
         return self._unstructure[cls]
 
+    def dump_together(self, given: Sequence[Any]) -> list[str] | None:
+        """The data of instances as JSON text, written in one step; None if `dump` has to look at each."""
+        prepare = self.prepare
+        try:
+            values = [prepare[one.__class__](one) for one in given]
+        except AttributeError:  # an instance lacks a field; `dump` says which
+            return None
+        return None if values[0] is None else fast.dump_lines(values)
+
     def dump(self, data: object, cls: type[Any] | None, what: str) -> tuple[str, Any]:
         """An event's data as JSON text, and as a read will give them.
 
@@ -102,9 +111,9 @@ class Serializer:
                 one that a read would give back as another.
         """
         if cls is data.__class__:
-            text = self.write[cls](data)
-            if text is not None:
-                return text, data
+            lines = self.dump_together((data,))
+            if lines is not None:
+                return lines[0], data
         elif cls is None and isinstance(data, dict):
             return dump_and_load(cast("dict[str, Any]", data), what)
         plain = self.encode(data, what)

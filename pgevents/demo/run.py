@@ -62,9 +62,11 @@ def run(orders: Orders, path: Path, url: str, schema: str, screen: Stages) -> Re
                 kept = keeping.finish(replayed.last_id, replayed.events, progress)
             kept.views = client.count_projections([CartProjection, ProductProjection])
             report = make_report(client, orders, audit_csv(path), replayed, kept)
-        with screen.stage("Last piece", BUYERS, "buyers") as progress:
-            ended = race(client, url, schema, _prize(report), BUYERS, progress)
-        save_puzzle(client)
+            with screen.stage("Last piece", BUYERS, "buyers") as progress:
+                ended = race(client, url, schema, _prize(report), BUYERS, progress)
+            save_puzzle(client)
+            for projection in (CartProjection, ProductProjection):
+                client.wait(projection, client.horizon().id, timeout=60)
         return evolve(report, race=ended)
     finally:
         client.db.close()

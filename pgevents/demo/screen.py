@@ -140,7 +140,7 @@ def _speed(report: Report) -> Table:
     ):
         table.add_row(f"  {what}", f"{pace.count:,}", f"{pace.seconds:,.2f}", f"{pace.per_second:,.0f}")
     kept = report.kept
-    what = f"Folded meanwhile into {kept.views:,} views, by a runner"
+    what = f"Folded into {kept.views:,} views by a runner"
     table.add_row(f"  {what}", f"{kept.events:,}", f"{kept.seconds:,.2f}", f"{kept.per_second:,.0f}")
     return table
 
@@ -148,7 +148,7 @@ def _speed(report: Report) -> Table:
 def _lag(kept: Kept) -> str:
     middle, most = (f"{1000 * kept.lag(share):,.0f} ms" for share in (0.5, 0.99))
     return (
-        f"Both views had a cart's last event {middle} after its save (median; {most} for 99 of 100), and the "
+        f"The views had a cart's last event {middle} after its save (median; {most} for 99 of 100), and the "
         f"whole day {1000 * kept.behind:,.0f} ms after the last save."
     )
 

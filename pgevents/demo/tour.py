@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from pgevents import ConfigurationError, Event, EventClient
-from pgevents.subscriptions import Runner, retry, subscription
+from pgevents.subscriptions import Runner, keep, retry, subscription
 
 from .shop import (
     CartCheckedOut,
@@ -54,7 +54,6 @@ def save_puzzle(client: EventClient) -> None:
     ]
     for request, data in requests:
         client.save_event(data, metadata={"actor": "customer 17850", "correlation_id": request})
-    CartProjection(PUZZLE, client).save_projection()
 
 
 class CarriedOutTwice(Exception):
@@ -73,16 +72,10 @@ def check_receipt(event: Event[CartCheckedOut], client: EventClient) -> None:
             seen.add(request)
 
 
-@subscription("shelves", ItemAdded | ItemRemoved, key="product_id", lanes=4)
-def keep_products(event: Event[ItemAdded | ItemRemoved], client: EventClient) -> None:
-    """Keep the saved view of each product that was sold or returned up to date."""
-    ProductProjection(event.data.product_id, client).save_projection()
-
-
 @contextmanager
 def subscriptions_at_work(url: str, schema: str) -> Generator[None, None, None]:
-    """Run the subscriptions in threads for the time of the block."""
-    runner = Runner(shop_client(url, schema), [check_receipt, keep_products])
+    """Run the subscription, and keep the views, in threads for the time of the block."""
+    runner = Runner(shop_client(url, schema), [check_receipt, *map(keep, VIEWS)])
     thread = threading.Thread(target=runner.run, kwargs={"workers": 2}, name="pgevents-demo")
     thread.start()
     try:

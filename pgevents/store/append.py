@@ -131,8 +131,10 @@ def answer_of(text: str) -> Answer:
     """What an append function has answered: `saved 17-19 "2026-01-31T12:00:00"`, or `conflict 3,5`."""
     status, ids_text, *at = text.split(" ")
     ids: Sequence[int]
-    first, dash, last = ids_text.partition("-")
-    if dash:
+    if ids_text.isdecimal():
+        ids = [int(ids_text)]
+    elif "-" in ids_text:
+        first, last = ids_text.split("-")
         ids = range(int(first), int(last) + 1)
     else:
         ids = [int(event_id) for event_id in ids_text.split(",") if event_id]

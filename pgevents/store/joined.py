@@ -173,7 +173,10 @@ def current(session: object) -> JoinedDatabase | None:
 
     A thread that inherits the context of another one is outside: a transaction belongs to its thread.
     """
-    for owner, thread, database in reversed(_blocks.get()):
+    blocks = _blocks.get()
+    if not blocks:  # most often, and this is asked before each statement
+        return None
+    for owner, thread, database in reversed(blocks):
         if owner is session and thread == threading.get_ident():
             return database
     return None

@@ -205,9 +205,10 @@ class Session:
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
             DatabaseError: The server refused the statement for another reason.
         """
-        connection = self.connection()
+        db: Any = self.db
+        connection = self._connection_of(db)
         try:
-            return cast(Any, self.db).execute_sql(sql, params)
+            return db.execute_sql(sql, params)
         except peewee.PeeweeException as error:
             self._translate(error)
         except UnicodeEncodeError as error:
@@ -228,7 +229,9 @@ class Session:
             ConfigurationError: pgevents cannot use it; the message says why.
             UnsupportedTransactionError: Autocommit was switched off on it.
         """
-        db: Any = self.db
+        return self._connection_of(self.db)
+
+    def _connection_of(self, db: Any) -> Any:
         if self._inherited is not None and db is self._db:
             self._leave_parent(self._inherited)
         if db.is_closed():
@@ -243,7 +246,7 @@ class Session:
             if db.in_transaction():
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
             db.close()
-            return self.connection()
+            return self._connection_of(db)
         unreadable = setting_that_breaks(connection)
         if unreadable is not None:
             raise ConfigurationError(unreadable)
@@ -499,12 +502,12 @@ if hasattr(os, "register_at_fork"):
 
 def setting_that_breaks(connection: Any) -> str | None:
     """What SQL has set on a connection so that the driver goes wrong without noticing, in a sentence."""
-    encoding = connection.get_parameter_status("client_encoding")
+    encoding, of_driver = connection.get_parameter_status("client_encoding"), connection.encoding
     date_style = connection.get_parameter_status("DateStyle")
-    if encoding != connection.encoding and encoding and _plain(encoding) != _plain(connection.encoding):
+    if encoding != of_driver and encoding and _plain(encoding) != _plain(of_driver):
         return (
             f"client_encoding was set to {encoding} by SQL, which the driver does not notice: it would send "
-            f"text as {connection.encoding}. Use connection.set_client_encoding(...), or give "
+            f"text as {of_driver}. Use connection.set_client_encoding(...), or give "
             "client_encoding when connecting"
         )
     if date_style and not date_style.startswith("ISO"):

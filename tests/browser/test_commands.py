@@ -91,9 +91,8 @@ def test_the_demo_opens_the_day_and_says_how_to_come_back(
         assert any(f"why is the total of my cart {PUZZLE} wrong?" in line for line in lines)
         cart = visitor.data(f"/identifier.json?where=cart_id={PUZZLE}")
         assert cart["view"] == "CART" and cart["travel"]["after"]["total"] == 3110
-        assert {one["name"] for one in visitor.data("/subscriptions.json")["subscriptions"]} == {
-            "receipts", "shelves",
-        }  # fmt: skip
+        names = {one["name"] for one in visitor.data("/subscriptions.json")["subscriptions"]}
+        assert names == {"receipts", "view CART 1 in views", "view PRODUCT 1 in views"}
         assert "You may change things here" in visitor.page("/log")
     end = "".join(lines)
     assert "Look at it: pgevents ui --app pgevents.demo.tour:newest_shop" in end

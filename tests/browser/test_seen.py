@@ -18,11 +18,11 @@ from psycopg2.extensions import parse_dsn
 from pgevents import EventClient
 from pgevents.demo import ORDERS
 from pgevents.demo.orders import read_orders
-from pgevents.demo.replay import replay, take_snapshots
+from pgevents.demo.replay import replay
 from pgevents.demo.shop import shop_client
-from pgevents.demo.tour import PUZZLE, VIEWS, check_receipt, keep_products, save_puzzle
+from pgevents.demo.tour import PUZZLE, VIEWS, check_receipt, save_puzzle
 from pgevents.plugins.metadata import event_context
-from pgevents.subscriptions import parked
+from pgevents.subscriptions import keep, parked
 from pgevents.testing import drain
 
 from ..chromium import Browser
@@ -62,9 +62,8 @@ def shop(pgevents_server: str) -> Iterator[EventClient]:
         orders.invoices = {invoice: orders.invoices[invoice][:12] for invoice in some}
         orders.products = {line.product_id for lines in orders.invoices.values() for line in lines}
     replay(client, orders)
-    take_snapshots(client, orders)
     save_puzzle(client)
-    drain(client, [check_receipt, keep_products])
+    drain(client, [check_receipt, *map(keep, VIEWS)])
     yield client
     client.db.close()
     server.execute_sql(f"DROP DATABASE {name} WITH (FORCE)")
