@@ -11,7 +11,7 @@ import pytest
 from attrs import asdict, evolve
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from .benchmarks import hook_cost
+from .benchmarks import hook_cost, importing
 from .benchmarks.__main__ import FIGURES_PAGE, PLOT, SUMMARY_PAGE, main
 from .benchmarks.carts import PLAIN, big_carts, small_carts
 from .benchmarks.contenders import CONTENDERS, PEER_MISSING
@@ -145,3 +145,10 @@ def test_it_goes_on_in_the_next_round_and_leaves_nothing_behind(superuser_url: s
     cursor.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'pgevents_smoke_%'")
     assert cursor.fetchone() == (0,)
     connection.close()
+
+
+def test_an_import_is_measured_beside_a_copy(url: str) -> None:
+    """Both fill their tables with all events."""
+    figures = importing.measure(url, 300, 1)
+    assert figures.ratio > 0
+    assert set(figures.sizes) == {"import", "COPY", "direct saves"}

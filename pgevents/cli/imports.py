@@ -313,12 +313,15 @@ class _Notes:
 
     def __init__(self, source: str, stored: bytes) -> None:
         self._source = source
+        self._is_new = not stored
         self._noted = bytearray(stored).ljust(PAGE * DIGEST, b"\0")
         self._digests: dict[int, bytes] = {}
 
     def holds(self, line: Line) -> bool:
         """Whether the line was saved before."""
         digest = self._digests[line.number] = line.digest()
+        if self._is_new:
+            return False
         noted = bytes(self._noted[_place(line)])
         if noted != digest and any(noted):
             fail(

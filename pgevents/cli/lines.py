@@ -12,16 +12,17 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import IO, Any, cast
 
 import click
-from attrs import frozen
+from attrs import define
 
 from pgevents.codec.serialization import VERSION_KEY, dump_json
 from pgevents.errors import EventEncodeError
 from pgevents.save_options import EARLIEST, LATEST
 
+from .fast_lines import texts_of_line
 from .files import KEY_COLUMN
 from .frame import parse_time
 
@@ -29,7 +30,6 @@ __all__ = ["BadLine", "Line", "csv_lines", "json_lines", "open_file"]
 
 csv.field_size_limit(2**31 - 1)  # an event's data is one field
 TYPE_LIMIT, KEY_LIMIT, VERSION_LIMIT = 200, 600, 10_000
-_fraction = re.compile(r"[0-9][.eE]").search
 _between = re.compile(r"[ \t\r\n]*[{,:}][ \t\r\n]*").match
 _value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
 
@@ -38,33 +38,41 @@ class BadLine(Exception):
     """A line that does not hold an event; its text is the reason."""
 
 
-@frozen
+@define
 class Line:
     """One event of a file.
 
     Attributes:
         number: Of the line, from 1.
         type: The event's type.
-        data: Its data.
-        data_text: The same as JSON, as the file has it, so that no number is rounded.
-        metadata: What is known about the event.
-        metadata_text: The same as JSON.
+        data_text: Its data as JSON, as the file has it, so that no number is rounded.
+        metadata_text: What is known about the event, likewise.
         created_at: When it happened; None: now.
+        time_text: The same as the file has it; empty: none.
         key: The idempotency key as it is stored; None: none.
     """
 
     number: int
     type: str
-    data: dict[str, Any]
     data_text: str
-    metadata: dict[str, Any]
     metadata_text: str
     created_at: datetime | None
+    time_text: str
     key: str | None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The event's data, as Python reads JSON."""
+        return cast("dict[str, Any]", json.loads(self.data_text))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its metadata."""
+        return cast("dict[str, Any]", json.loads(self.metadata_text))
 
     def digest(self) -> bytes:
         """Eight bytes that tell this event from others."""
-        parts = (self.type, self.data_text, self.metadata_text, str(self.created_at), self.key or "")
+        parts = (self.type, self.data_text, self.metadata_text, self.time_text, self.key or "")
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).digest()
 
 
@@ -90,8 +98,16 @@ def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
     for number, line in enumerate(text, 1):
         if line.strip(" \t\r\n"):
             try:
-                _check_text(line)
-                yield _line(number, _members(line), partial(_texts_of_members, line))
+                texts = texts_of_line(line)
+                if texts is None:
+                    _check_text(line)
+                    yield _line(number, _members(line), partial(_texts_of_members, line))
+                else:
+                    _check_type(texts.type)
+                    at, key = _created_at(texts.created_at), _key(texts.key)
+                    yield Line(
+                        number, texts.type, texts.data, texts.metadata, at, texts.created_at or "", key
+                    )
             except (BadLine, EventEncodeError, ValueError, RecursionError) as reason:
                 if refuse(number, reason):
                     return
@@ -127,7 +143,7 @@ def _csv_members(row: dict[Any, Any], type_name: str | None) -> tuple[dict[str, 
         raise BadLine("it has another number of fields than the header")
     _check_text("".join(row.values()))
     if type_name:
-        return {"type": type_name, "data": dict(row)}, dict
+        return {"type": type_name, "data": dict(row)}, lambda: {"data": json.dumps(row, ensure_ascii=False)}
     found: dict[str, Any] = {
         name: row[name] for name in ("type", "created_at", KEY_COLUMN) if row.get(name)
     } | {name: json.loads(row[name]) for name in ("data", "metadata") if row.get(name)}
@@ -185,10 +201,7 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
     metadata: Any = members.get("metadata") or {}
     if not isinstance(name, str) or not isinstance(data, dict):
         raise BadLine('an event has a "type", which is text, and "data", which is an object')
-    if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
-        raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")
-    if not name.isascii():
-        dump_json(name, "the type")
+    _check_type(name)
     if not isinstance(metadata, dict):
         raise BadLine('"metadata" is an object')
     version: Any = cast("dict[str, Any]", metadata).get(VERSION_KEY, 1)
@@ -197,28 +210,35 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
     return Line(
         number,
         name,
-        cast("dict[str, Any]", data),
         _exact_text("data", cast(object, data), texts),
-        cast("dict[str, Any]", metadata),
         _exact_text("metadata", cast(object, metadata), texts) if metadata else "{}",
         _created_at(members.get("created_at")),
+        members.get("created_at") or "",
         _key(members.get(KEY_COLUMN)),
     )
 
 
 def _exact_text(member: str, value: object, texts: Texts) -> str:
-    """The JSON text of data or metadata, with every number as the file has it.
+    """The JSON text of data or metadata, as the file has it.
 
     Raises:
         EventEncodeError: A save would refuse it, too.
     """
-    text = dump_json(value, f"the {member}")
-    return _one_line(texts()[member]) if _fraction(text) and member in texts() else text
+    dump_json(value, f"the {member}")
+    return _one_line(texts()[member])
 
 
 def _one_line(text: str) -> str:
     """JSON without line breaks, which stand between values only."""
     return text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text
+
+
+@lru_cache(1_000)
+def _check_type(name: str) -> None:
+    if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
+        raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")
+    if not name.isascii():
+        dump_json(name, "the type")
 
 
 def _created_at(value: Any) -> datetime | None:

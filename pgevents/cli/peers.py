@@ -209,8 +209,7 @@ class PeerTable:
         }
         metadata_text = json.dumps(metadata, ensure_ascii=False)
         when = time.astimezone(timezone.utc) if time is not None else None
-        members = cast("dict[str, Any]", data)
-        return Line(int(row["position"]), event_type, members, text, metadata, metadata_text, when, None)
+        return Line(int(row["position"]), event_type, text, metadata_text, when, str(when), None)
 
     def totals(self) -> Totals:
         """What stands in it."""

@@ -441,7 +441,8 @@ BEGIN
     -- end
     INSERT INTO my_app.events (id, type, data, metadata, idempotency_key, created_at, updated_at) OVERRIDING SYSTEM VALUE
     SELECT _ids[i], type,
-        CASE WHEN my_app.events_is_storable(type, data, metadata, _times[1]) THEN data
+        CASE WHEN my_app.events_is_storable(type, data, metadata, CASE WHEN _times IS NOT NULL
+                AND at NOT BETWEEN '0001-01-03 00:00:00+00' AND '9999-12-29 00:00:00+00' THEN at END) THEN data
             ELSE my_app.events_refuse_event(type, data, metadata, CASE WHEN _times IS NOT NULL THEN at END) END,
         coalesce(metadata, '{}'),
         coalesce(_key || CASE WHEN i > 1 THEN chr(31) || i ELSE '' END, _keys[i]), at, at
