@@ -238,18 +238,21 @@ class Folding(Generic[V, E, I]):
 
     def _initial(self) -> V:
         """The initial view, of which no reducer changes anything that others see."""
-        view: Any = self.initial_view()
-        is_fixed = view.__class__ is not dict and all(
-            isinstance(value, FIXED) or value == () for value in values_of(view).values()
-        )
-        return cast(V, view if is_fixed else copy.deepcopy(view))
+        view = self.initial_view()
+        return view if _is_fixed(view) else copy.deepcopy(view)
 
-    def _fold(self, events: Sequence[Event[Any]], view: V) -> V:
+    def fixed_initial_view(self) -> V | None:
+        """The initial view, if no reducer can change anything in it, so that one will do for many folds."""
+        view = self.initial_view()
+        return view if _is_fixed(view) else None
+
+    def _fold(self, events: Sequence[Event[Any]], view: V, initial: V | None = None) -> V:
+        """Fold events over a view; one that was folded before is given with the initial view."""
         client = self.client
         if client is None or "pgevents_observe" not in client.plugins.implemented:
-            return self.reducers.fold(events, view)
+            return self.reducers.fold(events, view, initial)
         with client.plugins.observed(Operation("fold", projection=self.projection_type, events=len(events))):
-            return self.reducers.fold(events, view)
+            return self.reducers.fold(events, view, initial)
 
     @property
     def has_staged_events(self) -> bool:
@@ -265,3 +268,9 @@ class Folding(Generic[V, E, I]):
     def view_class(cls) -> type[Any]:
         """The view's class, from `ProjectionBase[View, Event]`."""
         return cast("type[Any]", cls._declared().view_class)
+
+
+def _is_fixed(view: Any) -> bool:
+    return view.__class__ is not dict and all(
+        isinstance(value, FIXED) or value == () for value in values_of(view).values()
+    )

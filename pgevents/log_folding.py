@@ -235,9 +235,9 @@ class LogFolding(Folding[V, E, I]):
         fold._loaded = _Loaded(row, events, position)
         return fold._fold_all()
 
-    def folded_on(self, view: V | None, events: Sequence[Event[Any]]) -> V:
+    def folded_on(self, view: V | None, events: Sequence[Event[Any]], initial: V | None = None) -> V:
         """The view after these events, from one that was folded before them (None: from the start). A reducer
-        may change the given view in place."""
+        may change the given view in place. Who folds often gives `fixed_initial_view()` along."""
         if self._declared().folds_in_as_json:
             client, kind = self._client(), self.projection_type
             row = None
@@ -247,10 +247,10 @@ class LogFolding(Folding[V, E, I]):
                 row = (kind, id_text(self.id), text, 0, self.version, at, at)
             return self.fold_on(row, events, Position(0, 0, 0, ()))
         if view is None:
-            view = self._initial()
-        elif self.reducers.derived:
-            view = self.reducers.reopened(view, self._initial())
-        return self._fold(events, view)
+            return self._fold(events, self._initial())
+        if not self.reducers.derived:
+            return self._fold(events, view)
+        return self._fold(events, view, self._initial() if initial is None else initial)
 
     def delete_projection(self) -> bool:
         """Remove the snapshots of all versions. The events stay.

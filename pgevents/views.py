@@ -299,7 +299,10 @@ def as_jsonb(value: Any) -> Any:
 
 def jsonb_text(value: Any) -> str:
     """A JSON value as text, as PostgreSQL gives it back from jsonb; floats may be written otherwise."""
-    return json.dumps(as_jsonb(value), ensure_ascii=False)
+    return _json(as_jsonb(value))
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one each time
 
 
 @remembered("orders of keys")

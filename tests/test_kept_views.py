@@ -48,9 +48,11 @@ from pgevents.subscriptions import (
     reset,
     resize,
     retry,
+    view_folding,
     view_rows,
 )
 from pgevents.subscriptions.change import settle
+from pgevents.subscriptions.pace import Pace
 from pgevents.testing import drain
 
 from .processing.lab import in_thread
@@ -701,3 +703,23 @@ SELECT EXISTS (
     SELECT FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction')
 """
+
+
+def test_lanes_are_given_to_workers_that_come_later(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins a rebuild takes all lanes, and does not keep them for the whole of a long transaction."""
+    monkeypatch.setattr(view_folding, "PAGE", 2)
+    client.save_events([CartCreated(f"c{n}", "u1") for n in range(10)])
+    work = Runner(client, [keep(CartProjection)]).works[0]
+    settle(work)
+    names = [work.name]
+    identity = {"id": "other", "host": "h", "pid": 1, "workers": 2, "notes": "{}", "batch_seconds": "{}"}
+    work.statements.run("here", names=names, **identity)
+    pace, keeper = Pace(), work.keeper
+    assert keeper is not None
+    first = keeper.step(work, range(work.lanes), work.lanes, pace=pace)
+    assert (first.claimed, first.handled, first.is_more) == (work.lanes, 2, True)
+    assert pace.share_of(work.lanes) == work.lanes // 2
+    drain(client, [keep(CartProjection)])
+    check(client)

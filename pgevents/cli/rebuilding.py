@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from .frame import EXIT_CODES
 from .store import Store
 from .views import projection_of
 
-__all__ = ["rebuild_command"]
+__all__ = ["collect_rarely", "rebuild_command"]
 
 
 @click.command(
@@ -32,6 +33,7 @@ __all__ = ["rebuild_command"]
 @Store.options
 def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> None:
     store = Store(**options)
+    collect_rarely()
     report = rebuild(
         store.own_client(),
         projection_of(type),
@@ -44,6 +46,13 @@ def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> 
     else:
         name = f"{printable(report.type)} version {report.version}"
         click.echo(f"{name} is complete up to event {report.position:,}.")
+
+
+def collect_rarely() -> None:
+    """Let Python look for cycles less often. A rebuild holds hundreds of thousands of objects, which make
+    none, and looking at all of them again and again takes a quarter of its time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _json(now: RebuildProgress) -> None:

@@ -32,7 +32,6 @@ class Task:
         wanted: The newest id that may concern it.
         reached: Up to where each lane was looked at.
         turn: The lane that comes first next time.
-        workers: How many workers there are for it, here and elsewhere.
         busy: How many workers are at it now.
         not_before: When to look again after nothing could be done, by `time.monotonic()`.
         pause: For how long it was left alone then, in seconds.
@@ -48,7 +47,6 @@ class Task:
     wanted: int = 0
     reached: dict[int, int] = attrs.field(factory=dict[int, int])
     turn: int = 0
-    workers: int = 1
     busy: int = 0
     not_before: float = 0.0
     pause: float = FIRST_PAUSE
@@ -66,7 +64,7 @@ class Task:
     @property
     def share(self) -> int:
         """How many lanes one worker takes at once, so that there is one for each."""
-        return max(1, -(-self.lanes // max(1, self.workers)))
+        return self.pace.share_of(self.lanes)
 
     def forget(self) -> None:
         """Look at all lanes again."""

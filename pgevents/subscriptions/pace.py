@@ -25,6 +25,7 @@ class Pace:
     """What the workers of one process know of a subscription; all of it may be wrong without harm.
 
     Attributes:
+        workers: How many workers there are for it, here and elsewhere.
         size: How many events the next batch reads.
         alone_until: Until when batches run one at a time, by `time.monotonic()`.
         alone_seconds: For how long they do after the next deadlock.
@@ -35,6 +36,7 @@ class Pace:
         has_careful: Whether there may be lanes that give their events one by one.
     """
 
+    workers: int = 1
     size: int = 50
     alone_until: float = 0.0
     alone_seconds: float = ALONE_SECONDS
@@ -42,6 +44,10 @@ class Pace:
     batch_seconds: float = 0.0
     was_careful: bool = False
     has_careful: bool = True
+
+    def share_of(self, lanes: int) -> int:
+        """How many of so many lanes one worker takes at once, so that there is one for each."""
+        return max(1, -(-lanes // max(1, self.workers)))
 
     def takes_retry(self, batch: Batch) -> bool:
         """Whether a retry that is due goes before the batch: they take turns, so that neither waits long."""

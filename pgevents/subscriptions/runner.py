@@ -29,7 +29,7 @@ from pgevents.subscriptions.control import all_rows
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
-from pgevents.subscriptions.pace import Outcome
+from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.subscription import work_of
 from pgevents.subscriptions.transient import is_transient, let_go
 
@@ -189,7 +189,7 @@ class Runner:
                 self._stop.wait(max(self._poll, 0.2))
 
     def _begin(self, work: Work, workers: int, tasks: list[Task]) -> None:
-        task = Task(work, workers=workers)
+        task = Task(work, pace=Pace(workers=workers))
         try:
             settle(work)
         except StandsByError as error:
@@ -373,4 +373,4 @@ class _Poller:
         self.statements.run("long_gone")
         counts = dict(self.statements.rows("workers", names=self.names))
         for task in self.board.tasks:
-            task.workers = max(1, counts.get(task.work.name, 1))
+            task.pace.workers = max(1, counts.get(task.work.name, 1))

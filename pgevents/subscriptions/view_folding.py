@@ -91,7 +91,9 @@ class Fold:
                     note(work, lane, announced=items[0].id)
                 self.announced = attrs.evolve(lane, announced=items[0].id)
                 return Outcome(claimed=1, is_more=True)
-        return self._run_pages(CAREFUL_PAGE if lane.careful else PAGE, 0.0 if lane.careful else LONGEST)
+        if lane.careful:
+            return self._run_pages(CAREFUL_PAGE, 0.0, pace)
+        return self._run_pages(PAGE, LONGEST, pace)
 
     def run_announced(self, announced: Lane | parking.Due) -> Outcome:
         """Fold the one event, or try the one view, that was announced, with no other lane in hand."""
@@ -107,7 +109,7 @@ class Fold:
             self._retry(attrs.evolve(announced, lane=claimed[0]))
             self._write()
         elif claimed[0].announced == was.announced:
-            return self._run_pages(1, 0.0)
+            return self._run_pages(1, 0.0, Pace())
         return Outcome(claimed=1, is_more=True)
 
     def _suspect(self, lane: Lane) -> None:
@@ -121,7 +123,16 @@ class Fold:
         else:
             note(self.work, lane, careful=CAREFUL_PAGES, announced=None)
 
-    def _run_pages(self, limit: int, seconds: float) -> Outcome:
+    def _has_too_many(self, pace: Pace) -> bool:
+        """Whether workers have come that have no lanes. Who begins a rebuild takes all, and would keep them
+        to the end of a long transaction."""
+        if len(self.lanes) == 1:
+            return False
+        counts = dict(self.work.statements.rows("workers", names=[self.work.name]))
+        pace.workers = max(pace.workers, counts.get(self.work.name, 1))
+        return len(self.lanes) > pace.share_of(self.lanes[0].lanes)
+
+    def _run_pages(self, limit: int, seconds: float, pace: Pace) -> Outcome:
         work, claimed = self.work, self.lanes
         end = time.monotonic() + seconds
         retried = 0
@@ -140,7 +151,7 @@ class Fold:
             self.lanes = [attrs.evolve(lane, position=max(batch.to, lane.position)) for lane in self.lanes]
             if not batch.is_full or self.stop.is_set() or time.monotonic() >= end:
                 break
-            if work.statements.value("is_wanted"):
+            if work.statements.value("is_wanted") or self._has_too_many(pace):
                 break
             if self.pending_count >= MOST_EVENTS:
                 self._fold_pending(batch.to)
@@ -166,13 +177,17 @@ class Fold:
         self.blocked.update(found.first)
         by_id: dict[str, list[Item]] = {}
         behind: list[Item] = []
+        blocked, parked = self.blocked, found.parked
         for item in items:
-            if item.id in found.parked:
+            key = item.key
+            if parked and item.id in parked:
                 continue
-            if item.key in self.blocked:
+            if blocked and key in blocked:
                 behind.append(item)
+            elif key in by_id:
+                by_id[key].append(item)
             else:
-                by_id.setdefault(item.key, []).append(item)
+                by_id[key] = [item]
         self._load(by_id)
         is_shared = self.rule.field is None and len({item.id for item in items}) < len(items)
         for text, mine in by_id.items():
@@ -236,7 +251,9 @@ class Fold:
     def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
         if not events:
             return
-        held.view = held.made.folded_on(held.view, events)
+        if held.view is not None and held.initial is None:
+            held.initial = held.made.fixed_initial_view()
+        held.view = held.made.folded_on(held.view, events, held.initial)
         held.latest = events[-1].id
         if self.has_hooks:
             held.events += events

@@ -45,6 +45,7 @@ class Held:
         id: Its id, as text.
         made: Its projection.
         view: The view as of `latest`; None before any event.
+        initial: The view before any event, if no reducer can change anything in it.
         row: The stored row that it began with, in the form of `snapshots.COLUMNS`; None if there was none.
         latest: The last event that is folded into it.
         stored: The last event that is folded into the stored row.
@@ -55,6 +56,7 @@ class Held:
     id: str
     made: Any
     view: Any = None
+    initial: Any = None
     row: tuple[Any, ...] | None = None
     latest: int = 0
     stored: int = 0

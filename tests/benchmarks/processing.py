@@ -28,6 +28,7 @@ from pgevents.subscriptions.control import all_rows
 from . import processing_lags as lags
 from .processing_store import Added, fill, fresh
 from .processing_timers import timers
+from .processing_views import inline, rebuilding
 
 
 @contextmanager
@@ -207,6 +208,8 @@ MEASURES: dict[str, Callable[[str], dict[str, Any]]] = {
     "takeover": lags.takeover,
     "deadly": lags.deadly,
     "timers": timers,
+    "rebuild": rebuilding,
+    "inline": inline,
 }
 Found = Mapping[str, Any]
 
@@ -230,6 +233,10 @@ GOALS: tuple[tuple[str, str, Callable[[Found], float], str, float], ...] = (
     ("deadly", "p99 of other keys, beside that without", lambda one: one["p99_ratio"], "<=", 2.0),
     ("timers", "timers a second that are due at once", lambda one: one["alone_per_s"], ">=", 2000),
     ("timers", "the same in a runner, beside their handler", _fired, ">=", 2000),
+    ("rebuild", "a rebuild's rate, of iterating typed events", lambda one: one["ratio"], ">=", 0.5),
+    ("rebuild", "MB of a process that rebuilds", lambda one: one["mb"], "<=", 300),
+    ("rebuild", "four processes that rebuild, of one", lambda one: one["four_of_one"], ">=", 1.6),
+    ("inline", "a save that folds its view, of a plain one", lambda one: one["ratio"], "<=", 2.2),
 )
 """Which measure, what it is, how it is taken from the figures, and what is to be reached."""
 
@@ -252,7 +259,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.processing", description=__doc__)
     parser.add_argument("--only", default=",".join(MEASURES))
     parser.add_argument("--timers", type=int, default=100_000, help="how many timers are due at once")
+    parser.add_argument("--events", type=int, default=1_000_000, help="how many events a rebuild folds")
     options = parser.parse_args()
+    MEASURES["rebuild"] = partial(rebuilding, events=options.events)
     MEASURES["timers"] = partial(timers, count=options.timers)
     found: dict[str, Found] = {}
     with embedded_database(durable=True, settings={"max_connections": "100"}) as db:
