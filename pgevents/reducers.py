@@ -134,15 +134,14 @@ class Pipeline:
         """
         if isinstance(view, dict):
             self._check_names(cast("dict[str, Any]", view), "the initial view, a dict,")
-        elif view.__class__ not in self._fitting:
-            self._check_names(field_types(type(view)) or {}, type(view).__qualname__)
-            self._fitting[view.__class__] = True
+        else:
+            self._check_class(view.__class__)
         stages = self._merged
         reopening: dict[str, Any] = {}
         if initial is not None:
             reopening = {name: value_of(initial, name) for name, _ in self.derived}
             if len(stages) != 1 or not isinstance(stages[0], _Fields):
-                view = changed(view, reopening)
+                view = changed(cast(Any, view), reopening)
         before = {name: value_of(view, name) for name, _ in self.derived} if self.folds_the_whole_view else {}
         folded = cast(Any, view)
         if len(stages) == 1 and isinstance(stages[0], _Fields):
@@ -170,6 +169,11 @@ class Pipeline:
         if not self.derived:
             return view
         return changed(view, {name: value_of(initial, name) for name, _ in self.derived})
+
+    def _check_class(self, made: type[Any]) -> None:
+        if made not in self._fitting:
+            self._check_names(field_types(made) or {}, made.__qualname__)
+            self._fitting[made] = True
 
     def _check_names(self, fields: Collection[str], what: str) -> None:
         for name in [*sorted(self.folded_fields), *(name for name, _ in self.derived)]:

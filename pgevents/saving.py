@@ -260,7 +260,7 @@ class Saver:
             dumped = [dump(one, one.__class__, name) for name, one in zip(types, given, strict=True)]
             texts, data = [text for text, _ in dumped], [read for _, read in dumped]
         rows = list(zip(types, texts, repeat("{}", len(types)), strict=True))
-        return rows, list(zip(types, data, [{} for _ in types], strict=True))
+        return rows, [(name, read, {}) for name, read in zip(types, data, strict=True)]
 
     def _replaced_by_hooks(self, events: Sequence[NewEvent]) -> list[NewEvent]:
         """The events as hooks replace them; an instance that becomes a dict is checked as if it were
