@@ -58,6 +58,7 @@ CACHES = {
     "classes of event types": Policy(1024, Until.CLASS_ADDED),
     "unions of types": Policy(1024),
     "fields of views": Policy(1024),
+    "types of imported lines": Policy(1024),
     "changers of views": Policy(1024),
     "forms of values": Policy(1024),
     "orders of keys": Policy(4096),

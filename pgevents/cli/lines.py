@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import IO, Any, cast
 
 import click
 from attrs import define
 
+from pgevents.caches import remembered
 from pgevents.codec.serialization import VERSION_KEY, dump_json
 from pgevents.errors import EventEncodeError
 from pgevents.save_options import EARLIEST, LATEST
@@ -233,7 +234,7 @@ def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text
 
 
-@lru_cache(1_000)
+@remembered("types of imported lines")
 def _check_type(name: str) -> None:
     if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
         raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")

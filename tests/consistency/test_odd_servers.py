@@ -291,7 +291,8 @@ def test_a_copy_by_logical_replication_is_no_log_until_it_is_cut_off() -> None:
 
 
 def test_after_dump_and_restore_into_another_cluster_everything_goes_on() -> None:
-    """pg_dump, psql, another cluster: projections, positions, keys and the order are as they were."""
+    """pg_dump, psql, another cluster: projections, keys and the order are as they were; who holds a position
+    of the former log reads again."""
     with server(fsync="off") as old, server(fsync="off") as new:
         with shop(old.url) as client:
             client.save_events([CartCreated("c1", "u1"), item(), item("c2", "p2")])
@@ -308,6 +309,9 @@ def test_after_dump_and_restore_into_another_cluster_everything_goes_on() -> Non
         moved = shop_client(database(new.url))
         assert (moved.get_event_stream()[:], CartProjection("c1", moved).as_json()) == before
         assert moved.save_events([item(), item()], idempotency_key="k") == keyed
+        with pytest.raises(ConfigurationError, match="read from the events table of another database"):
+            moved.save_event_with_stream_validation(item(), position)
+        position = moved.get_event_stream(cart_id="c1").position
         assert moved.save_event_with_stream_validation(item(), position).id == keyed[-1].id + 1
         with pytest.raises(ConcurrencyError):
             moved.save_event_with_stream_validation(item(), position)
