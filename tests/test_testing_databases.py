@@ -14,7 +14,7 @@ from pgevents import EventClient
 from pgevents.testing.databases import KEEPING_VERSION, STATE_SQL, Databases, open_database
 
 from .conftest import shop_client
-from .consistency.servers import programs
+from .consistency.servers import client_programs
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
 TABLE_SQL = "SELECT 'my_app.events'::regclass::oid"
@@ -55,7 +55,7 @@ def use(url: str) -> None:
 
 def dumped(url: str) -> str:
     """All that pg_dump says: tables, functions, guards, privileges, rows, sequences."""
-    text = subprocess.check_output([programs() / "pg_dump", "-d", url], text=True)
+    text = subprocess.check_output([client_programs(url) / "pg_dump", "-d", url], text=True)
     return "\n".join(
         line for line in text.splitlines() if not line.startswith("\\")
     )  # a key of each dump's own

@@ -63,6 +63,25 @@ def programs() -> Path:
     pytest.skip("no PostgreSQL programs that the server's user can run")
 
 
+def client_programs(url: str) -> Path:
+    """The folder of `pg_dump` and `psql` of a server's version, which run as ourselves."""
+    connection = psycopg2.connect(url)
+    version = connection.info.server_version // 10_000
+    connection.close()
+    folders: list[Path] = []
+    with suppress(EmbeddedServerError):
+        folders.append(Path(_find_programs()) / "bin")
+    on_path = shutil.which("pg_dump")
+    if on_path:
+        folders.append(Path(on_path).resolve().parent)
+    for folder in folders:
+        with suppress(OSError, subprocess.CalledProcessError):
+            said = subprocess.check_output([folder / "pg_dump", "--version"], text=True)
+            if int(said.split()[-1].split(".")[0]) == version:
+                return folder
+    pytest.skip(f"there is no pg_dump of PostgreSQL {version}")
+
+
 def run(*command: object, **options: Any) -> str:
     """Run a program as the server's user; what it printed."""
     done = subprocess.run(

@@ -13,7 +13,7 @@ from pgevents.subscriptions import replay, retry, subscription
 from pgevents.testing import drain
 
 from ..conftest import database, shop_client
-from ..consistency.servers import programs
+from ..consistency.servers import client_programs
 from ..shop import CartCreated
 
 
@@ -48,9 +48,9 @@ def test_after_a_restore_into_another_encoding_keys_have_other_lanes(url: str, o
         before = old.db.execute_sql(lanes, [keys]).fetchall()
         old.db.close()
         assert set(handled) == set(range(1, 13)) - {2, 8}
-        dump = [programs() / "pg_dump", "-E", "UTF8", "-d", made[first]]
+        dump = [client_programs(url) / "pg_dump", "-E", "UTF8", "-d", made[first]]
         script = subprocess.run(dump, capture_output=True, check=True).stdout
-        restore = [programs() / "psql", "-v", "ON_ERROR_STOP=1", "-q", "-d", made[other]]
+        restore = [client_programs(url) / "psql", "-v", "ON_ERROR_STOP=1", "-q", "-d", made[other]]
         subprocess.run(restore, input=script, capture_output=True, check=True)
         new = shop_client(database(made[other]))
         assert new.db.execute_sql(lanes, [keys]).fetchall() != before
