@@ -51,7 +51,8 @@ class Bare(PgEvents):
         ((_, (value,)),) = asked[0].match
         assert data.cart_id == value
         text = self.write[data.__class__](data)
-        condition = (value, self.types, self.last.get(cart, 0))
+        types = ",".join(sorted(shop.classes))
+        condition = (f"{{cart_id,{value},{types}}}", f"{{{self.last.get(cart, 0)},0,0}}")
         self.cursor.execute(APPEND_ABOVE, (sample.type, text, *condition))
         self.last[cart] = self._saved(sample.type, data).id
 
