@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from pgevents.merging import merge_streams
-from pgevents.store import read
+from pgevents.store import results
 from pgevents.store.append import Appender
 from pgevents.store.functions import function_names, functions_sql
 from pgevents.store.layout import TableSpec
@@ -116,11 +116,11 @@ def _check_by_last_id() -> None:
 
 
 def _nothing_above_the_newest() -> None:
-    def above(events: Any, streams: Any, **_: bool) -> Position:
+    def above(events: Any, streams: Any, log: Any, **_: bool) -> Position:
         last = events[0].id if events else 0
-        return Position(last, last, 0, merge_streams(streams))
+        return Position(last, last, 0, merge_streams(streams), log=log)
 
-    read.position_of_newest = above  # type: ignore[attr-defined]
+    results.position_of_newest = above
 
 
 def _own_events_taken_for_final() -> None:

@@ -67,7 +67,7 @@ class Race:
         deaths: The share of events whose first try kills its process.
         subscriptions: Which.
         seed: Of the random numbers.
-        patience: Seconds that it may take until all is dealt with.
+        patience: Seconds without any progress after which what is left counts as lost.
     """
 
     seconds: float = 4.0
@@ -406,8 +406,8 @@ def _change(rng: random.Random, client: EventClient, race: Race) -> int:
 
 
 def _settle(client: EventClient, race: Race, workers: Workers, patience: float) -> list[str]:
-    """Wait until all is dealt with; what is not."""
-    end = time.monotonic() + patience
+    """Wait until all is dealt with, or nothing goes forward any more; what is not dealt with."""
+    end, before = time.monotonic() + patience, _progress(client)
     (last,) = client.db.execute_sql("SELECT max(id) FROM my_app.events").fetchone()
     for name in race.subscriptions:
         with suppress(PgEventsError):
@@ -415,6 +415,9 @@ def _settle(client: EventClient, race: Race, workers: Workers, patience: float) 
     for name in race.subscriptions:
         while True:
             workers.keep()
+            now = _progress(client)
+            if now != before:
+                end, before = time.monotonic() + patience, now
             with suppress(PgEventsError):
                 resume(client, name)
             try:
@@ -428,6 +431,13 @@ def _settle(client: EventClient, race: Race, workers: Workers, patience: float) 
             if time.monotonic() > end:
                 return [f"{name}: {_parked(client, name)} events stay parked: {_state(client, name)}"]
     return []
+
+
+def _progress(client: EventClient) -> tuple[Any, ...]:
+    """What changes while events are dealt with: how many were, and how far the lanes came."""
+    sql = "SELECT count(*), (SELECT sum(position) FROM my_app.events_checkpoints) FROM handled"
+    found: tuple[Any, ...] = client.db.execute_sql(sql).fetchone()
+    return found
 
 
 def _state(client: EventClient, name: str) -> str:
