@@ -151,10 +151,11 @@ class Saver:
             except PgEventsError as error:
                 self.failed(error)
                 is_known = is_known and isinstance(error, NOTHING_WRITTEN)
-                gives_up = not repeat or isinstance(error, ConcurrencyError) or self.rng.random() < 0.1
+                is_conflict = isinstance(error, ConcurrencyError)
+                gives_up = is_conflict or not repeat or self.rng.random() < 0.1
                 if gives_up and is_known:
                     self.journal.note("no", m=markers, error=type(error).__name__)
-                if gives_up and (is_known or not repeat):
+                if is_conflict or not repeat or (gives_up and is_known):
                     return
             else:
                 self.journal.note("ok", m=markers, ids=[event.id for event in saved])
