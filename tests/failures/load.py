@@ -77,9 +77,14 @@ class Journal:
         os.write(self._file, line.encode())
 
     @staticmethod
-    def read(path: Path) -> Iterator[dict[str, Any]]:
-        for line in path.read_text().splitlines():
-            with suppress(ValueError):  # the last line of a process that was killed
+    def read(path: Path, last_bytes: int = 0) -> Iterator[dict[str, Any]]:
+        """The lines of a journal, or those in its last bytes."""
+        with path.open("rb") as file:
+            if last_bytes and path.stat().st_size > last_bytes:
+                file.seek(-last_bytes, os.SEEK_END)
+            text = file.read().decode(errors="replace")
+        for line in text.splitlines():
+            with suppress(ValueError):  # half a line: of a process that was killed, or the first of the last
                 yield json.loads(line)
 
 
@@ -184,6 +189,10 @@ def save(url: str, folder: str, name: str, rate: float, keys: int) -> None:
         raise
 
 
+SAVES: Callable[..., None] = save
+"""What saving processes run; another one in a test of the oracle."""
+
+
 def handle(url: str, folder: str, name: str) -> None:
     """A process that handles events: what it was given is written beside its place."""
     client = client_of(url)
@@ -283,7 +292,7 @@ class Load:
         target: Any
         common: tuple[Any, ...] = (self.url, str(self.folder), full_name)
         if name[0] == "s":
-            target, common = save, (*common, self.rate, self.keys)
+            target, common = SAVES, (*common, self.rate, self.keys)
         else:
             target = handle if name[0] == "w" else observe
         process = PROCESSES.Process(target=target, args=common, daemon=True)
@@ -347,10 +356,10 @@ class Load:
         )
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """What the present incarnation of a process has noted in its last lines."""
+        """What the present incarnation of a process has noted of late."""
         kind = {"s": "saver", "w": "worker", "f": "follower"}[name[0]]
         path = self.folder / f"{kind}-{name}.{self.incarnations[name]}"
-        return list(Journal.read(path))[-200:] if path.exists() else []
+        return list(Journal.read(path, 20_000)) if path.exists() else []
 
     def wait_until_all_go_on(self, timeout: float = 120.0) -> None:
         """Until each saver has a save acknowledged.
