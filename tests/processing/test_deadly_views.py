@@ -84,8 +84,8 @@ def test_a_reducer_that_ends_its_process_parks_its_view(
 
 
 def test_a_rebuild_tries_parked_views_again(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call makes all attempts: what still ends its process is parked again, and the call raises; once the
-    reducer is mended, it ends with all views."""
+    """Each call makes all attempts: what still ends its process is parked again, and the call raises; when
+    the reducer is mended, it ends with all views."""
     client.save_events([CartCreated(key, "u1") for key in ("c1", "deadly", "c2", "deadly")])
     policy = retry(2, delay=0.0, after_death=0.0)
 
@@ -115,7 +115,7 @@ def test_a_rebuild_tries_parked_views_again(client: EventClient, monkeypatch: py
 
 
 def test_a_rebuild_waits_for_attempts_that_are_made(client: EventClient) -> None:
-    """A view that fails and then does not fail is whole when the call returns, though all others were complete
+    """A view that fails and then does not is whole when the call returns, though all others were complete
     before."""
     tries = 0
 
