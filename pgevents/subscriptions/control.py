@@ -295,6 +295,7 @@ def replay(
     *,
     reason: str = "",
     by: str | None = None,
+    states: Sequence[str] = ("parked", "retrying"),
 ) -> int:
     """Try again what is parked: the event of this id, the first event of this key, or of every key.
 
@@ -307,6 +308,8 @@ def replay(
         event_id: This event only.
         reason: Why; `parking_notes` shows it with who did it.
         by: Who does it; by default the role of the session.
+        states: Those in these states; an event that is still "retrying" is tried at once, too, and its
+            attempts are counted anew.
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
@@ -323,6 +326,7 @@ def replay(
         "note": note,
         "by": who,
         "reason": reason.strip(),
+        "states": list(states),
     }
     with every_lane(client, name):
         count = int(statements_of(client).run("retry", name=name, **given).rowcount)
