@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 OPTIONS = ("where", "order_by", "limit", "offset", "version", "partial", "max_lag")
-"""Keywords that are options of some calls; as a field's name they would be a slip."""
+"""Keywords that are options of some calls; as a field's name they would be a mistake."""
 
 
 def values_by_field(data: object, keywords: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,7 +43,7 @@ def values_by_field(data: object, keywords: Mapping[str, Any]) -> Mapping[str, A
             raise ConfigurationError(f"{name!r} is given twice, as a keyword and in data=")
         if name in OPTIONS:
             raise ConfigurationError(
-                f"{name}= is no option here; if a field of the view is called {name!r}, write "
+                f"{name}= is not an option here; if a field of the view is called {name!r}, write "
                 f"data={{{name!r}: {shown(value)}}}"
             )
     return {**named, **keywords}

@@ -20,7 +20,7 @@ from pgevents.subscriptions.health import waiting_events
 __all__ = ["EVERY", "MOST", "Samples", "Waiting", "line_of", "plot", "take_samples", "waiting_of"]
 
 MOST = 10_000
-"""So many events are counted; beyond it a page says "more than 10,000"."""
+"""Up to this many events are counted; beyond it a page says "more than 10,000"."""
 EVERY = timedelta(seconds=10)
 SPAN = timedelta(hours=1)
 

@@ -61,7 +61,7 @@ class Plugged:
         return None if data is None else {"title": page.title, "name": page.name, "data": data}
 
     def content(self, shown: Mapping[str, Any]) -> str | None:
-        """The HTML of a page that has a look of its own; else None."""
+        """The HTML of a page with its own template; else None."""
         page = next(page for page in self._pages() if page.name == shown["name"])
         return None if page.template is None else render_template_string(page.template, data=shown["data"])
 

@@ -14,7 +14,7 @@ from pgevents.event_types import EventType
 __all__ = ["type_names", "types_page"]
 
 SAMPLE = 100
-"""Of how many of its newest events the stored versions of a type are taken."""
+"""How many of a type's newest events are searched for stored versions."""
 
 # Each type is found by a jump along the index (type, id), so that the length of the log does not matter.
 NAMES_SQL = """\

@@ -159,7 +159,7 @@ def _check_text(text: str) -> None:
 
 
 def _members(text: str) -> dict[str, Any]:
-    """The members of a JSON object; a name that stands twice is refused."""
+    """The members of a JSON object; a name that occurs twice is refused."""
     objects: list[list[tuple[str, Any]]] = []
 
     def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

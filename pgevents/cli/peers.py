@@ -37,11 +37,11 @@ class Peer:
     """Another event store's form of an events table.
 
     Attributes:
-        columns: The columns by which its table is known.
+        columns: The columns by which its table is recognised.
         position: The column of its total order.
         stream: The column of the stream's name.
         version: The column of the place within a stream.
-        time: SQL of the time, or None if it stands in the event itself.
+        time: SQL of the time, or None if the event itself has it.
         extra_columns: Columns that are read, too.
         read: Type, JSON text of the data, other metadata and time of a row.
     """
@@ -212,7 +212,7 @@ class PeerTable:
         return Line(int(row["position"]), event_type, text, metadata_text, when, str(when), None)
 
     def totals(self) -> Totals:
-        """What stands in it."""
+        """Its numbers of events and streams, and the sum of the versions."""
         query = sql.SQL("SELECT count(*), count(DISTINCT {}), coalesce(sum({}), 0) FROM {}").format(
             sql.Identifier(self.peer.stream),
             sql.Identifier(self.peer.version),

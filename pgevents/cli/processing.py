@@ -29,7 +29,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
     try:
         return float(value.strip().rstrip("smh")) * units.get(value.strip()[-1:], 1)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no span of time; write 30s, 5m or 1h") from None
+        raise click.BadParameter(f"{value!r} is not a span of time; write 30s, 5m or 1h") from None
 
 
 def load_runner(where: str) -> Runner:
@@ -228,7 +228,7 @@ def show_parked(name: str, event_id: int, **options: Any) -> None:
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(0), required=False)
 @click.option("--key", help="Of this key only.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most this many.")
 @Store.options
 def show_notes(name: str, event_id: int | None, key: str | None, limit: int, **options: Any) -> None:
     store = Store(**options)

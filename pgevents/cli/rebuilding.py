@@ -49,8 +49,8 @@ def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> 
 
 
 def collect_rarely() -> None:
-    """Let Python look for cycles less often. A rebuild holds hundreds of thousands of objects, which make
-    none, and looking at all of them again and again takes a quarter of its time."""
+    """Run the garbage collector less often. A rebuild holds hundreds of thousands of objects without cycles,
+    and to look at all of them again and again takes a quarter of its time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 

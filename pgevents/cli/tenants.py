@@ -72,7 +72,7 @@ def move(name: str, node: str, **options: Any) -> None:
     )
 
 
-@tenants.command(help="Bring an interrupted move of a tenant to an end.", epilog=EXIT_CODES)
+@tenants.command(help="Finish an interrupted move of a tenant.", epilog=EXIT_CODES)
 @click.argument("name")
 @Store.options
 def recover(name: str, **options: Any) -> None:

@@ -27,7 +27,7 @@ def timers() -> None:
 @timers.command("list", epilog=EXIT_CODES, help="Show the timers that have not fired, by their times.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--key", help="Only the timer of this name.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most this many.")
 @Store.options
 def list_timers(state: str | None, key: str | None, limit: int, **options: Any) -> None:
     store = Store(**options)

@@ -65,7 +65,7 @@ def export_parquet(
     rows: int = 100_000,
     progress: Callable[[int, int], object] | None = None,
 ) -> ParquetExport:
-    """Write the log into Parquet files, each of a range of ids; called again, it goes on where it was.
+    """Write the log into Parquet files, each of a range of ids; called again, it continues.
 
     Only what is final is written, and a file gets its name when it is whole: whatever is in the folder is
     right, also after a crash. Of each event there are `id`, `type`, `data` and `metadata` (JSON as text),
@@ -115,7 +115,7 @@ def export_parquet(
 
 
 def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator[list[Any]]:
-    """The rows of the log up to an id, in lists of so many at most."""
+    """The rows of the log up to an id, in lists of at most `rows`."""
     found: list[Any] = []
     while True:
         tail = f"ORDER BY id LIMIT {min(PAGE, most - len(found))}"
@@ -142,7 +142,7 @@ def _arrow() -> Any:
 
 
 class _Folder:
-    """The folder, and what is noted of it."""
+    """The folder of an export, and its notes."""
 
     def __init__(self, client: EventClient, path: Path, by_type: bool) -> None:
         _arrow()

@@ -19,7 +19,7 @@ class RedisPublisher:
     Args:
         url: As redis-py takes it: "redis://localhost:6379/0".
         stream: The stream's key.
-        maxlen: Let the stream be cut to about so many messages; None keeps all.
+        maxlen: About how many messages the stream keeps; None for all.
         timeout: Seconds for each answer.
 
     Raises:

@@ -174,7 +174,7 @@ def read_lanes(
         streams: Merged streams.
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
-        limit: At most so many events.
+        limit: At most this many events.
         parked_of: The subscription of which to say whether anything is parked.
         columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 

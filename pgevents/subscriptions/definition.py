@@ -28,12 +28,12 @@ __all__ = [
     "stop",
 ]
 
-HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
+HELD = "a subscription stores its question, and finds events by single values of identifiers"
 """Why a subscription's stream has no comparison."""
 
 Effects = Literal["inside", "outside"]
 VIEW_KEY = ("$view",)
-"""In place of a key: the lanes go by ids of views, which the program tells of an event."""
+"""In place of a key: the lanes go by ids of views, which the program finds for an event."""
 
 
 @attrs.frozen
@@ -65,7 +65,7 @@ class ErrorPolicy:
         return attrs.evolve(self, then="stop")
 
     def delay_after(self, attempts: int, *, died: bool = False) -> float:
-        """Seconds to wait after so many attempts, the last of which may have ended its process."""
+        """Seconds to wait after this number of attempts, the last of which may have ended its process."""
         delay = float(min(self.delay * 2 ** min(attempts - 1, 60), self.longest))
         return max(delay, self.after_death) if died else delay
 
@@ -73,7 +73,7 @@ class ErrorPolicy:
 def retry(
     attempts: int, *, delay: float = 1.0, longest: float = 300.0, after_death: float = 5.0
 ) -> ErrorPolicy:
-    """Call the handler up to so many times for an event, with growing delays.
+    """Call the handler several times for an event, with growing delays.
 
     Args:
         attempts: At least 1.
@@ -179,7 +179,7 @@ class Work:
         effects: "inside" or "outside".
         policy: What an error means; `then` is decided.
         lease: Seconds that an event may take, with effects outside.
-        batch_size: At most so many events in a transaction.
+        batch_size: At most this many events in a transaction.
         handle: Takes events in order.
         takes_batches: Whether it takes all events of a batch at once, rather than one by one.
         setup: Called once in a process before the first event.

@@ -42,7 +42,7 @@ class Subscription(Generic[D]):
         on_error: What an error means.
         lease: With effects outside, the seconds after which an event whose worker is gone goes to another. An
             event must not take longer.
-        batch_size: At most so many events in a transaction.
+        batch_size: At most this many events in a transaction.
         client: The client; given to it by the runner.
 
     Example:
@@ -117,12 +117,11 @@ class Subscription(Generic[D]):
         """The next events, in a transaction that moves the place on when the block ends well.
 
         Args:
-            limit: At most so many.
+            limit: At most this many.
 
         Raises:
             ConfigurationError: The subscription was used for other streams before, stands ahead of the log,
-                or
-                is paused or stopped.
+                or is paused or stopped.
         """
         with scripts.batch(work_of(None, self), limit) as events:
             yield events
@@ -135,7 +134,7 @@ class Subscription(Generic[D]):
 
         Args:
             handler: Called with each event, in order.
-            limit: At most so many events.
+            limit: At most this many events.
         """
         return scripts.process(work_of(None, self), handler, limit)
 
@@ -210,13 +209,11 @@ def subscription(
         *streams: Event classes, type names, or `stream(...)`; none means the whole log.
         key: A field that every event has: events of one value come in order, one after the other; those of
             different values are handled side by side. None: all in one order, one worker at a time.
-        lanes: With a key, how many workers can work at once at most; 16 by default. The stored number rules,
-            see
-            `resize`.
+        lanes: With a key, how many workers can work at once at most; 16 by default. The number that is
+            stored counts: see `resize`.
         effects: "inside" (the default): the function runs in a transaction of this database, and what it
-            writes
-            there happens exactly once. "outside": it runs in no transaction, at least once; `event.id` tells
-            repeats.
+            writes there happens exactly once. "outside": it runs in no transaction, at least once; a repeat
+            has the same `event.id`.
         on_error: `retry(...)`, `park()` or `stop()`; by default five attempts, then the event is parked (with
             a key) or the subscription stops (without).
         lease: With effects outside, how many seconds one event may take at most.
