@@ -30,7 +30,8 @@ def check_models(client: EventClient, works: Iterable[Work]) -> None:
             raise ConfigurationError(
                 f"subscription {work.name!r}: {', '.join(wrong)} is bound to another Peewee object of "
                 "the same database, so what it writes is not in the transaction of the place: bind it to "
-                "client.db (db.bind([...])), use effects='outside', or allow it: Runner(..., other_databases=True)"
+                "client.db (db.bind([...])), use effects='outside', or allow it: "
+                "Runner(..., other_databases=True)"
             )
 
 
