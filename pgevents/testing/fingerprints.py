@@ -31,8 +31,9 @@ def check_reducers(
 
     Saved views of a version are folded further by the present reducers, so a change takes a new one.
     The file is JSON and belongs into version control. It is made at the first call; projections and versions
-    that are new to it are added. The comparison uses the source of the class and of the functions that it names,
-    without comments and formatting. Functions that these call are not compared, so it is only a warning.
+    that are new to it are added. The comparison uses the source of the class and of the functions that it
+    names, without comments and formatting. Functions that these call are not compared, so it is only a
+    warning.
 
     Args:
         path: The lock file.
