@@ -11,7 +11,7 @@ from pgevents.caches import remembered
 from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.event_types import named_classes, type_names
-from pgevents.fields import check_field
+from pgevents.fields import check_field, named_once
 from pgevents.texts import identifier_text
 
 if TYPE_CHECKING:
@@ -248,10 +248,7 @@ def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, An
             "data={} names no identifier, and would find all events of these types; leave it out, or say so: "
             "data=everything (from pgevents import everything)"
         )
-    twice = sorted(set(named) & set(identifier))
-    if twice:
-        raise ConfigurationError(f"{twice[0]!r} is given twice, as a keyword and in data=")
-    return {**named, **identifier}
+    return named_once(named, identifier)
 
 
 def _refuse_reserved(identifier: Mapping[str, Any]) -> None:

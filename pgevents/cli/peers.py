@@ -17,7 +17,7 @@ from pgevents.codec.times import parse_datetime
 from pgevents.errors import EventEncodeError
 
 from .frame import fail
-from .lines import Line, Refuse
+from .lines import Line, Refuse, check_type
 
 __all__ = ["PEERS", "TOTALS_SQL", "Peer", "PeerTable", "Totals"]
 
@@ -198,8 +198,7 @@ class PeerTable:
         data: Any = json.loads(text)
         if not isinstance(data, dict):
             raise EventEncodeError("its data are not a JSON object")
-        if not 0 < len(event_type) <= 200:
-            raise EventEncodeError(f"its type has {len(event_type)} characters; 1 to 200 are allowed")
+        check_type(event_type)
         metadata = {
             "imported_from": self.source,
             "stream": row["stream"],

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,7 @@ import attrs
 from pgevents.caches import remembered
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
-from pgevents.distribution import install_hint
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, parts_of
 from pgevents.exchange.schemas import resolved, stored_fields
@@ -133,12 +132,8 @@ def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator
 @remembered("module of Arrow")
 def _arrow() -> Any:
     """The module pyarrow, which has no types."""
-    try:
-        arrow: Any = import_module("pyarrow")
-        import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"pyarrow is missing; it is an extra: {install_hint('parquet')}") from error
-    return arrow
+    require("pyarrow.parquet", "parquet")
+    return require("pyarrow", "parquet")
 
 
 class _Folder:

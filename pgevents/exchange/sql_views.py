@@ -17,6 +17,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
 from pgevents.event_types import EventType
 from pgevents.exchange.schemas import resolved, stored_fields
+from pgevents.store.grants import quoted_role
 from pgevents.store.session import Session
 
 __all__ = ["EventView", "create_views"]
@@ -257,9 +258,7 @@ def _drop(session: Session, name: str) -> None:
 
 
 def _grant(session: Session, schema: str, views: list[_SqlView], role: str) -> None:
-    row = session.execute("SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-    if row is None:
-        raise ConfigurationError(f"there is no role {role!r} to grant rights to: CREATE ROLE it first")
-    session.execute(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {row[0]}")
+    name = quoted_role(session, role)
+    session.execute(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {name}")
     for view in views:
-        session.execute(f"GRANT SELECT ON {view.name} TO {row[0]}")
+        session.execute(f"GRANT SELECT ON {view.name} TO {name}")

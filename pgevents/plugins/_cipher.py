@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from pgevents import EventDecodeError, EventEncodeError, StoredEvent
-from pgevents.plugins._extras import require
+from pgevents.distribution import require
 
 __all__ = ["MARK", "Cipher", "canonical", "encrypted_fields", "unreadable"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
-from pgevents.relays.messages import Message, check_text, require
+from pgevents.relays.messages import Message, check_text
 
 __all__ = ["RedisPublisher"]
 

@@ -22,6 +22,8 @@ __all__ = [
     "Question",
     "Work",
     "gate_of",
+    "check_lanes",
+    "check_name",
     "key_names",
     "park",
     "retry",
@@ -32,6 +34,7 @@ HELD = "a subscription stores its question, and finds events by single values of
 """Why a subscription's stream has no comparison."""
 
 Effects = Literal["inside", "outside"]
+MOST_LANES = 1024
 VIEW_KEY = ("$view",)
 """In place of a key: the lanes go by ids of views, which the program finds for an event."""
 
@@ -154,6 +157,28 @@ def _sorted(streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
     return tuple(
         sorted(canonical, key=lambda stream: (stream.types is not None, stream.types or (), stream.match))
     )
+
+
+def check_name(name: object) -> None:
+    """Check the name of a subscription.
+
+    Raises:
+        ConfigurationError: It cannot be one.
+    """
+    if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
+        raise ConfigurationError(
+            f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
+        )
+
+
+def check_lanes(lanes: object, where: str = "") -> None:
+    """Check a number of lanes.
+
+    Raises:
+        ConfigurationError: Another number, or none; `where` begins its message.
+    """
+    if type(lanes) is not int or not 1 <= lanes <= MOST_LANES:
+        raise ConfigurationError(f"{where}lanes are a number from 1 to {MOST_LANES}, not {lanes!r}")
 
 
 def key_names(key: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,15 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.streams import Stream, stream
 from pgevents.subscriptions import scripts
-from pgevents.subscriptions.definition import Effects, ErrorPolicy, Question, Work, key_names
+from pgevents.subscriptions.definition import (
+    Effects,
+    ErrorPolicy,
+    Question,
+    Work,
+    check_lanes,
+    check_name,
+    key_names,
+)
 from pgevents.subscriptions.keeping import Keep
 
 __all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "work_of"]
@@ -21,7 +29,6 @@ __all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "
 D = TypeVar("D")
 Handler = Callable[..., object]
 LANES = 16
-MOST_LANES = 1024
 
 
 class Subscription(Generic[D]):
@@ -347,10 +354,7 @@ def _takes_client(function: Handler, name: str) -> bool:
 
 def _check(subscription: Subscription[Any]) -> None:
     name: Any = subscription.name
-    if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
-        raise ConfigurationError(
-            f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
-        )
+    check_name(name)
     if isinstance(subscription.streams, (Stream, str)):
         raise ConfigurationError(f"subscription {name!r}: streams are a list of stream(...)")
     question = _question(subscription)
@@ -358,12 +362,8 @@ def _check(subscription: Subscription[Any]) -> None:
         raise ConfigurationError(
             f"subscription {name!r}: effects are 'inside' or 'outside', not {subscription.effects!r}"
         )
-    if subscription.lanes is not None and (
-        type(subscription.lanes) is not int or not 1 <= subscription.lanes <= MOST_LANES
-    ):
-        raise ConfigurationError(
-            f"subscription {name!r}: lanes are a number from 1 to {MOST_LANES}, not {subscription.lanes!r}"
-        )
+    if subscription.lanes is not None:
+        check_lanes(subscription.lanes, f"subscription {name!r}: ")
     if subscription.lanes not in (None, 1) and not question.key:
         raise ConfigurationError(f"subscription {name!r}: more lanes than one need a key to go by")
     if not isinstance(subscription.on_error, ErrorPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
