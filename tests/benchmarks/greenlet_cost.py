@@ -2,8 +2,8 @@
 
 Run by `python -m tests.benchmarks.greenlet_cost`; it needs gevent. `threads` is `AsyncEventClient`.
 `greenlets` runs the sync client in greenlets of the event loop's thread, which wait for sockets by
-`loop.add_reader`. `gevent` does the same without asyncio. Each task has a connection of its own. Rounds of all
-take turns, each in a process of its own, because a wait callback is for a whole process.
+`loop.add_reader`. `gevent` does the same without asyncio. Each task has a connection of its own. Rounds of
+all take turns, each in a process of its own, because a wait callback is for a whole process.
 
 CPU time is the median of the rounds, without the server's. The rate is that of the best round, because other
 load on the machine only lowers it.
