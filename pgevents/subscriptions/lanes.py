@@ -224,8 +224,14 @@ def layers_of(text: str) -> tuple[Layer, ...]:
     return tuple((count, tuple(places)) for count, places in json.loads(text))
 
 
-def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
+def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
     """The next final events of these lanes.
+
+    Args:
+        work: The subscription.
+        lanes: The lanes.
+        limit: At most so many events.
+        bound: Read up to this final id only, and do not look what is parked.
 
     Raises:
         ConfigurationError: A lane stands ahead of the log, or the key is not a field of an event.
@@ -237,7 +243,10 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
         places[lane.number] = lane.position
         layers[lane.number] = lane.layers
     question = work.question
-    found = read_lanes(work.statements, question.streams, question.key, places, limit, parked_of=work.name)
+    parked_of = work.name if bound is None else ""
+    found = read_lanes(
+        work.statements, question.streams, question.key, places, limit, parked_of=parked_of, bound=bound
+    )
     for lane in lanes:
         if lane.position > found.bound:
             check_ahead(work, lane)
