@@ -97,8 +97,8 @@ def _row(row: Any) -> Row:
     make: Any = Row
     error, stack = split_error(row[12])
     places = (*row[:2], question_of(row[2]), row[3], layers_of(row[4]))
-    made: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
-    return made
+    lane: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
+    return lane
 
 
 @contextmanager
@@ -209,8 +209,8 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
                 "events that are left out"
             )
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
-        asked = json.dumps((question or rows[0].question).as_json())
-        statements.run("reset", name=name, position=position, question=asked)
+        question_json = json.dumps((question or rows[0].question).as_json())
+        statements.run("reset", name=name, position=position, question=question_json)
         who, reason = _role(client), f"reset to {position}: it comes again"
         note = f"reset to {position} by {who}: it comes again"
         statements.run("discard_above", name=name, position=position, note=note, by=who, reason=reason)
@@ -295,6 +295,7 @@ def replay(
     *,
     reason: str = "",
     by: str | None = None,
+    states: Sequence[str] = ("parked", "retrying"),
 ) -> int:
     """Try again what is parked: the event of this id, the first event of this key, or of every key.
 
@@ -307,6 +308,8 @@ def replay(
         event_id: This event only.
         reason: Why; `parking_notes` shows it with who did it.
         by: Who does it; by default the role of the session.
+        states: Those in these states; an event that is still "retrying" is tried at once, too, and its
+            attempts are counted anew.
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
@@ -323,6 +326,7 @@ def replay(
         "note": note,
         "by": who,
         "reason": reason.strip(),
+        "states": list(states),
     }
     with every_lane(client, name):
         count = int(statements_of(client).run("retry", name=name, **given).rowcount)

@@ -174,9 +174,9 @@ class Tenants:
             InvalidValueError: There is no such tenant.
             DatabaseUnavailableError: The directory cannot be asked, and was not asked before.
         """
-        known = self._clients.get(tenant)
-        if known is not None:
-            return known
+        open_client = self._clients.get(tenant)
+        if open_client is not None:
+            return open_client
         place = self._find(tenant)
         client = self._client_at(tenant, self.nodes[self._check_node(place.node)])
         client.session.when_missing = lambda message: self._moved(tenant, place.node, client, message)
@@ -417,5 +417,5 @@ def in_schema(model: M, schema: str) -> M:
     """A model like another, whose table stands in a schema."""
     spec = attrs.evolve(model.pgevents_spec, schema=schema)
     meta = type("Meta", (), {"table_name": spec.name, "schema": schema})
-    made: Any = type(model.__name__, model.__bases__, {"Meta": meta, "pgevents_spec": spec})
-    return made  # type: ignore[no-any-return]
+    copied: Any = type(model.__name__, model.__bases__, {"Meta": meta, "pgevents_spec": spec})
+    return copied  # type: ignore[no-any-return]
