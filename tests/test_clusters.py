@@ -10,12 +10,12 @@ import attrs
 import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, MultiStreamProjectionBase, pipeline, stream
-from pgevents.clusters import Dask, worker
+from pgevents.clusters import Dask
 from pgevents.clusters.ranges import Plan, begin, finish
 from pgevents.clusters.recipe import recipe_of
 from pgevents.clusters.worker import Outcome, Task, fold_range
 from pgevents.errors import PgEventsError
-from pgevents.subscriptions import Work, keep, kept_views, parked, pause, rebuild
+from pgevents.subscriptions import Inline, Work, keep, kept_views, park, parked, pause, rebuild
 from pgevents.subscriptions.engines import fold_by
 from pgevents.testing import drain
 
@@ -55,6 +55,10 @@ class FailingProjection(CartProjection):
         return user_id
 
     reducers = pipeline(user_id=to_user)
+
+
+class FailingNextProjection(FailingProjection):
+    version = 2
 
 
 def shopping(*ids: str) -> list[Any]:
@@ -219,14 +223,13 @@ def test_a_view_that_cannot_be_folded_is_parked(client: EventClient) -> None:
     """As in any rebuild; the others are complete, and after many of them nothing is."""
     client.save_events([*shopping(*IDS), CartCreated("odd", "bad"), *shopping("odd")])
     with pytest.raises(PgEventsError, match="parked list"):
-        rebuild(client, FailingProjection, engine=Local())
+        rebuild(client, FailingProjection, engine=Local(), every=0.05, on_error=park())
     (event,) = parked(client, "view FAILING 1 in views")
     assert (event.key, event.event_id) == ("odd", 2 * len(IDS) + 1)
     assert not differing(client, FailingProjection)
     client.save_events([CartCreated(f"bad{n}", "bad") for n in range(200)])
-    client.db.execute_sql("DELETE FROM my_app.events_kept; DELETE FROM my_app.events_checkpoints")
     with pytest.raises(AssertionError, match="more than 20 views.*no such user"):
-        rebuild(client, FailingProjection, engine=Local())
+        rebuild(client, FailingNextProjection, engine=Local())
 
 
 def test_a_paused_view_stays_where_it_is(client: EventClient) -> None:
@@ -272,7 +275,12 @@ def test_a_worker_with_another_program_is_refused(
 
     with pytest.raises(ConfigurationError, match="workers cannot import"):
         recipe_of(client, Inside, URL, None)
-    client.plugins.register(worker)
+    client.plugins.register(Inline(CartProjection))
+    with pytest.raises(ConfigurationError, match="the client has plugins"):
+        recipe_of(client, CartProjection, URL, None)
+    made = attrs.evolve(task, recipe=recipe_of(client, CartProjection, URL, "tests.conftest:shop_client"))
+    monkeypatch.setenv(URL, pgevents_url)
+    assert fold_range(made).kind == "done"
     for wrong in ("scheduler", "http://x:1", "dask://scheduler"):
         with pytest.raises(ConfigurationError, match="dask://host:port"):
             Dask(wrong)

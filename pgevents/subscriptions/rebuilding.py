@@ -13,7 +13,7 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.kept import KeptReport, kept_name, kept_reports
-from pgevents.subscriptions.control import all_rows, every_lane, replay, statements_of
+from pgevents.subscriptions.control import every_lane, replay, statements_of
 from pgevents.subscriptions.definition import ErrorPolicy
 from pgevents.subscriptions.engines import Engine, fold_by, refuse_stuck
 from pgevents.subscriptions.keeping import keep
