@@ -94,6 +94,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
+            session.refuse_moved(f"{spec.qualified()} is not here")
             refuse_stale_functions(session.execute, spec)
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
