@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -11,10 +12,13 @@ import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, MultiStreamProjectionBase, pipeline, stream
 from pgevents.clusters import Dask
+from pgevents.clusters.dealing import clear, to_deal
 from pgevents.clusters.ranges import Plan, begin, finish
 from pgevents.clusters.recipe import recipe_of
-from pgevents.clusters.worker import Outcome, Task, fold_range
+from pgevents.clusters.worker import Outcome, Task, deal_file, fold_range
 from pgevents.errors import PgEventsError
+from pgevents.exchange import export_parquet
+from pgevents.exchange.parquet import exported
 from pgevents.subscriptions import Inline, Work, keep, kept_views, park, parked, pause, rebuild
 from pgevents.subscriptions.engines import fold_by
 from pgevents.testing import drain
@@ -244,6 +248,55 @@ def test_a_paused_view_stays_where_it_is(client: EventClient) -> None:
     with pytest.raises(ConfigurationError, match="is paused"):
         rebuild(client, CartProjection, engine=Local())
     assert kept_views(client)[0].position == 0
+
+
+@pytest.mark.parametrize("cls", [CartProjection, BoughtProjection])
+def test_views_are_folded_from_an_export(client: EventClient, tmp_path: Path, cls: Any) -> None:
+    """Its files are dealt out to the ranges once; what came later is folded from the log."""
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    client.save_events(shopping(*IDS))
+    export_parquet(client, tmp_path, rows=10)
+    client.save_events(shopping(*IDS))
+    export_parquet(client, tmp_path, rows=7)
+    client.save_events(shopping(*IDS))
+    work, recipe = work_of(client, cls), recipe_of(client, cls, URL, None)
+    files, last, _ = exported(client, tmp_path)
+    plan = begin(work, RANGES, last)
+    assert (len(files), last, plan.bound) == (7, 4 * len(IDS), 4 * len(IDS))
+    task = Task(recipe, plan, 0, parquet=str(tmp_path))
+    for name in to_deal(str(tmp_path), plan, files):
+        assert deal_file(task, name).kind == "done"
+    assert to_deal(str(tmp_path), plan, files) == []
+    done = [fold_range(attrs.evolve(task, number=number)) for number in plan.todo]
+    assert {one.kind for one in done} == {"done"}
+    assert sum(one.events for one in done) == (2 if cls is CartProjection else 1) * 2 * len(IDS)
+    assert finish(work, plan)
+    clear(str(tmp_path), plan)
+    assert not list(tmp_path.glob("_dealt*"))
+    drain(client, [keep(cls)])
+    assert not differing(client, cls, IDS if cls is CartProjection else [f"p{id}" for id in IDS])
+
+
+def test_an_export_that_is_not_the_log_is_refused(client: EventClient, tmp_path: Path) -> None:
+    """None at all, one that lacks a file, or is older than a change of the log under maintenance."""
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    client.save_events(shopping(*IDS))
+    with pytest.raises(ConfigurationError, match="holds no export"):
+        exported(client, tmp_path)
+    done = export_parquet(client, tmp_path, rows=10)
+    moved = done.files[1].rename(tmp_path / "moved")
+    with pytest.raises(ConfigurationError, match="lacks the file with event 11"):
+        exported(client, tmp_path)
+    moved.rename(done.files[1])
+    client.db.execute_sql("ALTER TABLE my_app.events DISABLE TRIGGER USER")
+    client.db.execute_sql("UPDATE my_app.events SET created_at = now() WHERE id = %s", [done.last_id])
+    client.db.execute_sql("ALTER TABLE my_app.events ENABLE TRIGGER USER")
+    with pytest.raises(ConfigurationError, match="was set back"):
+        exported(client, tmp_path)
+    with client.maintenance("asked for"):
+        client.db.execute_sql("DELETE FROM my_app.events WHERE id = 1")
+    with pytest.raises(ConfigurationError, match="changed under maintenance"):
+        exported(client, tmp_path)
 
 
 def test_a_worker_with_another_program_is_refused(

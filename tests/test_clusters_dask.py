@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pgevents import ConfigurationError, EventClient, RetryableError
-from pgevents.clusters import Dask, engine
+from pgevents.clusters import Dask, engine, running
 from pgevents.subscriptions import keep, rebuild
 from pgevents.testing import drain
 
@@ -34,6 +34,7 @@ MANY = [f"m{n}" for n in range(200)]
 def environment(monkeypatch: pytest.MonkeyPatch, pgevents_url: str) -> None:
     monkeypatch.setenv(URL, pgevents_url)
     monkeypatch.setenv("PYTHONPATH", ROOT)
+    monkeypatch.setattr(engine, "WORKERS_WAIT", 120.0)
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def test_killed_workers_lose_nothing(client: EventClient, monkeypatch: pytest.Mo
 @pytest.mark.long
 def test_a_killed_scheduler_loses_nothing(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call ends with an error that says so; called again, it folds what is left, up to the same bound."""
-    monkeypatch.setattr(engine, "AWAY", 2.0)
+    monkeypatch.setattr(running, "AWAY", 2.0)
     monkeypatch.setenv("SECONDS_AN_EVENT", "0.02")
     client.save_events(shopping(*MANY))
     port = free_port()

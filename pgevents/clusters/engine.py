@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from pgevents.client import EventClient
+from pgevents.clusters.dealing import clear, to_deal
 from pgevents.clusters.ranges import Plan, begin, finish
-from pgevents.clusters.recipe import Recipe, recipe_of
+from pgevents.clusters.recipe import recipe_of
+from pgevents.clusters.running import AWAY, Job, Run, dask_module
 from pgevents.clusters.sources import Standby
-from pgevents.clusters.worker import Outcome, Task, fold_range
-from pgevents.distribution import install_hint
-from pgevents.errors import ConfigurationError, PgEventsError, RetryableError, shown
+from pgevents.clusters.worker import Task, deal_file, fold_range
+from pgevents.errors import ConfigurationError, RetryableError, shown
+from pgevents.exchange.parquet import exported
 from pgevents.subscriptions.definition import Work
 
 __all__ = ["Dask"]
 
 log = logging.getLogger("pgevents")
 
-LOOK_EVERY = 0.05
 RANGES_A_THREAD = 4
 MOST_RANGES = 1024
-AWAY = 15.0
-"""Seconds to wait for a scheduler that does not answer."""
 WORKERS_WAIT = 30.0
-ATTEMPTS = 10
-"""How often a range is tried again after errors of the database, or of the connection to it."""
 FINISHES = 12
 """How often the end is tried again while keepers are in the middle of batches, for ten seconds each."""
-GONE = (
-    "the scheduler at {address} does not answer any more. What is folded is noted in the database: call "
-    "rebuild again to go on"
-)
-KEPT = "What is done is kept: call rebuild again to go on"
 
 
 class Dask:
@@ -60,6 +53,7 @@ class Dask:
         credentials: str = "PGEVENTS_DATABASE_URL",
         maker: str | None = None,
         standby: str | None = None,
+        parquet: str | None = None,
         ranges: int | None = None,
     ) -> None:
         """Nothing is connected yet.
@@ -70,6 +64,8 @@ class Dask:
             maker: A function that takes a URL and makes the client, `module:function`; needed for a client
                 with plugins.
             standby: The name of a variable with the URL of a physical standby, to read the log from.
+            parquet: A folder of `export_parquet`, to read the log from: under the same path for all workers
+                and this process, and writable. It is read once, rather than once for each range.
             ranges: Into how many ranges a new fold divides the ids; by default four for each thread of the
                 workers. Each is a task that reads the log once, and its views fit into a worker's memory at
                 best.
@@ -99,10 +95,13 @@ class Dask:
             raise ConfigurationError(f"maker is module:function, not {shown(maker)}")
         if ranges is not None and (type(ranges) is not int or not 1 <= ranges <= MOST_RANGES):
             raise ConfigurationError(f"ranges are a number from 1 to {MOST_RANGES}, not {shown(ranges)}")
+        if parquet is not None and (standby is not None or not os.path.isabs(parquet)):
+            raise ConfigurationError("parquet is the full path of a folder, and goes without standby")
         self.address = f"{'tls' if scheme == 'tls' else 'tcp'}://{rest}"
         self.credentials = credentials
         self.maker = maker
         self.standby = standby
+        self.parquet = parquet
         self.ranges = ranges
 
     def fold(self, client: EventClient, work: Work, progress: Callable[[int, int], object]) -> None:
@@ -116,38 +115,67 @@ class Dask:
         recipe = recipe_of(client, work.keeper.rule.projection, self.credentials, self.maker)
         with self._cluster() as cluster:
             while True:
-                plan = begin(work, self.ranges or _ranges_for(cluster))
+                files, last = self._export(client)
+                plan = begin(work, self.ranges or _ranges_for(cluster), last)
+                if last is not None and last < plan.bound:
+                    raise ConfigurationError(
+                        f"the fold was begun up to event {plan.bound}, and {self.parquet} ends at {last}: "
+                        "export again, or go on without parquet"
+                    )
                 standby = None if self.standby is None else Standby(self.standby, client.bookmark())
-                run = _Run(cluster, self.address, recipe, plan, standby, progress)
-                if not run.fold():
-                    log.warning("the fold of %r begins anew, or is over: %s", work.name, run.change)
+                task = Task(recipe, plan, 0, standby, self.parquet)
+                if not self._run(cluster, task, files, progress):
+                    log.warning("the fold of %r begins anew, or is over", work.name)
                 if _finished(work, plan):
+                    if self.parquet is not None:
+                        clear(self.parquet, plan)
                     return
+
+    def _export(self, client: EventClient) -> tuple[list[Path], int | None]:
+        """The files to read, and up to which id they hold the log."""
+        if self.parquet is None:
+            return [], None
+        files, last, _ = exported(client, self.parquet)
+        return files, last
+
+    def _run(
+        self, cluster: Any, task: Task, files: list[Path], progress: Callable[[int, int], object]
+    ) -> bool:
+        """Deal out the files, and fold what is to do; whether the fold is still the one that was begun."""
+        plan = task.plan
+        if self.parquet is not None:
+            dealing: list[Job] = [(deal_file, task, name) for name in to_deal(self.parquet, plan, files)]
+            if not Run(cluster, self.address, dealing, lambda done: progress(0, plan.bound)).go():
+                return False
+        before = plan.ranges - len(plan.todo)  # each range is as large as another
+        folding: list[Job] = [(fold_range, attrs.evolve(task, number=number)) for number in plan.todo]
+
+        def tell(done: int) -> None:
+            progress(plan.bound * (before + done) // plan.ranges, plan.bound)
+
+        return Run(cluster, self.address, folding, tell).go()
 
     @contextmanager
     def _cluster(self) -> Generator[Any, None, None]:
         """A connection to the scheduler, which has workers."""
-        distributed = _distributed()
+        distributed = dask_module()
         try:
             cluster = distributed.Client(self.address, set_as_default=False, timeout=AWAY)
         except (OSError, TimeoutError) as error:
             raise ConfigurationError(f"there is no scheduler at {self.address}: {error}") from error
         try:
-            cluster.wait_for_workers(1, timeout=WORKERS_WAIT)
+            self._await_workers(cluster)
             yield cluster
-        except distributed.TimeoutError as error:
-            raise ConfigurationError(
-                f"the scheduler at {self.address} has no workers: start some, dask worker {self.address}"
-            ) from error
         finally:
             cluster.close(timeout=1)
 
-
-def _distributed() -> Any:
-    try:
-        return import_module("distributed")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"distributed is missing; it is an extra: {install_hint('dask')}") from error
+    def _await_workers(self, cluster: Any) -> None:
+        try:
+            cluster.wait_for_workers(1, timeout=WORKERS_WAIT)
+        except dask_module().TimeoutError as error:
+            raise ConfigurationError(
+                f"the scheduler at {self.address} has no workers: start some, dask worker {self.address}"
+            ) from error
 
 
 def _ranges_for(cluster: Any) -> int:
@@ -166,106 +194,3 @@ def _finished(work: Work, plan: Plan) -> bool:
                 raise
             attempt += 1
             time.sleep(0.2)
-
-
-@attrs.define(eq=False)
-class _Run:
-    """One run of the ranges that are to do through the cluster."""
-
-    cluster: Any
-    address: str
-    recipe: Recipe
-    plan: Plan
-    standby: Standby | None
-    progress: Callable[[int, int], object]
-    change: str = ""
-    _futures: dict[Any, int] = attrs.field(factory=dict[Any, int])
-    _attempts: dict[int, int] = attrs.field(factory=dict[int, int])
-    _done: int = 0
-    _lost_at: float | None = None
-
-    def fold(self) -> bool:
-        """Fold them; whether the fold is still the one that was begun."""
-        self._tell()
-        for number in self.plan.todo:
-            self._submit(number)
-        try:
-            while self._futures and not self.change:
-                self._look()
-        finally:
-            self._give_up()
-        return not self.change
-
-    def _submit(self, number: int) -> None:
-        task = Task(self.recipe, self.plan, number, self.standby)
-        future = self.cluster.submit(fold_range, task, pure=False)
-        self._futures[future] = number
-
-    def _look(self) -> None:
-        ended = [future for future in self._futures if future.status != "pending"]
-        for future in ended:
-            number = self._futures[future]
-            if future.status == "error":
-                error = future.exception()
-                raise PgEventsError(
-                    f"range {number} of {self.plan.ranges} cannot be folded: {type(error).__name__}: "
-                    f"{error}. {KEPT}"
-                ) from error
-            if future.status != "finished":  # cancelled or lost: the scheduler has forgotten it
-                raise RetryableError(GONE.format(address=self.address))
-            outcome = self._result(future)
-            if outcome is not None:
-                del self._futures[future]
-                self._take(number, outcome)
-        if ended:
-            self._tell()
-        else:
-            self._check_scheduler()
-            time.sleep(LOOK_EVERY)
-
-    def _result(self, future: Any) -> Outcome | None:
-        """What a worker returned; None if it has died since, and another one folds the range again."""
-        distributed = _distributed()
-        try:
-            outcome: Outcome = future.result(timeout=AWAY)
-        except distributed.TimeoutError:
-            return None
-        except (distributed.CancelledError, OSError) as error:
-            raise RetryableError(GONE.format(address=self.address)) from error
-        return outcome
-
-    def _take(self, number: int, outcome: Outcome) -> None:
-        if outcome.kind == "changed":
-            self.change = outcome.error
-        elif outcome.kind == "refused":
-            raise PgEventsError(outcome.error)
-        elif outcome.kind == "done":
-            self._done += 1
-        else:
-            self._attempts[number] = attempts = self._attempts.get(number, 0) + 1
-            if attempts >= ATTEMPTS:
-                raise RetryableError(
-                    f"range {number} was tried {attempts} times; last: {outcome.error}. {KEPT}"
-                )
-            log.warning("range %d is folded again: %s", number, outcome.error)
-            self._submit(number)
-
-    def _check_scheduler(self) -> None:
-        if self.cluster.status == "running":
-            self._lost_at = None
-            return
-        now = time.monotonic()
-        self._lost_at = self._lost_at or now
-        if now - self._lost_at > AWAY or self.cluster.status == "closed":
-            raise RetryableError(GONE.format(address=self.address))
-
-    def _tell(self) -> None:
-        """Say how far it is: each range is as large as another."""
-        plan = self.plan
-        done = plan.ranges - len(plan.todo) + self._done
-        self.progress(plan.bound * done // plan.ranges, plan.bound)
-
-    def _give_up(self) -> None:
-        for future in self._futures:
-            future.release()
-        self._futures.clear()

@@ -6,13 +6,14 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import attrs
 
 from pgevents.client import EventClient
+from pgevents.clusters.dealing import deal, dealt_pages
 from pgevents.clusters.ranges import Plan
 from pgevents.clusters.recipe import Recipe, check_log, client_of, projection_of
 from pgevents.clusters.sources import Standby, pages, wait_for_replay
@@ -24,7 +25,7 @@ from pgevents.subscriptions.lanes import Batch, Item, Lane
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import MOST_EVENTS, Fold
 
-__all__ = ["Outcome", "Task", "fold_range"]
+__all__ = ["Outcome", "Task", "deal_file", "fold_range"]
 
 ATTEMPTS = 40
 """How often rows are written again, where a caller has locked one of them."""
@@ -40,12 +41,14 @@ class Task:
         plan: The fold.
         number: The range.
         standby: The standby to read from; None: the database.
+        parquet: The folder of the export to read from.
     """
 
     recipe: Recipe
     plan: Plan
     number: int
     standby: Standby | None = None
+    parquet: str | None = None
 
 
 @attrs.frozen
@@ -70,10 +73,19 @@ class ChangedError(PgEventsError):
 
 def fold_range(task: Task) -> Outcome:
     """Fold a range and note that it is done. Errors come back as text: not every exception can travel."""
+    return _guarded(_fold, task)
+
+
+def deal_file(task: Task, name: str) -> Outcome:
+    """Deal out a file of the export to the ranges."""
+    return _guarded(_deal, task, name)
+
+
+def _guarded(call: Callable[..., int], task: Task, *more: Any) -> Outcome:
     opened: list[EventClient] = []
     try:
         with _rare_collections():
-            return Outcome("done", _fold(task, opened))
+            return Outcome("done", call(opened, task, *more))
     except ChangedError as error:
         return Outcome("changed", error=str(error))
     except Exception as error:
@@ -88,22 +100,34 @@ def fold_range(task: Task) -> Outcome:
                 client.db.close()
 
 
-def _fold(task: Task, opened: list[EventClient]) -> int:
+def _work(opened: list[EventClient], task: Task) -> Work:
+    """The kept view, with a client of this worker's."""
     cls = projection_of(task.recipe)
     client = client_of(task.recipe, task.recipe.credentials)
     opened.append(client)
     check_log(task.recipe, client)
-    work = keep(cls).work(client)
-    reading = work
-    if task.standby is not None:
+    return keep(cls).work(client)
+
+
+def _deal(opened: list[EventClient], task: Task, name: str) -> int:
+    return deal(_work(opened, task), str(task.parquet), task.plan, name)
+
+
+def _fold(opened: list[EventClient], task: Task) -> int:
+    work, plan = _work(opened, task), task.plan
+    fold = RangeFold(work, plan, task.number)
+    if task.parquet is not None:
+        found = dealt_pages(work, fold.lane, task.parquet, plan)
+    elif task.standby is not None:
         standby = client_of(task.recipe, task.standby.credentials)
         opened.append(standby)
-        wait_for_replay(client, standby, task.standby.position)
-        reading = attrs.evolve(work, client=standby)
-    fold = RangeFold(work, task.plan, task.number)
-    for batch in pages(reading, fold.lane, task.plan.bound):
+        wait_for_replay(work.client, standby, task.standby.position)
+        found = pages(attrs.evolve(work, client=standby), fold.lane, plan.bound)
+    else:
+        found = pages(work, fold.lane, plan.bound)
+    for batch in found:
         fold.take(batch)
-    fold.finish(task.plan.bound)
+    fold.finish(plan.bound)
     return fold.count
 
 

@@ -28,9 +28,12 @@ __all__ = [
     "claim",
     "decoded",
     "ensure",
+    "is_dropped",
     "is_passed",
+    "key_error",
     "layers_of",
     "move",
+    "parted",
     "question_of",
     "read",
 ]
@@ -268,7 +271,7 @@ def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None
                 continue
             # A key that is there as text has no error, if the class says so, too.
             if is_keyed and (key is None or getattr(event.data, field, None).__class__ is not str):
-                error = _key_error(work, key, event)
+                error = key_error(work, key, event)
         else:
             event, error = parted(found_event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
@@ -323,7 +326,7 @@ def whole(event: Event[Any]) -> Event[Any] | Exception:
     )
 
 
-def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
+def key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
     """Why an event's stored key is not the one that its class has, if so."""
     field = work.question.key[0]
     if event is None:
