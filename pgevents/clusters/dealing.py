@@ -7,11 +7,11 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pgevents.clusters.ranges import Plan
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
 from pgevents.exchange.parquet import exported
 from pgevents.subscriptions.definition import Work
@@ -47,7 +47,7 @@ def deal(work: Work, folder: str, plan: Plan, name: str) -> int:
     _, _, changes = exported(work.client, folder)
     if changes != plan.redactions:
         raise ConfigurationError(f"{folder} is another export here than where the fold was begun")
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    arrow, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     types, bound = work.keeper.rule.types, ("id", "<=", plan.bound)
     wanted = [bound] if types is None else [bound, ("type", "in", list(types))]
     table = parquet.read_table(Path(folder) / name, columns=COLUMNS, filters=wanted)
@@ -70,7 +70,7 @@ def deal(work: Work, folder: str, plan: Plan, name: str) -> int:
 
 def dealt_pages(work: Work, lane: Lane, folder: str, plan: Plan) -> Iterator[Batch]:
     """The events of a range, from the start of the log: a page for each file."""
-    parquet = import_module("pyarrow.parquet")
+    parquet = require("pyarrow.parquet", "parquet")
     for file in sorted(_place(folder, plan).glob("*.parquet")):
         with parquet.ParquetFile(file) as opened:
             for group in range(opened.num_row_groups):

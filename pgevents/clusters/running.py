@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import attrs
 
 from pgevents.clusters.worker import Outcome
-from pgevents.distribution import install_hint
-from pgevents.errors import ConfigurationError, PgEventsError, RetryableError
+from pgevents.distribution import require
+from pgevents.errors import PgEventsError, RetryableError
 
 __all__ = ["AWAY", "Job", "Run", "dask_module"]
 
@@ -38,10 +37,7 @@ def dask_module() -> Any:
     Raises:
         ConfigurationError: It is not installed.
     """
-    try:
-        return import_module("distributed")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"distributed is missing; it is an extra: {install_hint('dask')}") from error
+    return require("distributed", "dask")
 
 
 @attrs.define(eq=False)
