@@ -30,7 +30,7 @@ class Until(Enum):
     CLASS_ADDED = "`@event` adds a class"
     TYPES_CHANGED = "the event types of a client or registry change"
     CONVERTER_CHANGED = "a plugin changes the converter"
-    SECONDS_PASSED = "so many seconds have passed"
+    SECONDS_PASSED = "its seconds have passed"
     OWNER_GONE = "its owner, a client or a pipeline, is gone: the first answer holds"
 
 
@@ -157,8 +157,8 @@ class RevisedCache(Generic[K, V]):
 
     def at(self, revision: int) -> Cache[K, V]:
         """The cache for this revision. What was looked up before a change is written into the former one."""
-        known, cache = self._current
-        if known != revision:
+        cached_revision, cache = self._current
+        if cached_revision != revision:
             cache = Cache[K, V](self._name)
             self._current = revision, cache  # one assignment, so that other threads see both or neither
         return cache

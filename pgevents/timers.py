@@ -95,7 +95,7 @@ def later(
         replace: Whether a timer of that key that has not fired yet is replaced.
 
     Raises:
-        InvalidValueError: No time, two times, or a key that is none.
+        InvalidValueError: No time, two times, or not a valid key.
 
     Example:
         ```python
@@ -185,14 +185,14 @@ class Timers:
     statements: Statements
     ahead: timedelta = timedelta(0)
 
-    def schedule(self, asked: Later, metadata: Mapping[str, Any] | None = None) -> Scheduled:
+    def schedule(self, later: Later, metadata: Mapping[str, Any] | None = None) -> Scheduled:
         """See `EventClient.schedule`."""
-        key, delivery = asked.key, current_delivery()
+        key, delivery = later.key, current_delivery()
         if delivery is not None:
             metadata = {**delivery.metadata(), **(metadata or {})}
             key = key or delivery.timer_key()
         key = key or str(uuid4())
-        encoded = self.saver.encoded(asked.event, SaveOptions(metadata))
+        encoded = self.saver.encoded(later.event, SaveOptions(metadata))
         ((event_type, data, metadata_text),) = encoded.columns.rows()
         row = self.statements.run(
             "schedule",
@@ -200,9 +200,9 @@ class Timers:
             data=data,
             metadata=metadata_text,
             key=key,
-            at=asked.at,
-            after=asked.after,
-            replace=asked.replace,
+            at=later.at,
+            after=later.after,
+            replace=later.replace,
             ahead=self.ahead,
         ).fetchone()
         status, at, event_id = row[:3]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from datetime import datetime
 from typing import Any
 
 import click
@@ -15,6 +13,7 @@ from pgevents.subscriptions import kept_views, overview, timers_report
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
+from .show import show_json
 from .store import Store
 
 __all__ = ["doctor", "stats"]
@@ -64,7 +63,7 @@ def stats(**options: Any) -> None:
             ],
             "timers": timers.as_json(),
         }
-        click.echo(json.dumps(found, default=datetime.isoformat))
+        show_json(found)
         return
     from rich import box
     from rich.console import Console
@@ -123,7 +122,7 @@ def doctor(**options: Any) -> None:
     marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
     for finding in findings:
         if store.as_json:
-            click.echo(json.dumps(asdict(finding), ensure_ascii=False))
+            show_json(asdict(finding))
             continue
         mark, colour = marks[finding.level]
         click.echo(f"{click.style(mark, fg=colour)} {printable(finding.what)}")

@@ -40,7 +40,7 @@ __all__ = ["import_command"]
 
 T = TypeVar("T")
 PAGE = 1_000
-"""So many lines are one transaction."""
+"""How many lines are one transaction."""
 DIGEST = 8
 REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
 """What a save raises if something is wrong with its events."""
@@ -60,7 +60,7 @@ NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page
 @define
 class _Imported:
     events: int = 0
-    known: int = 0
+    repeated: int = 0
     skipped: int = 0
 
 
@@ -94,7 +94,7 @@ class _Imported:
     metavar="TYPE",
     help="CSV of any form: each row is the data of an event of this type.",
 )
-@click.option("--skip", is_flag=True, help="Leave out lines that are no events and report them.")
+@click.option("--skip", is_flag=True, help="Leave out lines that are not events, and report them.")
 @FORMAT
 @Store.options
 def import_command(
@@ -130,7 +130,7 @@ def import_command(
 
     def refuse(number: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{file}, line {number}: {reason}; what stands before it is saved")
+            stops.append(f"{file}, line {number}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped line {number}: {printable(str(reason))}", err=True)
@@ -146,8 +146,8 @@ def import_command(
         for page, some in _ahead(
             (page, list(some)) for page, some in groupby(lines, lambda line: line.number // PAGE)
         ):
-            known, new = pages.save(page, some)
-            done.events, done.known = done.events + new, done.known + known
+            repeated, new = pages.save(page, some)
+            done.events, done.repeated = done.events + new, done.repeated + repeated
             if pages.has_stopped:
                 break
             if file != "-":
@@ -155,7 +155,7 @@ def import_command(
                 advance(position - before)
     if stops:
         fail(stops[0])
-    report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
     if done.skipped:
         sys.exit(1)
 
@@ -169,7 +169,7 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
 
     def refuse(position: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{table.source}, event {position}: {reason}; what stands before it is saved")
+            stops.append(f"{table.source}, event {position}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped event {position}: {printable(str(reason))}", err=True)
@@ -178,8 +178,8 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
     with closing(table):
         pages = _Pages(reader, store.writer(reader), table.source, refuse)
         for page, some in groupby(table.lines(refuse), lambda line: line.number // PAGE):
-            known, new = pages.save(page, list(some))
-            done.events, done.known = done.events + new, done.known + known
+            repeated, new = pages.save(page, list(some))
+            done.events, done.repeated = done.events + new, done.repeated + repeated
             if pages.has_stopped:
                 break
         theirs = table.totals()
@@ -187,7 +187,7 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
         fail(stops[0])
     totals_sql = TOTALS_SQL.format(events=reader.events.pgevents_spec.qualified())
     ours = tuple(map(int, reader.session.execute(totals_sql, [table.source]).fetchone()))
-    report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
     if ours != theirs:
         names = ("events", "streams", "sum of versions")
         pairs = [f"{n} {a}, there {b}" for n, a, b in zip(names, ours, theirs, strict=True) if a != b]
@@ -209,7 +209,7 @@ class _Pages:
     """Saves pages of lines, and notes in `<events>_imports` which lines they were.
 
     Attributes:
-        has_stopped: Whether a line was refused that ends the import.
+        has_stopped: Whether the import has ended at a refused line.
     """
 
     def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
@@ -232,12 +232,12 @@ class _Pages:
             (stored,) = self._session.execute(self._lock_sql, [self._source, page]).fetchone()
             notes = _Notes(self._source, stored)
             missing = [line for line in lines if not notes.holds(line)]
-            new, known = self._append(missing)
-            if new or known:
+            new, repeated = self._append(missing)
+            if new or repeated:
                 notes.add(new)
-                notes.add(known)
+                notes.add(repeated)
                 self._session.execute(self._note_sql, [notes.stored(), self._source, page])
-        return len(lines) - len(missing) + len(known), len(new)
+        return len(lines) - len(missing) + len(repeated), len(new)
 
     def _append(self, lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
         """Append lines as one batch: those that were saved now, and those that their keys had saved before.
@@ -245,7 +245,7 @@ class _Pages:
         Where something is wrong with a batch, its halves are saved one after the other, and so on, until it
         is known with which line.
         """
-        new, known = list[Line](), list[Line]()
+        new, repeated = list[Line](), list[Line]()
         batches = [lines] if lines else []
         while batches:
             batch = batches.pop()
@@ -264,8 +264,8 @@ class _Pages:
                     break
                 continue
             new += rest
-            known += [line for line in batch if line.number in before]
-        return new, known
+            repeated += [line for line in batch if line.number in before]
+        return new, repeated
 
     def _saved_by_keys(self, lines: Sequence[Line]) -> set[int]:
         """The numbers of those lines that an earlier save with their key has saved.
@@ -310,7 +310,7 @@ class _Pages:
 
 
 class _Notes:
-    """What is noted of one page: a digest of each line that was saved, at the line's place."""
+    """The notes of one page: a digest of each line that was saved, at the line's place."""
 
     def __init__(self, source: str, stored: bytes) -> None:
         self._source = source

@@ -17,7 +17,7 @@ from pgevents.codec.times import parse_datetime
 from pgevents.errors import EventEncodeError
 
 from .frame import fail
-from .lines import Line, Refuse
+from .lines import Line, Refuse, check_type
 
 __all__ = ["PEERS", "TOTALS_SQL", "Peer", "PeerTable", "Totals"]
 
@@ -37,12 +37,12 @@ class Peer:
     """Another event store's form of an events table.
 
     Attributes:
-        columns: The columns by which its table is known.
+        columns: The columns by which its table is recognised.
         position: The column of its total order.
         stream: The column of the stream's name.
         version: The column of the place within a stream.
-        time: SQL of the time, or None if it stands in the event itself.
-        more: Columns that are read, too.
+        time: SQL of the time, or None if the event itself has it.
+        extra_columns: Columns that are read, too.
         read: Type, JSON text of the data, other metadata and time of a row.
     """
 
@@ -51,7 +51,7 @@ class Peer:
     stream: str
     version: str
     time: str | None
-    more: tuple[str, ...]
+    extra_columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], tuple[str, str, dict[str, Any], datetime | None]]
 
 
@@ -89,15 +89,15 @@ def _untagged(found: dict[str, Any]) -> Any:
 
 
 def _message_db(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], datetime | None]:
-    more = {"id": row["id"]} | ({"metadata": json.loads(row["metadata"])} if row["metadata"] else {})
-    return row["type"], row["data"] or "{}", more, row["time"]
+    metadata = {"id": row["id"]} | ({"metadata": json.loads(row["metadata"])} if row["metadata"] else {})
+    return row["type"], row["data"] or "{}", metadata, row["time"]
 
 
 def _marten(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], datetime | None]:
-    more = {"id": row["id"], "tenant": row["tenant_id"], "dotnet_type": row["mt_dotnet_type"]}
+    metadata = {"id": row["id"], "tenant": row["tenant_id"], "dotnet_type": row["mt_dotnet_type"]}
     if row["is_archived"]:
-        more["is_archived"] = True
-    return row["type"], row["data"], more, row["time"]
+        metadata["is_archived"] = True
+    return row["type"], row["data"], metadata, row["time"]
 
 
 PEERS = {
@@ -152,9 +152,9 @@ class PeerTable:
         with self._connection.cursor() as cursor:
             cursor.execute(FIND_SQL, [columns, len(columns)])
             found = cursor.fetchall()
-        fitting = [(schema, one) for schema, one in found if table in (None, one, f"{schema}.{one}")]
+        fitting = [place for place in found if table in (None, place[1], ".".join(place))]
         if len(fitting) != 1:
-            names = ", ".join(f"{schema}.{one}" for schema, one in found) or "none"
+            names = ", ".join(map(".".join, found)) or "none"
             raise click.UsageError(
                 f"--table SCHEMA.TABLE names one events table of {name}; there are: {names}"
             )
@@ -173,7 +173,7 @@ class PeerTable:
         columns: list[sql.Composable] = [
             sql.SQL("{}::text AS {}").format(sql.Identifier(c), sql.Identifier(a)) for a, c in named
         ]
-        for column in peer.more:
+        for column in peer.extra_columns:
             as_text = "" if column in ("state", "is_archived") else "::text"
             columns.append(sql.SQL("{}" + as_text).format(sql.Identifier(column)))
         columns.append(sql.SQL(f"{peer.time or 'NULL::timestamptz'} AS time"))
@@ -194,25 +194,24 @@ class PeerTable:
                         return
 
     def _line(self, row: Mapping[str, Any]) -> Line:
-        event_type, text, more, time = self.peer.read(row)
+        event_type, text, metadata, time = self.peer.read(row)
         data: Any = json.loads(text)
         if not isinstance(data, dict):
             raise EventEncodeError("its data are not a JSON object")
-        if not 0 < len(event_type) <= 200:
-            raise EventEncodeError(f"its type has {len(event_type)} characters; 1 to 200 are allowed")
+        check_type(event_type)
         metadata = {
             "imported_from": self.source,
             "stream": row["stream"],
             "version": int(row["version"]),
             "position": int(row["position"]),
-            **more,
+            **metadata,
         }
         metadata_text = json.dumps(metadata, ensure_ascii=False)
         when = time.astimezone(timezone.utc) if time is not None else None
         return Line(int(row["position"]), event_type, text, metadata_text, when, str(when), None)
 
     def totals(self) -> Totals:
-        """What stands in it."""
+        """Its numbers of events and streams, and the sum of the versions."""
         query = sql.SQL("SELECT count(*), count(DISTINCT {}), coalesce(sum({}), 0) FROM {}").format(
             sql.Identifier(self.peer.stream),
             sql.Identifier(self.peer.version),

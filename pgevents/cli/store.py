@@ -85,12 +85,12 @@ NAMES = ("url", "events", "projections", "app", "tenant", "plugins", "as_json")
 
 
 def store_options(function: F) -> F:
-    """The options, for the group of all commands: `pgevents --json tail`. The environment counts here."""
+    """The options before the command (`pgevents --json tail`), which may also come from the environment."""
     for names, variable, settings in reversed(OPTIONS):
-        more: dict[str, Any] = dict(settings)
+        option_settings: dict[str, Any] = dict(settings)
         if variable is not None:
-            more |= {"envvar": variable, "help": f"{settings['help']}  [${variable}]"}
-        function = click.option(*names, **more)(function)
+            option_settings |= {"envvar": variable, "help": f"{settings['help']}  [${variable}]"}
+        function = click.option(*names, **option_settings)(function)
     return function
 
 
@@ -101,7 +101,7 @@ class Store:
     Attributes:
         url: The database.
         events: Name of the events table, with its schema if need be; None: the only one that there is.
-        projections: The same of the projections table.
+        projections: Likewise of the projections table.
         app: Where the program's own client is.
         tenant: Whose client, if there are many.
         plugins: Where more plugins are.
@@ -120,7 +120,7 @@ class Store:
     def options(function: F) -> F:
         """The same options, for a command that takes `**options` and gives them to this class.
 
-        What stands after the command goes before what stands in front of it.
+        An option after the command replaces the same one before it.
         """
 
         @functools.wraps(function)
@@ -170,8 +170,8 @@ class Store:
     def open(self) -> EventClient:
         """A client that reads the tables that are there, without classes and plugins: what is stored."""
         if self.app is not None:
-            own = self._own_client(self.app)
-            return create_event_client(own.db, own.events, own.projections, ())
+            app_client = self._own_client(self.app)
+            return create_event_client(app_client.db, app_client.events, app_client.projections, ())
         db = self._database()
         session = Session(db)
         schema, name = _the_only(session.execute(EVENTS_SQL, None).fetchall(), self.events, "events")

@@ -82,8 +82,8 @@ def _lines(view: Any) -> list[str]:
     help="Sort by this field of the views (numbers as numbers); with -, the greatest first.",
 )
 @click.option("--descending", is_flag=True, help="The other way round than --order-by says.")
-@click.option("--limit", **whole(1), default=20, show_default=True, help="At most so many.")
-@click.option("--offset", **whole(0), default=0, help="Leave out so many first.")
+@click.option("--limit", **whole(1), default=20, show_default=True, help="At most this many.")
+@click.option("--offset", **whole(0), default=0, help="Leave out this many first.")
 @click.option("--version", **whole(0), metavar="N", help="Only this version.")
 @click.option("--count", is_flag=True, help="Print how many there are.")
 @Store.options
@@ -102,11 +102,13 @@ def query(
     client = store.open()
     order = [_order(field, descending) for field in order_by or (("id",) if descending else ())]
     try:
-        asked: dict[str, Any] = {"data": parse_match(match), "version": version}
+        condition: dict[str, Any] = {"data": parse_match(match), "version": version}
         if count:
-            click.echo(client.count_projections(type, **asked))
+            click.echo(client.count_projections(type, **condition))
             return
-        found = client.query_projections(type, order_by=order or None, limit=limit, offset=offset, **asked)
+        found = client.query_projections(
+            type, order_by=order or None, limit=limit, offset=offset, **condition
+        )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     if not found and not store.as_json:

@@ -92,11 +92,11 @@ class WebhookPublisher:
 def verify_webhook(
     headers: Mapping[str, str], body: bytes, *, secret: str, tolerance: float = TOLERANCE
 ) -> str:
-    """Check at the receiver that a webhook comes from who has the secret, and now.
+    """Check at the receiver that a webhook is recent, and that its sender has the secret.
 
     Args:
         headers: Of the request.
-        body: As it was received; not parsed and written anew.
+        body: The bytes as they were received, not parsed and encoded again.
         secret: The secret that the publisher has.
         tolerance: How many seconds the request may be old, or ahead.
 
@@ -133,12 +133,12 @@ def _signature(secret: bytes, message_id: str, timestamp: str, body: bytes) -> s
 
 def _secret(secret: str) -> bytes:
     try:
-        made = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        decoded = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        made = b""
-    if len(made) < SHORTEST:
+        decoded = b""
+    if len(decoded) < SHORTEST:
         raise ConfigurationError(
             f'a webhook\'s secret is "{PREFIX}" and base64 of {SHORTEST} bytes or more, made once by: '
             "python -c \"import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""
         )
-    return made
+    return decoded

@@ -33,7 +33,7 @@ def by_id(row: Sequence[Any]) -> int:
 
 
 class FinalReads(Source):
-    """Reads whose events can be joined by no late one."""
+    """Reads among whose events no late one can appear."""
 
     def read_final(
         self,
@@ -132,8 +132,9 @@ class FinalReads(Source):
         return rows[1:], rows[0][0]
 
     def await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
-        """Until everything up to `newest`, as far as ids were given out, is final. No lock is awaited, so no
-        deadlock either: hence the limit.
+        """Wait until everything up to `newest`, or up to the last id issued, is final.
+
+        It waits for no lock, so PostgreSQL would not detect a deadlock: hence the limit.
 
         Raises:
             RetryableError: It took longer; the message names who is in the middle of a save.
@@ -164,10 +165,15 @@ class FinalReads(Source):
         """
         bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
         bound = self.session.execute(bound_sql, [streams_json(position.streams)]).fetchone()[0]
-        known = bisect_right(position.ids, bound)
+        final_count = bisect_right(position.ids, bound)
         select, params = self.select(position.streams, position.base, bound)
         digest = f"{self.spec.qualified('_digest')}(array_agg(id))"
         sql = f"SELECT count(*), {digest} FROM ({select}) AS e"
-        if self.session.execute(sql, params).fetchone() != (known, digest_of(position.ids[:known])):
+        if self.session.execute(sql, params).fetchone() != (
+            final_count,
+            digest_of(position.ids[:final_count]),
+        ):
             return position  # something was read incompletely: the append function will say what
-        return attrs.evolve(position, base=bound, count=position.count - known, ids=position.ids[known:])
+        return attrs.evolve(
+            position, base=bound, count=position.count - final_count, ids=position.ids[final_count:]
+        )

@@ -94,6 +94,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
+            session.refuse_moved(f"{spec.qualified()} is not here")
             refuse_stale_functions(session.execute, spec)
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
@@ -146,7 +147,7 @@ def _take_turn(session: Session) -> None:
         if time.monotonic() > deadline:
             pids = ", ".join(str(pid) for (pid,) in session.execute(TURN_HOLDER_SQL).fetchall())
             raise RetryableError(
-                f"another create_tables() has been at work for {TURN_WAIT:.0f} s (backend {pids}); "
+                f"another create_tables() has been running for {TURN_WAIT:.0f} s (backend {pids}); "
                 "nothing was changed, and trying again is safe"
             )
         time.sleep(random.uniform(0.02, 0.1))
@@ -180,7 +181,7 @@ def _exists(session: Session, to_reg: str, name: str) -> bool:
 
 
 def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> list[str]:
-    """What brings functions and triggers up to date; nothing if they are."""
+    """The SQL that brings functions and triggers up to date; empty if they are."""
     statements: list[str] = []
     if is_new or found.mark != functions_mark(spec) or found.lists != spec.lists:
         statements.append(functions_sql(spec))
@@ -191,7 +192,7 @@ def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> li
 
 
 def _list_statements(spec: TableSpec, installed: Sequence[str]) -> list[str]:
-    """What takes the values of the lists that were not indexed before, and forgets those that are no more."""
+    """The SQL that stores the values of lists that are indexed now, and deletes those that no longer are."""
     lists, events = spec.qualified("_lists"), spec.qualified()
     gone = [field for field in installed if field not in spec.lists]
     new = [field for field in spec.lists if field not in installed]
@@ -213,7 +214,7 @@ def _list_statements(spec: TableSpec, installed: Sequence[str]) -> list[str]:
 
 
 def _mark_sql(spec: TableSpec, views: TableSpec) -> str:
-    """What notes in a projections table whose snapshots it holds."""
+    """The SQL that records in a projections table which log its snapshots are of."""
     return f"COMMENT ON COLUMN {views.qualified()}.latest_event_id IS '{snapshots_mark(spec, views)}';\n"
 
 
@@ -228,7 +229,7 @@ def _missing_view_guards(session: Session, spec: TableSpec, views: TableSpec) ->
 
 
 def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[str]:
-    """What makes room for several versions of a projection, in a table that has one row for each."""
+    """The SQL that makes room for several versions of a projection, in a table that has one row for each."""
     if old_key is None:
         return []
     return [
@@ -284,10 +285,10 @@ class _Table:
         columns = self._missing_columns()
         if not columns and not indexes and not statements:
             return
-        own = self.spec.qualified()
-        _lock(self.session, own, NO_USERS if alone or own in columns else NO_WRITERS)
+        own_table = self.spec.qualified()
+        _lock(self.session, own_table, NO_USERS if alone or own_table in columns else NO_WRITERS)
         for table, statement in columns.items():
-            if table != own:  # nobody writes to it now, for it is written to in changes of the own table
+            if table != own_table:  # nobody writes to it now: who does, writes to the own table first
                 _lock(self.session, table, NO_USERS)
             self.session.execute(statement)
         for make in indexes:
@@ -296,7 +297,7 @@ class _Table:
             self.session.execute("".join(statements))
 
     def _missing_columns(self) -> dict[str, str]:
-        """What adds the columns that tables of an earlier version lack, by the table's quoted name."""
+        """The SQL that adds columns that tables of an earlier version lack, by the table's quoted name."""
         added: dict[str, str] = {}
         for table, columns in self.spec.later_columns().items():
             found = {name for (name,) in self.session.execute(COLUMNS_SQL, [table]).fetchall()}
@@ -320,14 +321,14 @@ class _Table:
 
     def _replace_index(self, index: Index) -> None:
         """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""
-        own = self.spec.qualified()
+        own_table = self.spec.qualified()
 
         def named(index: Index) -> str:
             return self.spec.beside(f'"{index.name}"')
 
         new = attrs.evolve(index, name=self.spec.index_name("new", index.name).strip('"'))
-        self.session.execute(new.create_sql(own))
-        _lock(self.session, own, NO_USERS)
+        self.session.execute(new.create_sql(own_table))
+        _lock(self.session, own_table, NO_USERS)
         self.session.execute(f'DROP INDEX {named(index)};\nALTER INDEX {named(new)} RENAME TO "{index.name}"')
 
     def _missing_additional_indexes(self) -> Iterator[Callable[[], object]]:
@@ -351,13 +352,12 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
                 f"additional_indexes names no column {unknown[0]!r}; there are {list(fields)}. "
                 "For a field of the data use data_indexes; for an expression give a Peewee index"
             )
-        made = peewee.ModelIndex(
+        yield peewee.ModelIndex(
             model,
             [fields[name] for name in names],
             name=model.pgevents_spec.index_name(*names).strip('"'),
             safe=True,
         )
-        yield made
 
 
 def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractContextManager[None]:

@@ -1,5 +1,4 @@
-"""The tables and statements of subscriptions; they stand in `processing.sql`, to be read and reviewed as
-SQL."""
+"""The tables and statements of subscriptions; their SQL is in `processing.sql`, to be reviewed."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from typing import Any
 import attrs
 
 from pgevents.caches import remembered
+from pgevents.errors import ConfigurationError
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
@@ -97,25 +97,30 @@ class Statements:
         """Run a statement; the first column of its first row."""
         return self.run(name, **params).fetchone()[0]
 
+    def unknown(self, subscription: str) -> ConfigurationError:
+        """The error for a name that no subscription has; it lists those that there are."""
+        names = ", ".join(row[0] for row in self.rows("names")) or "none"
+        return ConfigurationError(f"there is no subscription {subscription!r}; there are: {names}")
+
 
 def table_statements(spec: TableSpec) -> dict[str, str]:
     """The DDL of the tables, by the quoted name of what each statement makes."""
-    made = {spec.qualified(f"_{name}"): _filled(spec, f"table {name}") + "\n" for name in TABLES}
+    statements = {spec.qualified(f"_{name}"): _filled(spec, f"table {name}") + "\n" for name in TABLES}
     due = spec.index_name("parked", "due")
-    made[spec.beside(due)] = (
+    statements[spec.beside(due)] = (
         f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
         "WHERE state = 'retrying';\n"
     )
     notes = spec.index_name("notes", "name")
-    made[spec.beside(notes)] = (
+    statements[spec.beside(notes)] = (
         f"CREATE INDEX IF NOT EXISTS {notes} ON {spec.qualified('_notes')} (name, number);\n"
     )
     timers = spec.index_name("timers", "due")
-    made[spec.beside(timers)] = (
+    statements[spec.beside(timers)] = (
         f"CREATE INDEX IF NOT EXISTS {timers} ON {spec.qualified('_timers')} (try_at, number) "
         "WHERE state <> 'parked';\n"
     )
-    return made
+    return statements
 
 
 def has_old_checkpoints(session: Session, spec: TableSpec) -> bool:
@@ -174,7 +179,7 @@ def read_lanes(
         streams: Merged streams.
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
-        limit: At most so many events.
+        limit: At most this many events.
         parked_of: The subscription of which to say whether anything is parked.
         columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 

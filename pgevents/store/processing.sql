@@ -345,9 +345,15 @@ WITH done AS (
     UPDATE {{parked}} AS p
     SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = coalesce(%(note)s, p.note)
     WHERE p.name = %(name)s AND (%(key)s IS NULL OR p.key = %(key)s) AND (%(event_id)s IS NULL OR p.event_id = %(event_id)s)
-        AND p.state IN ('parked', 'retrying') RETURNING p.key, p.event_id)
+        AND p.state = ANY (%(states)s) RETURNING p.key, p.event_id)
 INSERT INTO {{notes}} (name, key, event_id, action, by, reason)
 SELECT %(name)s, key, event_id, 'retried', %(by)s, %(reason)s FROM done ORDER BY event_id;
+
+-- [is_parked]
+SELECT EXISTS (SELECT FROM {{parked}} WHERE name = %(name)s AND state = 'parked');
+
+-- [is_trying]
+SELECT EXISTS (SELECT FROM {{parked}} WHERE name = %(name)s AND state = 'retrying');
 
 -- [discard]
 WITH done AS (

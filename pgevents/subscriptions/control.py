@@ -19,7 +19,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
-from pgevents.subscriptions.definition import Question, gate_of
+from pgevents.subscriptions.definition import Question, check_lanes, check_name, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
 from pgevents.subscriptions.notes import forget_old_notes
 
@@ -97,8 +97,8 @@ def _row(row: Any) -> Row:
     make: Any = Row
     error, stack = split_error(row[12])
     places = (*row[:2], question_of(row[2]), row[3], layers_of(row[4]))
-    made: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
-    return made
+    lane: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
+    return lane
 
 
 @contextmanager
@@ -117,8 +117,7 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         statements.run("lock_rows", name=name)
         rows = all_rows(client, name)
         if not rows:
-            names = ", ".join(row[0] for row in statements.rows("names")) or "none"
-            raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+            raise statements.unknown(name)
         try:
             yield rows
         except ConfigurationError as error:  # before anything was written
@@ -209,8 +208,8 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
                 "events that are left out"
             )
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
-        asked = json.dumps((question or rows[0].question).as_json())
-        statements.run("reset", name=name, position=position, question=asked)
+        question_json = json.dumps((question or rows[0].question).as_json())
+        statements.run("reset", name=name, position=position, question=question_json)
         who, reason = _role(client), f"reset to {position}: it comes again"
         note = f"reset to {position} by {who}: it comes again"
         statements.run("discard_above", name=name, position=position, note=note, by=who, reason=reason)
@@ -234,8 +233,7 @@ def resize(client: EventClient, name: str, lanes: int) -> None:
         ConfigurationError: No such subscription, no key, or a number that cannot work.
         RetryableError: A batch did not end within 10 seconds.
     """
-    if type(lanes) is not int or not 1 <= lanes <= 1024:
-        raise ConfigurationError(f"lanes are a number from 1 to 1024, not {lanes!r}")
+    check_lanes(lanes)
     statements = statements_of(client)
     with every_lane(client, name) as rows:
         if not rows[0].question.key:
@@ -274,11 +272,10 @@ def rename(client: EventClient, name: str, new: str) -> None:
     """Give a subscription another name; programs that use the old one begin anew, so stop them first.
 
     Raises:
-        ConfigurationError: No such subscription, or the new name is taken.
+        ConfigurationError: No such subscription, or the new name is taken or not valid.
         RetryableError: A batch did not end within 10 seconds.
     """
-    if not new or len(new.encode()) > 200 or "\0" in new:
-        raise ConfigurationError(f"a subscription's name has from 1 to 200 bytes, not {new!r}")
+    check_name(new)
     statements = statements_of(client)
     with every_lane(client, name):
         if all_rows(client, new):
@@ -295,6 +292,7 @@ def replay(
     *,
     reason: str = "",
     by: str | None = None,
+    states: Sequence[str] = ("parked", "retrying"),
 ) -> int:
     """Try again what is parked: the event of this id, the first event of this key, or of every key.
 
@@ -307,6 +305,8 @@ def replay(
         event_id: This event only.
         reason: Why; `parking_notes` shows it with who did it.
         by: Who does it; by default the role of the session.
+        states: Those in these states; an event that is still "retrying" is tried at once, too, and its
+            attempts are counted anew.
 
     Returns:
         How many events are to be tried; those that queue behind them follow.
@@ -323,6 +323,7 @@ def replay(
         "note": note,
         "by": who,
         "reason": reason.strip(),
+        "states": list(states),
     }
     with every_lane(client, name):
         count = int(statements_of(client).run("retry", name=name, **given).rowcount)

@@ -13,7 +13,8 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.kept import KeptReport, kept_name, kept_reports
-from pgevents.subscriptions.control import all_rows, every_lane, statements_of
+from pgevents.subscriptions.control import all_rows, every_lane, replay, statements_of
+from pgevents.subscriptions.definition import ErrorPolicy
 from pgevents.subscriptions.keeping import keep
 from pgevents.subscriptions.runner import Runner
 
@@ -69,6 +70,7 @@ def rebuild(
     progress: Callable[[RebuildProgress], object] | None = None,
     every: float = 0.5,
     drop_old: bool = False,
+    on_error: ErrorPolicy | None = None,
 ) -> KeptReport:
     """Fold all views of a projection's version, and return when they are complete.
 
@@ -77,6 +79,9 @@ def rebuild(
     class), and programs of the old version go on with theirs meanwhile. Afterwards a runner keeps the
     views up to date.
 
+    A view that is parked is tried again first, for its reducer may be mended, or its process was killed by
+    somebody else. One that still fails is parked again after its attempts, and then this raises.
+
     Args:
         client: The client.
         projection: The projection's class, with its version raised.
@@ -84,10 +89,12 @@ def rebuild(
         progress: Called now and then.
         every: Seconds between these calls.
         drop_old: Afterwards remove the views of older versions; see `drop_old_versions`.
+        on_error: As for `keep`.
 
     Raises:
         ConfigurationError: A class that cannot be kept; or one whose keeping is paused or stopped.
         PgEventsError: Views that cannot be folded; the message names the command that shows them.
+        RetryableError: Views are parked, and a batch of another process did not end within 10 seconds.
 
     Example:
         ```python
@@ -96,8 +103,9 @@ def rebuild(
         rebuild(client, CartProjection, progress=lambda now: print(now.position, "of", now.target))
         ```
     """
-    runner = Runner(client, [keep(projection)])
+    runner = Runner(client, [keep(projection, on_error=on_error)])
     work = runner.works[0]
+    _try_parked_again(client, work.name)
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -120,7 +128,8 @@ def rebuild(
                 start = start or (time.monotonic(), at)
                 if progress is not None:
                     progress(_progress(report, at, start))
-                if report.complete_at is not None:
+                is_trying = work.statements.value("is_trying", name=work.name)
+                if report.complete_at is not None and not is_trying:
                     break
                 _refuse_stuck(client, work.name)
             thread.join(every if report is not None else 0.02)
@@ -138,6 +147,13 @@ def rebuild(
     if drop_old:
         drop_old_versions(client, projection)
     return report
+
+
+def _try_parked_again(client: EventClient, name: str) -> None:
+    """Only what is parked: what is still being tried keeps its count, or a reducer that ends its process
+    would end each process that is started in its place."""
+    if statements_of(client).value("is_parked", name=name):
+        replay(client, name, reason="rebuild was called", states=("parked",))
 
 
 def _progress(report: KeptReport, at: int, start: tuple[float, int]) -> RebuildProgress:

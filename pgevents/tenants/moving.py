@@ -1,4 +1,4 @@
-"""A move of a tenant to another server, and what brings an interrupted one to an end.
+"""A move of a tenant to another server, and how an interrupted one is finished.
 
 What is final never changes, so it is copied while writers go on; the rest behind locks. Then the schema of
 the source is renamed: from that commit on nobody reads or writes there, whether or not they ask the
@@ -118,8 +118,8 @@ class Mover:
             take_turn(target, self.move, TURN_OF_TRANSACTION_SQL)
             self.prepare(self.target)
             target.execute(f"COMMENT ON SCHEMA {quoted(schema)} IS %s", [self.move.mark])
-            contents, made = contents_of(source, schema), contents_of(target, schema)
-            missing = unlike(contents, made)
+            contents, target_contents = contents_of(source, schema), contents_of(target, schema)
+            missing = unlike(contents, target_contents)
             if missing is not None:
                 raise ConfigurationError(
                     f"the schema of the tenant {schema!r} holds {missing}, which is not made at "
@@ -127,7 +127,7 @@ class Mover:
                     "beside the log"
                 )
             yield "made"
-            with triggers_off(target, schema, list(made.tables)):
+            with triggers_off(target, schema, list(target_contents.tables)):
                 for _ in self._copy_final(contents):
                     yield "copied"
                 with source.atomic():
@@ -234,7 +234,7 @@ class Mover:
 
 @attrs.frozen
 class Recovery:
-    """Brings an interrupted move to an end: forward if it was committed at the target, else back.
+    """Finishes an interrupted move: forward if it was committed at the target, else back.
 
     Attributes:
         move: What the directory says of it.
@@ -249,13 +249,13 @@ class Recovery:
     target: Session
 
     def run(self) -> bool:
-        """Bring it to an end.
+        """Finish it.
 
         Returns:
             Whether the tenant lives at the target.
 
         Raises:
-            RetryableError: The move is still at work.
+            RetryableError: The move is still running.
             DatabaseUnavailableError: A server cannot be asked; nothing is guessed.
         """
         move = self.move
@@ -293,7 +293,7 @@ def take_turn(session: Session, move: Move, sql: str) -> None:
     """
     if not session.execute(sql, [move.turn]).fetchone()[0]:
         raise RetryableError(
-            f"move {move.id} of the tenant {move.tenant!r} is still at work; wait for its end"
+            f"move {move.id} of the tenant {move.tenant!r} is still running; wait until it ends"
         )
 
 

@@ -29,16 +29,16 @@ def check_reducers(
 ) -> list[str]:
     """Compare how projections fold with a lock file, and warn where that has changed under the same version.
 
-    Saved views of a version are folded on by whatever reducers there are, so a change needs a higher version.
+    Saved views of a version are folded further by the present reducers, so a change takes a new one.
     The file is JSON and belongs into version control. It is made at the first call; projections and versions
-    that are new to it are added. Compared are the texts of the class and of the functions that it names,
-    without comments and formatting. What these call is not looked at, so nothing rests on it but a
+    that are new to it are added. The comparison uses the source of the class and of the functions that it
+    names, without comments and formatting. Functions that these call are not compared, so it is only a
     warning.
 
     Args:
         path: The lock file.
         *projections: The projections' classes.
-        update: Take what is there now for right, after a change that gives the same views.
+        update: Accept the present reducers, after a change that gives the same views.
 
     Returns:
         The types that have changed.
@@ -58,8 +58,8 @@ def check_reducers(
     changed: list[str] = []
     for cls in projections:
         found = {"version": cls.version, "fingerprint": _fingerprint(cls)}
-        known = locked.get(cls.projection_type)
-        is_other = known is not None and known["version"] == cls.version and known != found
+        recorded = locked.get(cls.projection_type)
+        is_other = recorded is not None and recorded["version"] == cls.version and recorded != found
         if is_other and not update:
             changed.append(cls.projection_type)
             warnings.warn(
@@ -77,12 +77,12 @@ def check_reducers(
 
 
 def _fingerprint(cls: Any) -> str:
-    own = [
+    bases = [
         base
         for base in cls.__mro__
         if base.__module__.split(".")[0] not in ("pgevents", "typing", "builtins")
     ]
-    parts = [_text_of(base) for base in own]
+    parts = [_text_of(base) for base in bases]
     parts += [f"{name} {_text_of(function)}" for name, function in cls.reducers.functions]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 
-from pgevents import Event, EventClient, pipeline
-from pgevents.subscriptions import keep, parked, parking, replay, retry, view_folding
+from pgevents import Event, EventClient, PgEventsError, pipeline
+from pgevents.subscriptions import (
+    keep,
+    parked,
+    parking,
+    parking_notes,
+    rebuild,
+    replay,
+    retry,
+    view_folding,
+)
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.pace import Pace
 from pgevents.subscriptions.subscription import work_of
 from pgevents.testing import drain
 
 from ..shop import CartCreated, CartProjection
+
+NAME = "view SHOPPING_CART 1 in views"
 
 
 class EndsProcess(BaseException):
@@ -70,3 +81,54 @@ def test_a_reducer_that_ends_its_process_parks_its_view(
     drain(client, [kept])
     assert parked(client, work.name) == []
     assert client.count_projections(DeadlyProjection) == 9
+
+
+def test_a_rebuild_tries_parked_views_again(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call makes all attempts: what still ends its process is parked again, and the call raises; when
+    the reducer is mended, it ends with all views."""
+    client.save_events([CartCreated(key, "u1") for key in ("c1", "deadly", "c2", "deadly")])
+    policy = retry(2, delay=0.0, after_death=0.0)
+
+    def called() -> int:
+        """Calls it until it ends by itself, as a supervisor would; how many processes have died."""
+        for deaths in range(10):
+            try:
+                with pytest.raises(PgEventsError, match="1 views of SHOPPING_CART 1 cannot be folded"):
+                    rebuild(client, DeadlyProjection, on_error=policy, every=0.02)
+                return deaths
+            except EndsProcess:
+                continue
+        raise AssertionError("it never ends by itself")
+
+    assert called() == 4
+    for _ in range(2):
+        assert called() == 2  # it stands alone now
+        ((first, second),) = [parked(client, NAME)]
+        assert (first.event_id, first.state, second.state) == (2, "parked", "queued")
+    monkeypatch.setattr(DeadlyProjection, "is_deadly", False)
+    report = rebuild(client, DeadlyProjection)
+    assert (report.waiting, parked(client, NAME)) == (0, [])
+    saved = client.get_projection(DeadlyProjection, "deadly")
+    assert saved is not None and saved.latest_event_id == 4
+    notes = parking_notes(client, NAME)
+    assert {(one.action, one.event_id, one.reason) for one in notes} == {("retried", 2, "rebuild was called")}
+
+
+def test_a_rebuild_waits_for_attempts_that_are_made(client: EventClient) -> None:
+    """A view that fails and then does not is whole when the call returns, though all others were complete
+    before."""
+    tries = 0
+
+    class LateProjection(CartProjection):
+        reducers = pipeline(user_id=lambda user, event: late(event))
+
+    def late(event: Event[Any]) -> str:
+        nonlocal tries
+        tries += event.data.cart_id == "late"
+        if 0 < tries < 4:
+            raise ValueError(tries)
+        return "somebody"
+
+    client.save_events([CartCreated(key, "u1") for key in ("c1", "late", "c2")])
+    assert rebuild(client, LateProjection, on_error=retry(9, delay=0.05), every=0.02).waiting == 0
+    assert client.count_projections(LateProjection) == 3
