@@ -157,8 +157,8 @@ class RevisedCache(Generic[K, V]):
 
     def at(self, revision: int) -> Cache[K, V]:
         """The cache for this revision. What was looked up before a change is written into the former one."""
-        known, cache = self._current
-        if known != revision:
+        cached_revision, cache = self._current
+        if cached_revision != revision:
             cache = Cache[K, V](self._name)
             self._current = revision, cache  # one assignment, so that other threads see both or neither
         return cache

@@ -207,29 +207,33 @@ def _kept(client: EventClient) -> Iterator[Finding]:
         reports = kept_views(client)
     except PgEventsError:  # said above: tables or functions are not those of this version
         return
-    whole = {(one.type, one.version) for one in reports if one.complete_at is not None and not one.waiting}
-    for one in reports:
-        name = printable(f"{one.type} version {one.version}")
-        if one.complete_at is None:
+    whole = {
+        (report.type, report.version)
+        for report in reports
+        if report.complete_at is not None and not report.waiting
+    }
+    for report in reports:
+        name = printable(f"{report.type} version {report.version}")
+        if report.complete_at is None:
             yield Finding(
                 "note",
-                f"the views of {name} are not complete: at event {one.position:,} of {one.target:,}",
-                f"have a runner keep them, or: pgevents rebuild {printable(one.type)} --app MODULE:NAME",
+                f"the views of {name} are not complete: at event {report.position:,} of {report.target:,}",
+                f"have a runner keep them, or: pgevents rebuild {printable(report.type)} --app MODULE:NAME",
             )
-        if one.waiting:
+        if report.waiting:
             yield Finding(
                 "note",
-                f"{one.waiting:,} views of {name} wait to be folded anew, after an error, a redaction or a "
-                "deletion",
-                f"pgevents parked list {printable(one.name)!r}; a runner that keeps them folds them",
+                f"{report.waiting:,} views of {name} wait to be folded anew, after an error, a redaction or "
+                "a deletion",
+                f"pgevents parked list {printable(report.name)!r}; a runner that keeps them folds them",
             )
-        if any(kind == one.type and version > one.version for kind, version in whole):
+        if any(kind == report.type and version > report.version for kind, version in whole):
             yield Finding(
                 "note",
                 f"{name} is kept beside a newer version that is complete",
                 "once no program of the old version runs: pgevents rebuild ... --drop-old",
             )
-    if reports and all(one.complete_at and not one.waiting for one in reports):
+    if reports and all(report.complete_at and not report.waiting for report in reports):
         yield Finding("ok", f"kept views are complete ({len(reports)})")
 
 

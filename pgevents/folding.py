@@ -173,8 +173,8 @@ class Folding(Generic[V, E, I]):
                 lists of these.
         """
         for given in events:
-            several: Any = given if isinstance(given, (list, tuple)) else (given,)  # pyright: ignore[reportUnknownVariableType]
-            self._staged += [self._envelope(event) for event in several]
+            group: Any = given if isinstance(given, (list, tuple)) else (given,)  # pyright: ignore[reportUnknownVariableType]
+            self._staged += [self._envelope(event) for event in group]
         self._folded = None
         return self
 

@@ -78,7 +78,7 @@ def latest(
 class NewestOfStream(Generic[D_co]):
     """A `LatestEvent` that is read: what `decide` needs of it is what it needs of a projection."""
 
-    asked: LatestEvent[D_co]
+    latest: LatestEvent[D_co]
     reader: Reader
     projection_type = "latest event"
     has_staged_events = False
@@ -87,7 +87,7 @@ class NewestOfStream(Generic[D_co]):
 
     def get_streams(self) -> Sequence[Stream[D_co]]:
         """The stream."""
-        return (self.asked.stream,)
+        return (self.latest.stream,)
 
     def refresh(self) -> None:
         """Forget what was read."""

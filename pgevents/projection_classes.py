@@ -85,7 +85,7 @@ def _type_arguments(cls: Any, root: Any) -> tuple[Any, ...]:
     """What the type parameters of the root are in a class; a parameter that nobody has given is itself."""
     if cls is root:
         return tuple(cls.__parameters__)
-    bases: Any = _own(cls, "__orig_bases__", cls.__bases__)
+    bases: Any = _own_attribute(cls, "__orig_bases__", cls.__bases__)
     for base in sorted(
         bases, key=lambda base: not typing.get_args(base)
     ):  # what is written here counts first
@@ -127,13 +127,13 @@ def _evaluated(text: str, cls: Any) -> Any:
 
 def _annotated_id(cls: Any) -> Any:
     for base in cls.__mro__:
-        written: Any = _own(base, "__annotations__", {}).get("id", Any)
+        written: Any = _own_attribute(base, "__annotations__", {}).get("id", Any)
         if written is not Any:
             return _evaluated(written, base) if isinstance(written, str) else written
     return Any
 
 
-def _own(cls: Any, name: str, default: Any) -> Any:
+def _own_attribute(cls: Any, name: str, default: Any) -> Any:
     """An attribute of a class itself, not of its bases."""
     return _members(cls).get(name, default)
 
@@ -189,21 +189,21 @@ FOLDING = (
 """What a class folds by."""
 
 
-def fold_alike(one: Any, other: Any) -> bool:
+def fold_alike(left: Any, right: Any) -> bool:
     """Whether two classes fold the same: one of them defined again, or two whose folding parts are alike."""
-    if (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__):
+    if (left.__module__, left.__qualname__) == (right.__module__, right.__qualname__):
         return True
-    return all(_is_alike(getattr(one, name, None), getattr(other, name, None)) for name in FOLDING)
+    return all(_is_alike(getattr(left, name, None), getattr(right, name, None)) for name in FOLDING)
 
 
-def _is_alike(one: Any, other: Any) -> bool:
-    if isinstance(one, types.FunctionType) and isinstance(other, types.FunctionType):
-        parts = [(f.__code__, f.__defaults__, f.__kwdefaults__) for f in (one, other)]
-        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+def _is_alike(left: Any, right: Any) -> bool:
+    if isinstance(left, types.FunctionType) and isinstance(right, types.FunctionType):
+        parts = [(f.__code__, f.__defaults__, f.__kwdefaults__) for f in (left, right)]
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (left, right)]
         return parts[0] == parts[1] and cells[0] == cells[1]
-    if isinstance(one, Pipeline) and isinstance(other, Pipeline):
-        functions = one.functions, other.functions
+    if isinstance(left, Pipeline) and isinstance(right, Pipeline):
+        functions = left.functions, right.functions
         return [name for name, _ in functions[0]] == [name for name, _ in functions[1]] and all(
             _is_alike(first, second) for (_, first), (_, second) in zip(*functions, strict=True)
         )
-    return bool(one == other)
+    return bool(left == right)

@@ -170,10 +170,10 @@ class Pipeline:
             return view
         return changed(view, {name: value_of(initial, name) for name, _ in self.derived})
 
-    def _check_class(self, made: type[Any]) -> None:
-        if made not in self._fitting:
-            self._check_names(field_types(made) or {}, made.__qualname__)
-            self._fitting[made] = True
+    def _check_class(self, cls: type[Any]) -> None:
+        if cls not in self._fitting:
+            self._check_names(field_types(cls) or {}, cls.__qualname__)
+            self._fitting[cls] = True
 
     def _check_names(self, fields: Collection[str], what: str) -> None:
         for name in [*sorted(self.folded_fields), *(name for name, _ in self.derived)]:

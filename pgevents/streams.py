@@ -200,14 +200,14 @@ def stream(
         raise InvalidValueError(f"after is the id of an event, a whole number from 0 on, not {shown(after)}")
     if not RESERVED.isdisjoint(identifier):
         _refuse_reserved(identifier)
-    made: Any = UnfrozenStream()
-    made.types = None if types is None else tuple(sorted(type_names(types)))
-    made.classes = named_classes(types) if (match or compared) and types is not None else ()
-    made.match = match
-    made.compared = compared
-    made.after = after
-    made.__class__ = Stream
-    described: Stream[Any] = made
+    unfrozen: Any = UnfrozenStream()
+    unfrozen.types = None if types is None else tuple(sorted(type_names(types)))
+    unfrozen.classes = named_classes(types) if (match or compared) and types is not None else ()
+    unfrozen.match = match
+    unfrozen.compared = compared
+    unfrozen.after = after
+    unfrozen.__class__ = Stream
+    described: Stream[Any] = unfrozen
     return described
 
 

@@ -184,23 +184,23 @@ class Timers:
     statements: Statements
     ahead: timedelta = timedelta(0)
 
-    def schedule(self, asked: Later, metadata: Mapping[str, Any] | None = None) -> Scheduled:
+    def schedule(self, later: Later, metadata: Mapping[str, Any] | None = None) -> Scheduled:
         """See `EventClient.schedule`."""
-        key, delivery = asked.key, current_delivery()
+        key, delivery = later.key, current_delivery()
         if delivery is not None:
             metadata = {**delivery.metadata(), **(metadata or {})}
             key = key or delivery.timer_key()
         key = key or str(uuid4())
-        (name, data, metadata_text), as_read = self.saver.encoded(asked.event, SaveOptions(metadata))
+        (name, data, metadata_text), as_read = self.saver.encoded(later.event, SaveOptions(metadata))
         row = self.statements.run(
             "schedule",
             type=name,
             data=data,
             metadata=metadata_text,
             key=key,
-            at=asked.at,
-            after=asked.after,
-            replace=asked.replace,
+            at=later.at,
+            after=later.after,
+            replace=later.replace,
             ahead=self.ahead,
         ).fetchone()
         status, at, event_id = row[:3]

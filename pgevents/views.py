@@ -186,38 +186,38 @@ Difference = tuple[str, Any, Any]
 """Where two values differ, as a path, and what stands there in each."""
 
 
-def first_difference(one: Any, other: Any, path: str = "") -> Difference | None:
+def first_difference(left: Any, right: Any, path: str = "") -> Difference | None:
     """Where two values differ in value, kind or the order of a dict's keys; None if nowhere.
 
     A time zone counts by its offset: a stored time knows no more of it.
     """
-    return None if is_alike(one, other) else _difference(one, other, path)
+    return None if is_alike(left, right) else _difference(left, right, path)
 
 
-def is_alike(one: Any, other: Any) -> bool:
+def is_alike(left: Any, right: Any) -> bool:
     """Whether two values are alike in value, kind and the order of a dict's keys."""
-    kind = one.__class__
-    if kind is not other.__class__:
+    kind = left.__class__
+    if kind is not right.__class__:
         return False
     if kind in PLAIN:
-        return bool(one == other)
+        return bool(left == right)
     form, names = _form_of(kind)
     if form == "fields":
         for name in names:
-            mine, theirs = getattr(one, name), getattr(other, name)
-            if mine.__class__ in PLAIN:  # most are
-                if mine.__class__ is not theirs.__class__ or mine != theirs:
+            left_part, right_part = getattr(left, name), getattr(right, name)
+            if left_part.__class__ in PLAIN:  # most are
+                if left_part.__class__ is not right_part.__class__ or left_part != right_part:
                     return False
-            elif not is_alike(mine, theirs):
+            elif not is_alike(left_part, right_part):
                 return False
         return True
     if form == "list":
-        return len(one) == len(other) and all(map(is_alike, one, other))
+        return len(left) == len(right) and all(map(is_alike, left, right))
     if form == "dict":
-        return len(one) == len(other) and all(
-            is_alike(a, b) and is_alike(one[a], other[b]) for a, b in zip(one, other, strict=True)
+        return len(left) == len(right) and all(
+            is_alike(a, b) and is_alike(left[a], right[b]) for a, b in zip(left, right, strict=True)
         )
-    return _difference(one, other, "") is None
+    return _difference(left, right, "") is None
 
 
 @remembered("forms of values")
@@ -231,27 +231,27 @@ def _form_of(kind: Any) -> tuple[str, tuple[str, ...]]:
     return "value", ()
 
 
-def _difference(one: Any, other: Any, path: str) -> Difference | None:
-    here, start = (path, one, other), f"{path}." if path else ""
-    kind = _class_of(one)
-    if kind is not _class_of(other):
+def _difference(left: Any, right: Any, path: str) -> Difference | None:
+    here, start = (path, left, right), f"{path}." if path else ""
+    kind = _class_of(left)
+    if kind is not _class_of(right):
         return here
     if issubclass(kind, dict):
-        keys = zip(one, other, strict=False)
-        if len(one) != len(other) or any(first_difference(*pair) is not None for pair in keys):
-            return path, list(one), list(other)
-        return _first((f"{start}{key}", one[key], other[key]) for key in one)
+        keys = zip(left, right, strict=False)
+        if len(left) != len(right) or any(first_difference(*pair) is not None for pair in keys):
+            return path, list(left), list(right)
+        return _first((f"{start}{key}", left[key], right[key]) for key in left)
     if issubclass(kind, (list, tuple)):
-        if len(one) != len(other):
+        if len(left) != len(right):
             return here
-        return _first((f"{path}[{n}]", *pair) for n, pair in enumerate(zip(one, other, strict=True)))
+        return _first((f"{path}[{n}]", *pair) for n, pair in enumerate(zip(left, right, strict=True)))
     if issubclass(kind, (set, frozenset)):
-        first, second = ({(_class_of(item), item) for item in some} for some in (one, other))
+        first, second = ({(_class_of(item), item) for item in some} for some in (left, right))
         return None if first == second else here
     if _has_fields(kind):
         names = _field_types(kind)
-        return _first((start + name, getattr(one, name), getattr(other, name)) for name in names)
-    return None if _is_same(one, other) else here
+        return _first((start + name, getattr(left, name), getattr(right, name)) for name in names)
+    return None if _is_same(left, right) else here
 
 
 def _class_of(value: Any) -> Any:
@@ -259,22 +259,22 @@ def _class_of(value: Any) -> Any:
 
 
 def _first(parts: typing.Iterable[Difference]) -> Difference | None:
-    for path, one, other in parts:
-        if not is_alike(one, other):
-            return _difference(one, other, path) or (path, one, other)
+    for path, left, right in parts:
+        if not is_alike(left, right):
+            return _difference(left, right, path) or (path, left, right)
     return None
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    if isinstance(one, Enum):
-        return one is other
-    if isinstance(one, float):
-        return repr(one) == repr(other)
-    if isinstance(one, Decimal):
-        return bool(one.as_tuple() == other.as_tuple())
-    if isinstance(one, (datetime, time)):
-        return bool(one == other) and one.utcoffset() == other.utcoffset()
-    return bool(one == other)
+def _is_same(left: Any, right: Any) -> bool:
+    if isinstance(left, Enum):
+        return left is right
+    if isinstance(left, float):
+        return repr(left) == repr(right)
+    if isinstance(left, Decimal):
+        return bool(left.as_tuple() == right.as_tuple())
+    if isinstance(left, (datetime, time)):
+        return bool(left == right) and left.utcoffset() == right.utcoffset()
+    return bool(left == right)
 
 
 def as_jsonb(value: Any) -> Any:

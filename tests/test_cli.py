@@ -297,7 +297,7 @@ def test_an_export_is_resumed_and_imported_exactly(log: Command, tmp_path: Path,
     log("init", "--events", "copy.events", "--index", "cart_id")
     assert "imported 4 events" in log("import", path, "--events", "copy.events")[2]
     assert (
-        '{"events": 0, "known": 4, "skipped": 0,'
+        '{"events": 0, "repeated": 4, "skipped": 0,'
         in log("import", path, "--json", "--events", "copy.events")[2]
     )
     assert (
@@ -830,7 +830,7 @@ def test_lines_with_keys_and_times_are_one_batch(log: Command, tmp_path: Path) -
     code, _, error = log("import", path, "--skip")
     assert code == 1
     assert "skipped line 10: its idempotency key 'k9' saved another event before" in error
-    assert "imported 98 events" in error and "known 1, skipped 1" in error
+    assert "imported 98 events" in error and "repeated 1, skipped 1" in error
     log("export", tmp_path / "copy.jsonl", "--type", "K")
     copied = [json.loads(line) for line in (tmp_path / "copy.jsonl").read_text().splitlines()]
     stored = {one["data"]["n"]: (one["created_at"], one.get("idempotency_key")) for one in copied}

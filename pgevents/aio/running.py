@@ -119,8 +119,8 @@ class AsyncRunner:
         found = [_subscriptions.get(given, given) if callable(given) else given for given in subscriptions]
         self._handlers = [
             function
-            for one in found
-            if isinstance(function := getattr(one, "function", None), _AwaitedHandler)
+            for declared in found
+            if isinstance(function := getattr(declared, "function", None), _AwaitedHandler)
         ]
         self._runner = Runner(client.client, found, poll=poll)
 

@@ -62,14 +62,16 @@ def _upcast(
     """The data in the newest version's shape, if an older one is stored; and why that failed, if it did."""
     if kind is None or version == kind.version:
         return None, None
-    made: Any = json.loads(json.dumps(data))
+    upcast_data: Any = json.loads(json.dumps(data))
     try:
         for step in range(version, kind.version):
-            parts = upcast_results(kind.upcasters[step](made)) if step in kind.upcasters else [made]
+            parts = (
+                upcast_results(kind.upcasters[step](upcast_data)) if step in kind.upcasters else [upcast_data]
+            )
             if len(parts) != 1:
                 return None, f"the upcaster from version {step} makes {len(parts)} events of it"
-            made = parts[0]
-        return json.loads(json.dumps(made)), None
+            upcast_data = parts[0]
+        return json.loads(json.dumps(upcast_data)), None
     except Exception as error:  # an upcaster is the application's code: whatever it raises is shown
         return None, f"{type(error).__name__}: {error}"
 

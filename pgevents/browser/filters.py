@@ -66,7 +66,7 @@ class Filter:
         """Whether every event passes."""
         return self == Filter()
 
-    def query(self, **more: Any) -> str:
+    def query(self, **paging: Any) -> str:
         """The query string of this filter, and of what else is given."""
         pairs: list[tuple[str, Any]] = [("type", name) for name in self.types]
         pairs += [("where", f"{field}={value}") for field, value in self.where]
@@ -76,7 +76,7 @@ class Filter:
                 pairs.append((name, when.isoformat()))
         if self.text:
             pairs.append(("text", self.text))
-        pairs += [(name, value) for name, value in more.items() if value is not None]
+        pairs += [(name, value) for name, value in paging.items() if value is not None]
         return urlencode(pairs)
 
     def residual(self, spec: TableSpec) -> tuple[list[str], list[Any]]:

@@ -126,14 +126,14 @@ def _runners(client: EventClient) -> list[dict[str, Any]]:
     return [{**row, "notes": json.loads(row["notes"]), "seen_at": iso(row["seen_at"])} for row in found]
 
 
-def _parked(one: ParkedEvent, types: dict[int, str]) -> dict[str, Any]:
-    return {**_shown(one), "type": types.get(one.event_id)}
+def _parked(parked: ParkedEvent, types: dict[int, str]) -> dict[str, Any]:
+    return {**_shown(parked), "type": types.get(parked.event_id)}
 
 
-def _shown(one: ParkedEvent | ParkingNote) -> dict[str, Any]:
+def _shown(record: ParkedEvent | ParkingNote) -> dict[str, Any]:
     return {
         name: iso(value) if isinstance(value, datetime) else value
-        for name, value in attrs.asdict(one).items()
+        for name, value in attrs.asdict(record).items()
     }
 
 

@@ -61,15 +61,15 @@ FROM found GROUP BY version ORDER BY version
     return {"projections": found, "count_limit": COUNT_LIMIT}
 
 
-def _kept(one: KeptReport) -> dict[str, Any]:
+def _kept(report: KeptReport) -> dict[str, Any]:
     """A version that runners keep: how far a rebuild is, or that it is complete."""
     return {
-        "version": one.version,
-        "name": one.name,
-        "position": min(one.position, one.target),
-        "target": one.target,
-        "is_complete": one.complete_at is not None,
-        "waiting": one.waiting,
+        "version": report.version,
+        "name": report.name,
+        "position": min(report.position, report.target),
+        "target": report.target,
+        "is_complete": report.complete_at is not None,
+        "waiting": report.waiting,
     }
 
 

@@ -65,8 +65,8 @@ def texts_of_line(line: str) -> LineTexts | None:
         if not _is_storable(_decode(data).values()):
             return None
         if metadata != "{}":
-            known = _decode(metadata)
-            if not known or not _is_storable(known.values()):
+            metadata_dict = _decode(metadata)
+            if not metadata_dict or not _is_storable(metadata_dict.values()):
                 return None
     except Exception:  # the slower form says what is wrong
         return None

@@ -59,7 +59,7 @@ NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page
 @define
 class _Imported:
     events: int = 0
-    known: int = 0
+    repeated: int = 0
     skipped: int = 0
 
 
@@ -145,8 +145,8 @@ def import_command(
         for page, some in _ahead(
             (page, list(some)) for page, some in groupby(lines, lambda line: line.number // PAGE)
         ):
-            known, new = pages.save(page, some)
-            done.events, done.known = done.events + new, done.known + known
+            repeated, new = pages.save(page, some)
+            done.events, done.repeated = done.events + new, done.repeated + repeated
             if pages.has_stopped:
                 break
             if file != "-":
@@ -154,7 +154,7 @@ def import_command(
                 advance(position - before)
     if stops:
         fail(stops[0])
-    report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
     if done.skipped:
         sys.exit(1)
 
@@ -177,8 +177,8 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
     with closing(table):
         pages = _Pages(reader, store.writer(reader), table.source, refuse)
         for page, some in groupby(table.lines(refuse), lambda line: line.number // PAGE):
-            known, new = pages.save(page, list(some))
-            done.events, done.known = done.events + new, done.known + known
+            repeated, new = pages.save(page, list(some))
+            done.events, done.repeated = done.events + new, done.repeated + repeated
             if pages.has_stopped:
                 break
         theirs = table.totals()
@@ -186,7 +186,7 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
         fail(stops[0])
     totals_sql = TOTALS_SQL.format(events=reader.events.pgevents_spec.qualified())
     ours = tuple(map(int, reader.session.execute(totals_sql, [table.source]).fetchone()))
-    report(store, "imported", start, events=done.events, known=done.known, skipped=done.skipped)
+    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
     if ours != theirs:
         names = ("events", "streams", "sum of versions")
         pairs = [f"{n} {a}, there {b}" for n, a, b in zip(names, ours, theirs, strict=True) if a != b]
@@ -231,12 +231,12 @@ class _Pages:
             (stored,) = self._session.execute(self._lock_sql, [self._source, page]).fetchone()
             notes = _Notes(self._source, stored)
             missing = [line for line in lines if not notes.holds(line)]
-            new, known = self._append(missing)
-            if new or known:
+            new, repeated = self._append(missing)
+            if new or repeated:
                 notes.add(new)
-                notes.add(known)
+                notes.add(repeated)
                 self._session.execute(self._note_sql, [notes.stored(), self._source, page])
-        return len(lines) - len(missing) + len(known), len(new)
+        return len(lines) - len(missing) + len(repeated), len(new)
 
     def _append(self, lines: Sequence[Line]) -> tuple[list[Line], list[Line]]:
         """Append lines as one batch: those that were saved now, and those that their keys had saved before.
@@ -244,7 +244,7 @@ class _Pages:
         Where something is wrong with a batch, its halves are saved one after the other, and so on, until it
         is known with which line.
         """
-        new, known = list[Line](), list[Line]()
+        new, repeated = list[Line](), list[Line]()
         batches = [lines] if lines else []
         while batches:
             batch = batches.pop()
@@ -263,8 +263,8 @@ class _Pages:
                     break
                 continue
             new += rest
-            known += [line for line in batch if line.number in before]
-        return new, known
+            repeated += [line for line in batch if line.number in before]
+        return new, repeated
 
     def _saved_by_keys(self, lines: Sequence[Line]) -> set[int]:
         """The numbers of those lines that an earlier save with their key has saved.

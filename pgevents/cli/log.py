@@ -153,16 +153,18 @@ def append(
     found: dict[str, Any] = {"metadata": parse_json(metadata, "--metadata")}
     found["data"] = event_data(data, found["metadata"])
     given = {"type": type, "data": found["data"]}
-    more: dict[str, Any] = {"metadata": found["metadata"], "idempotency_key": key}
+    options_of_save: dict[str, Any] = {"metadata": found["metadata"], "idempotency_key": key}
     if created_at is not None:
-        more["created_at"] = _time(created_at, "--created-at")
+        options_of_save["created_at"] = _time(created_at, "--created-at")
     reader = store.open()
     writer = store.writer(reader)
     with refusals_of_plugins(writer):
         if after is None:
-            saved = writer.save_event(given, **more)
+            saved = writer.save_event(given, **options_of_save)
         else:
-            saved = writer.save_event_with_stream_validation(given, after, stream_of((), match), **more)
+            saved = writer.save_event_with_stream_validation(
+                given, after, stream_of((), match), **options_of_save
+            )
     # Read again, for a plugin may have changed it.
     for event in reader.iter_event_stream(after=saved.id - 1, as_of=saved.id):
         show_event(event, store.as_json)

@@ -42,7 +42,7 @@ class Peer:
         stream: The column of the stream's name.
         version: The column of the place within a stream.
         time: SQL of the time, or None if it stands in the event itself.
-        more: Columns that are read, too.
+        extra_columns: Columns that are read, too.
         read: Type, JSON text of the data, other metadata and time of a row.
     """
 
@@ -51,7 +51,7 @@ class Peer:
     stream: str
     version: str
     time: str | None
-    more: tuple[str, ...]
+    extra_columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], tuple[str, str, dict[str, Any], datetime | None]]
 
 
@@ -89,15 +89,15 @@ def _untagged(found: dict[str, Any]) -> Any:
 
 
 def _message_db(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], datetime | None]:
-    more = {"id": row["id"]} | ({"metadata": json.loads(row["metadata"])} if row["metadata"] else {})
-    return row["type"], row["data"] or "{}", more, row["time"]
+    metadata = {"id": row["id"]} | ({"metadata": json.loads(row["metadata"])} if row["metadata"] else {})
+    return row["type"], row["data"] or "{}", metadata, row["time"]
 
 
 def _marten(row: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], datetime | None]:
-    more = {"id": row["id"], "tenant": row["tenant_id"], "dotnet_type": row["mt_dotnet_type"]}
+    metadata = {"id": row["id"], "tenant": row["tenant_id"], "dotnet_type": row["mt_dotnet_type"]}
     if row["is_archived"]:
-        more["is_archived"] = True
-    return row["type"], row["data"], more, row["time"]
+        metadata["is_archived"] = True
+    return row["type"], row["data"], metadata, row["time"]
 
 
 PEERS = {
@@ -152,9 +152,9 @@ class PeerTable:
         with self._connection.cursor() as cursor:
             cursor.execute(FIND_SQL, [columns, len(columns)])
             found = cursor.fetchall()
-        fitting = [(schema, one) for schema, one in found if table in (None, one, f"{schema}.{one}")]
+        fitting = [place for place in found if table in (None, place[1], ".".join(place))]
         if len(fitting) != 1:
-            names = ", ".join(f"{schema}.{one}" for schema, one in found) or "none"
+            names = ", ".join(map(".".join, found)) or "none"
             raise click.UsageError(
                 f"--table SCHEMA.TABLE names one events table of {name}; there are: {names}"
             )
@@ -173,7 +173,7 @@ class PeerTable:
         columns: list[sql.Composable] = [
             sql.SQL("{}::text AS {}").format(sql.Identifier(c), sql.Identifier(a)) for a, c in named
         ]
-        for column in peer.more:
+        for column in peer.extra_columns:
             as_text = "" if column in ("state", "is_archived") else "::text"
             columns.append(sql.SQL("{}" + as_text).format(sql.Identifier(column)))
         columns.append(sql.SQL(f"{peer.time or 'NULL::timestamptz'} AS time"))
@@ -194,7 +194,7 @@ class PeerTable:
                         return
 
     def _line(self, row: Mapping[str, Any]) -> Line:
-        event_type, text, more, time = self.peer.read(row)
+        event_type, text, metadata, time = self.peer.read(row)
         data: Any = json.loads(text)
         if not isinstance(data, dict):
             raise EventEncodeError("its data are not a JSON object")
@@ -205,7 +205,7 @@ class PeerTable:
             "stream": row["stream"],
             "version": int(row["version"]),
             "position": int(row["position"]),
-            **more,
+            **metadata,
         }
         metadata_text = json.dumps(metadata, ensure_ascii=False)
         when = time.astimezone(timezone.utc) if time is not None else None

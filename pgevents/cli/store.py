@@ -87,10 +87,10 @@ NAMES = ("url", "events", "projections", "app", "tenant", "plugins", "as_json")
 def store_options(function: F) -> F:
     """The options, for the group of all commands: `pgevents --json tail`. The environment counts here."""
     for names, variable, settings in reversed(OPTIONS):
-        more: dict[str, Any] = dict(settings)
+        option_settings: dict[str, Any] = dict(settings)
         if variable is not None:
-            more |= {"envvar": variable, "help": f"{settings['help']}  [${variable}]"}
-        function = click.option(*names, **more)(function)
+            option_settings |= {"envvar": variable, "help": f"{settings['help']}  [${variable}]"}
+        function = click.option(*names, **option_settings)(function)
     return function
 
 
@@ -170,8 +170,8 @@ class Store:
     def open(self) -> EventClient:
         """A client that reads the tables that are there, without classes and plugins: what is stored."""
         if self.app is not None:
-            own = self._own_client(self.app)
-            return create_event_client(own.db, own.events, own.projections, ())
+            app_client = self._own_client(self.app)
+            return create_event_client(app_client.db, app_client.events, app_client.projections, ())
         db = self._database()
         session = Session(db)
         schema, name = _the_only(session.execute(EVENTS_SQL, None).fetchall(), self.events, "events")

@@ -30,12 +30,12 @@ def _of(store: Store) -> Tenants:
 
 
 def _show(store: Store, found: list[Tenant]) -> None:
-    for one in found:
+    for tenant in found:
         if store.as_json:
-            click.echo(json.dumps(asdict(one), default=datetime.isoformat, ensure_ascii=False))
+            click.echo(json.dumps(asdict(tenant), default=datetime.isoformat, ensure_ascii=False))
             continue
-        going = f", being moved to {one.moving_to}" if one.moving_to else ""
-        click.echo(f"{one.name}  {one.node}  since {one.since:%Y-%m-%d %H:%M:%S}{going}")
+        going = f", being moved to {tenant.moving_to}" if tenant.moving_to else ""
+        click.echo(f"{tenant.name}  {tenant.node}  since {tenant.since:%Y-%m-%d %H:%M:%S}{going}")
 
 
 @tenants.command("list", help="List the tenants.", epilog=EXIT_CODES)

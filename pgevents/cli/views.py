@@ -102,11 +102,13 @@ def query(
     client = store.open()
     order = [_order(field, descending) for field in order_by or (("id",) if descending else ())]
     try:
-        asked: dict[str, Any] = {"data": parse_match(match), "version": version}
+        condition: dict[str, Any] = {"data": parse_match(match), "version": version}
         if count:
-            click.echo(client.count_projections(type, **asked))
+            click.echo(client.count_projections(type, **condition))
             return
-        found = client.query_projections(type, order_by=order or None, limit=limit, offset=offset, **asked)
+        found = client.query_projections(
+            type, order_by=order or None, limit=limit, offset=offset, **condition
+        )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     if not found and not store.as_json:

@@ -72,10 +72,10 @@ class ProjectionCalls(ClientParts):
             print(todo.view["items"])
             ```
         """
-        made: PlainProjection[V] = _makers["plain"](
+        projection: PlainProjection[V] = _makers["plain"](
             self, projection_type, identifiers, reducer, initial, types, version
         )
-        return made
+        return projection
 
     def save_projection(self, projection: Projection[V]) -> SaveResult[V]:
         """Save a snapshot of a projection; see `ProjectionBase.save_projection`."""
@@ -84,9 +84,11 @@ class ProjectionCalls(ClientParts):
                 f"save_projection takes a projection, such as CartProjection(id, client), not "
                 f"{shown(projection)}"
             )
-        own: Any = getattr(projection, "client", None)
+        own_client: Any = getattr(projection, "client", None)
         table = self.projections.pgevents_spec.qualified()
-        if own is not None and (own.db is not self.db or own.projections.pgevents_spec.qualified() != table):
+        if own_client is not None and (
+            own_client.db is not self.db or own_client.projections.pgevents_spec.qualified() != table
+        ):
             raise ConfigurationError(
                 f"{shown(projection)} saves with a client of its own: call its save_projection(), or make it "
                 "with this client"

@@ -155,8 +155,8 @@ def _compiled_preparer(fields: dict[str, Any]) -> Callable[[Any], Any]:
     tests = [f"type(instance.{name}) is kind_{name}" for name in fields]
     tests += [f"instance.{name}.tzinfo is utc" for name in times]
     values = [f"{name!r}: instance.{name}{'.isoformat()' if name in times else ''}" for name in fields]
-    made = f"{{{', '.join(values)}}}" if times else "instance"
-    source = f"lambda instance: {made} if {' and '.join(tests)} else None"
+    result = f"{{{', '.join(values)}}}" if times else "instance"
+    source = f"lambda instance: {result} if {' and '.join(tests)} else None"
     compiled: Callable[[Any], Any] = eval(source, names | {"utc": timezone.utc})
     return compiled
 

@@ -93,7 +93,7 @@ class Serializer:
         """The data of instances as JSON text, written in one step; None if `dump` has to look at each."""
         prepare = self.prepare
         try:
-            values = [prepare[one.__class__](one) for one in given]
+            values = [prepare[instance.__class__](instance) for instance in given]
         except AttributeError:  # an instance lacks a field; `dump` says which
             return None
         return None if values[0] is None else fast.dump_lines(values)
@@ -291,21 +291,21 @@ class Serializer:
             )
         parts: list[Any] = [data]
         for step in range(version, event_type.version) if event_type.upcasters else ():
-            made: list[Any] = []
+            next_parts: list[Any] = []
             for part in parts:
                 try:
                     changed: Any = event_type.upcasters[step](part)
                 except Exception as error:
                     reason, cause = self._reason(event_type.name, error, repr(error))
                     raise fault(f"the upcaster from version {step} failed: {reason}") from cause
-                several = upcast_results(changed)
-                if not all(isinstance(result, dict) for result in several):
+                results = upcast_results(changed)
+                if not all(isinstance(result, dict) for result in results):
                     shown = type(changed).__name__ if event_type.name in self.personal else f"{changed!r:.40}"
                     raise fault(
                         f"the upcaster from version {step} returned {shown}, not a dict or a list of dicts"
                     )
-                made += several
-            parts = made
+                next_parts += results
+            parts = next_parts
         decoded = [
             self.decode(part, event_type.cls, event_id=event_id, event_type=event_type.name) for part in parts
         ]

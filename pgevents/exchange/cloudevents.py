@@ -132,8 +132,19 @@ def from_cloudevent(cloudevent: Mapping[str, Any] | str | bytes) -> ReceivedClou
         raise EventEncodeError(
             f"the data of a CloudEvent to save are a JSON object, not {type(cast(object, data)).__name__}"
         )
-    known = {"specversion", "id", "type", "time", "data", "datacontenttype", METADATA, *LINKS.values()}
-    rest = {name: value for name, value in given.items() if name not in known and value is not None}
+    event_attributes = {
+        "specversion",
+        "id",
+        "type",
+        "time",
+        "data",
+        "datacontenttype",
+        METADATA,
+        *LINKS.values(),
+    }
+    rest = {
+        name: value for name, value in given.items() if name not in event_attributes and value is not None
+    }
     for name in rest:
         if not isinstance(name, str) or not ATTRIBUTE.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(

@@ -251,15 +251,15 @@ def _table_of(rows: list[Any]) -> Any:
         ]
     )
     ids, names, data, metadata, created, updated, keys = zip(*rows, strict=True)
-    made = [time_of(at) for at in created]
+    created_times = [time_of(at) for at in created]
     columns = [
         ids,
         names,
         data,
         [value or "{}" for value in metadata],
         keys,
-        made,
-        [time_of(at) if at else first for at, first in zip(updated, made, strict=True)],
+        created_times,
+        [time_of(at) if at else first for at, first in zip(updated, created_times, strict=True)],
     ]
     arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pyarrow.Table.from_arrays(arrays, schema=schema)
@@ -279,7 +279,7 @@ class _Columns:
     def table(self, found: list[tuple[Event[Any], Any]]) -> Any:
         pyarrow = _arrow()
         text = pyarrow.string()
-        made: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "event_id": pyarrow.array([event.id for event, _ in found], pyarrow.int64()),
             "event_created_at": pyarrow.array([event.created_at for event, _ in found], _times("").type),
             "event_metadata": pyarrow.array([row[3] or "{}" for _, row in found], text),
@@ -287,15 +287,15 @@ class _Columns:
         encode = self._client.serializer.encode
         data: list[dict[str, Any]] = [encode(event.data, self._kind.name) for event, _ in found]
         for name, kind in self._kinds.items():
-            values = data if name == "data" and kind == "json" else [one.get(name) for one in data]
-            column = f"data_{name}" if name in made else name
+            values = data if name == "data" and kind == "json" else [fields.get(name) for fields in data]
+            column = f"data_{name}" if name in columns else name
             try:
-                made[column] = pyarrow.array([ARROW[kind](value) for value in values], _arrow_type(kind))
+                columns[column] = pyarrow.array([ARROW[kind](value) for value in values], _arrow_type(kind))
             except OverflowError as error:
                 raise ConfigurationError(
                     f"the field {name!r} of {self._kind.name!r} holds an integer of more than 64 bits"
                 ) from error
-        return pyarrow.table(made)
+        return pyarrow.table(columns)
 
 
 def column_kind(annotation: Any) -> str:

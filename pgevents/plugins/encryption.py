@@ -172,15 +172,15 @@ class Encryption:
             EventDecodeError: An encrypted field itself was changed, or comes from another event.
         """
         ids = list(event_ids)
-        if not all(type(one) is int for one in ids):
+        if not all(type(event) is int for event in ids):
             raise ConfigurationError(f"rebind takes the ids of events, not {ids!r}")
         with client.session.atomic(), client.maintenance(maintenance):
             rows = execute(client, REBOUND_SQL, [ids]).fetchall()
             found = [
-                StoredEvent(event_id, name, 1, json.loads(data), json.loads(more))
-                for event_id, name, data, more in rows
+                StoredEvent(event_id, name, 1, json.loads(data), json.loads(metadata))
+                for event_id, name, data, metadata in rows
             ]
-            keys = self._keys.find(client, sorted({one.metadata[SUBJECT] for one in found}))
+            keys = self._keys.find(client, sorted({event.metadata[SUBJECT] for event in found}))
             bound = 0
             for stored in found:
                 subject, fields = stored.metadata[SUBJECT], encrypted_fields(stored.data)

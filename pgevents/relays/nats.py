@@ -53,9 +53,9 @@ class NatsPublisher:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, daemon=True, name="pgevents-nats").start()
-            made = asyncio.run_coroutine_threadsafe(self._publish(message), self._loop)
+            publishing = asyncio.run_coroutine_threadsafe(self._publish(message), self._loop)
         try:
-            made.result(2 * self._timeout + 1)
+            publishing.result(2 * self._timeout + 1)
         except TimeoutError as error:
             raise PublishError(f"JetStream did not confirm event {message.id} in time") from error
 

@@ -75,11 +75,11 @@ def relay(
         raise ConfigurationError(f"a publisher is an object with publish and close, not {publisher!r:.80}")
     names = key_names(key)
     is_many = isinstance(streams, (list, tuple)) and not isinstance(streams, Stream)
-    asked: list[Any] = list(cast(Any, streams)) if is_many else [] if streams is None else [streams]
-    if is_many and not asked:
+    questions: list[Any] = list(cast(Any, streams)) if is_many else [] if streams is None else [streams]
+    if is_many and not questions:
         raise ConfigurationError("streams are empty, so nothing would be published: None is the whole log")
 
-    @subscription(name, *asked, key=key, lanes=lanes, effects="outside", on_error=on_error, lease=lease)
+    @subscription(name, *questions, key=key, lanes=lanes, effects="outside", on_error=on_error, lease=lease)
     def publish(event: Event[Any], client: EventClient) -> None:
         _publish(publisher, _message(client, event, source, names))
 
@@ -87,14 +87,14 @@ def relay(
 
 
 def _message(client: EventClient, event: Event[Any], source: str, names: Sequence[str]) -> Message:
-    made = to_cloudevent(client, event, source=source)
-    found = [made["data"][name] for name in names if made["data"].get(name) is not None]
+    cloudevent = to_cloudevent(client, event, source=source)
+    found = [cloudevent["data"][name] for name in names if cloudevent["data"].get(name) is not None]
     key = (found[0] if isinstance(found[0], str) else json.dumps(found[0])) if found else None
     if key:
-        made["subject"] = key
+        cloudevent["subject"] = key
     delivery = current_delivery()
     fence = delivery.generation if delivery is not None else 0
-    body = json.dumps(made, ensure_ascii=False).encode()
+    body = json.dumps(cloudevent, ensure_ascii=False).encode()
     return Message(str(event.id), event.type, key, fence, body)
 
 

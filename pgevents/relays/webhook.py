@@ -133,12 +133,12 @@ def _signature(secret: bytes, message_id: str, timestamp: str, body: bytes) -> s
 
 def _secret(secret: str) -> bytes:
     try:
-        made = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        decoded = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        made = b""
-    if len(made) < SHORTEST:
+        decoded = b""
+    if len(decoded) < SHORTEST:
         raise ConfigurationError(
             f'a webhook\'s secret is "{PREFIX}" and base64 of {SHORTEST} bytes or more, made once by: '
             "python -c \"import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""
         )
-    return made
+    return decoded

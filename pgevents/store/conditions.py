@@ -17,11 +17,11 @@ Shape = tuple[tuple[tuple[str, bool], ...], bool | None, Compared]
 types, and its comparisons without what they compare with."""
 
 
-def shape_of(one: Stream[Any]) -> Shape:
+def shape_of(stream: Stream[Any]) -> Shape:
     """The shape of a stream, by which its SQL can be remembered."""
-    types = one.types
-    fields = tuple([(field, len(values) != 1) for field, values in one.match])
-    compared = tuple([(field, comparison.shape) for field, comparison in one.compared])
+    types = stream.types
+    fields = tuple([(field, len(values) != 1) for field, values in stream.match])
+    compared = tuple([(field, comparison.shape) for field, comparison in stream.compared])
     return fields, None if types is None else len(types) != 1, compared
 
 
@@ -40,8 +40,8 @@ def where_sql(
     fields, several_types, compared = shape
     id_sql = id_sql or f"{table.qualified()}.id"
     parts = [
-        _has_value_sql(table, field, alias, id_sql, "ANY(%s)" if several else "%s")
-        for field, several in _without_first(fields, besides)
+        _has_value_sql(table, field, alias, id_sql, "ANY(%s)" if has_many else "%s")
+        for field, has_many in _without_first(fields, besides)
     ]
     parts += [
         comparison.sql(text_sql(field, alias), json_sql(field, alias)) for field, comparison in compared
@@ -66,13 +66,13 @@ def _has_value_sql(table: TableSpec, field: str, alias: str, id_sql: str, value:
     )
 
 
-def where_params(one: Stream[Any], besides: str | None = None) -> list[Any]:
+def where_params(stream: Stream[Any], besides: str | None = None) -> list[Any]:
     """The values for `where_sql`, in its order."""
     params: list[Any] = [
-        values[0] if len(values) == 1 else list(values) for _, values in _without_first(one.match, besides)
+        values[0] if len(values) == 1 else list(values) for _, values in _without_first(stream.match, besides)
     ]
-    for _, comparison in one.compared:
+    for _, comparison in stream.compared:
         params += comparison.params()
-    if one.types is not None:
-        params.append(one.types[0] if len(one.types) == 1 else list(one.types))
+    if stream.types is not None:
+        params.append(stream.types[0] if len(stream.types) == 1 else list(stream.types))
     return params

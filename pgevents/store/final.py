@@ -164,10 +164,15 @@ class FinalReads(Source):
         """
         bound_sql = f"SELECT {self.spec.qualified('_final_bound')}(%s)"
         bound = self.session.execute(bound_sql, [streams_json(position.streams)]).fetchone()[0]
-        known = bisect_right(position.ids, bound)
+        final_count = bisect_right(position.ids, bound)
         select, params = self.select(position.streams, position.base, bound)
         digest = f"{self.spec.qualified('_digest')}(array_agg(id))"
         sql = f"SELECT count(*), {digest} FROM ({select}) AS e"
-        if self.session.execute(sql, params).fetchone() != (known, digest_of(position.ids[:known])):
+        if self.session.execute(sql, params).fetchone() != (
+            final_count,
+            digest_of(position.ids[:final_count]),
+        ):
             return position  # something was read incompletely: the append function will say what
-        return attrs.evolve(position, base=bound, count=position.count - known, ids=position.ids[known:])
+        return attrs.evolve(
+            position, base=bound, count=position.count - final_count, ids=position.ids[final_count:]
+        )

@@ -94,6 +94,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
+            session.refuse_moved(f"{spec.qualified()} is not here")
             refuse_stale_functions(session.execute, spec)
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
@@ -284,10 +285,10 @@ class _Table:
         columns = self._missing_columns()
         if not columns and not indexes and not statements:
             return
-        own = self.spec.qualified()
-        _lock(self.session, own, NO_USERS if alone or own in columns else NO_WRITERS)
+        own_table = self.spec.qualified()
+        _lock(self.session, own_table, NO_USERS if alone or own_table in columns else NO_WRITERS)
         for table, statement in columns.items():
-            if table != own:  # nobody writes to it now, for it is written to in changes of the own table
+            if table != own_table:  # nobody writes to it now: who does, writes to the own table first
                 _lock(self.session, table, NO_USERS)
             self.session.execute(statement)
         for make in indexes:
@@ -320,14 +321,14 @@ class _Table:
 
     def _replace_index(self, index: Index) -> None:
         """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""
-        own = self.spec.qualified()
+        own_table = self.spec.qualified()
 
         def named(index: Index) -> str:
             return self.spec.beside(f'"{index.name}"')
 
         new = attrs.evolve(index, name=self.spec.index_name("new", index.name).strip('"'))
-        self.session.execute(new.create_sql(own))
-        _lock(self.session, own, NO_USERS)
+        self.session.execute(new.create_sql(own_table))
+        _lock(self.session, own_table, NO_USERS)
         self.session.execute(f'DROP INDEX {named(index)};\nALTER INDEX {named(new)} RENAME TO "{index.name}"')
 
     def _missing_additional_indexes(self) -> Iterator[Callable[[], object]]:
@@ -351,13 +352,12 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
                 f"additional_indexes names no column {unknown[0]!r}; there are {list(fields)}. "
                 "For a field of the data use data_indexes; for an expression give a Peewee index"
             )
-        made = peewee.ModelIndex(
+        yield peewee.ModelIndex(
             model,
             [fields[name] for name in names],
             name=model.pgevents_spec.index_name(*names).strip('"'),
             safe=True,
         )
-        yield made
 
 
 def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractContextManager[None]:

@@ -141,17 +141,17 @@ def status_of(session: Session, events: TableSpec, question: KeptQuestion) -> Ke
 
 
 def with_status(
-    session: Session, events: TableSpec, asked: KeptQuestion, statement: tuple[str, list[Any]]
+    session: Session, events: TableSpec, question: KeptQuestion, statement: tuple[str, list[Any]]
 ) -> tuple[KeptStatus | None, list[Any]]:
     """How far kept views are, and the rows of a statement on them: both as one snapshot sees them."""
-    status, params = _status_sql(events, asked)
+    status, params = _status_sql(events, question)
     sql = (
         f"SELECT s.*, q.* FROM ({status}) AS s (found, is_complete, position, target, has_parked, is_stale)\n"
         f"LEFT JOIN (SELECT row_number() OVER () AS n, r.* FROM ({statement[0]}) AS r) AS q ON true\n"
         "ORDER BY q.n"
     )
     rows = session.execute(sql, [*params, *statement[1]]).fetchall()
-    return _status(asked, rows[0][:6]), [tuple(row[7:]) for row in rows if row[6] is not None]
+    return _status(question, rows[0][:6]), [tuple(row[7:]) for row in rows if row[6] is not None]
 
 
 def _status_sql(events: TableSpec, question: KeptQuestion) -> tuple[str, list[Any]]:

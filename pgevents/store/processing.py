@@ -100,22 +100,22 @@ class Statements:
 
 def table_statements(spec: TableSpec) -> dict[str, str]:
     """The DDL of the tables, by the quoted name of what each statement makes."""
-    made = {spec.qualified(f"_{name}"): _filled(spec, f"table {name}") + "\n" for name in TABLES}
+    statements = {spec.qualified(f"_{name}"): _filled(spec, f"table {name}") + "\n" for name in TABLES}
     due = spec.index_name("parked", "due")
-    made[spec.beside(due)] = (
+    statements[spec.beside(due)] = (
         f"CREATE INDEX IF NOT EXISTS {due} ON {spec.qualified('_parked')} (name, due_at) "
         "WHERE state = 'retrying';\n"
     )
     notes = spec.index_name("notes", "name")
-    made[spec.beside(notes)] = (
+    statements[spec.beside(notes)] = (
         f"CREATE INDEX IF NOT EXISTS {notes} ON {spec.qualified('_notes')} (name, number);\n"
     )
     timers = spec.index_name("timers", "due")
-    made[spec.beside(timers)] = (
+    statements[spec.beside(timers)] = (
         f"CREATE INDEX IF NOT EXISTS {timers} ON {spec.qualified('_timers')} (try_at, number) "
         "WHERE state <> 'parked';\n"
     )
-    return made
+    return statements
 
 
 def has_old_checkpoints(session: Session, spec: TableSpec) -> bool:

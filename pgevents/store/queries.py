@@ -104,13 +104,13 @@ def select_after_snapshot(
     elif as_of is not None:  # times need not follow the order of ids, so no snapshot is of a time
         snapshot += " AND false"
     after = "coalesce((SELECT latest_event_id FROM snapshot), 0)"
-    select, more = select_events(table, streams, after, as_of, "ORDER BY id")
+    select, stream_params = select_events(table, streams, after, as_of, "ORDER BY id")
     sql = (
         f"WITH snapshot AS ({snapshot})\n"
         "SELECT latest_event_id, NULL, data, NULL, created_at::text, updated_at::text FROM snapshot\n"
         f"UNION ALL\n({select})"
     )
-    return sql, params + more
+    return sql, params + stream_params
 
 
 @remembered("statements about events")

@@ -377,6 +377,19 @@ class Session:
         found = None if self.when_missing is None else self.when_missing(message)
         return found or NotInstalledError(f"{message}: run client.create_tables()")
 
+    def refuse_moved(self, message: str) -> None:
+        """Refuse to make tables where they are missing because their tenant lives elsewhere.
+
+        Args:
+            message: What is missing.
+
+        Raises:
+            MovedError: Names the new place, if it is known.
+        """
+        found = None if self.when_missing is None else self.when_missing(message)
+        if found is not None:
+            raise found
+
     def _is_lost(self, error: BaseException) -> bool:
         db: Any = self.db
         return not db.is_closed() and is_lost(db.connection(), error)

@@ -118,7 +118,7 @@ class Board:
         with self._idle:
             self._idle.wait_for(lambda: self._waiting or self.is_over, timeout)
 
-    def done(self, task: Task, asked: Sequence[int], outcome: Outcome | None) -> None:
+    def done(self, task: Task, lanes: Sequence[int], outcome: Outcome | None) -> None:
         """A worker is through with a step; None when it failed."""
         with self._changed:
             task.busy -= 1
@@ -128,7 +128,7 @@ class Board:
             for lane, to in outcome.reached.items():
                 task.reached[lane] = max(to, task.reached.get(lane, -1))
             is_idle = not (outcome.handled or outcome.is_more)
-            if is_idle and set(asked) - {
+            if is_idle and set(lanes) - {
                 lane for lane in outcome.reached if outcome.reached[lane] >= task.wanted
             }:
                 # Locked by others, or not final yet: not at once again.

@@ -97,8 +97,8 @@ def _row(row: Any) -> Row:
     make: Any = Row
     error, stack = split_error(row[12])
     places = (*row[:2], question_of(row[2]), row[3], layers_of(row[4]))
-    made: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
-    return made
+    lane: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
+    return lane
 
 
 @contextmanager
@@ -209,8 +209,8 @@ def reset(client: EventClient, name: str, position: int = 0, question: Question 
                 "events that are left out"
             )
         leases = [Lease(*row) for row in statements.rows("leases", name=name)]
-        asked = json.dumps((question or rows[0].question).as_json())
-        statements.run("reset", name=name, position=position, question=asked)
+        question_json = json.dumps((question or rows[0].question).as_json())
+        statements.run("reset", name=name, position=position, question=question_json)
         who, reason = _role(client), f"reset to {position}: it comes again"
         note = f"reset to {position} by {who}: it comes again"
         statements.run("discard_above", name=name, position=position, note=note, by=who, reason=reason)

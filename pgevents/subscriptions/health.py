@@ -147,8 +147,8 @@ def parked(
 def _parked(row: Any) -> ParkedEvent:
     make: Any = ParkedEvent
     error, stack = split_error(row[5])
-    made: ParkedEvent = make(*row[:5], error, *row[6:], stack)
-    return made
+    event: ParkedEvent = make(*row[:5], error, *row[6:], stack)
+    return event
 
 
 def overview(
@@ -186,11 +186,11 @@ def reports_and_waiting(
     (last, is_read_only) = statements.rows("arrivals")[0]
     if not is_read_only:  # a standby, or a transaction that only reads
         statements.run("saw", last=last)
-    known = [row[0] for row in statements.rows("names")]
+    stored_names = [row[0] for row in statements.rows("names")]
     at_work = statements.rows("at_work")
     return [
-        _report(client, name, at_work, max_lag, most) if name in known else (_missing(name), [])
-        for name in (known if names is None else names)
+        _report(client, name, at_work, max_lag, most) if name in stored_names else (_missing(name), [])
+        for name in (stored_names if names is None else names)
     ]
 
 

@@ -170,14 +170,14 @@ def claim(
     before = "SELECT set_config('idle_in_transaction_session_timeout', '0', true);\n" + NAME_WORKER
     holder = holder_name()
     if alone:
-        (own,) = work.client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
+        (former_timeout,) = work.client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
         statements.run(
             "gate",
             before=f"{before}SELECT set_config('lock_timeout', '5s', true);\n",
             gate=work.gate,
             holder=holder,
         )
-        work.client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
+        work.client.session.execute("SELECT set_config('lock_timeout', %s, true)", [former_timeout])
     rows = statements.rows(
         "claim",
         before=before,
@@ -205,11 +205,11 @@ def all_lanes(work: Work) -> list[int]:
 def _lane(row: Sequence[Any]) -> Lane:
     number, lanes, question, position, layers, *rest, was_cut_off, is_stale, has_careful = row
     make: Any = Lane
-    made: Lane = make(
+    lane: Lane = make(
         *(number, lanes, question_of(question), position, layers_of(layers)),
         *(*rest, bool(was_cut_off), is_stale, has_careful),
     )
-    return made
+    return lane
 
 
 @remembered("questions of subscriptions")

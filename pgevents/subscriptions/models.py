@@ -40,8 +40,8 @@ def _models(work: Work) -> Iterator[Any]:
     owner: Any = getattr(work.handle, "__self__", None)
     cls: Any = owner.__class__
     function = getattr(owner, "function", None) or getattr(cls, "handle", None)
-    for one in (function, getattr(cls, "handle_batch", None)):
-        code = inspect.unwrap(one) if callable(one) else None
+    for handler in (function, getattr(cls, "handle_batch", None)):
+        code = inspect.unwrap(handler) if callable(handler) else None
         if not inspect.isfunction(code):
             continue
         found = inspect.getclosurevars(code)

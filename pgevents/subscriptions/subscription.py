@@ -238,21 +238,23 @@ def subscription(
     """
     if callable(name):
         raise ConfigurationError('write @subscription("name", Type, ...): it needs a name for its place')
-    asked: list[Stream[Any]] = [one if isinstance(one, Stream) else stream(one) for one in streams]
+    questions: list[Stream[Any]] = [
+        given if isinstance(given, Stream) else stream(given) for given in streams
+    ]
 
     def decorate(function: Handler) -> FunctionSubscription[Any]:
-        made: FunctionSubscription[Any] = FunctionSubscription(
+        declaration: FunctionSubscription[Any] = FunctionSubscription(
             function,
             name,
-            asked or [stream()],
+            questions or [stream()],
             key=key,
             lanes=lanes,
             effects=effects,
             on_error=on_error or ErrorPolicy(),
             lease=lease,
         )
-        declared[name] = made
-        return made
+        declared[name] = declaration
+        return declaration
 
     return decorate
 

@@ -118,8 +118,8 @@ class Mover:
             take_turn(target, self.move, TURN_OF_TRANSACTION_SQL)
             self.prepare(self.target)
             target.execute(f"COMMENT ON SCHEMA {quoted(schema)} IS %s", [self.move.mark])
-            contents, made = contents_of(source, schema), contents_of(target, schema)
-            missing = unlike(contents, made)
+            contents, target_contents = contents_of(source, schema), contents_of(target, schema)
+            missing = unlike(contents, target_contents)
             if missing is not None:
                 raise ConfigurationError(
                     f"the schema of the tenant {schema!r} holds {missing}, which is not made at "
@@ -127,7 +127,7 @@ class Mover:
                     "beside the log"
                 )
             yield "made"
-            with triggers_off(target, schema, list(made.tables)):
+            with triggers_off(target, schema, list(target_contents.tables)):
                 for _ in self._copy_final(contents):
                     yield "copied"
                 with source.atomic():

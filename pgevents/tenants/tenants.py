@@ -19,6 +19,7 @@ from pgevents.errors import (
     TenantsError,
     shown,
 )
+from pgevents.store.checks import distributed_table
 from pgevents.store.session import Session, open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.tenants.directory import Directory, Tenant
@@ -30,11 +31,6 @@ R = TypeVar("R")
 LONGEST_NAME = 48
 """Bytes; `moved_<id>` and what is named after the schema need room."""
 RESERVED = ("pg_", "moved_")
-CITUS_SQL = "SELECT to_regclass('pg_dist_partition') IS NOT NULL"
-CITUS_TABLE_SQL = """\
-SELECT p.logicalrelid::regclass::text FROM pg_dist_partition AS p JOIN pg_class AS c ON c.oid = p.logicalrelid
-WHERE c.relnamespace = to_regnamespace(%s) LIMIT 1
-"""
 
 
 def _nothing(client: EventClient) -> None:
@@ -160,7 +156,6 @@ class Tenants:
         def make(chosen: str) -> None:
             client = self._client_at(tenant, self.nodes[chosen])
             with client.session.atomic():
-                refuse_citus(client.session, tenant)
                 self._prepared(client)
 
         return self._directory.add(tenant, choose, make)
@@ -174,9 +169,9 @@ class Tenants:
             InvalidValueError: There is no such tenant.
             DatabaseUnavailableError: The directory cannot be asked, and was not asked before.
         """
-        known = self._clients.get(tenant)
-        if known is not None:
-            return known
+        open_client = self._clients.get(tenant)
+        if open_client is not None:
+            return open_client
         place = self._find(tenant)
         client = self._client_at(tenant, self.nodes[self._check_node(place.node)])
         client.session.when_missing = lambda message: self._moved(tenant, place.node, client, message)
@@ -320,6 +315,8 @@ class Tenants:
     def _prepared(self, client: EventClient) -> None:
         client.create_tables(**self._grants)
         self._prepare(client)
+        # Citus may distribute new tables by itself.
+        refuse_citus(client.session, str(client.events.pgevents_spec.schema))
 
     # -- parts ------------------------------------------------------------
 
@@ -399,14 +396,12 @@ def refuse_citus(session: Session, tenant: str) -> None:
     Raises:
         ConfigurationError: Says why.
     """
-    if not session.execute(CITUS_SQL).fetchone()[0]:
-        return
-    row = session.execute(CITUS_TABLE_SQL, [f'"{tenant}"']).fetchone()
-    if row is not None:
+    name = distributed_table(session.execute, tenant)
+    if name is not None:
         raise ConfigurationError(
-            f"{row[0]} is distributed by Citus, which does not pass on what the promises rest on: final "
+            f"{name} is distributed by Citus, which does not pass on what the promises rest on: final "
             "reads on another node would be wrong, and its moves lose the sequence. Keep tenants in ordinary "
-            "tables"
+            "tables, and citus.enable_schema_based_sharding off"
         )
 
 
@@ -417,5 +412,5 @@ def in_schema(model: M, schema: str) -> M:
     """A model like another, whose table stands in a schema."""
     spec = attrs.evolve(model.pgevents_spec, schema=schema)
     meta = type("Meta", (), {"table_name": spec.name, "schema": schema})
-    made: Any = type(model.__name__, model.__bases__, {"Meta": meta, "pgevents_spec": spec})
-    return made  # type: ignore[no-any-return]
+    copied: Any = type(model.__name__, model.__bases__, {"Meta": meta, "pgevents_spec": spec})
+    return copied  # type: ignore[no-any-return]

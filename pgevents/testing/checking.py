@@ -49,39 +49,42 @@ def check_projection(
             check_projection(CartProjection("c1", client))
         ```
     """
-    made: Any = projection
-    client = made.client
+    checked: Any = projection
+    client = checked.client
     if client is None:
-        raise ConfigurationError(f"{type(made).__name__}({made.id!r}) needs a client, whose table is used")
+        raise ConfigurationError(f"{_name_of(checked)} needs a client, whose table is used")
     client.check_installed()
-    final = client.reader.read_final(made.get_streams())
+    final = client.reader.read_final(checked.get_streams())
     if not final:
-        raise ConfigurationError(f"{type(made).__name__}({made.id!r}) has no events, so nothing was checked")
+        raise ConfigurationError(f"{_name_of(checked)} has no events, so nothing was checked")
     events = list(final)
-    whole = made.fold_on(None, copy.deepcopy(events), final.position)
+    whole = checked.fold_on(None, copy.deepcopy(events), final.position)
     places = list(range(1, len(events) + 1))
     if len(places) > splits:
         places = sorted(random.Random(seed).sample(places, splits))
     with client.db.atomic() as transaction:
         try:
             for place in places:
-                _check_split(made, events, place, final.position, whole)
+                _check_split(checked, events, place, final.position, whole)
         finally:
             transaction.rollback()
     return len(events)
 
 
-def _check_split(made: Any, events: list[Any], place: int, position: Any, whole: Any) -> None:
-    client, key = made.client, made.snapshot_key()
-    client.snapshots.delete(key.type, id_text(made.id))
+def _check_split(projection: Any, events: list[Any], place: int, position: Any, whole: Any) -> None:
+    client, key = projection.client, projection.snapshot_key()
+    client.snapshots.delete(key.type, id_text(projection.id))
     first, rest = copy.deepcopy(events[:place]), copy.deepcopy(events[place:])
-    client.save_snapshot(made, made.fold_on(None, first, position), first[-1].id, first)
-    split = made.fold_on(client.snapshots.note(key).row, rest, position)
+    client.save_snapshot(projection, projection.fold_on(None, first, position), first[-1].id, first)
+    split = projection.fold_on(client.snapshots.note(key).row, rest, position)
     found = first_difference(whole, split)
     if found is not None:
         path, expected, seen = found
         raise AssertionError(
-            f"{type(made).__name__}({made.id!r}), {path or 'as a whole'}: folded from the start it is "
-            f"{expected!r}, and {seen!r} with a snapshot after event {first[-1].id} (the {place}. of "
-            f"{len(events)})"
+            f"{_name_of(projection)}, {path or 'as a whole'}: folded from the start it is {expected!r}, and "
+            f"{seen!r} with a snapshot after event {first[-1].id}, number {place} of {len(events)}"
         )
+
+
+def _name_of(projection: Any) -> str:
+    return f"{type(projection).__name__}({projection.id!r})"

@@ -58,8 +58,8 @@ def check_reducers(
     changed: list[str] = []
     for cls in projections:
         found = {"version": cls.version, "fingerprint": _fingerprint(cls)}
-        known = locked.get(cls.projection_type)
-        is_other = known is not None and known["version"] == cls.version and known != found
+        recorded = locked.get(cls.projection_type)
+        is_other = recorded is not None and recorded["version"] == cls.version and recorded != found
         if is_other and not update:
             changed.append(cls.projection_type)
             warnings.warn(
@@ -77,12 +77,12 @@ def check_reducers(
 
 
 def _fingerprint(cls: Any) -> str:
-    own = [
+    bases = [
         base
         for base in cls.__mro__
         if base.__module__.split(".")[0] not in ("pgevents", "typing", "builtins")
     ]
-    parts = [_text_of(base) for base in own]
+    parts = [_text_of(base) for base in bases]
     parts += [f"{name} {_text_of(function)}" for name, function in cls.reducers.functions]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -143,11 +143,11 @@ class Given:
             return self._latest(cast(Any, source))
         return source.view if _is_projection(source) else source
 
-    def _latest(self, asked: LatestEvent[Any]) -> Event[Any] | None:
+    def _latest(self, latest: LatestEvent[Any]) -> Event[Any] | None:
         """The latest event of a stream, as a decision on it gets it."""
         if self.client is not None:
-            return next(iter(self.client.reader.newest([asked.stream])), None)
-        found = self._matching([asked.stream])
+            return next(iter(self.client.reader.newest([latest.stream])), None)
+        found = self._matching([latest.stream])
         return found[-1] if found else None
 
     @property
@@ -164,12 +164,14 @@ class Given:
         if self.client is not None:
             return type(projection)(projection.id, self.client, as_of=projection.as_of)
         limit: Any = projection.as_of
-        own = self._matching(projection.get_streams())
+        events = self._matching(projection.get_streams())
         if limit is not None:
-            own = [
-                event for event in own if limit >= (event.id if isinstance(limit, int) else event.created_at)
+            events = [
+                event
+                for event in events
+                if limit >= (event.id if isinstance(limit, int) else event.created_at)
             ]
-        return class_of(projection).from_history(projection.id, copy.deepcopy(own), projection.client)
+        return class_of(projection).from_history(projection.id, copy.deepcopy(events), projection.client)
 
     def _matching(self, streams: Sequence[Stream[Any]]) -> list[Event[Any]]:
         wanted = Identifiers(plain_serializer(), EventTypes(())).check(streams)
@@ -194,9 +196,9 @@ class Given:
             decided = decide(*views, *args, **kwargs)
             if not isinstance(decided, (list, tuple, Iterator, Later, Cancel)):
                 return decided
-            several = [decided] if isinstance(decided, (Later, Cancel)) else list(cast("Any", decided))
-            outcome.timers = tuple(one for one in several if isinstance(one, (Later, Cancel)))
-            return several
+            parts = [decided] if isinstance(decided, (Later, Cancel)) else list(cast("Any", decided))
+            outcome.timers = tuple(part for part in parts if isinstance(part, (Later, Cancel)))
+            return parts
 
         try:
             outcome.decided = tuple(self._decide(kept))
@@ -224,12 +226,10 @@ def _is_projection(source: object) -> bool:
 def _as_events(decided: Any, serializer: Serializer) -> list[Event[Any]]:
     if decided is None:
         return []
-    several: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
+    parts: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
     return [
-        preview(given, now, serializer=serializer)
-        for given in several
-        if not isinstance(given, (Later, Cancel))
+        preview(part, now, serializer=serializer) for part in parts if not isinstance(part, (Later, Cancel))
     ]
 
 
@@ -309,8 +309,8 @@ class Outcome:
             return self
         if match is not None:
             raise ConfigurationError("match= goes with an error: then(CartClosed, match='c1')")
-        self._check_events([one for one in expected if not isinstance(one, (Later, Cancel))])
-        timers = tuple(one for one in expected if isinstance(one, (Later, Cancel)))
+        self._check_events([item for item in expected if not isinstance(item, (Later, Cancel))])
+        timers = tuple(item for item in expected if isinstance(item, (Later, Cancel)))
         if timers != self.timers:
             raise AssertionError(f"other timers were decided: {self.timers}, not {timers}")
         return self
@@ -338,8 +338,8 @@ class Outcome:
             for item in expected
         ]
         found = [shown(event) for event in self.decided]
-        for place, (one, event) in enumerate(zip(wanted, self.decided, strict=False)):
-            if isinstance(one, type) and event.type in event_type_of(one).names:
+        for place, (item, event) in enumerate(zip(wanted, self.decided, strict=False)):
+            if isinstance(item, type) and event.type in event_type_of(item).names:
                 wanted[place] = found[place]
         if wanted != found:
             old, new = (pprint.pformat(side, width=100).splitlines() for side in (wanted, found))

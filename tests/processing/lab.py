@@ -382,7 +382,10 @@ def _disturb(
     if what == "kill":
         process.kill()
     elif what == "stop":
-        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            os.kill(process.pid, signal.SIGSTOP)
+        except ProcessLookupError:  # its handler has just ended it
+            return "none"
         stopped.append((time.monotonic() + rng.random() * 1.0, process.pid))
     else:
         client.db.execute_sql(
