@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
 from attrs import asdict
 
-from pgevents.diagnosis import diagnose
+from pgevents.diagnosis import Finding, diagnose
+from pgevents.fingerprints import changed_reducers
 from pgevents.subscriptions import kept_views, overview, timers_report
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
 from .store import Store
+from .views import projection_classes
 
 __all__ = ["doctor", "stats"]
 
@@ -116,10 +120,17 @@ def stats(**options: Any) -> None:
     help="Look for what is wrong with tables, indexes and server, and say what to do about it.",
     epilog=EXIT_CODES,
 )
+@click.option(
+    "--reducers",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="reducers.lock",
+    show_default=True,
+    help="The lock file of check_reducers, if there is one: the projections of --app are compared with it.",
+)
 @Store.options
-def doctor(**options: Any) -> None:
+def doctor(reducers: Path, **options: Any) -> None:
     store = Store(**options)
-    findings = list(diagnose(store.open()))
+    findings = [*diagnose(store.open()), *_reducers(reducers)]
     marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
     for finding in findings:
         if store.as_json:
@@ -131,3 +142,24 @@ def doctor(**options: Any) -> None:
             click.echo(click.style(f"  {finding.advice}", dim=True))
     if any(finding.level == "fault" for finding in findings):
         sys.exit(1)
+
+
+def _reducers(lock: Path) -> Iterator[Finding]:
+    """Whether reducers have changed under the same version, as far as the lock file says."""
+    if not lock.exists():
+        return
+    classes = projection_classes()
+    try:
+        changed = changed_reducers(lock, *classes)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        yield Finding("note", f"{lock} cannot be read as a lock file of reducers: {error}")
+        return
+    for kind in changed:
+        yield Finding(
+            "note",
+            f"the reducers of {kind} differ from {lock}, and its version does not",
+            "saved views are folded on by the new ones: raise the version, or, if the views are the same, "
+            "call check_reducers(..., update=True)",
+        )
+    if not changed and classes:
+        yield Finding("ok", f"reducers are as {lock} has them, or have another version")
