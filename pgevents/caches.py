@@ -30,7 +30,7 @@ class Until(Enum):
     CLASS_ADDED = "`@event` adds a class"
     TYPES_CHANGED = "the event types of a client or registry change"
     CONVERTER_CHANGED = "a plugin changes the converter"
-    SECONDS_PASSED = "so many seconds have passed"
+    SECONDS_PASSED = "its seconds have passed"
     OWNER_GONE = "its owner, a client or a pipeline, is gone: the first answer holds"
 
 

@@ -159,7 +159,7 @@ def named_items(wanted: Any) -> Iterable[Any]:
         parts: Iterable[Any] = wanted  # pyright: ignore[reportUnknownVariableType]
         for part in parts:
             if part is None:
-                raise ConfigurationError("None is no event type; leave the types out to mean any")
+                raise ConfigurationError("None is not an event type; leave the types out to mean any")
             yield from named_items(part)
     else:
         raise ConfigurationError(

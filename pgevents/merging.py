@@ -24,7 +24,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """The same question in as few streams as possible: each that is left is one index range.
 
     Streams with one identifier become the union of their types; streams of the same types that differ
-    in the values of their only field become one list. Streams that match nothing fall out.
+    in the values of their only field become one list. Streams that match nothing are left out.
     """
     if not isinstance(streams, (list, tuple)):
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]

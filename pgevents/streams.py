@@ -11,7 +11,7 @@ from pgevents.caches import remembered
 from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.event_types import named_classes, type_names
-from pgevents.fields import check_field
+from pgevents.fields import check_field, named_once
 from pgevents.texts import identifier_text
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ RESERVED = frozenset(
     ("type", "types", "event_type", "event_types", "as_of", "final", "limit", "offset", "order_by")
     + ("metadata", "streams", "where", "reverse", "on_undecodable")
 )
-"""Keywords that are options of some calls; as an identifier they would be a slip."""
+"""Keywords that are options of some calls; as an identifier they would be a mistake."""
 
 
 class Everything(Mapping[str, Any]):
@@ -216,7 +216,7 @@ def _field_of(pair: tuple[str, Any]) -> str:
 
 
 def refuse_for_reads(streams: Iterable[Stream[Any]], purpose: str) -> None:
-    """That streams are held by equal values alone.
+    """Check that streams name fields by equal values alone.
 
     Args:
         streams: Those that are to be used.
@@ -248,16 +248,15 @@ def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, An
             "data={} names no identifier, and would find all events of these types; leave it out, or say so: "
             "data=everything (from pgevents import everything)"
         )
-    twice = sorted(set(named) & set(identifier))
-    if twice:
-        raise ConfigurationError(f"{twice[0]!r} is given twice, as a keyword and in data=")
-    return {**named, **identifier}
+    return named_once(named, identifier)
 
 
 def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
     name = sorted(RESERVED & set(identifier))[0]
     meant = (
-        "types are the first argument, without a keyword" if "type" in name else f"{name}= is no option here"
+        "types are the first argument, without a keyword"
+        if "type" in name
+        else f"{name}= is not an option here"
     )
     raise ConfigurationError(
         f"{meant}; if a field of the data is called {name!r}, write "

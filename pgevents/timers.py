@@ -94,7 +94,7 @@ def later(
         replace: Whether a timer of that key that has not fired yet is replaced.
 
     Raises:
-        InvalidValueError: No time, two times, or a key that is none.
+        InvalidValueError: No time, two times, or not a valid key.
 
     Example:
         ```python

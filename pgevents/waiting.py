@@ -35,8 +35,7 @@ def wait_for(
     ids = _ids_of(awaited)
     rows: list[Any] = statements.rows("rows", name=name)
     if not rows:
-        names = ", ".join(row[0] for row in statements.rows("names")) or "none"
-        raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+        raise statements.unknown(name)
     question: dict[str, Any] = json.loads(rows[0][2])
     key: list[str] = question["key"]
     is_of_views = key == ["$view"]

@@ -1,4 +1,4 @@
-"""The pages, with what each is asked for in its query string."""
+"""The pages, and what the query string of each may hold."""
 
 from __future__ import annotations
 

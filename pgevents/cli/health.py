@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from pgevents.subscriptions import kept_views, overview, timers_report
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
+from .show import show_json
 from .store import Store
 from .views import projection_classes
 
@@ -68,7 +67,7 @@ def stats(**options: Any) -> None:
             ],
             "timers": timers.as_json(),
         }
-        click.echo(json.dumps(found, default=datetime.isoformat))
+        show_json(found)
         return
     from rich import box
     from rich.console import Console
@@ -134,7 +133,7 @@ def doctor(reducers: Path, **options: Any) -> None:
     marks = {"ok": ("✓", "green"), "note": ("!", "yellow"), "fault": ("✗", "red")}
     for finding in findings:
         if store.as_json:
-            click.echo(json.dumps(asdict(finding), ensure_ascii=False))
+            show_json(asdict(finding))
             continue
         mark, colour = marks[finding.level]
         click.echo(f"{click.style(mark, fg=colour)} {printable(finding.what)}")

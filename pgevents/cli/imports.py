@@ -39,7 +39,7 @@ __all__ = ["import_command"]
 
 T = TypeVar("T")
 PAGE = 1_000
-"""So many lines are one transaction."""
+"""How many lines are one transaction."""
 DIGEST = 8
 REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
 """What a save raises if something is wrong with its events."""
@@ -93,7 +93,7 @@ class _Imported:
     metavar="TYPE",
     help="CSV of any form: each row is the data of an event of this type.",
 )
-@click.option("--skip", is_flag=True, help="Leave out lines that are no events and report them.")
+@click.option("--skip", is_flag=True, help="Leave out lines that are not events, and report them.")
 @FORMAT
 @Store.options
 def import_command(
@@ -129,7 +129,7 @@ def import_command(
 
     def refuse(number: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{file}, line {number}: {reason}; what stands before it is saved")
+            stops.append(f"{file}, line {number}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped line {number}: {printable(str(reason))}", err=True)
@@ -168,7 +168,7 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
 
     def refuse(position: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{table.source}, event {position}: {reason}; what stands before it is saved")
+            stops.append(f"{table.source}, event {position}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped event {position}: {printable(str(reason))}", err=True)
@@ -208,7 +208,7 @@ class _Pages:
     """Saves pages of lines, and notes in `<events>_imports` which lines they were.
 
     Attributes:
-        has_stopped: Whether a line was refused that ends the import.
+        has_stopped: Whether the import has ended at a refused line.
     """
 
     def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
@@ -309,7 +309,7 @@ class _Pages:
 
 
 class _Notes:
-    """What is noted of one page: a digest of each line that was saved, at the line's place."""
+    """The notes of one page: a digest of each line that was saved, at the line's place."""
 
     def __init__(self, source: str, stored: bytes) -> None:
         self._source = source

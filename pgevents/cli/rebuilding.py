@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-from datetime import datetime
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from pgevents.subscriptions import RebuildProgress, rebuild
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES
+from .show import show_json
 from .store import Store
 from .views import projection_of
 
@@ -42,15 +42,15 @@ def rebuild_command(type: str, workers: int, drop_old: bool, **options: Any) -> 
         drop_old=drop_old,
     )
     if store.as_json:
-        click.echo(json.dumps(report.as_json(), default=datetime.isoformat, ensure_ascii=False))
+        show_json(report.as_json())
     else:
         name = f"{printable(report.type)} version {report.version}"
         click.echo(f"{name} is complete up to event {report.position:,}.")
 
 
 def collect_rarely() -> None:
-    """Let Python look for cycles less often. A rebuild holds hundreds of thousands of objects, which make
-    none, and looking at all of them again and again takes a quarter of its time."""
+    """Run the garbage collector less often. A rebuild holds hundreds of thousands of objects without cycles,
+    and to look at all of them again and again takes a quarter of its time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 

@@ -82,8 +82,8 @@ def _lines(view: Any) -> list[str]:
     help="Sort by this field of the views (numbers as numbers); with -, the greatest first.",
 )
 @click.option("--descending", is_flag=True, help="The other way round than --order-by says.")
-@click.option("--limit", **whole(1), default=20, show_default=True, help="At most so many.")
-@click.option("--offset", **whole(0), default=0, help="Leave out so many first.")
+@click.option("--limit", **whole(1), default=20, show_default=True, help="At most this many.")
+@click.option("--offset", **whole(0), default=0, help="Leave out this many first.")
 @click.option("--version", **whole(0), metavar="N", help="Only this version.")
 @click.option("--count", is_flag=True, help="Print how many there are.")
 @Store.options

@@ -123,7 +123,7 @@ class ClientParts:
             reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
 
     def check_installed(self) -> None:
-        """That tables and functions are there and sound; asked once, before the first save or final read.
+        """Check that tables and functions are there and sound: once, before the first save or final read.
 
         Raises:
             NotInstalledError: They are missing, or others than this client's.

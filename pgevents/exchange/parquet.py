@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,7 @@ import attrs
 from pgevents.caches import remembered
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
-from pgevents.distribution import install_hint
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, parts_of
 from pgevents.exchange.schemas import resolved, stored_fields
@@ -65,7 +64,7 @@ def export_parquet(
     rows: int = 100_000,
     progress: Callable[[int, int], object] | None = None,
 ) -> ParquetExport:
-    """Write the log into Parquet files, each of a range of ids; called again, it goes on where it was.
+    """Write the log into Parquet files, each of a range of ids; called again, it continues.
 
     Only what is final is written, and a file gets its name when it is whole: whatever is in the folder is
     right, also after a crash. Of each event there are `id`, `type`, `data` and `metadata` (JSON as text),
@@ -115,7 +114,7 @@ def export_parquet(
 
 
 def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator[list[Any]]:
-    """The rows of the log up to an id, in lists of so many at most."""
+    """The rows of the log up to an id, in lists of at most `rows`."""
     found: list[Any] = []
     while True:
         tail = f"ORDER BY id LIMIT {min(PAGE, most - len(found))}"
@@ -133,16 +132,12 @@ def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator
 @remembered("module of Arrow")
 def _arrow() -> Any:
     """The module pyarrow, which has no types."""
-    try:
-        arrow: Any = import_module("pyarrow")
-        import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"pyarrow is missing; it is an extra: {install_hint('parquet')}") from error
-    return arrow
+    require("pyarrow.parquet", "parquet")
+    return require("pyarrow", "parquet")
 
 
 class _Folder:
-    """The folder, and what is noted of it."""
+    """The folder of an export, and its notes."""
 
     def __init__(self, client: EventClient, path: Path, by_type: bool) -> None:
         _arrow()

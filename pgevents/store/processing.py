@@ -1,5 +1,4 @@
-"""The tables and statements of subscriptions; they stand in `processing.sql`, to be read and reviewed as
-SQL."""
+"""The tables and statements of subscriptions; their SQL is in `processing.sql`, to be reviewed."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from typing import Any
 import attrs
 
 from pgevents.caches import remembered
+from pgevents.errors import ConfigurationError
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
@@ -97,6 +97,11 @@ class Statements:
         """Run a statement; the first column of its first row."""
         return self.run(name, **params).fetchone()[0]
 
+    def unknown(self, subscription: str) -> ConfigurationError:
+        """The error for a name that no subscription has; it lists those that there are."""
+        names = ", ".join(row[0] for row in self.rows("names")) or "none"
+        return ConfigurationError(f"there is no subscription {subscription!r}; there are: {names}")
+
 
 def table_statements(spec: TableSpec) -> dict[str, str]:
     """The DDL of the tables, by the quoted name of what each statement makes."""
@@ -174,7 +179,7 @@ def read_lanes(
         streams: Merged streams.
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
-        limit: At most so many events.
+        limit: At most this many events.
         parked_of: The subscription of which to say whether anything is parked.
         columns: `COLUMNS`, or `ONLY_TIMES` to count by.
 

@@ -268,9 +268,7 @@ class Session:
         try:
             db.connect(reuse_if_open=True)
         except (peewee.PeeweeException, MaxConnectionsExceeded) as error:
-            raise DatabaseUnavailableError(
-                f"no connection to the database: {str(error).strip()}; nothing was written"
-            ) from error
+            raise _unavailable(error) from error
 
     def _leave_parent(self, inherited: _Connections) -> None:
         """In a forked process: leave the parent's connections to it. psycopg2 does not close them."""
@@ -344,6 +342,8 @@ class Session:
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
+            if is_outermost and db.is_closed():  # it was lost while it was idle, and there is no other one
+                raise _unavailable(error) from error
             if not is_outermost or not self._is_lost(error):
                 self._translate(error)
             self._drop()
@@ -451,6 +451,12 @@ class Session:
         raise DatabaseError(
             f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
         ) from error
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"no connection to the database: {str(error).strip()}; nothing was written"
+    )
 
 
 def _too_large(message: str) -> PgEventsError:

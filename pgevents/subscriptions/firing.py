@@ -24,7 +24,7 @@ __all__ = ["fire", "until_next"]
 log = logging.getLogger("pgevents")
 
 MOST = 500
-"""At most so many timers in one transaction; fewer if their events have more keys than may be locked."""
+"""At most this many timers in one transaction; fewer if their events have more keys than may be locked."""
 LOCK_TIMEOUT = "50ms"
 """For how long a save of timers' events waits for locks, which it may hold itself meanwhile."""
 BLOCKED_ATTEMPTS, REFUSED_ATTEMPTS = 20, 5

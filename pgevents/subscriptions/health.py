@@ -136,7 +136,7 @@ def parked(
         client: A client of the same events table.
         name: The subscription.
         key: Of this key only.
-        limit: At most so many.
+        limit: At most this many.
         discarded: Also what was discarded, with who and why.
         after: Above this key and event id only, for the next page.
     """
@@ -162,9 +162,9 @@ def overview(
 
     Args:
         client: A client of the same events table.
-        names: Those that there should be; by default those that there are.
+        names: Those that should exist; by default those that exist.
         max_lag: Seconds after which an event that is not dealt with is a problem.
-        most: Count so many events of the lag, and one more where there are more.
+        most: Up to how many events of the lag are counted; where there are more, one more is counted.
 
     Example:
         ```python
@@ -202,7 +202,7 @@ def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: f
 
     Args:
         client: A client of the same events table.
-        names: The subscriptions that there should be; by default those that there are.
+        names: The subscriptions that should exist; by default those that exist.
         max_lag: Seconds after which an event that is not dealt with, or a timer that is due, is a problem.
     """
     problems = [

@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 UNCOUNTED = 3
-"""So many errors of the database at one place do not count. The claim's SQL has the same number."""
+"""This many errors of the database at one place do not count. The claim's SQL has the same number."""
 WRITTEN_EVERY = 1_000
-"""A lane without events gets its place written when it is so many ids behind, or 10 seconds old."""
+"""A lane without events gets its place written when it is this many ids behind, or 10 seconds old."""
 
 
 class QuestionChangedError(PgEventsError):
@@ -158,7 +158,7 @@ def claim(
     Args:
         work: The subscription.
         numbers: The lanes.
-        limit: At most so many of them.
+        limit: At most this many of them.
         alone: Wait until no other worker is in a batch, and keep them out: after a deadlock.
         careful: Only lanes that give their events one by one, or only others; None for any.
 
@@ -339,7 +339,7 @@ def parted(found: Event[Any] | Exception) -> tuple[Event[Any] | None, Exception 
 
 
 def check_ahead(work: Work, lane: Lane) -> None:
-    """That the log has not been set back behind a lane's place.
+    """Check that the log has not been set back behind a lane's place.
 
     Raises:
         ConfigurationError: It has.
@@ -348,7 +348,7 @@ def check_ahead(work: Work, lane: Lane) -> None:
     if lane.position > last:
         raise ConfigurationError(
             f"subscription {work.name!r} stands at {lane.position} in lane {lane.number}, ahead of the log, "
-            f"which ends at {last}: the database was set back, and ids will be given out anew. Reset it to "
+            f"which ends at {last}: the database was set back, and ids will be assigned again. Reset it to "
             "an id that you are sure of"
         )
 

@@ -116,8 +116,7 @@ class Runner:
 
         Raises:
             ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
-                the
-                log; a key that a class lacks; models of another database object; a transaction that is open.
+                the log; a key that a class lacks; models of another database object; an open transaction.
         """
         if type(workers) is not int or workers < 1:
             raise ConfigurationError(f"workers are a number from 1 on, not {workers!r}")
@@ -244,7 +243,7 @@ class Runner:
 
 
 class _Poller:
-    """Looks what came, for all subscriptions of a runner together, on a connection of its own."""
+    """Looks for new events, for all subscriptions of a runner together, on a connection of its own."""
 
     def __init__(self, client: EventClient, board: Board, poll: float, runner: str, workers: int) -> None:
         self.client = client
@@ -274,7 +273,7 @@ class _Poller:
             except Exception as error:
                 if not is_transient(error):
                     raise
-                log.warning("the database cannot be asked what came: %s", str(error).strip())
+                log.warning("new events cannot be looked for: %s", str(error).strip())
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)

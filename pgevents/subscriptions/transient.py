@@ -75,7 +75,7 @@ def let_go(client: EventClient) -> None:
 
 
 def check_ours(connection: Any) -> None:
-    """After a handler: that its transaction is still whole.
+    """Check after a handler that its transaction is still whole.
 
     Args:
         connection: The psycopg2 connection on which it was begun.

@@ -26,16 +26,16 @@ def check_reducers(
 ) -> list[str]:
     """Compare how projections fold with a lock file, and warn where that has changed under the same version.
 
-    Saved views of a version are folded on by whatever reducers there are, so a change needs a higher version.
+    Saved views of a version are folded further by the present reducers, so a change takes a new one.
     The file is JSON and belongs into version control. It is made at the first call; projections and versions
-    that are new to it are added. Compared are the texts of the class and of the functions that it names,
-    without comments and formatting. What these call is not looked at, so nothing rests on it but a
+    that are new to it are added. The comparison uses the source of the class and of the functions that it
+    names, without comments and formatting. Functions that these call are not compared, so it is only a
     warning.
 
     Args:
         path: The lock file.
         *projections: The projections' classes.
-        update: Take what is there now for right, after a change that gives the same views.
+        update: Accept the present reducers, after a change that gives the same views.
 
     Returns:
         The types that have changed.
