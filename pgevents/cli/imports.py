@@ -26,6 +26,7 @@ from pgevents.errors import (
     UnknownEventTypeError,
 )
 from pgevents.save_options import SaveOptions
+from pgevents.store.append import EventColumns
 from pgevents.terminal import printable
 
 from .application import refusals_of_plugins
@@ -298,7 +299,7 @@ class _Pages:
         if not self._writer.plugins.implemented:
             # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
             rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
-            answer = self._writer.appender.append(rows, created_at=times, keys=keys)
+            answer = self._writer.appender.append(EventColumns.of_rows(rows), created_at=times, keys=keys)
             if answer.status != "saved":
                 raise IdempotencyError("its idempotency key was saved by another transaction meanwhile")
             return

@@ -16,10 +16,37 @@ from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.texts import array_text
 
-__all__ = ["Answer", "Appender", "Row", "Times"]
+__all__ = ["Answer", "Appender", "EventColumns", "Row", "Times"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
+
+
+@attrs.define
+class EventColumns:
+    """Events to be stored, column by column, as the append functions take them.
+
+    Attributes:
+        types: The name of each event's type.
+        data: The data of each, as JSON text.
+        metadata: The metadata of each, as JSON text; None if no event has any.
+    """
+
+    types: Sequence[str]
+    data: Sequence[str]
+    metadata: Sequence[str] | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> EventColumns:
+        """The same of rows, at least one."""
+        types, data, metadata = zip(*rows, strict=True)
+        return cls(types, data, None if set(metadata) == {"{}"} else metadata)
+
+    def rows(self) -> list[Row]:
+        """Event by event."""
+        return list(zip(self.types, self.data, self.metadata or ["{}"] * len(self.types), strict=True))
+
+
 Times = datetime | Sequence[datetime] | None
 """When events happened: all of them, or each of them; None: now."""
 
@@ -58,7 +85,7 @@ class Appender:
 
     def append(
         self,
-        rows: Sequence[Row],
+        events: EventColumns,
         positions: Sequence[Position] | None = None,
         key: str | None = None,
         created_at: Times = None,
@@ -68,14 +95,14 @@ class Appender:
         """Append events in one round trip, by the function for one event where that can do it.
 
         Args:
-            rows: The events, at least one.
+            events: At least one.
             positions: What must still hold; None to append whatever has happened.
             key: The idempotency key of all of them.
             created_at: When all of them happened, or each of them; None: now.
             keys: Instead of `key` the stored key of each event, which must be new.
             is_timed: Whether to tell how long the locks were waited for.
         """
-        sql, arguments = self.call_for(rows, positions, key, created_at, keys)
+        sql, arguments = self.call_for(events, positions, key, created_at, keys)
         if not is_timed:
             return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
@@ -86,7 +113,7 @@ class Appender:
 
     def call_for(
         self,
-        rows: Sequence[Row],
+        events: EventColumns,
         positions: Sequence[Position] | None = None,
         key: str | None = None,
         created_at: Times = None,
@@ -94,18 +121,22 @@ class Appender:
     ) -> tuple[str, tuple[Any, ...]]:
         """The statement that appends these events, and its parameters."""
         times = [created_at] if isinstance(created_at, datetime) else created_at
-        if len(rows) == 1:
-            ((name, text, metadata),) = rows
-            one_key, at = keys[0] if keys else key, times[0] if times else None
+        metadata = events.metadata
+        if len(events.types) == 1:
             condition = (None, None) if positions is None else self._condition_on_one_value(positions)
             if condition is not None:
-                metadata_or_none = None if metadata == "{}" else metadata
-                return self._one_sql, (name, text, metadata_or_none, one_key, at, *condition)
-        types, data, metadata_of_all = zip(*rows, strict=True)
+                return self._one_sql, (
+                    events.types[0],
+                    events.data[0],
+                    None if metadata is None else metadata[0],
+                    keys[0] if keys else key,
+                    times[0] if times else None,
+                    *condition,
+                )
         return self._many_sql, (
-            array_text(types),
-            "\n".join(data),
-            None if set(metadata_of_all) == {"{}"} else "\n".join(metadata_of_all),
+            array_text(events.types),
+            "\n".join(events.data),
+            None if metadata is None else "\n".join(metadata),
             None if positions is None else json.dumps([position.as_json() for position in positions]),
             key,
             None if keys is None else list(keys),
@@ -118,10 +149,10 @@ class Appender:
         if len(positions) != 1:
             return None
         position = positions[0]
-        asked = single_value(position.streams, self._data_indexes)
-        if asked is None:
+        question = single_value(position.streams, self._data_indexes)
+        if question is None:
             return None
-        field, value, types_of_each = asked
+        field, value, types_of_each = question
         base, seen, digest = position.premise()
         types = union_of_types(types_of_each) or ()
         return array_text([field, value, *types]), f"{{{base},{seen},{digest}}}"

@@ -48,6 +48,7 @@ RETRYABLE = {
     "55P03": "a lock timeout",
     "57014": "a statement timeout or a cancel request",
 }
+USUAL_DATES = "ISO, MDY"
 SWALLOWED = (
     "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
     "let the error through, or guard the statement by a savepoint (db.atomic())"
@@ -205,7 +206,7 @@ class Session:
             UnsupportedTransactionError: Wrong isolation level, standby, or autocommit switched off.
             DatabaseError: The server refused the statement for another reason.
         """
-        db: Any = self.db
+        db: Any = joined.current(self) or self._db
         connection = self._connection_of(db)
         try:
             return db.execute_sql(sql, params)
@@ -247,9 +248,11 @@ class Session:
                 raise ConnectionLostError(LOST_IN_TRANSACTION)
             db.close()
             return self._connection_of(db)
-        unreadable = setting_that_breaks(connection)
-        if unreadable is not None:
-            raise ConfigurationError(unreadable)
+        setting = connection.get_parameter_status
+        if setting("client_encoding") != connection.encoding or setting("DateStyle") != USUAL_DATES:
+            unreadable = setting_that_breaks(connection)
+            if unreadable is not None:
+                raise ConfigurationError(unreadable)
         if not connection.autocommit and not db.in_transaction():
             raise UnsupportedTransactionError(
                 "autocommit was switched off on this connection, so nobody would commit; "
@@ -268,9 +271,7 @@ class Session:
         try:
             db.connect(reuse_if_open=True)
         except (peewee.PeeweeException, MaxConnectionsExceeded) as error:
-            raise DatabaseUnavailableError(
-                f"no connection to the database: {str(error).strip()}; nothing was written"
-            ) from error
+            raise _unavailable(error) from error
 
     def _leave_parent(self, inherited: _Connections) -> None:
         """In a forked process: leave the parent's connections to it. psycopg2 does not close them."""
@@ -344,6 +345,8 @@ class Session:
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
+            if is_outermost and db.is_closed():  # it was lost while it was idle, and there is no other one
+                raise _unavailable(error) from error
             if not is_outermost or not self._is_lost(error):
                 self._translate(error)
             self._drop()
@@ -451,6 +454,12 @@ class Session:
         raise DatabaseError(
             f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
         ) from error
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailableError:
+    return DatabaseUnavailableError(
+        f"no connection to the database: {str(error).strip()}; nothing was written"
+    )
 
 
 def _too_large(message: str) -> PgEventsError:
