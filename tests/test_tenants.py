@@ -513,7 +513,7 @@ def test_a_move_at_work_is_left_alone(place: Place, tenants: Tenants) -> None:
     for step in mover.steps():
         if step in ("arrived", "cleared"):
             break
-        with pytest.raises(RetryableError, match="still at work"):
+        with pytest.raises(RetryableError, match="still running"):
             place.tenants().recover("acme")
         with pytest.raises(ConfigurationError, match="at work or was interrupted"):
             place.tenants()._mover("acme", "n2")

@@ -155,7 +155,7 @@ def exchange(client: EventClient) -> list[int]:
 
 def test_a_place_in_memory_does_not_outlive_its_log(client: EventClient) -> None:
     """Ids that were given out anew would be skipped."""
-    with pytest.raises(ConfigurationError, match="exchanged or set back"):
+    with pytest.raises(ConfigurationError, match="replaced or restored"):
         exchange(client)
 
 
