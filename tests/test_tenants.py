@@ -515,7 +515,7 @@ def test_a_move_at_work_is_left_alone(place: Place, tenants: Tenants) -> None:
             break
         with pytest.raises(RetryableError, match="still running"):
             place.tenants().recover("acme")
-        with pytest.raises(ConfigurationError, match="at work or was interrupted"):
+        with pytest.raises(ConfigurationError, match="running or was interrupted"):
             place.tenants()._mover("acme", "n2")
 
 
