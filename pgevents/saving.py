@@ -17,7 +17,7 @@ from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, Operation
 from pgevents.hooks.durability import AfterCommit
 from pgevents.save_options import PLAIN, SaveOptions, refuse_other_log
-from pgevents.store.append import Answer, Appender, EventColumns
+from pgevents.store.append import Answer, Appender, EventColumns, Row, ViewBeside
 from pgevents.store.ordering import Position
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
@@ -41,13 +41,43 @@ def _in_answer(delivery: Delivery, options: SaveOptions) -> SaveOptions:
 class InlineFolder(Protocol):
     """Folds views in the transaction of a save."""
 
-    def read(self, rows: Sequence[tuple[str, str, str]]) -> list[Any]:
-        """Lock and read the views that these events will change, before they are appended."""
+    def changed(self, rows: Sequence[Row]) -> list[Any]:
+        """The views that events will change; asked before they are appended, without the database."""
         ...
 
-    def fold(self, views: Sequence[Any], saved: Sequence[Event[Any]]) -> None:
-        """Fold the events that were saved into what `read` gave."""
+    def beside(self, view: Any) -> ViewBeside | None:
+        """How the append can lock and read a view; None if it cannot."""
         ...
+
+    def lock(self, views: Sequence[Any]) -> None:
+        """Lock views for an append that does not do it."""
+        ...
+
+    def fold(self, views: Sequence[Any], found: str) -> None:
+        """Fold into each view all that is above its row; `found` is what the append has read of it, if
+        anything."""
+        ...
+
+
+@attrs.define
+class ChangedViews:
+    """The views that a save folds.
+
+    Attributes:
+        of: Each folder, and its views.
+        beside: What the append locks and reads, if there is but one view.
+        found: What it has read.
+    """
+
+    of: Sequence[tuple[InlineFolder, Sequence[Any]]] = ()
+    beside: ViewBeside | None = None
+    found: str = ""
+
+    def fold(self) -> None:
+        """Fold what was saved into the views."""
+        for folder, changed in self.of:
+            if changed:
+                folder.fold(changed, self.found)
 
 
 @attrs.define
@@ -121,16 +151,28 @@ class Saver:
         with self.session.atomic():
             is_reported = "pgevents_after_commit" in self.hooks.implemented
             report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
-            views = [(folder, folder.read(encoded.columns.rows())) for folder in self.inline]
-            is_new, saved = self._append(encoded, options, operation)
+            changes = self._changed_views(encoded.columns.rows())
+            is_new, saved = self._append(encoded, options, operation, changes)
             if is_new and report is not None:
                 report(saved)
-            for folder, changed in views:  # also after a repeat: the views may be behind
-                folder.fold(changed, saved if is_new else ())
+            changes.fold()  # also after a repeat: the views may be behind
             if is_new and "pgevents_after_save" in self.hooks.implemented:
                 self.hooks.after_save(saved)
             self.session.check_alive()
         return saved
+
+    def _changed_views(self, rows: Sequence[Row]) -> ChangedViews:
+        """The views that events will change, locked; but one that stands alone is locked and read by the
+        append itself."""
+        changes = ChangedViews([(folder, folder.changed(rows)) for folder in self.inline])
+        views = [(folder, view) for folder, changed in changes.of for view in changed]
+        if len(views) == 1:
+            folder, view = views[0]
+            changes.beside = folder.beside(view)
+        if changes.beside is None:
+            for folder, changed in changes.of:
+                folder.lock(changed)
+        return changes
 
     def append_encoded(self, events: EventColumns, keys: Sequence[str]) -> Sequence[int]:
         """Append events that were encoded before, each under an idempotency key of its own, which is new;
@@ -141,19 +183,19 @@ class Saver:
         types = tuple(dict.fromkeys(events.types))
         with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
             report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
-            views = [(folder, folder.read(events.rows())) for folder in self.inline]
-            answer = self._answer(events, options, is_timed="pgevents_observe" in hooks)
+            changes = self._changed_views(events.rows())
+            answer = self._answer(events, options, is_timed="pgevents_observe" in hooks, view=changes.beside)
             operation.status, operation.lock_wait, operation.events = (
                 answer.status,
                 answer.lock_wait,
                 len(events.types),
             )
-            is_followed = bool(report or views or "pgevents_after_save" in hooks)
+            is_followed = bool(report or "pgevents_after_save" in hooks)
             saved = self.reader.by_ids(answer.ids) if is_followed else []
             if report is not None:
                 report(saved)
-            for folder, changed in views:
-                folder.fold(changed, saved)
+            changes.found = answer.view
+            changes.fold()
             if "pgevents_after_save" in hooks:
                 self.hooks.after_save(saved)
             self.session.check_alive()
@@ -181,12 +223,19 @@ class Saver:
     # -- appending ------------------------------------------------------------
 
     def _append(
-        self, encoded: Encoded, options: SaveOptions, operation: Operation | None = None
+        self,
+        encoded: Encoded,
+        options: SaveOptions,
+        operation: Operation | None = None,
+        changes: ChangedViews | None = None,
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         count = len(encoded.types)
         times = None if options.created_at is None else options.times_of(count)
-        answer = self._answer(encoded.columns, options, is_timed=operation is not None)
+        view = None if changes is None else changes.beside
+        answer = self._answer(encoded.columns, options, is_timed=operation is not None, view=view)
+        if changes is not None:
+            changes.found = answer.view
         if operation is not None:
             operation.status, operation.lock_wait = answer.status, answer.lock_wait
             operation.events = count if answer.status in ("saved", "repeated") else 0
@@ -196,7 +245,14 @@ class Saver:
         saved = map(make_event, answer.ids, encoded.types, encoded.data, encoded.metadata, created_at)
         return True, list(saved)
 
-    def _answer(self, events: EventColumns, options: SaveOptions, *, is_timed: bool) -> Answer:
+    def _answer(
+        self,
+        events: EventColumns,
+        options: SaveOptions,
+        *,
+        is_timed: bool,
+        view: ViewBeside | None = None,
+    ) -> Answer:
         positions = options.positions
         if positions is not None:
             for position in positions:
@@ -204,7 +260,7 @@ class Saver:
             # Those with much to count have it counted now, without a lock.
             if any(position.count > LONG_TAIL for position in positions):
                 positions = [self._shortened(position) for position in positions]
-        call = events, positions, options.key, options.created_at, options.keys, is_timed
+        call = events, positions, options.key, options.created_at, options.keys, is_timed, view
         try:
             return self.appender.append(*call)
         except IdempotencyError:  # an import brought this key along, while this save was on its way

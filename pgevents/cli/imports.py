@@ -115,7 +115,12 @@ def import_command(
         return
     if table is not None:
         raise click.UsageError("--table is for --from")
-    form = form_of(file, form)
+    _import_file(store, file, key, type_name, form_of(file, form), skip)
+
+
+def _import_file(
+    store: Store, file: str, key: str | None, type_name: str | None, form: str, skip: bool
+) -> None:
     if file == "-" and key is None:
         raise click.UsageError("from the standard input the import needs a --key to be known by")
     if type_name is not None and form != "csv":

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from pgevents.codec.decoding import FIELD_END
 from pgevents.codec.serialization import time_of
 from pgevents.merging import single_value, union_of_types
 from pgevents.store.layout import TableSpec
@@ -16,7 +17,7 @@ from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.texts import array_text
 
-__all__ = ["Answer", "Appender", "EventColumns", "Row", "Times"]
+__all__ = ["Answer", "Appender", "EventColumns", "Row", "Times", "ViewBeside"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
@@ -53,6 +54,24 @@ Times = datetime | Sequence[datetime] | None
 # Arguments that are not needed are NULL in the statement, because PostgreSQL would parse a stored default.
 ONE_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)"
 MANY_SQL = r"SELECT {append_many}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s, %s)"
+VIEW_SQL = """\
+SELECT {lock_value}(%s, %s, %s);
+SELECT {view_after}({append}, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+
+@attrs.frozen
+class ViewBeside:
+    """A view that is locked before events are appended, and read after it, in the same message.
+
+    Attributes:
+        table: The projections table, as SQL names it.
+        key: Type, id, version and shape of the stored view.
+        question: Field, value and types (as an array) of the events that change it.
+    """
+
+    table: str
+    key: tuple[str, str, int, str | None]
+    question: tuple[str, str, str | None]
 
 
 @attrs.define
@@ -66,12 +85,15 @@ class Answer:
         created_at: When the events were saved, or the first of them; None if they were not.
         lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if
             asked for.
+        view: What `<events>_fetch_view` gives after the append, if a view was asked for; empty if it is to be
+            read by statements.
     """
 
     status: str
     ids: Sequence[int]
     created_at: datetime | None
     lock_wait: float | None = None
+    view: str = ""
 
 
 class Appender:
@@ -79,8 +101,9 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        names = {name: spec.qualified(f"_{name}") for name in ("append_one", "append_many")}
-        self._one_sql, self._many_sql = (sql.format(**names) for sql in (ONE_SQL, MANY_SQL))
+        functions = ("append_one", "append_many", "lock_value", "view_after")
+        self._names = {name: spec.qualified(f"_{name}") for name in functions}
+        self._one_sql, self._many_sql = (sql.format(**self._names) for sql in (ONE_SQL, MANY_SQL))
         self._data_indexes = spec.data_indexes
 
     def append(
@@ -91,6 +114,7 @@ class Appender:
         created_at: Times = None,
         keys: Sequence[str | None] | None = None,
         is_timed: bool = False,
+        view: ViewBeside | None = None,
     ) -> Answer:
         """Append events in one round trip, by the function for one event where that can do it.
 
@@ -101,8 +125,12 @@ class Appender:
             created_at: When all of them happened, or each of them; None: now.
             keys: Instead of `key` the stored key of each event, which must be new.
             is_timed: Whether to tell how long the locks were waited for.
+            view: A view to lock and read, too; in a transaction.
         """
         sql, arguments = self.call_for(events, positions, key, created_at, keys)
+        if view is not None:
+            sql = VIEW_SQL.format(**self._names, append=sql.removeprefix("SELECT "))
+            arguments = (*view.question, *arguments, view.table, *view.key, *view.question)
         if not is_timed:
             return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
@@ -159,7 +187,9 @@ class Appender:
 
 
 def answer_of(text: str) -> Answer:
-    """What an append function has answered: `saved 17-19 "2026-01-31T12:00:00"`, or `conflict 3,5`."""
+    """What an append function has answered: `saved 17-19 "2026-01-31T12:00:00"`, or `conflict 3,5`; and what
+    `<events>_view_after` has put behind it."""
+    text, _, view = text.partition(FIELD_END)
     status, ids_text, *at = text.split(" ")
     ids: Sequence[int]
     if ids_text.isdecimal():
@@ -169,4 +199,4 @@ def answer_of(text: str) -> Answer:
         ids = range(int(first), int(last) + 1)
     else:
         ids = [int(event_id) for event_id in ids_text.split(",") if event_id]
-    return Answer(status, ids, time_of(at[0][1:-1] + "+00:00") if at else None)
+    return Answer(status, ids, time_of(at[0][1:-1] + "+00:00") if at else None, view=view)

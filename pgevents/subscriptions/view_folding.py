@@ -24,7 +24,7 @@ from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
-from pgevents.subscriptions.view_rows import Held, earlier_events, held_views, write
+from pgevents.subscriptions.view_rows import Held, earlier_events, has_snapshot_hooks, held_views, write
 from pgevents.subscriptions.whose import Rule
 
 __all__ = ["MOST_EVENTS", "PAGE", "Fold", "dealt", "hashes_of", "read"]
@@ -65,9 +65,7 @@ class Fold:
         self.announced: Lane | parking.Due | None = None
         self.redactions = ""
         self.most_views = MOST_VIEWS[0]
-        self.has_hooks = bool(
-            {"pgevents_before_snapshot", "pgevents_after_snapshot"} & rule.client.plugins.implemented
-        )
+        self.has_hooks = has_snapshot_hooks(rule.client)
 
     def run(self, numbers: Sequence[int], share: int, pace: Pace) -> Outcome:
         """Claim lanes and fold what there is for them; or announce the event that is to be folded alone."""
@@ -243,7 +241,7 @@ class Fold:
             first = next(place for place, found in enumerate(events) if found.event is None)
             failed, good = _failure(events[first]), good[:first]
         try:
-            self._fold_all(held, good)
+            held.fold(good, has_hooks=self.has_hooks)
         except Exception as error:  # of the application's reducers: it is noted, and shown
             if is_transient(error):
                 raise
@@ -251,30 +249,21 @@ class Fold:
         if failed is not None:
             self._set_aside(item, failed, [one.id for one in events if one.id > failed[0]])
 
-    def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
-        if not events:
-            return
-        if held.view is not None and held.initial is None:
-            held.initial = held.made.fixed_initial_view()
-        held.view = held.made.folded_on(held.view, events, held.initial)
-        held.latest = events[-1].id
-        if self.has_hooks:
-            held.events += events
-
     def _fold_singly(self, held: Held, to: int) -> Failed | None:
         """Fold a view again from its row, event by event; the one that cannot be folded, and why.
 
         What is in memory may have been changed by a reducer before it failed.
         """
         (fresh,) = held_views(self.rule, [held.id]).values()
-        held.view, held.row, held.latest, held.stored = fresh.view, fresh.row, fresh.latest, fresh.stored
+        held.view, held.saved_at = fresh.view, fresh.saved_at
+        held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
         for one in earlier_events(self.rule, [(held, to)]).get(held.id, []):
             if one.event is None:
                 return _failure(one)
             before = copy.deepcopy(held.view)
             try:
-                self._fold_all(held, [one.event])
+                held.fold([one.event], has_hooks=self.has_hooks)
             except Exception as found:  # of the application's reducers: it is noted, and shown
                 if is_transient(found):
                     raise
