@@ -207,7 +207,7 @@ def not_made(installed: Installed, spec: TableSpec) -> str | None:
             f"({list(installed.data_indexes or ())}) than this client has ({list(spec.declared)})"
         )
     if installed.lists != spec.lists:
-        return f"the values of {', '.join(spec.lists)} are not noted, or not guarded"
+        return f"the values of {', '.join(spec.lists)} are not stored apart, or not guarded"
     if installed.mark != functions_mark(spec.in_schema(installed.schema)):
         return (
             f"the functions of {name} were made by another version of pgevents, "
@@ -243,7 +243,8 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
     faults: list[str] = []
     if installed.is_replicated:
         faults.append(
-            f"{name} is a copy: a subscription of logical replication writes to it, past locks and sequence. "
+            f"{name} is a copy: a subscription of logical replication writes to it, bypassing locks and "
+            "sequence. "
             "Read it with SQL, and save to the original; to move the log here, drop the subscription first "
             "and set the sequence to the greatest id"
         )
@@ -272,7 +273,7 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
         )
     if installed.is_distributed:
         faults.append(
-            f"{name} is distributed by Citus, which does not pass on what the promises rest on: final reads "
+            f"{name} is distributed by Citus, which does not keep what the guarantees rest on: final reads "
             "on another node would be wrong, and its moves lose the sequence. "
             f"SELECT undistribute_table('{name}'), or keep the log in a database without Citus"
         )
