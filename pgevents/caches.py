@@ -55,7 +55,7 @@ CACHES = {
     "checked field names": Policy(1024),
     "paths of fields": Policy(1024),
     "names of event types": Policy(1024, Until.CLASS_ADDED),
-    "classes of event types": Policy(1024, Until.CLASS_ADDED),
+    "names and classes of event types": Policy(1024, Until.CLASS_ADDED),
     "unions of types": Policy(1024),
     "fields of views": Policy(1024),
     "types of imported lines": Policy(1024),

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from pgevents.type_registry import EventTypes
 
 __all__ = ["Identifiers"]
 
+FIELD = itemgetter(0)
 Other = tuple[tuple[str, ...], tuple[str, ...]]
 """Types, and the names of a question's fields in some of their events."""
 
@@ -67,9 +69,10 @@ class Identifiers:
         answers, versioned = self._answers.at(self.types.revision), self.types.versioned()
         older: list[Stream[Any]] = []
         for stream in streams:
-            classes, match = getattr(stream, "classes", ()), getattr(stream, "match", ())
-            compared = getattr(stream, "compared", ())
-            if not match and not compared:  # other objects than streams are refused later
+            if not isinstance(stream, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
+                continue  # refused where streams are put together
+            match, compared = stream.match, stream.compared
+            if not match and not compared:
                 continue
             if self.hidden:
                 self._refuse_hidden(stream)
@@ -77,8 +80,9 @@ class Identifiers:
                 self._refuse_all_of(stream, self._lists)
             if compared:
                 self._refuse_other_kinds(stream)
+            classes = stream.classes
             if classes or versioned:
-                fields = tuple([field for field, _ in (*match, *compared)])
+                fields = tuple(map(FIELD, (*match, *compared) if compared else match))
                 question = classes, None if classes else stream.types, fields
                 others = answers.get(question)
                 if others is None:

@@ -274,14 +274,12 @@ class LogFolding(Folding[V, E, I]):
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
-        holds_redactions: bool = False,
     ) -> _Loaded:
         """Read snapshot and events, unless they are read already; the first look at them does it.
 
         Args:
             lock: Streams that are locked before the read, for a decision.
             is_undisturbed: Whether the transaction is one that no savepoint of others can roll back in part.
-            holds_redactions: Whether the locks keep maintenance out, too.
         """
         if self._history is not None:
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
@@ -294,7 +292,6 @@ class LogFolding(Folding[V, E, I]):
                 self.as_of,
                 lock,
                 is_undisturbed=is_undisturbed,
-                holds_redactions=holds_redactions,
             )
             if row is not None:
                 row = (key.type, key.id, row[2], row[0], key.version, time_of(row[4]), time_of(row[5]))

@@ -160,7 +160,7 @@ BAD_LINES = {
     "product code of more than 100 characters": order(StockCode="P" * 5_000),
     "the quantity is not a whole number": order(Quantity="1.5"),
     "quantity zero": order(Quantity="0"),
-    "negative quantity, yet no cancellation (stock correction)": order(Quantity="-3", UnitPrice="0.10"),
+    "negative quantity, but not a cancellation (stock correction)": order(Quantity="-3", UnitPrice="0.10"),
     "positive quantity in a cancellation": order("C9"),
     "the price is not a number": order(UnitPrice="NaN"),
     "negative price": order("A5", UnitPrice="-11062.06"),

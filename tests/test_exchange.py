@@ -292,7 +292,7 @@ def test_a_view_of_somebody_elses_is_not_replaced(client: EventClient) -> None:
     class Alone:
         cart_id: str
 
-    with pytest.raises(ConfigurationError, match="others depend on it"):
+    with pytest.raises(ConfigurationError, match="other objects depend on it"):
         create_views(shop_client(client.db, [Alone]))
     assert rows(client, "SELECT count(*) FROM my_app_views.item_added_to_cart") == [(0,)]
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,22 @@ def test_a_tenant_moves_with_all_that_it_has(place: Place, tenants: Tenants) -> 
     tenants.move("acme", to="n1")
     assert old.save_event(ItemAdded("c1")).id == saved[-1].id + 2
     assert next(iter(follow(old, after=place_of_follower))).id == saved[10].id
+
+
+def test_timers_move_along_and_fire_once_at_the_new_place(place: Place, tenants: Tenants) -> None:
+    """One that is due, and one that is not; nobody schedules at the former place any more."""
+    old = tenants.client("acme")
+    old.schedule(ItemAdded("due"), after=timedelta(0), key="due")
+    old.schedule(ItemAdded("late"), after=timedelta(days=1), key="late")
+    tenants.move("acme", to="n2")
+    with pytest.raises(MovedError):
+        old.schedule(ItemAdded("c1"), after=timedelta(0))
+    new = tenants.client("acme")
+    assert [timer.key for timer in new.scheduled()] == ["due", "late"]
+    for _ in range(2):
+        drain(new, [])
+    assert [saved.data.cart_id for saved in new.get_event_stream(ItemAdded)] == ["due"]
+    assert (new.unschedule("due"), new.unschedule("late")) == ("fired", "cancelled")
 
 
 def test_a_block_is_repeated_at_the_new_place(tenants: Tenants) -> None:
@@ -496,9 +513,9 @@ def test_a_move_at_work_is_left_alone(place: Place, tenants: Tenants) -> None:
     for step in mover.steps():
         if step in ("arrived", "cleared"):
             break
-        with pytest.raises(RetryableError, match="still at work"):
+        with pytest.raises(RetryableError, match="still running"):
             place.tenants().recover("acme")
-        with pytest.raises(ConfigurationError, match="at work or was interrupted"):
+        with pytest.raises(ConfigurationError, match="running or was interrupted"):
             place.tenants()._mover("acme", "n2")
 
 

@@ -26,6 +26,7 @@ from pgevents.errors import (
     UnknownEventTypeError,
 )
 from pgevents.save_options import SaveOptions
+from pgevents.store.append import EventColumns
 from pgevents.terminal import printable
 
 from .application import refusals_of_plugins
@@ -114,7 +115,12 @@ def import_command(
         return
     if table is not None:
         raise click.UsageError("--table is for --from")
-    form = form_of(file, form)
+    _import_file(store, file, key, type_name, form_of(file, form), skip)
+
+
+def _import_file(
+    store: Store, file: str, key: str | None, type_name: str | None, form: str, skip: bool
+) -> None:
     if file == "-" and key is None:
         raise click.UsageError("from the standard input the import needs a --key to be known by")
     if type_name is not None and form != "csv":
@@ -293,7 +299,7 @@ class _Pages:
         if not self._writer.plugins.implemented:
             # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
             rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
-            answer = self._writer.appender.append(rows, created_at=times, keys=keys)
+            answer = self._writer.appender.append(EventColumns.of_rows(rows), created_at=times, keys=keys)
             if answer.status != "saved":
                 raise IdempotencyError("its idempotency key was saved by another transaction meanwhile")
             return

@@ -25,7 +25,7 @@ from pgevents.store.identity import same_log
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 
-__all__ = ["Source", "Standby", "Standbys"]
+__all__ = ["REPLAYED_SQL", "Source", "Standby", "Standbys"]
 
 R = TypeVar("R")
 D = TypeVar("D")

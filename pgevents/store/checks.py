@@ -273,7 +273,7 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
         )
     if installed.is_distributed:
         faults.append(
-            f"{name} is distributed by Citus, which does not pass on what the promises rest on: final reads "
+            f"{name} is distributed by Citus, which does not keep what the guarantees rest on: final reads "
             "on another node would be wrong, and its moves lose the sequence. "
             f"SELECT undistribute_table('{name}'), or keep the log in a database without Citus"
         )

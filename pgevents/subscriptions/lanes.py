@@ -28,9 +28,12 @@ __all__ = [
     "claim",
     "decoded",
     "ensure",
+    "is_dropped",
     "is_passed",
+    "key_error",
     "layers_of",
     "move",
+    "parted",
     "question_of",
     "read",
 ]
@@ -224,8 +227,14 @@ def layers_of(text: str) -> tuple[Layer, ...]:
     return tuple((count, tuple(places)) for count, places in json.loads(text))
 
 
-def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
+def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
     """The next final events of these lanes.
+
+    Args:
+        work: The subscription.
+        lanes: The lanes.
+        limit: At most so many events.
+        bound: Read up to this final id only, and do not look what is parked.
 
     Raises:
         ConfigurationError: A lane stands ahead of the log, or the key is not a field of an event.
@@ -237,7 +246,10 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
         places[lane.number] = lane.position
         layers[lane.number] = lane.layers
     question = work.question
-    found = read_lanes(work.statements, question.streams, question.key, places, limit, parked_of=work.name)
+    parked_of = work.name if bound is None else ""
+    found = read_lanes(
+        work.statements, question.streams, question.key, places, limit, parked_of=parked_of, bound=bound
+    )
     for lane in lanes:
         if lane.position > found.bound:
             check_ahead(work, lane)
@@ -259,7 +271,7 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
                 continue
             # A key that is there as text has no error, if the class says so, too.
             if is_keyed and (key is None or getattr(event.data, field, None).__class__ is not str):
-                error = _key_error(work, key, event)
+                error = key_error(work, key, event)
         else:
             event, error = parted(found_event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
@@ -314,7 +326,7 @@ def whole(event: Event[Any]) -> Event[Any] | Exception:
     )
 
 
-def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
+def key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
     """Why an event's stored key is not the one that its class has, if so."""
     field = work.question.key[0]
     if event is None:
