@@ -30,7 +30,7 @@ class Until(Enum):
     CLASS_ADDED = "`@event` adds a class"
     TYPES_CHANGED = "the event types of a client or registry change"
     CONVERTER_CHANGED = "a plugin changes the converter"
-    SECONDS_PASSED = "so many seconds have passed"
+    SECONDS_PASSED = "its seconds have passed"
     OWNER_GONE = "its owner, a client or a pipeline, is gone: the first answer holds"
 
 
@@ -55,7 +55,7 @@ CACHES = {
     "checked field names": Policy(1024),
     "paths of fields": Policy(1024),
     "names of event types": Policy(1024, Until.CLASS_ADDED),
-    "classes of event types": Policy(1024, Until.CLASS_ADDED),
+    "names and classes of event types": Policy(1024, Until.CLASS_ADDED),
     "unions of types": Policy(1024),
     "fields of views": Policy(1024),
     "types of imported lines": Policy(1024),

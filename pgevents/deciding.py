@@ -221,7 +221,7 @@ class Decider:
         return client.db is self.session.db and table == self.saver.reader.spec.qualified()
 
     def _newest(self, asked: Any) -> NewestOfStream[Any]:
-        self.saver.types.require_current(asked.types)
+        self.saver.encoder.types.require_current(asked.types)
         return NewestOfStream(asked, self.saver.reader)
 
     def _run(self, decision: _Decision, retries: int, operation: Operation) -> list[Event[Any]]:

@@ -12,12 +12,12 @@ from pgevents.errors import PgEventsError
 from pgevents.store.blockers import described, waiting_backends
 from pgevents.store.checks import find_installed, not_guarded, not_made, sequence_fault, troubles
 from pgevents.store.layout import TableSpec
-from pgevents.store.ordering import HorizonHolder, horizon_of
+from pgevents.store.ordering import holder_text, horizon_of
 from pgevents.store.ownership import found_indexes, index_fault
 from pgevents.subscriptions import check, kept_views
 from pgevents.terminal import printable
 
-__all__ = ["Finding", "diagnose", "holder_text"]
+__all__ = ["Finding", "diagnose"]
 
 SERVER_SQL = """\
 SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
@@ -159,11 +159,6 @@ def _horizon(client: EventClient) -> Iterator[Finding]:
             )
     if not held:
         yield Finding("ok", f"the horizon is free: final up to id {horizon.id:,} of {horizon.last_issued:,}")
-
-
-def holder_text(holder: HorizonHolder) -> str:
-    """Who holds the horizon, in words."""
-    return f"backend {holder.pid} {holder.application}".strip() if holder.pid else "a prepared transaction"
 
 
 def _waiting(client: EventClient) -> Iterator[Finding]:

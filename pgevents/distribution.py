@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+
+from pgevents.errors import ConfigurationError
 
 __all__ = ["NAME", "install_hint", "warn_about_namesake"]
 
@@ -19,6 +23,22 @@ def install_hint(extra: str) -> str:
         extra: Its name, such as `cli`.
     """
     return f'pip install "{NAME}[{extra}]"'
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its full name.
+        extra: The extra that installs the package.
+
+    Raises:
+        ConfigurationError: The package is not installed; the message says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(f"{module} is not installed: {install_hint(extra)}") from error
 
 
 def warn_about_namesake() -> None:

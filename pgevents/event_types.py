@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -21,11 +21,13 @@ __all__ = [
     "named_items",
     "EventType",
     "event_type_of",
-    "named_classes",
+    "names_and_classes",
     "type_names",
 ]
 
 MARK = "__pgevents_type__"
+TOO_DEEP = "event types are named by a flat sequence, not one nested so deeply"
+NamesAndClasses: TypeAlias = tuple[tuple[str, ...], tuple[type[Any], ...]]
 MAX_NAME = 200
 """Characters of an event type's name."""
 
@@ -100,9 +102,7 @@ def type_names(wanted: Any) -> tuple[str, ...]:
     except TypeError:  # not hashable, so not remembered
         return _find_names(wanted)
     except RecursionError:
-        raise ConfigurationError(
-            "event types are named by a flat sequence, not one nested so deeply"
-        ) from None
+        raise ConfigurationError(TOO_DEEP) from None
 
 
 def _find_names(wanted: Any) -> tuple[str, ...]:
@@ -119,12 +119,22 @@ def _find_names(wanted: Any) -> tuple[str, ...]:
 _names = remembered("names of event types")(_find_names)
 
 
-def named_classes(wanted: Any) -> tuple[type[Any], ...]:
-    """The event classes that a `types` argument stands for; empty if it names a type by text."""
+def names_and_classes(wanted: Any) -> NamesAndClasses:
+    """What `types` arguments other than None stand for: the stored names, sorted; and the event classes, none
+    of them if a type is named by text."""
     try:
-        return _classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
+        return _names_and_classes(tuple(wanted) if isinstance(wanted, list) else wanted)  # pyright: ignore[reportUnknownArgumentType]
     except TypeError:  # not hashable, so not remembered
-        return _find_classes(wanted)
+        return _find_names_and_classes(wanted)
+    except RecursionError:
+        raise ConfigurationError(TOO_DEEP) from None
+
+
+def _find_names_and_classes(wanted: Any) -> NamesAndClasses:
+    return tuple(sorted(_find_names(wanted))), _find_classes(wanted)
+
+
+_names_and_classes = remembered("names and classes of event types")(_find_names_and_classes)
 
 
 def _find_classes(wanted: Any) -> tuple[type[Any], ...]:
@@ -132,9 +142,6 @@ def _find_classes(wanted: Any) -> tuple[type[Any], ...]:
     if any(isinstance(item, str) for item in items):
         return ()
     return tuple(dict.fromkeys(of_item.cls for item in items for of_item in event_types_of(item)))
-
-
-_classes = remembered("classes of event types")(_find_classes)
 
 
 def named_items(wanted: Any) -> Iterable[Any]:
@@ -159,7 +166,7 @@ def named_items(wanted: Any) -> Iterable[Any]:
         parts: Iterable[Any] = wanted  # pyright: ignore[reportUnknownVariableType]
         for part in parts:
             if part is None:
-                raise ConfigurationError("None is no event type; leave the types out to mean any")
+                raise ConfigurationError("None is not an event type; leave the types out to mean any")
             yield from named_items(part)
     else:
         raise ConfigurationError(

@@ -19,6 +19,7 @@ __all__ = [
     "json_sql",
     "json_text",
     "many",
+    "named_once",
     "path_of",
     "split_many",
     "text_sql",
@@ -175,3 +176,15 @@ def check_view_field(field: object) -> str:
             f"{shown(field)}"
         )
     return str.__str__(field)  # itself; of an Enum that is a str, the text
+
+
+def named_once(named: Mapping[str, Any], keywords: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values by field name, from `data=` and from keywords together.
+
+    Raises:
+        ConfigurationError: A field is given in both.
+    """
+    twice = sorted(set(named) & set(keywords))
+    if twice:
+        raise ConfigurationError(f"{twice[0]!r} is given twice, as a keyword and in data=")
+    return {**named, **keywords}

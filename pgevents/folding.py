@@ -35,7 +35,7 @@ FIXED = (str, int, float, bool, Decimal, type(None))
 
 
 class Folding(Generic[V, E, I]):
-    """The part of a projection that folds. Where snapshot and events come from is said by a subclass."""
+    """The part of a projection that folds. A subclass says where snapshot and events come from."""
 
     projection_type: ClassVar[str]
     version: ClassVar[int] = 1
@@ -79,8 +79,8 @@ class Folding(Generic[V, E, I]):
     def initial_view(self) -> V:
         """The view before any event.
 
-        By default the view's class made with the projection's id, where it has a field `id`, or without
-        arguments; of dicts an empty one.
+        By default an instance of the view's class, made with the projection's id if it has a field `id`, else
+        without arguments; or an empty dict.
         """
         cls = self.view_class()
         if is_dict_class(cls):
@@ -90,8 +90,8 @@ class Folding(Generic[V, E, I]):
             return cast(V, cls(**arguments))
         except TypeError as error:
             raise ConfigurationError(
-                f"{type(self).__name__} must say what its view is before any event, for {cls.__name__} needs "
-                f"more than that ({error}): def initial_view(self)"
+                f"{type(self).__name__} must say what its view is before any event, because {cls.__name__} "
+                f"needs more than its id ({error}): def initial_view(self)"
             ) from error
 
     @property
@@ -166,7 +166,7 @@ class Folding(Generic[V, E, I]):
     # -- what it does ------------------------------------------------------------
 
     def apply(self, *events: Any) -> Self:
-        """Stage events: they are folded after the history, and saved by nobody.
+        """Stage events: they are folded after the history, and are not saved.
 
         Args:
             *events: Instances of event classes or dicts, as they would be given to `client.save_event`; or
@@ -237,17 +237,17 @@ class Folding(Generic[V, E, I]):
         return self.reducers.reopened(cast(V, saved), initial)
 
     def _initial(self) -> V:
-        """The initial view, of which no reducer changes anything that others see."""
+        """The initial view; a copy, if a reducer could change it in place."""
         view = self.initial_view()
         return view if _is_fixed(view) else copy.deepcopy(view)
 
     def fixed_initial_view(self) -> V | None:
-        """The initial view, if no reducer can change anything in it, so that one will do for many folds."""
+        """The initial view, if no reducer can change it in place: many folds can share it; else None."""
         view = self.initial_view()
         return view if _is_fixed(view) else None
 
     def _fold(self, events: Sequence[Event[Any]], view: V, initial: V | None = None) -> V:
-        """Fold events over a view; one that was folded before is given with the initial view."""
+        """Fold events over a view; with `initial` over one that was folded before."""
         client = self.client
         if client is None or "pgevents_observe" not in client.plugins.implemented:
             return self.reducers.fold(events, view, initial)

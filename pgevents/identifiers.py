@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from pgevents.type_registry import EventTypes
 
 __all__ = ["Identifiers"]
 
+FIELD = itemgetter(0)
 Other = tuple[tuple[str, ...], tuple[str, ...]]
 """Types, and the names of a question's fields in some of their events."""
 
@@ -36,8 +38,8 @@ class Identifiers:
     """Checks the identifiers of a client's questions against the event classes that they name, and adds the
     names under which older versions store them.
 
-    Only a question that names its types by classes can be checked: what events have that are known by name
-    alone, or of any type, nobody knows.
+    Only a question that names its types by classes can be checked: if types are named by text, or a stream is
+    of any type, the fields of its events are not known.
 
     Attributes:
         types: The event classes, whose upcasters tell what was renamed.
@@ -67,9 +69,10 @@ class Identifiers:
         answers, versioned = self._answers.at(self.types.revision), self.types.versioned()
         older: list[Stream[Any]] = []
         for stream in streams:
-            classes, match = getattr(stream, "classes", ()), getattr(stream, "match", ())
-            compared = getattr(stream, "compared", ())
-            if not match and not compared:  # other objects than streams are refused later
+            if not isinstance(stream, Stream):  # pyright: ignore[reportUnnecessaryIsInstance]
+                continue  # refused where streams are put together
+            match, compared = stream.match, stream.compared
+            if not match and not compared:
                 continue
             if self.hidden:
                 self._refuse_hidden(stream)
@@ -77,8 +80,9 @@ class Identifiers:
                 self._refuse_all_of(stream, self._lists)
             if compared:
                 self._refuse_other_kinds(stream)
+            classes = stream.classes
             if classes or versioned:
-                fields = tuple([field for field, _ in (*match, *compared)])
+                fields = tuple(map(FIELD, (*match, *compared) if compared else match))
                 question = classes, None if classes else stream.types, fields
                 others = answers.get(question)
                 if others is None:
@@ -97,7 +101,7 @@ class Identifiers:
                     )
 
     def _refuse_all_of(self, stream: Stream[Any], lists: Collection[str]) -> None:
-        """That only a field of many values is asked for several at once."""
+        """Refuse to ask for several values at once of a field that has one in each event."""
         names = [field for field, _ in stream.match]
         for field in names:
             if names.count(field) > 1 and field not in lists:
@@ -107,15 +111,15 @@ class Identifiers:
                 )
 
     def _refuse_other_kinds(self, stream: Stream[Any]) -> None:
-        """That a field is compared as what it is, where its class says so."""
+        """Refuse to compare a field with a value of another type than its class declares."""
         named = [self.types.find(name) for name in stream.types or ()]
         classes = stream.classes or tuple([event_type.cls for event_type in named if event_type is not None])
         stored = StoredFields(self._serializer)
         for field, comparison in stream.compared:
             if field in (self._lists or ()):
                 raise ConfigurationError(
-                    f"{field!r} has many values in one event, which can be equal to one that is asked for, "
-                    f"but not compared with it: {comparison}"
+                    f"{field!r} has many values in one event, so there is no single value to compare: ask "
+                    f"for one of its values, not for {comparison}"
                 )
             for cls in classes:
                 check_kind(comparison, f"{cls.__qualname__}.{field}", stored.types_of(cls, field))
@@ -223,11 +227,11 @@ def _older(
         if names is None:
             reason = "its upcasters make that field, and streams search what is stored"
         elif any(stored.has(event_type.cls, name) for name in set[str]().union(*names) - {field}):
-            reason = "what older versions call so is another field now, whose events would be found, too"
+            reason = "older versions use that name for another field, whose events would be found, too"
         if reason is not None and must_be_known:
             raise ConfigurationError(
                 f"{field!r} does not find all events of {event_type.cls.__qualname__}: {reason}. Identify "
-                "events by a field that all versions store; older events get it when they are imported anew"
+                "events by a field that all versions store; older events get it when they are imported again"
             )
         versions.append([{field}] * event_type.version if names is None or reason is not None else names)
     for names_of_version in zip(*versions, strict=True):
@@ -341,6 +345,6 @@ def _no_such_field(field: str, classes: Iterable[type[Any]], stored: StoredField
     hint = f"did you mean {close[0]!r}? " if close else ""
     return (
         f"no event of {_listed(classes)} has a field {field!r}, so nothing would be found: {hint}"
-        f"They have {', '.join(names) or 'no fields'}. A field that only stored events have is asked for "
-        'with the types as texts: stream("CART_CREATED", ...)'
+        f"They have {', '.join(names) or 'no fields'}. To find events by a field that only "
+        'stored events have, name the types by text: stream("CART_CREATED", ...)'
     )

@@ -102,7 +102,7 @@ class LogFolding(Folding[V, E, I]):
             id: The projection's id: str, int, bool, UUID, Enum, or a tuple of these.
             client: The client to read with; classes made by `create_projection_base_class` bring their own.
             as_of: The state after this event id or at this time (with zone), instead of now.
-            load_existing_projection: False: fold from the start, whatever snapshot stands.
+            load_existing_projection: False: fold from the start, even if there is a snapshot.
 
         Raises:
             ConfigurationError: The class has no `projection_type`, or an `as_of` that is neither id nor time.
@@ -227,8 +227,7 @@ class LogFolding(Folding[V, E, I]):
 
     def fold_on(self, row: tuple[Any, ...] | None, events: Sequence[Event[Any]], position: Position) -> V:
         """The view of a stored snapshot (None: of none) and these events. What this projection has read
-        itself
-        may be more or less, and is left alone."""
+        itself may be more or less, and is left alone."""
         fold = copy.copy(self)
         fold._forget()
         fold._staged = []
@@ -275,14 +274,12 @@ class LogFolding(Folding[V, E, I]):
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
-        holds_redactions: bool = False,
     ) -> _Loaded:
         """Read snapshot and events, unless they are read already; the first look at them does it.
 
         Args:
             lock: Streams that are locked before the read, for a decision.
             is_undisturbed: Whether the transaction is one that no savepoint of others can roll back in part.
-            holds_redactions: Whether the locks keep maintenance out, too.
         """
         if self._history is not None:
             raise StagedEventsError(f"{type(self).__name__}.from_history(...) has no place in the log")
@@ -295,7 +292,6 @@ class LogFolding(Folding[V, E, I]):
                 self.as_of,
                 lock,
                 is_undisturbed=is_undisturbed,
-                holds_redactions=holds_redactions,
             )
             if row is not None:
                 row = (key.type, key.id, row[2], row[0], key.version, time_of(row[4]), time_of(row[5]))
@@ -303,8 +299,8 @@ class LogFolding(Folding[V, E, I]):
         return self._loaded
 
     def keeping_key(self) -> Hashable | None:
-        """Under what a client may keep the view between its decisions; None if nothing says what it is folded
-        from but the object itself."""
+        """The key under which a client may keep the view between its decisions; None if only this object says
+        what the view is folded from."""
         is_usual = type(self).__init__ is cast(Any, LogFolding).__init__ and vars(self).keys() == USUAL
         if not is_usual or not self._uses_snapshot or self.reducers.is_empty:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, shown
-from pgevents.streams import Match, Stream
+from pgevents.streams import Match, Stream, make_stream
 
 __all__ = [
     "TypesOfEach",
@@ -24,7 +24,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """The same question in as few streams as possible: each that is left is one index range.
 
     Streams with one identifier become the union of their types; streams of the same types that differ
-    in the values of their only field become one list. Streams that match nothing fall out.
+    in the values of their only field become one list. Streams that match nothing are left out.
     """
     if not isinstance(streams, (list, tuple)):
         if isinstance(streams, Stream) or not isinstance(streams, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -33,7 +33,7 @@ def merge_streams(streams: Iterable[Stream[Any]]) -> tuple[Stream[Any], ...]:
     question = single_value(streams)
     if question is not None:
         field, value, types_of_each = question
-        return (Stream(union_of_types(types_of_each), ((field, (value,)),)),)
+        return (make_stream(union_of_types(types_of_each), ((field, (value,)),)),)
     merged = tuple(_merged_values(_merged_types(streams)))
     # Those that are left may go together now.
     return merged if len(merged) == len(streams) else merge_streams(merged)

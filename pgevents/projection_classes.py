@@ -143,7 +143,7 @@ def _members(cls: Any) -> Mapping[str, Any]:
 
 
 def check_event_classes(name: str, wanted: Any, types: EventTypes) -> None:
-    """That events are decoded into the classes that a projection was written for.
+    """Check that events are decoded into the classes that a projection was written for.
 
     Args:
         name: Of the projection's class.
@@ -186,7 +186,7 @@ FOLDING = (
     "get_stream_options",
     "event_types",
 )
-"""What a class folds by."""
+"""The attributes that say how a class folds."""
 
 
 def fold_alike(left: Any, right: Any) -> bool:

@@ -64,8 +64,8 @@ class ProjectionBase(LogFolding[V, E, I]):
         identifiers: Any = self.get_event_identifiers()
         if not isinstance(identifiers, Mapping) or (not identifiers and identifiers is not everything):
             raise ConfigurationError(
-                f"{type(self).__name__}.get_event_identifiers() gave {identifiers!r}, and not the fields "
-                "and values that its events carry. If it is folded from all events of its types, return "
+                f"{type(self).__name__}.get_event_identifiers() gave {identifiers!r}, not the fields "
+                "and values of its events. If it is folded from all events of its types, return "
                 "everything (from pgevents import everything)"
             )
         return (stream(types, data=cast("Mapping[str, Any]", identifiers)),)

@@ -221,7 +221,7 @@ def _fold_fields(
     changes: Mapping[str, Any],
 ) -> Any:
     """Fold fields in one pass over chunks of events; within a chunk `functools.reduce` folds each field.
-    The view gets the other changes, too: to copy it once is half as dear as twice."""
+    The view gets the other changes, too: to copy it once costs half as much as twice."""
     state = {**changes}
     for name, _ in reducers:
         state[name] = value_of(view, name)

@@ -11,7 +11,7 @@ from pgevents.event_types import EventType
 __all__ = ["stored_names"]
 
 PROBES = 100
-"""How many fields an upcaster may read before nothing is said about it."""
+"""An upcaster that reads more fields than this is not judged."""
 MARK = "\0"
 """Begins the text of a value that is stored; a derived one has two."""
 
@@ -20,8 +20,7 @@ def stored_names(event_type: EventType, field: str) -> list[set[str]] | None:
     """For each version, the first one first, the names under which it may store a field of the newest one.
 
     What `@event(renamed=...)` says goes before what the upcasters show. Those are run on values that know
-    where they come from; what they do with values that only real ones allow is not known, and taken for
-    nothing.
+    where they come from; what an upcaster does with certain real values only is not detected.
 
     Returns:
         None if an upcaster makes the field of something else, so that the value is not stored as it is.
@@ -70,7 +69,7 @@ def _upcast(event_type: EventType, start: int, data: dict[str, Any]) -> list[dic
 
 
 def _field_of(parts: list[dict[str, Any]], field: str) -> Any:
-    """The field's value in all parts, if that is one; else the value of none."""
+    """The field's value, if all parts have the same one; else a value that is in no field."""
     values: list[Any] = []
     for value in parts:
         inner: Any = value

@@ -56,11 +56,13 @@ def position_of(latest: Latest, streams: Streams) -> Position:
             "streams=[] would validate nothing; name the streams, or save without validation"
         )
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
-    # An id is looked at first: EventStream is a Sequence, of which it takes long to tell what is none.
-    if not isinstance(latest, int) and isinstance(latest, EventStream):
+    if given is not None:
+        refuse_for_reads(given, CONDITION)
+    # EventStream is an abstract class, of which isinstance() takes long where it is false.
+    is_plain = latest is None or isinstance(latest, (int, Event))
+    if not is_plain and isinstance(latest, EventStream):
         latest = latest.position
-    refuse_for_reads(given or (), CONDITION)
-    if isinstance(latest, Position):
+    if not is_plain and isinstance(latest, Position):
         refuse_for_reads(latest.streams, CONDITION)
         if given is not None and set(given) != set(latest.streams):
             raise ConfigurationError(

@@ -62,15 +62,15 @@ def status_of_kept(snapshots: Snapshots, kind: ViewKind) -> KeptStatus | None:
 
 
 def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
-    """The error of a query that could only be answered in part."""
+    """The error of a query that could give only some of the views."""
     if not status.is_complete:
         reason = "building"
         what = f"have come to event {status.position} of {status.target}"
     else:
         reason, what = "waiting", "are kept up to date, but some wait to be folded anew"
     return IncompleteViewsError(
-        f"the views {names} {what}, so a query would be answered in part: wait for them (partial='wait'), or "
-        "say that a part will do (partial='allow')",
+        f"the views {names} {what}, so a query would give only some of them: wait (partial='wait'), or "
+        "accept that (partial='allow')",
         reason=reason,
         position=status.position,
         target=status.target,

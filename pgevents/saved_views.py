@@ -102,7 +102,7 @@ def ids(snapshots: Snapshots, question: Question) -> list[Any]:
 
 
 def _check_shapes(snapshots: Snapshots, question: Question) -> None:
-    """Whether snapshots of another shape stand, which a question would pass over; looked at once for each
+    """Whether there are snapshots of another shape, which a query would leave out; looked up once for each
     class."""
     for kind in question.kinds:
         if kind.shape is None or (kind.type, kind.version, kind.shape) in snapshots.uniform:

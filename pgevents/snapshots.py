@@ -92,8 +92,7 @@ class SavedViews(list[SavedProjection[V]], Generic[V]):
     Attributes:
         position: Of views that a runner keeps: they stand as of this id in the log. None for others, each of
             which stands as of its own `latest_event_id`.
-        is_whole: Whether every view that there is as of the position was looked at. False only where
-            `partial="allow"` was asked for.
+        is_whole: Whether no view is missing as of the position. False only with `partial="allow"`.
         is_stale: Whether the position has not moved for longer than `max_lag`, though there are events for
             it.
     """
@@ -195,15 +194,14 @@ class Snapshots:
         )
 
     def stored_shape(self, shape: str) -> str:
-        """The shape as it stands in the table: one log's snapshots are no other log's, should a table be
-        shared."""
+        """The shape as it is stored: two logs that share a table do not take each other's snapshots."""
         return self._stored_shapes[shape]
 
     def _find_stored_shape(self, shape: str) -> str:
         return digest(f"{shape} {snapshots_mark(self.events, self.model.pgevents_spec)}")
 
     def claim(self, cls: Any, types: EventTypes) -> bool:
-        """Note which class's snapshots a type and version are.
+        """Note which class saves a type and version.
 
         A class of the same name that is defined again takes over, and so does one that folds alike.
 
@@ -281,7 +279,7 @@ class Snapshots:
                 now on.
 
         Returns:
-            What came of it; None if what was noted stands no more: then it is to be folded anew.
+            What came of it; None if what was noted has changed since: then fold again.
 
         Raises:
             EventEncodeError: Reading the snapshot would give another view.
@@ -361,7 +359,7 @@ class Snapshots:
             path, view, read = found
             raise EventEncodeError(
                 f"{what}, {path or 'as a whole'}: {view!r} would come back from a snapshot as {read!r}, and "
-                "later views would be others than folded from the start; give the field a type that says "
+                "later views would differ from a fold from the start; give the field a type that says "
                 "what it is (an attrs class, datetime, tuple[...]), or keep in it what JSON has"
             )
         return text, text

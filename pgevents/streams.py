@@ -10,8 +10,8 @@ import attrs
 from pgevents.caches import remembered
 from pgevents.comparisons import AllOf, Comparison
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
-from pgevents.event_types import named_classes, type_names
-from pgevents.fields import check_field
+from pgevents.event_types import names_and_classes
+from pgevents.fields import check_field, named_once
 from pgevents.texts import identifier_text
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Everything",
     "Stream",
     "everything",
+    "make_stream",
     "refuse_for_reads",
     "stream",
 ]
@@ -37,7 +38,7 @@ RESERVED = frozenset(
     ("type", "types", "event_type", "event_types", "as_of", "final", "limit", "offset", "order_by")
     + ("metadata", "streams", "where", "reverse", "on_undecodable")
 )
-"""Keywords that are options of some calls; as an identifier they would be a slip."""
+"""Keywords that are options of some calls; as an identifier they would be a mistake."""
 
 
 class Everything(Mapping[str, Any]):
@@ -200,15 +201,27 @@ def stream(
         raise InvalidValueError(f"after is the id of an event, a whole number from 0 on, not {shown(after)}")
     if not RESERVED.isdisjoint(identifier):
         _refuse_reserved(identifier)
+    names, classes = (None, ()) if types is None else names_and_classes(types)
+    return make_stream(names, match, classes if match or compared else (), compared, after)
+
+
+def make_stream(
+    types: tuple[str, ...] | None,
+    match: Match,
+    classes: tuple[type[Any], ...] = (),
+    compared: Compared = (),
+    after: int = 0,
+) -> Stream[Any]:
+    """What `Stream(...)` makes, in less time; see `UnfrozenEvent`."""
     unfrozen: Any = UnfrozenStream()
-    unfrozen.types = None if types is None else tuple(sorted(type_names(types)))
-    unfrozen.classes = named_classes(types) if (match or compared) and types is not None else ()
+    unfrozen.types = types
+    unfrozen.classes = classes
     unfrozen.match = match
     unfrozen.compared = compared
     unfrozen.after = after
     unfrozen.__class__ = Stream
-    described: Stream[Any] = unfrozen
-    return described
+    stream: Stream[Any] = unfrozen
+    return stream
 
 
 def _field_of(pair: tuple[str, Any]) -> str:
@@ -216,7 +229,7 @@ def _field_of(pair: tuple[str, Any]) -> str:
 
 
 def refuse_for_reads(streams: Iterable[Stream[Any]], purpose: str) -> None:
-    """That streams are held by equal values alone.
+    """Check that streams name fields by equal values alone.
 
     Args:
         streams: Those that are to be used.
@@ -248,16 +261,15 @@ def _identifiers(data: object, identifier: Mapping[str, Any]) -> Mapping[str, An
             "data={} names no identifier, and would find all events of these types; leave it out, or say so: "
             "data=everything (from pgevents import everything)"
         )
-    twice = sorted(set(named) & set(identifier))
-    if twice:
-        raise ConfigurationError(f"{twice[0]!r} is given twice, as a keyword and in data=")
-    return {**named, **identifier}
+    return named_once(named, identifier)
 
 
 def _refuse_reserved(identifier: Mapping[str, Any]) -> None:
     name = sorted(RESERVED & set(identifier))[0]
     meant = (
-        "types are the first argument, without a keyword" if "type" in name else f"{name}= is no option here"
+        "types are the first argument, without a keyword"
+        if "type" in name
+        else f"{name}= is not an option here"
     )
     raise ConfigurationError(
         f"{meant}; if a field of the data is called {name!r}, write "

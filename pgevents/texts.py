@@ -38,7 +38,7 @@ def identifier_text(field: str, value: object) -> str:
             return str(value)
         except ValueError:  # an int of thousands of digits
             raise InvalidValueError(f"{field}: a number of so many digits cannot identify events") from None
-    hint = "a filter on None would match what nobody meant" if value is None else "its text is ambiguous"
+    hint = "no event can be found by None" if value is None else "its text is ambiguous"
     raise InvalidValueError(
         f"{field}={shown(value)} cannot identify events ({hint}); give a str, int, bool, UUID, "
         "Enum or a list of these"

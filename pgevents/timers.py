@@ -11,6 +11,7 @@ import attrs
 
 from pgevents.codec.equality import difference
 from pgevents.deliveries import current_delivery
+from pgevents.encoding import Encoded
 from pgevents.errors import ConfigurationError, IdempotencyError, InvalidValueError, shown
 from pgevents.save_options import EARLIEST, LATEST, SaveOptions, check_key
 from pgevents.saving import Saver
@@ -94,7 +95,7 @@ def later(
         replace: Whether a timer of that key that has not fired yet is replaced.
 
     Raises:
-        InvalidValueError: No time, two times, or a key that is none.
+        InvalidValueError: No time, two times, or not a valid key.
 
     Example:
         ```python
@@ -191,10 +192,11 @@ class Timers:
             metadata = {**delivery.metadata(), **(metadata or {})}
             key = key or delivery.timer_key()
         key = key or str(uuid4())
-        (name, data, metadata_text), as_read = self.saver.encoded(later.event, SaveOptions(metadata))
+        encoded = self.saver.encoded(later.event, SaveOptions(metadata))
+        ((event_type, data, metadata_text),) = encoded.columns.rows()
         row = self.statements.run(
             "schedule",
-            type=name,
+            type=event_type,
             data=data,
             metadata=metadata_text,
             key=key,
@@ -205,13 +207,14 @@ class Timers:
         ).fetchone()
         status, at, event_id = row[:3]
         if status in ("pending", "parked"):
-            self._check_same(key, row[3:6], as_read)
+            self._check_same(key, row[3:6], encoded)
         return Scheduled(status, key, at.astimezone(timezone.utc), event_id)
 
-    def _check_same(self, key: str, stored: Sequence[Any], as_read: Sequence[Any]) -> None:
-        (event,) = self.saver.decoder.events([(0, *stored, _ANY_TIME, None)], keep_undecodable=True)
-        is_same = self.saver.current_name(event.type) == self.saver.current_name(as_read[0])
-        if not is_same or difference(event.data, as_read[1]) is not None:
+    def _check_same(self, key: str, stored: Sequence[Any], encoded: Encoded) -> None:
+        (event,) = self.saver.encoder.decoder.events([(0, *stored, _ANY_TIME, None)], keep_undecodable=True)
+        current_name = self.saver.encoder.types.current_name
+        is_same = current_name(event.type) == current_name(encoded.types[0])
+        if not is_same or difference(event.data, encoded.data[0]) is not None:
             raise IdempotencyError(
                 f"a timer {key!r} with another event (of type {event.type}) is scheduled, and nothing was "
                 "changed: give replace=True to put this one in its place, or another key",
@@ -236,7 +239,7 @@ class Timers:
         key = None if key is None else check_timer_key(key)
         rows = self.statements.rows("timers", key=key, state=state, limit=limit)
         stored = [(row[0], *row[3:6], _ANY_TIME, None) for row in rows]
-        events = self.saver.decoder.events(stored, keep_undecodable=True)
+        events = self.saver.encoder.decoder.events(stored, keep_undecodable=True)
         return [
             ScheduledTimer(
                 number=row[0],

@@ -87,6 +87,11 @@ class EventTypes:
             )
         return self._by_name.get(name)
 
+    def current_name(self, name: str) -> str:
+        """What a type is called today, whose events may have been saved under an earlier name."""
+        event_type = self.find(name)
+        return name if event_type is None else event_type.name
+
     def versioned(self) -> tuple[EventType, ...]:
         """The types whose data have older versions."""
         return self._versioned

@@ -14,6 +14,7 @@ import peewee
 
 from pgevents.comparisons import Comparison, check_kind, single_types
 from pgevents.errors import ConfigurationError, shown
+from pgevents.fields import named_once
 from pgevents.texts import identifier_text
 from pgevents.view_fields import cast_of, number_of, text_of
 
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 OPTIONS = ("where", "order_by", "limit", "offset", "version", "partial", "max_lag")
-"""Keywords that are options of some calls; as a field's name they would be a slip."""
+"""Keywords that are options of some calls; as a field's name they would be a mistake."""
 
 
 def values_by_field(data: object, keywords: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -37,16 +38,13 @@ def values_by_field(data: object, keywords: Mapping[str, Any]) -> Mapping[str, A
     """
     if data is not None and not isinstance(data, Mapping):
         raise ConfigurationError(f"data= takes values by field name, a dict, not {shown(data)}")
-    named = cast("Mapping[str, Any]", data or {})
     for name, value in keywords.items():
-        if name in named:
-            raise ConfigurationError(f"{name!r} is given twice, as a keyword and in data=")
         if name in OPTIONS:
             raise ConfigurationError(
-                f"{name}= is no option here; if a field of the view is called {name!r}, write "
+                f"{name}= is not an option here; if a field of the view is called {name!r}, write "
                 f"data={{{name!r}: {shown(value)}}}"
             )
-    return {**named, **keywords}
+    return named_once(cast("Mapping[str, Any]", data or {}), keywords)
 
 
 @attrs.frozen

@@ -116,7 +116,7 @@ def _expression(model: Any, name: str, field_type: Any) -> Any:
 
 
 def number_of(text: Any) -> peewee.NodeList:
-    """The number that a text is; NULL if it is none."""
+    """The number that a text is; NULL if it is not a number."""
     return _Compared(
         (
             peewee.SQL("CASE WHEN ("),

@@ -35,8 +35,7 @@ def wait_for(
     ids = _ids_of(awaited)
     rows: list[Any] = statements.rows("rows", name=name)
     if not rows:
-        names = ", ".join(row[0] for row in statements.rows("names")) or "none"
-        raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+        raise statements.unknown(name)
     question: dict[str, Any] = json.loads(rows[0][2])
     key: list[str] = question["key"]
     is_of_views = key == ["$view"]
@@ -59,10 +58,7 @@ def wait_for(
             missing = _first_missing(statements, name, keys, rows, parked_counts)
         if missing is None:
             return "handled"
-        states = {row[6]: split_error(row[12])[0] for row in rows if row[6] != "active"}
-        for state, error in states.items():
-            why = f": {error}" if error else ""
-            raise WaitError(f"event {missing} waits: subscription {name!r} is {state}{why}", reason=state)
+        _refuse_held(name, missing, rows)
         if time.monotonic() >= end:
             raise WaitError(_why_not(statements, name, missing, timeout), reason="timeout")
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
@@ -72,6 +68,15 @@ def wait_for(
             rows = _least(rows)
         if not rows:
             raise WaitError(f"subscription {name!r} is gone", reason="missing")
+
+
+def _refuse_held(name: str, missing: int, rows: Sequence[Any]) -> None:
+    """Raise if a lane is paused or stopped: nobody will handle the event before it is resumed."""
+    held = [row for row in rows if row[6] != "active"]
+    if held:
+        error = next((row[12] for row in held if row[12]), None)
+        state, why = held[0][6], f": {split_error(error)[0]}" if error else ""
+        raise WaitError(f"event {missing} waits: subscription {name!r} is {state}{why}", reason=state)
 
 
 def _least(rows: Sequence[Any]) -> list[Any]:

@@ -415,7 +415,7 @@ def test_async_handlers_are_awaited(client: EventClient) -> None:
 
 def test_handlers_of_the_wrong_kind_are_refused(client: EventClient) -> None:
     """A plain function here, an async one there, an async one run by a plain runner."""
-    with pytest.raises(ConfigurationError, match="is no async function"):
+    with pytest.raises(ConfigurationError, match="is not an async function"):
 
         @subscription("aio plain", ItemAddedToCart)  # type: ignore[arg-type]
         def plain(event: Any) -> None: ...

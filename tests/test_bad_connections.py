@@ -412,6 +412,29 @@ def test_a_connection_killed_while_idle(
     own.db.close()
 
 
+def test_a_connection_killed_while_idle_when_there_is_no_other(client: EventClient, url: str) -> None:
+    """As in the middle of a failover: each call says that there is no connection, and that nothing was
+    written, until there is one again."""
+    parts = parse_dsn(url)
+    dsn = "&".join(f"{key}={quote(value, '')}" for key, value in parts.items())
+    own = create_event_client(f"postgresql:///?{dsn}", client.events, client.projections, plugins=[Looks()])
+    own.save_event(CartCreated("c1", "u1"))
+    admin = database(make_dsn(**{**parts, "dbname": "postgres"}))
+    allow = f'ALTER DATABASE "{parts["dbname"]}" ALLOW_CONNECTIONS'
+    admin.execute_sql(f"{allow} false")
+    try:
+        kill(client)
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailableError, match="nothing was written"):
+                own.save_event(CartCreated("c2", "u1"))
+    finally:
+        admin.execute_sql(f"{allow} true")
+        admin.close()
+    own.save_event(CartCreated("c3", "u1"))
+    assert len(client.get_event_stream()) == 2
+    own.db.close()
+
+
 def test_a_connection_killed_in_the_middle_is_named(client: EventClient, make_client: Any) -> None:
     """In pgevents' own transaction and in the caller's, the error is that the connection was lost; nothing
     that Peewee says while it leaves the block hides it."""

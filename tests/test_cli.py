@@ -68,7 +68,7 @@ def test_the_demo_tells_a_shop_owner_the_day(database: str, url: str, orders: Pa
         "-£12.75",
         "£111.75",
         "22423    CAKESTAND [RED]",
-        "negative quantity, yet no cancellation (stock correction)",
+        "negative quantity, but not a cancellation (stock correction)",
         "1 was told that it is sold out",
         "Every figure equals what the CSV itself adds up to, to the penny.",
         "CC BY 4.0",

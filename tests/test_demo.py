@@ -158,13 +158,13 @@ BAD_LINES = {
     "no invoice number": order(""),
     "no product code": order(StockCode=" "),
     "product code of more than 100 characters": order(StockCode="P" * 5_000),
-    "the quantity is no whole number": order(Quantity="1.5"),
+    "the quantity is not a whole number": order(Quantity="1.5"),
     "quantity zero": order(Quantity="0"),
-    "negative quantity, yet no cancellation (stock correction)": order(Quantity="-3", UnitPrice="0.10"),
+    "negative quantity, but not a cancellation (stock correction)": order(Quantity="-3", UnitPrice="0.10"),
     "positive quantity in a cancellation": order("C9"),
-    "the price is no number": order(UnitPrice="NaN"),
+    "the price is not a number": order(UnitPrice="NaN"),
     "negative price": order("A5", UnitPrice="-11062.06"),
-    "the price is no whole number of pence": order(UnitPrice="0.001"),
+    "the price is not a whole number of pence": order(UnitPrice="0.001"),
     "the date cannot be read (2010-12-31 08:30:00 is the form)": order(InvoiceDate="31/12/2010"),
 }
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_an_event_is_counted_with_its_reason(shop: EventClient, t
 def test_no_number_is_no_number(tmp_path: Path, number: str) -> None:
     """What no person would read as a quantity is not taken for one, however long it is."""
     orders = read_orders(write(tmp_path / "orders.csv", order(Quantity=f'"{number}"')))
-    assert list(orders.reasons) == ["the quantity is no whole number"]
+    assert list(orders.reasons) == ["the quantity is not a whole number"]
 
 
 def test_odd_but_usable_lines_are_kept_and_noticed(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_type_parameter_is_not_known_to_the_log(client: EventClient) -> None:
     for wanted in (ChangedTo[int], [ChangedTo[int]]):
         with pytest.raises(ConfigurationError, match="name the class alone"):
             client.get_event_stream(wanted)
-    with pytest.raises(ConfigurationError, match="None is no event type"):
+    with pytest.raises(ConfigurationError, match="None is not an event type"):
         client.get_event_stream([None])  # type: ignore[list-item]
     assert len(client.get_event_stream(ChangedTo)) == 0
 

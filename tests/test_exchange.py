@@ -181,8 +181,8 @@ def test_a_cloudevent_comes_back_as_the_event_that_it_was(client: EventClient) -
         ({"data": [1]}, "a JSON object, not list"),
         ({"data_base64": "AA=="}, "a JSON object"),
         ({"time": "yesterday"}, "RFC 3339"),
-        ({"Trace": "x"}, "'Trace' is no attribute"),
-        ({5: "x"}, "5 is no attribute"),
+        ({"Trace": "x"}, "'Trace' is not an attribute"),
+        ({5: "x"}, "5 is not an attribute"),
         ({"pgeventsmetadata": "[1]"}, "JSON text of an object"),
     ],
 )
@@ -282,7 +282,7 @@ def test_views_follow_the_classes(client: EventClient, url: str) -> None:
 def test_a_view_of_somebody_elses_is_not_replaced(client: EventClient) -> None:
     """Nor one on which another depends; nothing is changed then."""
     client.db.execute_sql("CREATE SCHEMA bi; CREATE TABLE bi.exchanged (n int)")
-    with pytest.raises(ConfigurationError, match="is no view of this log"):
+    with pytest.raises(ConfigurationError, match="is not a view of this log"):
         create_views(client, schema="bi")
     assert len(rows(client, "SELECT FROM pg_class WHERE relnamespace = 'bi'::regnamespace")) == 1
     create_views(client)
@@ -292,7 +292,7 @@ def test_a_view_of_somebody_elses_is_not_replaced(client: EventClient) -> None:
     class Alone:
         cart_id: str
 
-    with pytest.raises(ConfigurationError, match="others depend on it"):
+    with pytest.raises(ConfigurationError, match="other objects depend on it"):
         create_views(shop_client(client.db, [Alone]))
     assert rows(client, "SELECT count(*) FROM my_app_views.item_added_to_cart") == [(0,)]
 

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pgevents import EventClient
+from pgevents.cli.commands import cli
 from pgevents.testing import ReducersChangedWarning, check_reducers
+
+from .test_subscriptions_cli import pg_url
 
 MODULE = '''
 from pgevents import ProjectionBase, pipeline
@@ -64,3 +69,26 @@ def test_a_change_without_a_version_warns(tmp_path: Path) -> None:
     assert check_reducers(lock, changed, update=True) == [] == check_reducers(lock, changed)
     assert check_reducers(lock, load(tmp_path, raised)) == []
     assert json.loads(lock.read_text())["COUNTED"]["version"] == 2
+
+
+def test_the_doctor_compares_with_the_lock_file(client: EventClient, url: str, tmp_path: Path) -> None:
+    """It only reads it; a file that is none is a note, and no file is nothing."""
+    lock = tmp_path / "reducers.lock"
+
+    def found() -> list[tuple[str, str]]:
+        options = ["doctor", "--json", "--reducers", str(lock)]
+        out = CliRunner().invoke(cli, options, env={"PGEVENTS_DATABASE_URL": pg_url(url)}).output
+        findings = [json.loads(line) for line in out.splitlines()]
+        return [(one["level"], one["what"]) for one in findings if "reducers" in one["what"]]
+
+    assert found() == []
+    counted = load(tmp_path, MODULE.replace("COUNTED", "COUNTED_HERE"))
+    check_reducers(lock, counted)
+    assert found() == [("ok", f"reducers are as {lock} has them, or have another version")]
+    text = lock.read_text().replace(json.loads(lock.read_text())["COUNTED_HERE"]["fingerprint"], "another")
+    lock.write_text(text)
+    assert found() == [("note", f"the reducers of COUNTED_HERE differ from {lock}, and its version does not")]
+    assert lock.read_text() == text
+    lock.write_text("[]")
+    ((level, what),) = found()
+    assert level == "note" and "cannot be read as a lock file" in what

@@ -17,6 +17,7 @@ from pgevents import (
     event,
     stream,
 )
+from pgevents.store.append import EventColumns
 
 from .conftest import database, shop_client
 from .shop import CartCreated, ItemAddedToCart
@@ -189,7 +190,7 @@ def test_a_repeat_is_compared_by_what_a_read_gives(client: EventClient, url: str
     first_program, next_program = shop_client(database(url), old), shop_client(database(url), new)
     stored = '{"cart_id": "c1", "tags": ["b", "a", "c"]}'
     first_program.check_installed()
-    first_program.appender.append([("TEST_TAGGED", stored, "{}")], None, "k")
+    first_program.appender.append(EventColumns(["TEST_TAGGED"], [stored]), None, "k")
     tags = frozenset("abc")
     assert first_program.save_event(old("c1", tags), idempotency_key="k").id == 1
     assert next_program.save_event(new("c1", tags, "nobody"), idempotency_key="k").data.by == "nobody"
@@ -230,7 +231,7 @@ def test_a_key_that_an_import_brings_along_meanwhile_is_found(client: EventClien
         other.db.close()
 
     with client.db.atomic():
-        client.appender.append([row, row], keys=["k", None])
+        client.appender.append(EventColumns.of_rows([row, row]), keys=["k", None])
         thread = threading.Thread(target=save)
         thread.start()
         thread.join(0.5)

@@ -171,7 +171,7 @@ def test_what_is_no_question_is_refused(invoices: EventClient) -> None:
     """As for streams; and a misspelt field is found when it is decided."""
     with pytest.raises(ConfigurationError, match="cannot identify events"):
         latest(InvoiceIssued, cart_id=None)
-    with pytest.raises(ConfigurationError, match=r"limit= is no option here"):
+    with pytest.raises(ConfigurationError, match=r"limit= is not an option here"):
         latest(InvoiceIssued, limit=1)
     with pytest.raises(ConfigurationError, match="did you mean 'cart_id'"):
         invoices.decide(latest(InvoiceIssued, card_id="c"), issue)

@@ -241,7 +241,7 @@ def test_values_that_were_lost_are_noticed_and_taken_again(shop: EventClient) ->
         before = values_of(shop)
         shop.db.execute_sql(loss)
         fresh = create_event_client(shop.db, shop.events, shop.projections, ())
-        with pytest.raises(NotInstalledError, match="not noted, or not guarded"):
+        with pytest.raises(NotInstalledError, match="not stored apart, or not guarded"):
             fresh.save_event(bought("p2"))
         fresh.create_tables()
         assert values_of(shop) == before

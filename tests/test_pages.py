@@ -119,9 +119,9 @@ def test_options_that_cannot_be_meant_are_refused(client: EventClient) -> None:
         for call in calls:
             with pytest.raises(ConfigurationError, match=message):
                 call(**options)
-    with pytest.raises(ConfigurationError, match=r"limit= is no option here.*data=\{'limit': 3\}"):
+    with pytest.raises(ConfigurationError, match=r"limit= is not an option here.*data=\{'limit': 3\}"):
         client.get_latest_event(limit=3)
-    with pytest.raises(ConfigurationError, match=r"reverse= is no option here.*data=\{'reverse': True\}"):
+    with pytest.raises(ConfigurationError, match=r"reverse= is not an option here.*data=\{'reverse': True\}"):
         client.get_latest_event(reverse=True)
 
 

@@ -377,6 +377,28 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
     assert used == {"events$idempotency_key$idx"}, plan
 
 
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+def test_timers_that_are_due_are_found_by_their_index(shop: EventClient, mode: str) -> None:
+    """In the order in which they fire, however many are not due or parked."""
+    shop.db.execute_sql(
+        "INSERT INTO my_app.events_timers (key, type, data, locks, due_at, try_at, state) "
+        "SELECT 'plan ' || n, 'A', '{}', 3, t, t, CASE mod(n, 3) WHEN 0 THEN 'parked' ELSE 'scheduled' END "
+        "FROM generate_series(1, 3000) AS n, LATERAL (SELECT now() + (n - 100) * interval '1 s' AS t) AS time"
+    )
+    shop.db.execute_sql("ANALYZE my_app.events_timers")
+    found = re.search(
+        r"(FROM my_app.events_timers AS t\s+WHERE t.state <> 'parked' .*?)\n *\), counted",
+        functions_sql(shop.events.pgevents_spec).replace('"', ""),
+        re.S,
+    )
+    assert found is not None
+    text = "SELECT t.* " + found[1].replace("_now", "$1").replace("_limit", "$2")
+    plan, kinds, used = explain_prepared(shop, mode, "timestamptz, int", text, "now(), 10")
+    assert used == {shop.events.pgevents_spec.index_name("timers", "due").strip('"')}, plan
+    assert "Sort" not in kinds, plan
+    shop.db.execute_sql("TRUNCATE my_app.events_timers")
+
+
 def test_days_and_times_use_the_index_of_their_field(shop: EventClient) -> None:
     """A range of few days goes by the index of the field, where there is one, and not through the whole
     log."""

@@ -446,9 +446,9 @@ def test_no_argument_of_a_question_is_passed_over(orders: EventClient) -> None:
     questions: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         (orders.query_projections, {"data": {"total": 5}, "total": 7}, "given twice"),
         (orders.query_projections, {"data": [("total", 5)]}, "a dict, not"),
-        (orders.count_projections, {"limit": 5}, "limit= is no option here"),
-        (orders.count_projections, {"order_by": "total"}, "order_by= is no option here"),
-        (orders.get_projection_ids, {"version": 1}, "version= is no option here"),
+        (orders.count_projections, {"limit": 5}, "limit= is not an option here"),
+        (orders.count_projections, {"order_by": "total"}, "order_by= is not an option here"),
+        (orders.get_projection_ids, {"version": 1}, "version= is not an option here"),
         (orders.query_projections, {"where": True, "total": at_least(1)}, "a Peewee expression"),
         (orders.query_projections, {"where": "total", "total": at_least(1)}, "a Peewee expression"),
     ]

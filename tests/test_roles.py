@@ -281,6 +281,8 @@ def test_functions_put_in_place_of_postgresqls_are_never_called(
             "fetch_view('my_app.views', 'T', 'c1', 1, '', 'cart_id', 'c1', NULL)",
             "redactions()",
             "hold_redactions()",
+            "lock_value('cart_id', 'c1', NULL)",
+            "view_after('saved 1', 'my_app.views', 'T', 'c1', 1, '', 'cart_id', 'c1', NULL)",
         ]
         with pytest.raises(peewee.PeeweeException, match="sprung"):  # the traps are armed
             victim.db.execute_sql("SELECT split_part('a|b', '|', 1)")

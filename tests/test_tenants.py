@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,22 @@ def test_a_tenant_moves_with_all_that_it_has(place: Place, tenants: Tenants) -> 
     assert next(iter(follow(old, after=place_of_follower))).id == saved[10].id
 
 
+def test_timers_move_along_and_fire_once_at_the_new_place(place: Place, tenants: Tenants) -> None:
+    """One that is due, and one that is not; nobody schedules at the former place any more."""
+    old = tenants.client("acme")
+    old.schedule(ItemAdded("due"), after=timedelta(0), key="due")
+    old.schedule(ItemAdded("late"), after=timedelta(days=1), key="late")
+    tenants.move("acme", to="n2")
+    with pytest.raises(MovedError):
+        old.schedule(ItemAdded("c1"), after=timedelta(0))
+    new = tenants.client("acme")
+    assert [timer.key for timer in new.scheduled()] == ["due", "late"]
+    for _ in range(2):
+        drain(new, [])
+    assert [saved.data.cart_id for saved in new.get_event_stream(ItemAdded)] == ["due"]
+    assert (new.unschedule("due"), new.unschedule("late")) == ("fired", "cancelled")
+
+
 def test_a_block_is_repeated_at_the_new_place(tenants: Tenants) -> None:
     """The transaction of a block that the move cut off is not there; the block runs again."""
     calls: list[str | None] = []
@@ -271,11 +288,83 @@ def test_what_is_made_nowhere_else_does_not_stay_behind(place: Place, tenants: T
         place.tenants(prepare=prepare).move("acme", to="n1")
 
 
+CITUS = "SET allow_system_table_mods = on; CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass)"
+"""Where Citus notes the tables that it has distributed. No package registry has Citus itself."""
+
+
 def test_a_distributed_table_is_refused(place: Place, tenants: Tenants) -> None:
-    place.sql("n1", "CREATE TABLE pg_dist_partition (logicalrelid regclass)")
-    place.sql("n1", "INSERT INTO pg_dist_partition VALUES ('acme.events')")
+    """By a move, and by every save and final read of a client."""
+    place.sql("n1", CITUS)
+    tenants.client("acme").save_event(ItemAdded("c1"))  # not distributed yet
+    place.sql("n1", "INSERT INTO pg_catalog.pg_dist_partition VALUES ('acme.events')")
     with pytest.raises(ConfigurationError, match="acme.events is distributed by Citus"):
         tenants.move("acme", to="n2")
+    another = place.tenants().client("acme")
+    for call in (another.check_installed, lambda: another.save_event(ItemAdded("c1"))):
+        with pytest.raises(ConfigurationError, match='"acme"."events" is distributed by Citus'):
+            call()
+    assert place.sql("n1", "SELECT count(*) FROM acme.events") == [(1,)]
+
+
+def test_tables_that_are_distributed_as_they_are_made_are_refused(place: Place, tenants: Tenants) -> None:
+    """As Citus does in a schema of its own kind: by add, and by a move to such a server."""
+    place.sql("n2", CITUS)
+    place.sql(
+        "n2",
+        """
+        CREATE FUNCTION distribute() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO pg_catalog.pg_dist_partition
+            SELECT objid FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table';
+        END $$;
+        CREATE EVENT TRIGGER distribute ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+        EXECUTE FUNCTION distribute();
+        """,
+    )
+    for call in (lambda: tenants.add("beta", "n2"), lambda: tenants.move("acme", to="n2")):
+        with pytest.raises(ConfigurationError, match="distributed by Citus"):
+            call()
+    assert place.sql("n2", "SELECT nspname FROM pg_namespace WHERE nspname IN ('acme', 'beta')") == []
+    assert [(t.name, t.node, t.moving_to) for t in tenants.list()] == [("acme", "n1", None)]
+
+
+def test_nobody_makes_the_tables_anew_where_the_tenant_has_lived(place: Place, tenants: Tenants) -> None:
+    """A program that held its client across the move would save to a log that nobody else reads."""
+    held = tenants.client("acme")
+    held.save_event(ItemAdded("c1"))
+    place.tenants().move("acme", to="n2")  # by another program
+    with pytest.raises(MovedError, match="lives on 'n2' now"):
+        held.create_tables()
+    assert place.sql("n1", "SELECT nspname FROM pg_namespace WHERE nspname = 'acme'") == []
+    tenants.each(lambda client: client.create_tables())  # finds the new place
+    assert tenants.client("acme").save_event(ItemAdded("c1")).id == 2
+    place.sql("n2", "DROP SCHEMA acme CASCADE")  # by hand: it lives nowhere else
+    tenants.client("acme").create_tables()
+    assert tenants.client("acme").save_event(ItemAdded("c1")).id == 1
+
+
+def test_a_place_kept_outside_outlives_moves(place: Place, tenants: Tenants) -> None:
+    """The follower of the former place ends; at each new one its checkpoint counts, and no stranger's."""
+    old = tenants.client("acme")
+    saved = [old.save_event(ItemAdded(f"c{n}")).id for n in range(3)]
+    following = follow(old)
+    outside = checkpoint(old, next(following).id)
+    tenants.move("acme", to="n2")
+    with pytest.raises(MovedError, match="lives on 'n2' now"):
+        list(following)
+    for node in ("n2", "n1", "n2"):
+        if tenants.list()[0].node != node:
+            tenants.move("acme", to=node)
+        tenants.each(lambda client: client.create_tables())  # brings up to date, and forgets nothing
+        client = tenants.client("acme")
+        assert next(iter(follow(client, after=outside))).id == saved[1]
+        outside = checkpoint(client, saved[0])
+    tenants.add("beta", "n2")
+    with pytest.raises(ConfigurationError, match="another log"):
+        next(iter(follow(tenants.client("beta"), after=outside)))
+    place.sql("n2", "COMMENT ON SEQUENCE acme.events_id_seq IS NULL")  # as if nobody had noted the move
+    with pytest.raises(ConfigurationError, match="another log"):
+        first = f"{outside.partition('.')[0]}.1.1/1/{saved[0]}"
+        next(iter(follow(tenants.client("acme"), after=first)))
 
 
 def test_who_uses_the_tables_is_named_and_nobody_waits_long(place: Place, tenants: Tenants) -> None:
@@ -424,9 +513,9 @@ def test_a_move_at_work_is_left_alone(place: Place, tenants: Tenants) -> None:
     for step in mover.steps():
         if step in ("arrived", "cleared"):
             break
-        with pytest.raises(RetryableError, match="still at work"):
+        with pytest.raises(RetryableError, match="still running"):
             place.tenants().recover("acme")
-        with pytest.raises(ConfigurationError, match="at work or was interrupted"):
+        with pytest.raises(ConfigurationError, match="running or was interrupted"):
             place.tenants()._mover("acme", "n2")
 
 
@@ -456,6 +545,7 @@ class Load:
     """Writers that save, decide and keep transactions open; some never ask the directory."""
 
     place: Place
+    name: str = ""
     stop: threading.Event = attrs.field(factory=threading.Event)
     acknowledged: dict[str, list[int]] = attrs.field(factory=dict)
     tally: Counter[str] = attrs.field(factory=Counter)
@@ -482,7 +572,7 @@ class Load:
         n = 0
         try:
             while not self.stop.is_set():
-                key, work = f"{writer}:{n}", works[n % 3]
+                key, work = f"{self.name}{writer}:{n}", works[n % 3]
                 try:
                     if writer % 2:  # tries both places, and asks nobody
                         saved = self._somewhere(stubborn, work, key)
@@ -553,10 +643,10 @@ def faults_of(load: Load, client: EventClient) -> list[str]:
     return found
 
 
-def moved_under_load(place: Place, hops: int) -> list[str]:
-    """What goes wrong while a tenant moves to and fro."""
+def moved_under_load(place: Place, hops: int, name: str = "") -> list[str]:
+    """What goes wrong while a tenant moves to and fro; keys begin with the name."""
     tenants = place.tenants()
-    load = Load(place)
+    load = Load(place, name)
     load.start(3)
     try:
         for _ in range(hops):
@@ -591,8 +681,8 @@ def test_a_move_without_locks_is_found_out(
     monkeypatch.setattr(Mover, "_fence", lambda self, contents, backend: None)
     monkeypatch.setattr(Mover, "_copy_rest", slowly)
     faults: list[str] = []
-    for _ in range(5):
-        faults += [fault for fault in moved_under_load(place, hops=2) if fault.startswith("lost")]
+    for turn in "abcde":
+        faults += [fault for fault in moved_under_load(place, 2, turn) if fault.startswith("lost")]
         if faults:
             return
     raise AssertionError("nothing was lost without locks")

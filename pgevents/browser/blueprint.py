@@ -32,11 +32,11 @@ def browser(
         authorize: Called before each page, in the request: whether the person may see it. There is no
             default, because a log holds what customers did.
         authorize_write: Called in the request, too: the name of the person, if they may also try parked
-            events again and discard them; it stands in the note of what they did. Anything but a name
+            events again and discard them; it is recorded with what they did. Anything but a name
             refuses. By default nobody may.
         projections: The projection classes to fold; by default all that the program has defined.
         name: The blueprint's name, for `url_for`.
-        url_prefix: Where it stands.
+        url_prefix: The path under which it is served.
 
     Returns:
         The blueprint, for `app.register_blueprint(...)`.

@@ -1,4 +1,4 @@
-"""What a page of the log is asked for: the filters of a query string, as SQL conditions and as links."""
+"""The filters of a page of the log: a query string, as SQL conditions and as links."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_ID = 2**63 - 1
 
 
 class FilterError(ConfigurationError):
-    """A query string that cannot be meant; the message says what to write."""
+    """A query string that is not valid; the message says what to write."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Filter:
         metadata: Key and value pairs of the metadata; all of them.
         since: Events created at or after this time.
         until: Events created before this time.
-        text: A text that stands somewhere in the data, whatever its case.
+        text: A text that occurs anywhere in the data, in upper or lower case.
     """
 
     types: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Filter:
         """The filter that a query string (a werkzeug `MultiDict`) describes.
 
         Raises:
-            FilterError: A value that cannot be meant.
+            FilterError: A value that is not valid.
         """
         for values in args.listvalues():
             check_text("".join(values))

@@ -1,4 +1,4 @@
-"""Whatever is in a person's hand, an event's id, a cart's number, a view's id: where it is to be seen."""
+"""The pages that show what has a given id: an event, a cart or another identifier, a view."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["find"]
 
 
 def find(client: EventClient, text: str) -> dict[str, Any]:
-    """Where a text is an id: of an event, an identifier's value, a saved view; each a look at an index."""
+    """Where a text is an id: of an event, of a saved view, or an identifier's value; each by one index."""
     return {
         "text": text,
         "event": _event(client, text),

@@ -9,8 +9,8 @@ import attrs
 
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
-from pgevents.diagnosis import diagnose, holder_text
-from pgevents.store.ordering import horizon_of
+from pgevents.diagnosis import diagnose
+from pgevents.store.ordering import holder_text, horizon_of
 
 __all__ = ["health_page"]
 

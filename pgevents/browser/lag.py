@@ -20,7 +20,7 @@ from pgevents.subscriptions.health import waiting_events
 __all__ = ["EVERY", "MOST", "Samples", "Waiting", "line_of", "plot", "take_samples", "waiting_of"]
 
 MOST = 10_000
-"""So many events are counted; beyond it a page says "more than 10,000"."""
+"""Up to this many events are counted; beyond it a page says "more than 10,000"."""
 EVERY = timedelta(seconds=10)
 SPAN = timedelta(hours=1)
 
@@ -84,7 +84,7 @@ def line_of(
     """The lag over the last hour.
 
     Returns:
-        `measured`: what this process saw; `told`: before that, of the events that wait now, how many had
+        `measured`: what this process saw; `computed`: before that, of the events that wait now, how many had
         come (more may have waited); both lists of `[time, count]`; `since`: when measuring began, or None;
         `highest`: the greatest count.
     """
@@ -92,19 +92,19 @@ def line_of(
     start = now - SPAN
     measured = [(at, min(count, MOST + 1)) for at, count in taken if at >= start] + [(now, waiting.count)]
     until = measured[0][0]
-    told: list[tuple[datetime, int]] = []
+    computed: list[tuple[datetime, int]] = []
     for step in range(61):
         at = start + SPAN * step / 60
         if at < until:
-            told.append((at, bisect_right(waiting.times, at.timestamp())))
-    told.append((until, min(measured[0][1], bisect_right(waiting.times, until.timestamp()))))
+            computed.append((at, bisect_right(waiting.times, at.timestamp())))
+    computed.append((until, min(measured[0][1], bisect_right(waiting.times, until.timestamp()))))
     return {
         "start": iso(start),
         "end": iso(now),
         "since": iso(until) if len(measured) > 1 else None,
         "measured": [[iso(at), count] for at, count in measured],
-        "told": [[iso(at), count] for at, count in told],
-        "highest": max(count for _, count in [*measured, *told]),
+        "computed": [[iso(at), count] for at, count in computed],
+        "highest": max(count for _, count in [*measured, *computed]),
     }
 
 

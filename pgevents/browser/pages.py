@@ -1,4 +1,4 @@
-"""The pages, with what each is asked for in its query string."""
+"""The pages, and what the query string of each may hold."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = ["add_pages"]
 def add_pages(site: Site) -> None:
     """Add them to a blueprint."""
     _add_log(site)
+    _add_events(site)
     _add_views(site)
     _add_operation(site)
 
@@ -52,6 +53,18 @@ def _add_log(site: Site) -> None:
             "types": type_names(client),
         }
 
+    @site.page("/types", "types.html")
+    def types() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        return types_page(client)
+
+    @site.blueprint.get("/")
+    def index() -> Any:  # pyright: ignore[reportUnusedFunction]
+        return redirect(url_for(f"{site.name}.log"))
+
+
+def _add_events(site: Site) -> None:
+    client = site.client
+
     @site.page("/events/<int:event_id>", "event.html", add=site.plugged.event_links)
     def event(event_id: int) -> dict[str, Any] | None:  # pyright: ignore[reportUnusedFunction]
         return event_page(client, event_id) if event_id <= LARGEST_ID else None
@@ -77,14 +90,6 @@ def _add_log(site: Site) -> None:
         check_text(text)
         results = find(client, text)
         return {**results, "redirect": _only(site, results)}
-
-    @site.page("/types", "types.html")
-    def types() -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return types_page(client)
-
-    @site.blueprint.get("/")
-    def index() -> Any:  # pyright: ignore[reportUnusedFunction]
-        return redirect(url_for(f"{site.name}.log"))
 
 
 def _add_views(site: Site) -> None:

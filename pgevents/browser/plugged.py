@@ -61,13 +61,13 @@ class Plugged:
         return None if data is None else {"title": page.title, "name": page.name, "data": data}
 
     def content(self, shown: Mapping[str, Any]) -> str | None:
-        """The HTML of a page that has a look of its own; else None."""
+        """The HTML of a page with its own template; else None."""
         page = next(page for page in self._pages() if page.name == shown["name"])
         return None if page.template is None else render_template_string(page.template, data=shown["data"])
 
     def _links(self, hook: str, **arguments: Any) -> list[dict[str, str]]:
         found: list[dict[str, str]] = []
-        for link in self._told(hook, BrowserLink, **arguments):
+        for link in self._results(hook, BrowserLink, **arguments):
             if ADDRESS.fullmatch(link.url):
                 found.append({"label": link.label, "url": link.url})
             else:
@@ -76,20 +76,20 @@ class Plugged:
 
     def _pages(self) -> list[BrowserPage]:
         found: dict[str, BrowserPage] = {}
-        for page in self._told("pgevents_browser_pages", BrowserPage):
+        for page in self._results("pgevents_browser_pages", BrowserPage):
             if NAME.fullmatch(page.name):
                 found.setdefault(page.name, page)
             else:
                 log.warning("a plugin's page is named %r: write small letters, digits and hyphens", page.name)
         return list(found.values())
 
-    def _told(self, hook: str, kind: type[T], **arguments: Any) -> Iterable[T]:
+    def _results(self, hook: str, kind: type[T], **arguments: Any) -> Iterable[T]:
         """What the plugins gave, in the order of their registration."""
         plugins = self._client.plugins
         if hook not in plugins.implemented:
             return
-        told: list[Any] = list(plugins.notify(hook, **arguments))
-        for given in reversed(told):
+        results: list[Any] = list(plugins.notify(hook, **arguments))
+        for given in reversed(results):
             for page in given if isinstance(given, Iterable) else ():  # pyright: ignore[reportUnknownVariableType]
                 if isinstance(page, kind):
                     yield page

@@ -25,7 +25,7 @@ HEADERS = {
 
 
 def same_text(given: str, wanted: str) -> bool:
-    """Whether two texts are equal, in a time that does not say where they differ."""
+    """Whether two texts are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 

@@ -14,9 +14,9 @@ from pgevents.store.processing import where_sql
 __all__ = ["FOLDED", "count_folded", "is_closed", "travel_of"]
 
 SHORT = 100
-"""Of so many events all views are made at once, so that the time line says what each of them changed."""
+"""Up to this many events, the time line says what each of them changed: all views are folded at once."""
 FOLDED = 2_000
-"""A page folds so many events at most, unless the person asks for more."""
+"""A page folds at most this many events, unless the person asks for more."""
 
 
 def travel_of(

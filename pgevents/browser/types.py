@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from pgevents.browser.classes import TYPES_IN_SQL, types_in
 from pgevents.browser.log import COUNT_LIMIT, iso
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
@@ -14,17 +15,8 @@ from pgevents.event_types import EventType
 __all__ = ["type_names", "types_page"]
 
 SAMPLE = 100
-"""Of how many of its newest events the stored versions of a type are taken."""
+"""How many of a type's newest events are searched for stored versions."""
 
-# Each type is found by a jump along the index (type, id), so that the length of the log does not matter.
-NAMES_SQL = """\
-WITH RECURSIVE types(type) AS (
-    (SELECT type FROM {table} ORDER BY type LIMIT 1)
-    UNION ALL
-    SELECT (SELECT e.type FROM {table} AS e WHERE e.type > types.type ORDER BY e.type LIMIT 1)
-    FROM types WHERE types.type IS NOT NULL
-) SELECT type FROM types WHERE type IS NOT NULL
-"""
 TYPES_SQL = """\
 SELECT t.type, found.count, first.id, first.created_at, last.id, last.created_at, newest.versions
 FROM ({names}) AS t
@@ -47,16 +39,15 @@ ORDER BY t.type
 
 
 def type_names(client: EventClient) -> list[str]:
-    """The types that stand in the log."""
-    table = client.events.pgevents_spec.qualified()
-    return [row[0] for row in client.session.execute(NAMES_SQL.format(table=table), None).fetchall()]
+    """The types of the events in the log."""
+    return types_in(client, client.events.pgevents_spec)
 
 
 def types_page(client: EventClient) -> dict[str, Any]:
-    """Every type that stands in the log."""
+    """Every type of events in the log."""
     table = client.events.pgevents_spec.qualified()
     sql = TYPES_SQL.format(
-        names=NAMES_SQL.format(table=table), table=table, limit=COUNT_LIMIT + 1, sample=SAMPLE
+        names=TYPES_IN_SQL.format(table=table), table=table, limit=COUNT_LIMIT + 1, sample=SAMPLE
     )
     found: list[dict[str, Any]] = []
     for row in client.session.execute(sql, None).fetchall():

@@ -23,7 +23,7 @@ __all__ = ["projection_page", "projection_types", "query_page"]
 
 PAGE = 50
 SORTABLE = 10_000
-"""So many views at most are sorted by a field: no index has them in its order."""
+"""At most this many views are sorted by a field: no index has them in its order."""
 COLUMNS = "id, data::text, latest_event_id, version, created_at, updated_at"
 
 
@@ -144,7 +144,7 @@ def query_page(
 def projection_page(
     client: EventClient, name: str, view_id: str, cls: type[Any] | None, *, is_patient: bool = False
 ) -> dict[str, Any] | None:
-    """One projection: what is saved, and, where a class is there, what a fold gives now.
+    """One projection: what is saved, and, if there is a class, what a fold gives now.
 
     Args:
         client: Whose projections.
@@ -201,7 +201,7 @@ def _fold(client: EventClient, cls: type[Any], view_id: str, is_patient: bool) -
 
 
 def _identifiers(client: EventClient, cls: type[Any] | None, view_id: str) -> list[dict[str, str]]:
-    """Where the view's own events are to be seen."""
+    """The address of the page with the view's events."""
     if cls is None:
         return []
     try:

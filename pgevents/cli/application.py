@@ -38,7 +38,7 @@ def load_client(place: str, tenant: str | None = None) -> EventClient:
             raise click.UsageError(f"--app {place} has many tenants: say which, --tenant NAME")
         return found.client(tenant)
     if tenant is not None:
-        raise click.UsageError(f"--tenant goes with the Tenants of a program, and --app {place} is none")
+        raise click.UsageError(f"--tenant needs the Tenants of a program, which --app {place} is not")
     store: Any = getattr(found, "extensions", {}).get("pgevents")
     if store is not None:
         app: Any = found

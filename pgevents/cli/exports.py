@@ -223,4 +223,4 @@ def _id_of(file: str, line: bytes, form: str) -> int:
         text = line.decode()
         return int(next(csv.reader([text]))[0] if form == "csv" else json.loads(text)["id"])
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        fail(f"{file}: the last line is no exported event, so the export cannot go on with it")
+        fail(f"{file}: the last line is not an exported event, so the export cannot continue it")

@@ -1,4 +1,4 @@
-"""Lines of JSON as export writes them, taken apart without writing their data again: the extra `fast`.
+"""Lines of JSON as export writes them, split without encoding their data again: the extra `fast`.
 
 What is unusual in any way is left to the slower form in `lines`, which gives the same result for every line.
 """
@@ -53,7 +53,7 @@ if msgspec is not None:
 
 
 def texts_of_line(line: str) -> LineTexts | None:
-    """The members of an event, if it is sure that a save takes them; else None."""
+    """The members of an event, if a save certainly accepts them; else None."""
     if msgspec is None or "$version" in line or line.count("[") + line.count("{") > MAX_DEPTH:
         return None
     if "\\u" in line and _odd_character(line):
@@ -75,7 +75,7 @@ def texts_of_line(line: str) -> LineTexts | None:
 
 
 def _written(found: Any, texts: LineTexts, line: str) -> bool:
-    """Whether the members make up the whole line: so no name stands twice, and there is no other one."""
+    """Whether the members make up the whole line: so that no name occurs twice, and there is no other one."""
     comma, colon = (", ", ": ") if '": ' in line[:9] else (",", ":")
     head = "" if found.id is None else f'"id"{colon}{found.id}{comma}'
     parts = [f'{{{head}"type"{colon}"{texts.type}"', f'"data"{colon}{texts.data}']

@@ -26,6 +26,7 @@ from pgevents.errors import (
     UnknownEventTypeError,
 )
 from pgevents.save_options import SaveOptions
+from pgevents.store.append import EventColumns
 from pgevents.terminal import printable
 
 from .application import refusals_of_plugins
@@ -39,7 +40,7 @@ __all__ = ["import_command"]
 
 T = TypeVar("T")
 PAGE = 1_000
-"""So many lines are one transaction."""
+"""How many lines are one transaction."""
 DIGEST = 8
 REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
 """What a save raises if something is wrong with its events."""
@@ -93,7 +94,7 @@ class _Imported:
     metavar="TYPE",
     help="CSV of any form: each row is the data of an event of this type.",
 )
-@click.option("--skip", is_flag=True, help="Leave out lines that are no events and report them.")
+@click.option("--skip", is_flag=True, help="Leave out lines that are not events, and report them.")
 @FORMAT
 @Store.options
 def import_command(
@@ -114,7 +115,12 @@ def import_command(
         return
     if table is not None:
         raise click.UsageError("--table is for --from")
-    form = form_of(file, form)
+    _import_file(store, file, key, type_name, form_of(file, form), skip)
+
+
+def _import_file(
+    store: Store, file: str, key: str | None, type_name: str | None, form: str, skip: bool
+) -> None:
     if file == "-" and key is None:
         raise click.UsageError("from the standard input the import needs a --key to be known by")
     if type_name is not None and form != "csv":
@@ -129,7 +135,7 @@ def import_command(
 
     def refuse(number: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{file}, line {number}: {reason}; what stands before it is saved")
+            stops.append(f"{file}, line {number}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped line {number}: {printable(str(reason))}", err=True)
@@ -168,7 +174,7 @@ def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
 
     def refuse(position: int, reason: object) -> bool:
         if not skip:
-            stops.append(f"{table.source}, event {position}: {reason}; what stands before it is saved")
+            stops.append(f"{table.source}, event {position}: {reason}; the events before it are saved")
             return True
         done.skipped += 1
         click.echo(f"skipped event {position}: {printable(str(reason))}", err=True)
@@ -208,7 +214,7 @@ class _Pages:
     """Saves pages of lines, and notes in `<events>_imports` which lines they were.
 
     Attributes:
-        has_stopped: Whether a line was refused that ends the import.
+        has_stopped: Whether the import has ended at a refused line.
     """
 
     def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
@@ -293,7 +299,7 @@ class _Pages:
         if not self._writer.plugins.implemented:
             # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
             rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
-            answer = self._writer.appender.append(rows, created_at=times, keys=keys)
+            answer = self._writer.appender.append(EventColumns.of_rows(rows), created_at=times, keys=keys)
             if answer.status != "saved":
                 raise IdempotencyError("its idempotency key was saved by another transaction meanwhile")
             return
@@ -309,7 +315,7 @@ class _Pages:
 
 
 class _Notes:
-    """What is noted of one page: a digest of each line that was saved, at the line's place."""
+    """The notes of one page: a digest of each line that was saved, at the line's place."""
 
     def __init__(self, source: str, stored: bytes) -> None:
         self._source = source

@@ -20,17 +20,18 @@ from attrs import define
 
 from pgevents.caches import remembered
 from pgevents.codec.serialization import VERSION_KEY, dump_json
-from pgevents.errors import EventEncodeError
+from pgevents.errors import ConfigurationError, EventEncodeError
+from pgevents.event_types import check_type_name
 from pgevents.save_options import EARLIEST, LATEST
 
 from .fast_lines import texts_of_line
 from .files import KEY_COLUMN
 from .frame import parse_time
 
-__all__ = ["BadLine", "Line", "csv_lines", "json_lines", "open_file"]
+__all__ = ["BadLine", "Line", "check_type", "csv_lines", "json_lines", "open_file"]
 
 csv.field_size_limit(2**31 - 1)  # an event's data is one field
-TYPE_LIMIT, KEY_LIMIT, VERSION_LIMIT = 200, 600, 10_000
+KEY_LIMIT, VERSION_LIMIT = 600, 10_000
 _between = re.compile(r"[ \t\r\n]*[{,:}][ \t\r\n]*").match
 _value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
 
@@ -104,7 +105,7 @@ def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
                     _check_text(line)
                     yield _line(number, _members(line), partial(_texts_of_members, line))
                 else:
-                    _check_type(texts.type)
+                    check_type(texts.type)
                     at, key = _created_at(texts.created_at), _key(texts.key)
                     yield Line(
                         number, texts.type, texts.data, texts.metadata, at, texts.created_at or "", key
@@ -159,7 +160,7 @@ def _check_text(text: str) -> None:
 
 
 def _members(text: str) -> dict[str, Any]:
-    """The members of a JSON object; a name that stands twice is refused."""
+    """The members of a JSON object; a name that occurs twice is refused."""
     objects: list[list[tuple[str, Any]]] = []
 
     def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
     metadata: Any = members.get("metadata") or {}
     if not isinstance(name, str) or not isinstance(data, dict):
         raise BadLine('an event has a "type", which is text, and "data", which is an object')
-    _check_type(name)
+    check_type(name)
     if not isinstance(metadata, dict):
         raise BadLine('"metadata" is an object')
     version: Any = cast("dict[str, Any]", metadata).get(VERSION_KEY, 1)
@@ -235,11 +236,16 @@ def _one_line(text: str) -> str:
 
 
 @remembered("types of imported lines")
-def _check_type(name: str) -> None:
-    if not 0 < len(name) <= TYPE_LIMIT or min(name) < " " or "\x7f" in name:
-        raise BadLine(f"a type has 1 to {TYPE_LIMIT} characters and no control characters")
-    if not name.isascii():
-        dump_json(name, "the type")
+def check_type(name: str) -> None:
+    """Check that a save takes the name of a type; those that pass are remembered.
+
+    Raises:
+        EventEncodeError: It cannot be one.
+    """
+    try:
+        check_type_name(name)
+    except ConfigurationError as error:
+        raise EventEncodeError(str(error)) from error
 
 
 def _created_at(value: Any) -> datetime | None:

@@ -54,7 +54,7 @@ FIELD = re.compile(r"([^={}\[\]\":]+)(:?=)(.*)", re.DOTALL)
     "dropped",
     multiple=True,
     metavar="FIELD",
-    help="Go without this field that is indexed now.",
+    help="Do not index this field any more.",
 )
 @click.option(
     "--sql", is_flag=True, help="Print the SQL instead, for a migration tool; no database is needed."
@@ -202,7 +202,7 @@ def _put(place: Any, keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
         place = place.setdefault(key, {})
         if place.__class__ is not dict:
-            raise click.UsageError(f"{'.'.join(keys)}: {key} is an object there, and given otherwise, too")
+            raise click.UsageError(f"{'.'.join(keys)}: {key} is given as an object and as a value")
     if keys[-1] in place:
         raise click.UsageError(f"the field {'.'.join(keys)} is given twice")
     place[keys[-1]] = value
@@ -241,7 +241,7 @@ def position_of(text: str, option: str) -> int | datetime:
 )
 @MATCH
 @TYPES
-@click.option("-n", "--lines", **whole(0), default=10, show_default=True, help="So many events.")
+@click.option("-n", "--lines", **whole(0), default=10, show_default=True, help="How many events.")
 @click.option(
     "-f", "--follow", "follows", is_flag=True, help="Go on with new events as they come; Ctrl-C ends it."
 )
@@ -278,7 +278,7 @@ def tail(match: tuple[str, ...], types: tuple[str, ...], lines: int, follows: bo
 @click.option(
     "--as-of", metavar="ID|TIME", help="Only events up to this id, or up to this time with its zone."
 )
-@click.option("--limit", **whole(0), help="At most so many.")
+@click.option("--limit", **whole(0), help="At most this many.")
 @click.option("--reverse", is_flag=True, help="The newest first.")
 @click.option("--final", is_flag=True, help="Wait until no late event can come between them.")
 @Store.options

@@ -17,7 +17,7 @@ from pgevents.codec.times import parse_datetime
 from pgevents.errors import EventEncodeError
 
 from .frame import fail
-from .lines import Line, Refuse
+from .lines import Line, Refuse, check_type
 
 __all__ = ["PEERS", "TOTALS_SQL", "Peer", "PeerTable", "Totals"]
 
@@ -37,11 +37,11 @@ class Peer:
     """Another event store's form of an events table.
 
     Attributes:
-        columns: The columns by which its table is known.
+        columns: The columns by which its table is recognised.
         position: The column of its total order.
         stream: The column of the stream's name.
         version: The column of the place within a stream.
-        time: SQL of the time, or None if it stands in the event itself.
+        time: SQL of the time, or None if the event itself has it.
         extra_columns: Columns that are read, too.
         read: Type, JSON text of the data, other metadata and time of a row.
     """
@@ -198,8 +198,7 @@ class PeerTable:
         data: Any = json.loads(text)
         if not isinstance(data, dict):
             raise EventEncodeError("its data are not a JSON object")
-        if not 0 < len(event_type) <= 200:
-            raise EventEncodeError(f"its type has {len(event_type)} characters; 1 to 200 are allowed")
+        check_type(event_type)
         metadata = {
             "imported_from": self.source,
             "stream": row["stream"],
@@ -212,7 +211,7 @@ class PeerTable:
         return Line(int(row["position"]), event_type, text, metadata_text, when, str(when), None)
 
     def totals(self) -> Totals:
-        """What stands in it."""
+        """Its numbers of events and streams, and the sum of the versions."""
         query = sql.SQL("SELECT count(*), count(DISTINCT {}), coalesce(sum({}), 0) FROM {}").format(
             sql.Identifier(self.peer.stream),
             sql.Identifier(self.peer.version),

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-from datetime import datetime
 from typing import Any
 
 import click
@@ -18,6 +17,7 @@ from pgevents.subscriptions import Lease, Runner
 from pgevents.terminal import printable
 
 from .frame import EXIT_CODES, fail
+from .show import show_json
 from .store import Store
 
 __all__ = ["COMMANDS", "load_runner"]
@@ -29,7 +29,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
     try:
         return float(value.strip().rstrip("smh")) * units.get(value.strip()[-1:], 1)
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no span of time; write 30s, 5m or 1h") from None
+        raise click.BadParameter(f"{value!r} is not a span of time; write 30s, 5m or 1h") from None
 
 
 def load_runner(where: str) -> Runner:
@@ -81,7 +81,7 @@ def list_subscriptions(**options: Any) -> None:
     reports = control.overview(store.open())
     if store.as_json:
         for report in reports:
-            click.echo(json.dumps(report.as_json(), default=datetime.isoformat, ensure_ascii=False))
+            show_json(report.as_json())
         return
     if not reports:
         click.echo("No subscriptions.")
@@ -108,7 +108,7 @@ def health(max_lag: float, where: str | None, **options: Any) -> None:
     names = None if where is None else load_runner(where).names
     problems = control.check(store.open(), names, max_lag=max_lag)
     if store.as_json:
-        click.echo(json.dumps({"is_healthy": not problems, "problems": problems}, ensure_ascii=False))
+        show_json({"is_healthy": not problems, "problems": problems})
     for problem in [] if store.as_json else problems or ["All is well."]:
         click.echo(problem)
     if problems:
@@ -194,7 +194,7 @@ def list_parked(name: str, key: str | None, discarded: bool, **options: Any) -> 
     found = control.parked(store.open(), name, key=key, discarded=discarded)
     for event in found:
         if store.as_json:
-            click.echo(json.dumps(asdict(event), default=datetime.isoformat, ensure_ascii=False))
+            show_json(asdict(event))
             continue
         line = f"{event.event_id}  {event.key or '-'}  {event.state}, {event.attempts} attempts"
         click.echo(printable(f"{line}  {event.error or event.note or ''}".rstrip()))
@@ -228,14 +228,14 @@ def show_parked(name: str, event_id: int, **options: Any) -> None:
 @click.argument("name")
 @click.argument("event_id", type=click.IntRange(0), required=False)
 @click.option("--key", help="Of this key only.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most this many.")
 @Store.options
 def show_notes(name: str, event_id: int | None, key: str | None, limit: int, **options: Any) -> None:
     store = Store(**options)
     found = control.parking_notes(store.open(), name, key=key, event_id=event_id, limit=limit)
     for note in found:
         if store.as_json:
-            click.echo(json.dumps(asdict(note), default=datetime.isoformat, ensure_ascii=False))
+            show_json(asdict(note))
             continue
         line = f"{note.at:%Y-%m-%d %H:%M:%S%z}  {note.action} {note.event_id}  by {note.by}"
         click.echo(printable(f"{line}: {note.reason}" if note.reason else line))

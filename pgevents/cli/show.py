@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import click
@@ -10,12 +11,17 @@ import click
 from pgevents.events import Event
 from pgevents.terminal import printable
 
-__all__ = ["as_text", "event_json", "show_event"]
+__all__ = ["as_text", "event_json", "show_event", "show_json"]
 
 
 def as_text(value: Any) -> str:
     """JSON on one line."""
     return printable(json.dumps(value, ensure_ascii=False))
+
+
+def show_json(value: Any) -> None:
+    """Print an object on one line, for programs."""
+    click.echo(printable(json.dumps(value, default=datetime.isoformat, ensure_ascii=False)))
 
 
 def event_json(event: Event[Any]) -> str:

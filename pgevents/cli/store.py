@@ -13,8 +13,9 @@ from attrs import evolve, frozen
 from pgevents.client import EventClient, create_event_client
 from pgevents.errors import ConfigurationError
 from pgevents.store.checks import find_installed
+from pgevents.store.connections import open_database
 from pgevents.store.layout import TableSpec
-from pgevents.store.session import Session, open_database
+from pgevents.store.session import Session
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, stream
 from pgevents.terminal import parse_match
@@ -85,7 +86,7 @@ NAMES = ("url", "events", "projections", "app", "tenant", "plugins", "as_json")
 
 
 def store_options(function: F) -> F:
-    """The options, for the group of all commands: `pgevents --json tail`. The environment counts here."""
+    """The options before the command (`pgevents --json tail`), which may also come from the environment."""
     for names, variable, settings in reversed(OPTIONS):
         option_settings: dict[str, Any] = dict(settings)
         if variable is not None:
@@ -101,7 +102,7 @@ class Store:
     Attributes:
         url: The database.
         events: Name of the events table, with its schema if need be; None: the only one that there is.
-        projections: The same of the projections table.
+        projections: Likewise of the projections table.
         app: Where the program's own client is.
         tenant: Whose client, if there are many.
         plugins: Where more plugins are.
@@ -120,7 +121,7 @@ class Store:
     def options(function: F) -> F:
         """The same options, for a command that takes `**options` and gives them to this class.
 
-        What stands after the command goes before what stands in front of it.
+        An option after the command replaces the same one before it.
         """
 
         @functools.wraps(function)

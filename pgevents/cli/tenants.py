@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from pgevents.tenants import Tenant, Tenants
 
 from .application import load_tenants
 from .frame import EXIT_CODES
+from .show import show_json
 from .store import Store
 
 __all__ = ["tenants"]
@@ -32,7 +32,7 @@ def _of(store: Store) -> Tenants:
 def _show(store: Store, found: list[Tenant]) -> None:
     for tenant in found:
         if store.as_json:
-            click.echo(json.dumps(asdict(tenant), default=datetime.isoformat, ensure_ascii=False))
+            show_json(asdict(tenant))
             continue
         going = f", being moved to {tenant.moving_to}" if tenant.moving_to else ""
         click.echo(f"{tenant.name}  {tenant.node}  since {tenant.since:%Y-%m-%d %H:%M:%S}{going}")
@@ -64,7 +64,7 @@ def move(name: str, node: str, **options: Any) -> None:
     store = Store(**options)
     moved = _of(store).move(name, to=node)
     if store.as_json:
-        click.echo(json.dumps(asdict(moved), ensure_ascii=False))
+        show_json(asdict(moved))
         return
     click.echo(
         f"{moved.tenant} has moved from {moved.source} to {moved.target}: {sum(moved.rows.values()):,} rows "
@@ -72,7 +72,7 @@ def move(name: str, node: str, **options: Any) -> None:
     )
 
 
-@tenants.command(help="Bring an interrupted move of a tenant to an end.", epilog=EXIT_CODES)
+@tenants.command(help="Finish an interrupted move of a tenant.", epilog=EXIT_CODES)
 @click.argument("name")
 @Store.options
 def recover(name: str, **options: Any) -> None:

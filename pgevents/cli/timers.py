@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
 from typing import Any
 
 import click
@@ -14,6 +12,7 @@ from pgevents.terminal import printable
 from pgevents.timers import STATES
 
 from .frame import EXIT_CODES, fail
+from .show import show_json
 from .store import Store
 
 __all__ = ["timers"]
@@ -27,7 +26,7 @@ def timers() -> None:
 @timers.command("list", epilog=EXIT_CODES, help="Show the timers that have not fired, by their times.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--key", help="Only the timer of this name.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="At most this many.")
 @Store.options
 def list_timers(state: str | None, key: str | None, limit: int, **options: Any) -> None:
     store = Store(**options)
@@ -40,7 +39,7 @@ def list_timers(state: str | None, key: str | None, limit: int, **options: Any) 
                 data.text if isinstance(data, UndecodedData) else client.serializer.encode(data, timer.type)
             )
             line = {**asdict(timer, recurse=False), "data": shown}
-            click.echo(json.dumps(line, default=datetime.isoformat, ensure_ascii=False))
+            show_json(line)
             continue
         tried = f", {timer.attempts} attempts" if timer.attempts else ""
         text = f"{timer.at:%Y-%m-%d %H:%M:%S%z}  {timer.key}  {timer.type}  {timer.state}{tried}"

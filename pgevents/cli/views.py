@@ -20,7 +20,7 @@ from .log import position_of
 from .show import as_text
 from .store import Store
 
-__all__ = ["diff", "projection_of", "query", "show"]
+__all__ = ["diff", "projection_classes", "projection_of", "query", "show"]
 
 
 @click.command(help="Print the saved projection of TYPE and ID.", epilog=EXIT_CODES)
@@ -82,8 +82,8 @@ def _lines(view: Any) -> list[str]:
     help="Sort by this field of the views (numbers as numbers); with -, the greatest first.",
 )
 @click.option("--descending", is_flag=True, help="The other way round than --order-by says.")
-@click.option("--limit", **whole(1), default=20, show_default=True, help="At most so many.")
-@click.option("--offset", **whole(0), default=0, help="Leave out so many first.")
+@click.option("--limit", **whole(1), default=20, show_default=True, help="At most this many.")
+@click.option("--offset", **whole(0), default=0, help="Leave out this many first.")
 @click.option("--version", **whole(0), metavar="N", help="Only this version.")
 @click.option("--count", is_flag=True, help="Print how many there are.")
 @Store.options
@@ -158,18 +158,20 @@ def diff(type: str, id: str, start: str, end: str | None, **options: Any) -> Non
 
 def projection_of(type_name: str) -> Any:
     """The program's projection class of that type."""
-    found = {
-        cls
-        for base in (ProjectionBase, MultiStreamProjectionBase)
-        for cls in _subclasses(base)
-        if getattr(cls, "projection_type", None) == type_name and not cls.__subclasses__()
-    }
+    found = {cls for cls in projection_classes() if cls.projection_type == type_name}
     if not found:
         fail(f"the program has no projection class of type {printable(type_name)}")
     if len(found) > 1:
         names = ", ".join(sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in found))
         fail(f"several projection classes are of type {printable(type_name)}: {names}")
     return found.pop()
+
+
+def projection_classes() -> list[Any]:
+    """The program's projection classes that name a type, without those that others are made from."""
+    bases: tuple[Any, ...] = (ProjectionBase, MultiStreamProjectionBase)
+    found = [cls for base in bases for cls in _subclasses(base) if not cls.__subclasses__()]
+    return [cls for cls in found if isinstance(getattr(cls, "projection_type", None), str)]
 
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:

@@ -115,7 +115,7 @@ class DecidingCalls(ClientParts):
         conflict.
 
         Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked
-        before they are read, so that a try is never in vain. For a second afterwards, this client locks the
+        before they are read, so that the try succeeds. For a second afterwards, this client locks the
         same streams at the first try.
 
         Args:
@@ -127,18 +127,18 @@ class DecidingCalls(ClientParts):
             retries: How many times to try again.
             metadata: As for `save_events`.
             idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
-                the decider is not asked. A command that decided nothing has left no trace, so its
-                repetition is decided anew.
+                the decider is not called. A command that decided nothing leaves no trace, so the decider is
+                called again when it is repeated.
 
         Returns:
-            The saved events, typed as what the decider returns. (mypy makes `object` of one event of
-            a union; a list of the union it understands.)
+            The saved events, typed as what the decider returns. (For a single event of a union mypy infers
+            `object`; it understands a list of the union.)
 
         Raises:
             ConcurrencyError: The last try met a conflict, too.
             RetryableError: The last try met a deadlock or a lock timeout.
             StagedEventsError: A projection has staged events, or an `as_of`.
-            ConfigurationError: Something else than projections, or an async decider.
+            ConfigurationError: Not a projection, or an async decider.
 
         Example:
             ```python

@@ -11,6 +11,7 @@ from pgevents.client.standbys import Source, Standby, Standbys
 from pgevents.codec.decoding import Decoder
 from pgevents.codec.serialization import Serializer
 from pgevents.deciding import Decider
+from pgevents.encoding import EventEncoder
 from pgevents.errors import NotInstalledError
 from pgevents.events import Event
 from pgevents.hooks.durability import AfterCommit
@@ -67,14 +68,12 @@ class ClientParts:
             self.session,
             self.appender,
             self.reader,
-            self.serializer,
-            self.decoder,
+            EventEncoder(self.serializer, self.decoder, types),
             self.plugins,
             AfterCommit(
                 lambda: self.db, self.session.in_transaction, self.reader.ids_in_log, self._report_durable
             ),
             self.check_installed,
-            types,
         )
         self.timers = Timers(self.saver, Statements(self.session, events.pgevents_spec))
         self.decider = Decider(self.session, self.saver, self.timers, self.plugins, self.check_installed)
@@ -112,7 +111,7 @@ class ClientParts:
             self.serializer.use(plugins.converter())
             self.identifiers.forget()
         if "pgevents_register_events" in hooks:
-            self.types = self.saver.types = self._own_types.extended(plugins.event_classes())
+            self.types = self.saver.encoder.types = self._own_types.extended(plugins.event_classes())
             self.identifiers.types = self.types
             self.identifiers.forget()
         if "pgevents_hidden_fields" in hooks:
@@ -123,7 +122,7 @@ class ClientParts:
             reader.observe = plugins.observed if "pgevents_observe" in plugins.implemented else None
 
     def check_installed(self) -> None:
-        """That tables and functions are there and sound; asked once, before the first save or final read.
+        """Check that tables and functions are there and sound: once, before the first save or final read.
 
         Raises:
             NotInstalledError: They are missing, or others than this client's.

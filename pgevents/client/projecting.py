@@ -196,11 +196,11 @@ class ProjectionCalls(ClientParts):
             order_by: A field of the view or a column of the table, `"-total"` for the greatest first, a
                 Peewee expression, or a list of these. The id comes last, so that pages are stable; views
                 without the field come at the end.
-            limit: At most so many.
-            offset: Leave out so many first.
+            limit: At most this many.
+            offset: Leave out this many first.
             version: With names alone: only this version. A type that is kept means its newest complete one.
             partial: Of views that a runner keeps, when some are missing or wait to be folded anew: "refuse"
-                the query, "wait" for them (10 seconds at most), or "allow" an answer in part.
+                the query, "wait" for them (10 seconds at most), or "allow" an incomplete answer.
             max_lag: Of kept views: seconds after which the result says that it is stale.
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
@@ -209,10 +209,10 @@ class ProjectionCalls(ClientParts):
 
         Returns:
             A list of saved projections. Of kept views its `position` says as of which event they stand, and
-            `is_whole` and `is_stale` whether they all do, and lately.
+            `is_whole` and `is_stale` whether none is missing, and whether the position is old.
 
         Raises:
-            IncompleteViewsError: Kept views could be answered in part only.
+            IncompleteViewsError: Only some of the kept views could be given.
             ConfigurationError: A field that the view does not have, or a value that its field cannot have; or
                 snapshots of this class that were saved before its view had this shape.
 

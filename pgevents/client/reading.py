@@ -88,7 +88,7 @@ class ReadingCalls(ClientParts):
             types: A class, a union of classes, a type's name or a sequence of these; nothing means any.
             after: Go on after the event of this id, in the order of the read: only events above it, or, in
                 reverse, below it.
-            limit: At most so many events.
+            limit: At most this many events.
             reverse: The newest first.
             data: Identifiers by field name, for fields that cannot be written as keywords.
             final: Wait (10 seconds at most) until what is visible now can no longer be joined by a late
@@ -100,7 +100,7 @@ class ReadingCalls(ClientParts):
             **identifier: Field and value, or a list of values of which any will do.
 
         Raises:
-            ConfigurationError: An identifier of None, or another argument that cannot be meant; or events of
+            ConfigurationError: An identifier of None, or another argument that is not valid; or events of
                 more than a gigabyte of text at once.
             EventDecodeError: A stored event does not fit its class.
             RetryableError: A final read met a transaction that did not end in time.
@@ -240,7 +240,7 @@ class ReadingCalls(ClientParts):
         return self._pages_shown(streams, options)
 
     def _pages_shown(self, streams: Sequence[Stream[D]], options: ReadOptions) -> Iterator[Event[D]]:
-        """The same by standbys: where one fails, another source goes on after the last event."""
+        """The same by standbys: if one fails, another source continues after the last event."""
         self.identifiers.check(streams)  # now, not at the first event
 
         def pages(source: Source, last: Event[D] | None, given: int) -> Iterator[Event[D]]:

@@ -126,6 +126,6 @@ class SavingCalls(ClientParts):
 
     def preview(self, event: T) -> Event[T]:
         """An event in its envelope as it would be saved, with id 0; nothing is written."""
-        new = self.saver.new_event(event)
+        new = self.saver.encoder.new_event(event)
         now = datetime.now(timezone.utc)
         return Event(0, new.type, cast(T, new.data), new.metadata, now, now)

@@ -25,7 +25,7 @@ from pgevents.store.identity import same_log
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
 
-__all__ = ["Source", "Standby", "Standbys"]
+__all__ = ["REPLAYED_SQL", "Source", "Standby", "Standbys"]
 
 R = TypeVar("R")
 D = TypeVar("D")
@@ -101,7 +101,7 @@ class Standbys:
         """The same for events one after the other; where a standby fails, another source goes on.
 
         Args:
-            work: The iterator of a source, after the last event, of which there were so many already.
+            work: Gives the iterator of a source, after the last event and the number of events so far.
             primary: The client's own parts.
         """
         last: Event[D] | None = None
@@ -132,7 +132,7 @@ class Standbys:
                 self._note(standby, error)
 
     def _check(self, standby: Standby) -> None:
-        """That it is a standby of this primary; looked at once."""
+        """Check that it is a standby of this primary; done once."""
         if standby.is_checked:
             return
         with self._lock:

@@ -59,8 +59,8 @@ class TableCalls(ClientParts):
 
     def create_tables_sql(self, *, down: bool = False) -> str:
         """The SQL that `create_tables()` runs on a new database, for review or for a migration tool; without
-        the tables of plugins. Tables that name no schema are made in `public`. Tables of an earlier version
-        are brought along by `create_tables()` alone.
+        the tables of plugins. Tables that name no schema are made in `public`. Only `create_tables()`
+        updates tables of an earlier version.
 
         Args:
             down: Instead the SQL that drops all of it, and what `pgevents import` has noted: tables with
@@ -77,7 +77,7 @@ class TableCalls(ClientParts):
 
         Every UPDATE, DELETE or TRUNCATE of the events table leaves a row in `<events>_maintenance`: when, by
         which role, why, how many events were changed, and the ids of the first 1,000. Of the statement it
-        keeps the part before its first value, so that nothing that was erased stands in the trail. The
+        keeps the part before its first value, so that the trail holds nothing that was erased. The
         reason is kept as it is: name a request, not a person. The owner of the tables can change the trail.
 
         Blocks nest: the reason of the innermost one counts.
@@ -118,7 +118,7 @@ class TableCalls(ClientParts):
             parked_counts: Whether an event that was set aside counts as dealt with.
 
         Returns:
-            "handled", or at once "not followed": the subscription is not about this event.
+            "handled", or at once "not followed": the event is not in the subscription's streams.
 
         Raises:
             WaitError: It is parked, or the subscription is paused or stopped (at once); or it took too long.

@@ -31,15 +31,15 @@ class TimingCalls(ClientParts):
         save and with its plugins, and saved when the server's clock has passed the time: never before, and
         as soon after as a `Runner` can. Its `created_at` is when it was saved.
 
-        A timer says that time has passed. What follows from it, its handler decides, from the events that
-        are there then: it may have been cancelled too late.
+        A timer only says that time has passed. Its handler decides what follows, from the events that are
+        there then: a cancellation may have come too late.
 
         Args:
             event: An instance of an event class, or a dict `{"type": ..., "data": {...}}`.
             at: When: a datetime with a time zone. If it has passed, the event is saved as soon as possible.
             after: Instead of it, how long after this call, by the server's clock.
             key: The timer's name, of at most 400 characters. A key fires once, for good. Without one the
-                timer has a key of its own; a handler that is given the event anew then schedules another.
+                timer has a key of its own; a handler that gets its event again then schedules another.
             replace: If a timer of that key has not fired yet: put this one in its place. Without it the
                 first stands, whatever its time.
             metadata: As for `save_event`.
@@ -49,7 +49,7 @@ class TimingCalls(ClientParts):
 
         Raises:
             ConfigurationError: No time, or two.
-            InvalidValueError: A key or a time that is none.
+            InvalidValueError: Not a valid key or time.
             IdempotencyError: A timer of that key has another event, and `replace` is not set.
             EventEncodeError: An event that cannot be stored.
 
@@ -76,7 +76,7 @@ class TimingCalls(ClientParts):
             "unknown": there is and was no timer of that key.
 
         Raises:
-            InvalidValueError: A key that is none.
+            InvalidValueError: Not a valid key.
 
         Example:
             ```python
@@ -88,15 +88,15 @@ class TimingCalls(ClientParts):
     def scheduled(
         self, *, key: str | None = None, state: str | None = None, limit: int | None = 100
     ) -> list[ScheduledTimer]:
-        """The timers that have not fired, those due first in front.
+        """The timers that have not fired, those due first come first.
 
         Args:
             key: Only the timer of this name.
             state: Only those in this state: "scheduled", "retrying" or "parked".
-            limit: At most so many; None for all.
+            limit: At most this many; None for all.
 
         Raises:
-            InvalidValueError: A key, state or limit that is none.
+            InvalidValueError: Not a valid key, state or limit.
 
         Example:
             ```python
@@ -113,7 +113,7 @@ class TimingCalls(ClientParts):
             key: Only the timer of this name; by default all that are parked or wait for another try.
 
         Raises:
-            InvalidValueError: A key that is none.
+            InvalidValueError: Not a valid key.
 
         Example:
             ```python

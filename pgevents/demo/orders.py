@@ -217,11 +217,11 @@ def _line(row: dict[str, str], zone: tzinfo) -> Line:
 def _quantity(text: str, invoice: str) -> int:
     value = _number(text)
     if value is None or value != int(value):
-        raise _Unusable("the quantity is no whole number")
+        raise _Unusable("the quantity is not a whole number")
     if value == 0:
         raise _Unusable("quantity zero")
     if value < 0 and not is_cancellation(invoice):
-        raise _Unusable("negative quantity, yet no cancellation (stock correction)")
+        raise _Unusable("negative quantity, but not a cancellation (stock correction)")
     if value > 0 and is_cancellation(invoice):
         raise _Unusable("positive quantity in a cancellation")
     return abs(int(value))
@@ -230,12 +230,12 @@ def _quantity(text: str, invoice: str) -> int:
 def _pence(text: str) -> int:
     pounds = _number(text)
     if pounds is None:
-        raise _Unusable("the price is no number")
+        raise _Unusable("the price is not a number")
     if pounds < 0:
         raise _Unusable("negative price")
     pence = pounds * 100
     if pence != int(pence):
-        raise _Unusable("the price is no whole number of pence")
+        raise _Unusable("the price is not a whole number of pence")
     return int(pence)
 
 

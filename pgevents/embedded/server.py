@@ -197,18 +197,22 @@ def _start(task: Task, lock: IO[str]) -> _Line:
             )
         if line.wait_until_ready():
             return line
-        size = os.fstat(log).st_size
-        output = os.pread(log, 3000, max(0, size - 3000)).decode(errors="replace")
-        raise EmbeddedServerError(
-            f"PostgreSQL did not start in {task.folder}. The end of its output:\n\n{output}\n"
-            "Most often a setting is wrong, the disk is full, or the account of the server cannot use the "
-            f"folder (user id {task.uid}). Correct that and try again; data in a lasting folder are not lost."
-        )
+        raise _not_started(task, log)
     except BaseException:
         shutil.rmtree(run, ignore_errors=True)  # in case the keeper has not done it
         raise
     finally:
         os.close(log)
+
+
+def _not_started(task: Task, log: int) -> EmbeddedServerError:
+    size = os.fstat(log).st_size
+    output = os.pread(log, 3000, max(0, size - 3000)).decode(errors="replace")
+    return EmbeddedServerError(
+        f"PostgreSQL did not start in {task.folder}. The end of its output:\n\n{output}\n"
+        "Most often a setting is wrong, the disk is full, or the account of the server cannot use the "
+        f"folder (user id {task.uid}). Correct that and try again; data in a lasting folder are not lost."
+    )
 
 
 def _disconnect(db: Any) -> None:

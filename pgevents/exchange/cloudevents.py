@@ -19,7 +19,7 @@ __all__ = ["ReceivedCloudEvent", "from_cloudevent", "to_cloudevent"]
 
 SPEC_VERSION = "1.0"
 METADATA = "pgeventsmetadata"
-"""The extension attribute that holds an event's metadata, as JSON text: attributes are no objects."""
+"""The extension attribute that holds an event's metadata, as JSON text: an attribute cannot be an object."""
 LINKS = {"correlation_id": "correlationid", "causation_id": "causationid"}
 """Metadata that CloudEvents has extension attributes for ("Correlation")."""
 ATTRIBUTE = re.compile(r"[a-z0-9]+")
@@ -31,7 +31,7 @@ class ReceivedCloudEvent:
 
     Attributes:
         event: The event as `save_event` takes it: type, data and metadata.
-        idempotency_key: Made of `source` and `id`, which name an event once in the world: saved with it, an
+        idempotency_key: Made of `source` and `id`, which no other event has together: saved with it, an
             event that is delivered twice is saved once.
         created_at: Its `time`; None if it has none.
 
@@ -117,16 +117,16 @@ def from_cloudevent(cloudevent: Mapping[str, Any] | str | bytes) -> ReceivedClou
         `subject`, `dataschema` and other extension attributes under "cloudevent".
 
     Raises:
-        EventEncodeError: No CloudEvent 1.0, or data that are no JSON object.
+        EventEncodeError: It is not a CloudEvent 1.0, or its data are not a JSON object.
     """
     given = _parsed(cloudevent)
     for name in ("specversion", "id", "source", "type"):
         if not isinstance(given.get(name), str) or not given[name]:
             raise EventEncodeError(
-                f"this is no CloudEvent: {name!r} is a non-empty text, not {given.get(name)!r}"
+                f"this is not a CloudEvent: {name!r} is a non-empty text, not {given.get(name)!r}"
             )
     if given["specversion"] != SPEC_VERSION:
-        raise EventEncodeError(f"CloudEvents of version {given['specversion']!r} are not known; 1.0 is")
+        raise EventEncodeError(f"CloudEvents of version {given['specversion']!r} cannot be read, only 1.0")
     data: Any = given.get("data")
     if not isinstance(data, dict) or "data_base64" in given:
         raise EventEncodeError(
@@ -148,7 +148,7 @@ def from_cloudevent(cloudevent: Mapping[str, Any] | str | bytes) -> ReceivedClou
     for name in rest:
         if not isinstance(name, str) or not ATTRIBUTE.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EventEncodeError(
-                f"{name!r} is no attribute of a CloudEvent: they are lower-case letters and digits"
+                f"{name!r} is not an attribute of a CloudEvent: names are lower-case letters and digits"
             )
     metadata = {**_metadata(given.get(METADATA)), "cloudevent": {"id": given["id"], **rest}}
     for name, attribute in LINKS.items():
@@ -163,7 +163,7 @@ def _parsed(cloudevent: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
         try:
             cloudevent = json.loads(cloudevent)
         except (ValueError, RecursionError) as error:
-            raise EventEncodeError(f"this is no CloudEvent: {error}") from error
+            raise EventEncodeError(f"this is not a CloudEvent: {error}") from error
     if not isinstance(cloudevent, Mapping):
         raise EventEncodeError(f"a CloudEvent is a JSON object, not {type(cloudevent).__name__}")
     return cloudevent

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,7 @@ import attrs
 from pgevents.caches import remembered
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
-from pgevents.distribution import install_hint
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, parts_of
 from pgevents.exchange.schemas import resolved, stored_fields
@@ -29,11 +28,17 @@ from pgevents.store.identity import log_identity
 from pgevents.store.queries import keyed_select
 from pgevents.streams import stream
 
-__all__ = ["ParquetExport", "export_parquet"]
+__all__ = ["ParquetExport", "export_parquet", "exported"]
 
 PAGE = 5_000
 STATE = "_pgevents.json"
 """The file that says which log the folder holds, and how far. Readers pass over names with `_` or `.`."""
+# Ids between two files, and above the last one, are of saves that were rolled back.
+LEFT_OUT_SQL = """\
+SELECT min(e.id) FROM unnest(%s::bigint[], %s::bigint[]) AS w (low, high) JOIN {events} AS e
+    ON e.id BETWEEN w.low AND w.high
+"""
+NEWEST_SQL = "SELECT created_at::text FROM {events} WHERE id = %s"
 FILE = re.compile(r"events-(\d{20})-(\d{20})\.parquet")
 TYPED: dict[Any, str] = {str: "string", bool: "bool", int: "int64", float: "float64", UUID: "string"}
 CHANGED = (
@@ -65,7 +70,7 @@ def export_parquet(
     rows: int = 100_000,
     progress: Callable[[int, int], object] | None = None,
 ) -> ParquetExport:
-    """Write the log into Parquet files, each of a range of ids; called again, it goes on where it was.
+    """Write the log into Parquet files, each of a range of ids; called again, it continues.
 
     Only what is final is written, and a file gets its name when it is whole: whatever is in the folder is
     right, also after a crash. Of each event there are `id`, `type`, `data` and `metadata` (JSON as text),
@@ -114,8 +119,57 @@ def export_parquet(
     return ParquetExport(tuple(files), count, max(last, target))
 
 
+def exported(client: EventClient, folder: str | os.PathLike[str]) -> tuple[list[Path], int, str]:
+    """The files of an export of all types in one form, in order, for those who read them in place of the log.
+
+    Args:
+        client: A client of the log.
+        folder: The folder.
+
+    Returns:
+        The files; the id up to which they hold the log; and how often that was changed under maintenance.
+
+    Raises:
+        ConfigurationError: pyarrow is missing; no such export, or one of another log, or of one that was
+            changed under maintenance or set back since; or a file is missing.
+    """
+    into = _Folder(client, Path(folder), False)
+    last = into.last_id()
+    if last is None:
+        raise ConfigurationError(f"{folder} holds no export of the log: pgevents export --parquet {folder}")
+    files: list[tuple[int, int, Path]] = []
+    for file in Path(folder).glob("*.parquet"):
+        found = FILE.fullmatch(file.name)
+        if found is not None and int(found[2]) <= last:
+            files.append((int(found[1]), int(found[2]), file))
+    files.sort()
+    ends = [0, *[end for _, end, _ in files]]
+    starts = [*[start for start, _, _ in files], last + 1]
+    names = {"events": client.events.pgevents_spec.qualified()}
+    gaps = [(end + 1, start - 1) for end, start in zip(ends, starts, strict=True) if end + 1 < start]
+    lows, highs = [low for low, _ in gaps], [high for _, high in gaps]
+    missing = client.session.execute(LEFT_OUT_SQL.format(**names), [lows, highs]).fetchone()[0]
+    if missing is not None:
+        raise ConfigurationError(f"{folder} lacks the file with event {missing}: export into an empty folder")
+    if files:
+        _check_newest(client, files[-1][2], NEWEST_SQL.format(**names))
+    return [file for _, _, file in files], last, into.changes
+
+
+def _check_newest(client: EventClient, file: Path, sql: str) -> None:
+    """After a restore ids are given out again: then the newest event of the files is another one."""
+    table = _arrow().parquet.read_table(file, columns=["id", "created_at"])
+    (newest,) = table.slice(table.num_rows - 1).to_pylist()
+    found = client.session.execute(sql, [newest["id"]]).fetchone()
+    if found is None or time_of(found[0]) != newest["created_at"]:
+        raise ConfigurationError(
+            f"event {newest['id']} of {file} is another one in the log, which was set back since: export "
+            "into an empty folder"
+        )
+
+
 def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator[list[Any]]:
-    """The rows of the log up to an id, in lists of so many at most."""
+    """The rows of the log up to an id, in lists of at most `rows`."""
     found: list[Any] = []
     while True:
         tail = f"ORDER BY id LIMIT {min(PAGE, most - len(found))}"
@@ -133,16 +187,12 @@ def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator
 @remembered("module of Arrow")
 def _arrow() -> Any:
     """The module pyarrow, which has no types."""
-    try:
-        arrow: Any = import_module("pyarrow")
-        import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"pyarrow is missing; it is an extra: {install_hint('parquet')}") from error
-    return arrow
+    require("pyarrow.parquet", "parquet")
+    return require("pyarrow", "parquet")
 
 
 class _Folder:
-    """The folder, and what is noted of it."""
+    """The folder of an export, and its notes."""
 
     def __init__(self, client: EventClient, path: Path, by_type: bool) -> None:
         _arrow()
@@ -165,26 +215,37 @@ class _Folder:
         self._path.mkdir(parents=True, exist_ok=True)
         for part in self._path.rglob("*.part"):
             part.unlink()
-        try:
-            found = json.loads((self._path / STATE).read_text())
-        except FileNotFoundError:
+        last = self.last_id()
+        if last is None:
             if any(self._path.rglob("*.parquet")):
                 raise ConfigurationError(
                     f"{self._path} holds Parquet files, but not of an export: take an empty folder"
-                ) from None
+                )
             self.note(0)
             return 0
-        for name, what in (("log", "another log"), ("by_type", "the log in another form")):
-            if found.get(name) != self._state[name]:
-                raise ConfigurationError(f"{self._path} holds {what}: take an empty folder")
-        if found.get("changes") != self._state["changes"]:
-            raise ConfigurationError(CHANGED.format(folder=self._path))
-        last = int(found["last_id"])
         for file in self._path.rglob("*.parquet"):  # written, but not noted: they are written again
             range_of_ids = FILE.fullmatch(file.name)
             if range_of_ids is not None and int(range_of_ids[2]) > last:
                 file.unlink()
         return last
+
+    def last_id(self) -> int | None:
+        """The id up to which the folder holds this log; None of one without an export."""
+        try:
+            found = json.loads((self._path / STATE).read_text())
+        except FileNotFoundError:
+            return None
+        for name, what in (("log", "another log"), ("by_type", "the log in another form")):
+            if found.get(name) != self._state[name]:
+                raise ConfigurationError(f"{self._path} holds {what}: take an empty folder")
+        if found.get("changes") != self._state["changes"]:
+            raise ConfigurationError(CHANGED.format(folder=self._path))
+        return int(found["last_id"])
+
+    @property
+    def changes(self) -> str:
+        """How often the log had been changed under maintenance when this began."""
+        return str(self._state["changes"])
 
     def note(self, last: int) -> None:
         """Note how far the log stands in the folder."""

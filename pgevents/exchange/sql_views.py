@@ -17,6 +17,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, DatabaseError
 from pgevents.event_types import EventType
 from pgevents.exchange.schemas import resolved, stored_fields
+from pgevents.store.grants import quoted_role
 from pgevents.store.session import Session
 
 __all__ = ["EventView", "create_views"]
@@ -170,7 +171,7 @@ class _SqlView:
         return f"SELECT\n    {columns}\nFROM {self._table} WHERE type = ANY (%s)"
 
     def make(self, session: Session, former: str | None) -> None:
-        """Make the view, unless it stands with the same comment, which tells whether it is the same."""
+        """Make the view, unless there is one with the same comment, which holds a digest of its SQL."""
         if former == self.comment:
             return
         if (
@@ -178,7 +179,9 @@ class _SqlView:
             and session.execute("SELECT to_regclass(%s)", [self.name.replace("%%", "%")]).fetchone()[0]
             is not None
         ):
-            raise ConfigurationError(f"{self.name} is there and is no view of this log: give another schema=")
+            raise ConfigurationError(
+                f"{self.name} exists and is not a view of this log: give another schema="
+            )
         if former is not None:
             _drop(session, self.name)
         params = [*self._params, list(self.kind.names)]
@@ -217,7 +220,7 @@ def _table_of(client: EventClient) -> tuple[str, str]:
 def _quoted(name: str) -> str:
     is_text = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
     if not is_text or not name or len(name.encode(errors="replace")) > MAX_NAME or "\0" in name:
-        raise ConfigurationError(f"{name!r} is no name in PostgreSQL: they have 1 to {MAX_NAME} bytes")
+        raise ConfigurationError(f"{name!r} is not a name for PostgreSQL: names have 1 to {MAX_NAME} bytes")
     return '"' + name.replace('"', '""').replace("%", "%%") + '"'  # every statement goes through the driver
 
 
@@ -234,7 +237,7 @@ def _refuse_same_names(views: list[_SqlView]) -> None:
 
 
 def _former_views(session: Session, schema: str, table: str) -> dict[str, str]:
-    """The views that stand there of this log, and their comments."""
+    """The views of this log that exist there, and their comments."""
     sql = (
         "SELECT c.relname, d.description FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
         "JOIN pg_description AS d ON (d.objoid, d.classoid, d.objsubid) = (c.oid, 'pg_class'::regclass, 0) "
@@ -249,13 +252,13 @@ def _drop(session: Session, name: str) -> None:
     except DatabaseError as error:
         if error.sqlstate != "2BP01":
             raise
-        raise ConfigurationError(f"{name} must be made anew, and others depend on it: {error}") from error
+        raise ConfigurationError(
+            f"{name} must be made again, but other objects depend on it: {error}"
+        ) from error
 
 
 def _grant(session: Session, schema: str, views: list[_SqlView], role: str) -> None:
-    row = session.execute("SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-    if row is None:
-        raise ConfigurationError(f"there is no role {role!r} to grant rights to: CREATE ROLE it first")
-    session.execute(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {row[0]}")
+    name = quoted_role(session, role)
+    session.execute(f"GRANT USAGE ON SCHEMA {_quoted(schema)} TO {name}")
     for view in views:
-        session.execute(f"GRANT SELECT ON {view.name} TO {row[0]}")
+        session.execute(f"GRANT SELECT ON {view.name} TO {name}")

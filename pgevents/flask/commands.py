@@ -67,7 +67,7 @@ def demo() -> None:
 @click.argument("match", nargs=-1, metavar="[FIELD=VALUE]...")
 @click.option("--type", "types", multiple=True, help="Only this type; may be given several times.")
 @click.option(
-    "--limit", type=click.IntRange(1, 2**63 - 1), default=20, show_default=True, help="Only so many."
+    "--limit", type=click.IntRange(1, 2**63 - 1), default=20, show_default=True, help="At most this many."
 )
 def events(match: tuple[str, ...], types: tuple[str, ...], limit: int) -> None:
     """Show the newest events, the last at the bottom."""

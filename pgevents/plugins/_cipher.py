@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from pgevents import EventDecodeError, EventEncodeError, StoredEvent
-from pgevents.plugins._extras import require
+from pgevents.distribution import require
 
 __all__ = ["MARK", "Cipher", "canonical", "encrypted_fields", "unreadable"]
 
@@ -102,8 +102,8 @@ class Cipher:
             raise unreadable(
                 stored,
                 field,
-                "it was encrypted for an event whose other fields are not these: they were changed, or it "
-                "comes from another event; after a change under maintenance, use Encryption.rebind()",
+                "it was encrypted for an event with other fields: they were changed, or it comes from "
+                "another event; after a change under maintenance, use Encryption.rebind()",
             )
         return data
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import cast
 
 from pgevents import ConfigurationError, EventClient, NotInstalledError, PgEventsError
-from pgevents.plugins._extras import require
+from pgevents.distribution import require
 from pgevents.plugins._tables import execute
 
 __all__ = ["KeyTable", "SubjectForgottenError"]

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pgevents import ConcurrencyError, ConfigurationError, EventClient, Operation, Snapshot, hookimpl
-from pgevents.plugins._extras import require
+from pgevents.distribution import require
 from pgevents.subscriptions import SubscriptionReport, TimersReport, overview, timers_report
 
 __all__ = ["OpenTelemetry"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pgevents import ConfigurationError, EventClient, EventEncodeError, EventTypes, NewEvent, hookimpl
-from pgevents.plugins._extras import require
+from pgevents.distribution import require
 
 __all__ = ["SchemaValidation"]
 

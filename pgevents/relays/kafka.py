@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
-from pgevents.relays.messages import Message, PublishError, check_text, require
+from pgevents.relays.messages import Message, PublishError, check_text
 
 __all__ = ["KafkaPublisher"]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 
-from pgevents.distribution import install_hint
 from pgevents.errors import ConfigurationError, PgEventsError
 
-__all__ = ["Message", "PublishError", "Publisher", "check_text", "require"]
+__all__ = ["Message", "PublishError", "Publisher", "check_text"]
 
 
 class PublishError(PgEventsError):
@@ -59,18 +57,6 @@ class Publisher(Protocol):
 
 
 CONTENT_TYPE = "application/cloudevents+json"
-
-
-def require(module: str, extra: str) -> Any:
-    """Import a broker's client.
-
-    Raises:
-        ConfigurationError: It is not installed; the message says how to install it.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(f"{module} is not installed: {install_hint(extra)}") from error
 
 
 def check_text(name: str, text: object) -> str:

@@ -6,7 +6,8 @@ import asyncio
 import threading
 from typing import Any
 
-from pgevents.relays.messages import Message, PublishError, check_text, require
+from pgevents.distribution import require
+from pgevents.relays.messages import Message, PublishError, check_text
 
 __all__ = ["NatsPublisher"]
 

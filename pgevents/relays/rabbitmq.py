@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
-from pgevents.relays.messages import CONTENT_TYPE, Message, check_text, require
+from pgevents.relays.messages import CONTENT_TYPE, Message, check_text
 
 __all__ = ["RabbitPublisher"]
 

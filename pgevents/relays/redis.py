@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
-from pgevents.relays.messages import Message, check_text, require
+from pgevents.relays.messages import Message, check_text
 
 __all__ = ["RedisPublisher"]
 
@@ -19,7 +20,7 @@ class RedisPublisher:
     Args:
         url: As redis-py takes it: "redis://localhost:6379/0".
         stream: The stream's key.
-        maxlen: Let the stream be cut to about so many messages; None keeps all.
+        maxlen: About how many messages the stream keeps; None for all.
         timeout: Seconds for each answer.
 
     Raises:

@@ -92,11 +92,11 @@ class WebhookPublisher:
 def verify_webhook(
     headers: Mapping[str, str], body: bytes, *, secret: str, tolerance: float = TOLERANCE
 ) -> str:
-    """Check at the receiver that a webhook comes from who has the secret, and now.
+    """Check at the receiver that a webhook is recent, and that its sender has the secret.
 
     Args:
         headers: Of the request.
-        body: As it was received; not parsed and written anew.
+        body: The bytes as they were received, not parsed and encoded again.
         secret: The secret that the publisher has.
         tolerance: How many seconds the request may be old, or ahead.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from pgevents.codec.decoding import FIELD_END
 from pgevents.codec.serialization import time_of
 from pgevents.merging import single_value, union_of_types
 from pgevents.store.layout import TableSpec
@@ -16,16 +17,61 @@ from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.texts import array_text
 
-__all__ = ["Answer", "Appender", "Row", "Times"]
+__all__ = ["Answer", "Appender", "EventColumns", "Row", "Times", "ViewBeside"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
+
+
+@attrs.define
+class EventColumns:
+    """Events to be stored, column by column, as the append functions take them.
+
+    Attributes:
+        types: The name of each event's type.
+        data: The data of each, as JSON text.
+        metadata: The metadata of each, as JSON text; None if no event has any.
+    """
+
+    types: Sequence[str]
+    data: Sequence[str]
+    metadata: Sequence[str] | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> EventColumns:
+        """The same of rows, at least one."""
+        types, data, metadata = zip(*rows, strict=True)
+        return cls(types, data, None if set(metadata) == {"{}"} else metadata)
+
+    def rows(self) -> list[Row]:
+        """Event by event."""
+        return list(zip(self.types, self.data, self.metadata or ["{}"] * len(self.types), strict=True))
+
+
 Times = datetime | Sequence[datetime] | None
 """When events happened: all of them, or each of them; None: now."""
 
 # Arguments that are not needed are NULL in the statement, because PostgreSQL would parse a stored default.
 ONE_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)"
 MANY_SQL = r"SELECT {append_many}(%s, string_to_array(%s, E'\n'), string_to_array(%s, E'\n'), %s, %s, %s, %s)"
+VIEW_SQL = """\
+SELECT {lock_value}(%s, %s, %s);
+SELECT {view_after}({append}, %s, %s, %s, %s, %s, %s, %s, %s)"""
+
+
+@attrs.frozen
+class ViewBeside:
+    """A view that is locked before events are appended, and read after it, in the same message.
+
+    Attributes:
+        table: The projections table, as SQL names it.
+        key: Type, id, version and shape of the stored view.
+        question: Field, value and types (as an array) of the events that change it.
+    """
+
+    table: str
+    key: tuple[str, str, int, str | None]
+    question: tuple[str, str, str | None]
 
 
 @attrs.define
@@ -39,12 +85,15 @@ class Answer:
         created_at: When the events were saved, or the first of them; None if they were not.
         lock_wait: Seconds from the arrival at the server until the locks were held and the check was made, if
             asked for.
+        view: What `<events>_fetch_view` gives after the append, if a view was asked for; empty if it is to be
+            read by statements.
     """
 
     status: str
     ids: Sequence[int]
     created_at: datetime | None
     lock_wait: float | None = None
+    view: str = ""
 
 
 class Appender:
@@ -52,30 +101,36 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        names = {name: spec.qualified(f"_{name}") for name in ("append_one", "append_many")}
-        self._one_sql, self._many_sql = (sql.format(**names) for sql in (ONE_SQL, MANY_SQL))
+        functions = ("append_one", "append_many", "lock_value", "view_after")
+        self._names = {name: spec.qualified(f"_{name}") for name in functions}
+        self._one_sql, self._many_sql = (sql.format(**self._names) for sql in (ONE_SQL, MANY_SQL))
         self._data_indexes = spec.data_indexes
 
     def append(
         self,
-        rows: Sequence[Row],
+        events: EventColumns,
         positions: Sequence[Position] | None = None,
         key: str | None = None,
         created_at: Times = None,
         keys: Sequence[str | None] | None = None,
         is_timed: bool = False,
+        view: ViewBeside | None = None,
     ) -> Answer:
         """Append events in one round trip, by the function for one event where that can do it.
 
         Args:
-            rows: The events, at least one.
+            events: At least one.
             positions: What must still hold; None to append whatever has happened.
             key: The idempotency key of all of them.
             created_at: When all of them happened, or each of them; None: now.
             keys: Instead of `key` the stored key of each event, which must be new.
             is_timed: Whether to tell how long the locks were waited for.
+            view: A view to lock and read, too; in a transaction.
         """
-        sql, arguments = self.call_for(rows, positions, key, created_at, keys)
+        sql, arguments = self.call_for(events, positions, key, created_at, keys)
+        if view is not None:
+            sql = VIEW_SQL.format(**self._names, append=sql.removeprefix("SELECT "))
+            arguments = (*view.question, *arguments, view.table, *view.key, *view.question)
         if not is_timed:
             return answer_of(self._session.execute(sql, arguments).fetchone()[0])
         text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
@@ -86,7 +141,7 @@ class Appender:
 
     def call_for(
         self,
-        rows: Sequence[Row],
+        events: EventColumns,
         positions: Sequence[Position] | None = None,
         key: str | None = None,
         created_at: Times = None,
@@ -94,18 +149,22 @@ class Appender:
     ) -> tuple[str, tuple[Any, ...]]:
         """The statement that appends these events, and its parameters."""
         times = [created_at] if isinstance(created_at, datetime) else created_at
-        if len(rows) == 1:
-            ((name, text, metadata),) = rows
-            one_key, at = keys[0] if keys else key, times[0] if times else None
+        metadata = events.metadata
+        if len(events.types) == 1:
             condition = (None, None) if positions is None else self._condition_on_one_value(positions)
             if condition is not None:
-                metadata_or_none = None if metadata == "{}" else metadata
-                return self._one_sql, (name, text, metadata_or_none, one_key, at, *condition)
-        types, data, metadata_of_all = zip(*rows, strict=True)
+                return self._one_sql, (
+                    events.types[0],
+                    events.data[0],
+                    None if metadata is None else metadata[0],
+                    keys[0] if keys else key,
+                    times[0] if times else None,
+                    *condition,
+                )
         return self._many_sql, (
-            array_text(types),
-            "\n".join(data),
-            None if set(metadata_of_all) == {"{}"} else "\n".join(metadata_of_all),
+            array_text(events.types),
+            "\n".join(events.data),
+            None if metadata is None else "\n".join(metadata),
             None if positions is None else json.dumps([position.as_json() for position in positions]),
             key,
             None if keys is None else list(keys),
@@ -118,17 +177,19 @@ class Appender:
         if len(positions) != 1:
             return None
         position = positions[0]
-        asked = single_value(position.streams, self._data_indexes)
-        if asked is None:
+        question = single_value(position.streams, self._data_indexes)
+        if question is None:
             return None
-        field, value, types_of_each = asked
+        field, value, types_of_each = question
         base, seen, digest = position.premise()
         types = union_of_types(types_of_each) or ()
         return array_text([field, value, *types]), f"{{{base},{seen},{digest}}}"
 
 
 def answer_of(text: str) -> Answer:
-    """What an append function has answered: `saved 17-19 "2026-01-31T12:00:00"`, or `conflict 3,5`."""
+    """What an append function has answered: `saved 17-19 "2026-01-31T12:00:00"`, or `conflict 3,5`; and what
+    `<events>_view_after` has put behind it."""
+    text, _, view = text.partition(FIELD_END)
     status, ids_text, *at = text.split(" ")
     ids: Sequence[int]
     if ids_text.isdecimal():
@@ -138,4 +199,4 @@ def answer_of(text: str) -> Answer:
         ids = range(int(first), int(last) + 1)
     else:
         ids = [int(event_id) for event_id in ids_text.split(",") if event_id]
-    return Answer(status, ids, time_of(at[0][1:-1] + "+00:00") if at else None)
+    return Answer(status, ids, time_of(at[0][1:-1] + "+00:00") if at else None, view=view)

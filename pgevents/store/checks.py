@@ -15,6 +15,7 @@ from pgevents.store.triggers import GUARDS
 __all__ = [
     "Installed",
     "check_installed",
+    "distributed_table",
     "find_installed",
     "not_guarded",
     "not_made",
@@ -50,11 +51,18 @@ SELECT current_schema()::text, n.nspname::text, c.relkind::text, c.relpersistenc
     EXISTS (
         SELECT FROM pg_trigger AS t
         WHERE t.tgrelid = to_regclass(%(lists)s) AND t.tgname = 'pgevents_lists' AND t.tgenabled IN ('A', 'O')
-    ) AS has_lists
+    ) AS has_lists,
+    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS has_citus
 FROM (VALUES (1)) AS always
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(%(table)s)
 LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_sequence AS s ON s.seqrelid = to_regclass(%(sequence)s)
+"""
+CITUS_SQL = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+DISTRIBUTED_SQL = """\
+SELECT p.logicalrelid::regclass::text
+FROM pg_catalog.pg_dist_partition AS p JOIN pg_class AS c ON c.oid = p.logicalrelid
+WHERE c.relnamespace = to_regnamespace(%(schema)s) AND c.relname = coalesce(%(table)s, c.relname) LIMIT 1
 """
 SEQUENCE_SQL = (
     "SELECT (SELECT last_value - (NOT is_called)::int FROM {sequence}), (SELECT max(id) FROM {table})"
@@ -80,6 +88,7 @@ class Installed:
         is_replicated: Whether a subscription of logical replication writes to it.
         sequence_is_sound: Whether the sequence gives out every id once, in order; None if there is none.
         has_lists: Whether the table of the values of lists exists and is guarded.
+        is_distributed: Whether Citus has spread it over several servers.
     """
 
     current_schema: str | None
@@ -96,6 +105,7 @@ class Installed:
     is_replicated: bool
     sequence_is_sound: bool | None
     has_lists: bool
+    is_distributed: bool = False
 
     @property
     def data_indexes(self) -> tuple[str, ...] | None:
@@ -125,7 +135,27 @@ def find_installed(execute: Any, spec: TableSpec) -> Installed:
         "lists": spec.qualified("_lists"),
         "guards": list(GUARDS),
     }
-    return Installed(*execute(FOUND_SQL, names).fetchone())
+    *found, has_citus = execute(FOUND_SQL, names).fetchone()
+    installed = Installed(*found)
+    if not has_citus or installed.schema is None:
+        return installed
+    table = distributed_table(execute, installed.schema, spec.name)
+    return attrs.evolve(installed, is_distributed=table is not None)
+
+
+def distributed_table(execute: Any, schema: str, table: str | None = None) -> str | None:
+    """The name of a table that Citus has spread over several servers; None if there is none.
+
+    Args:
+        execute: `Session.execute`.
+        schema: Where to look.
+        table: The table; None for any of the schema.
+    """
+    if not execute(CITUS_SQL, None).fetchone()[0]:
+        return None
+    quoted = '"' + schema.replace('"', '""') + '"'
+    row = execute(DISTRIBUTED_SQL, {"schema": quoted, "table": table}).fetchone()
+    return None if row is None else str(row[0])
 
 
 def check_installed(execute: Any, spec: TableSpec) -> None:
@@ -177,7 +207,7 @@ def not_made(installed: Installed, spec: TableSpec) -> str | None:
             f"({list(installed.data_indexes or ())}) than this client has ({list(spec.declared)})"
         )
     if installed.lists != spec.lists:
-        return f"the values of {', '.join(spec.lists)} are not noted, or not guarded"
+        return f"the values of {', '.join(spec.lists)} are not stored apart, or not guarded"
     if installed.mark != functions_mark(spec.in_schema(installed.schema)):
         return (
             f"the functions of {name} were made by another version of pgevents, "
@@ -213,7 +243,8 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
     faults: list[str] = []
     if installed.is_replicated:
         faults.append(
-            f"{name} is a copy: a subscription of logical replication writes to it, past locks and sequence. "
+            f"{name} is a copy: a subscription of logical replication writes to it, bypassing locks and "
+            "sequence. "
             "Read it with SQL, and save to the original; to move the log here, drop the subscription first "
             "and set the sequence to the greatest id"
         )
@@ -239,6 +270,12 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
         faults.append(
             f"other tables inherit from {name}: their rows are read as events, but were never saved as such. "
             "ALTER TABLE ... NO INHERIT them"
+        )
+    if installed.is_distributed:
+        faults.append(
+            f"{name} is distributed by Citus, which does not keep what the guarantees rest on: final reads "
+            "on another node would be wrong, and its moves lose the sequence. "
+            f"SELECT undistribute_table('{name}'), or keep the log in a database without Citus"
         )
     if installed.persistence != "p":
         faults.append(f"{name} is UNLOGGED or temporary: a crash empties it. ALTER TABLE {name} SET LOGGED")

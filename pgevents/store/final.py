@@ -33,7 +33,7 @@ def by_id(row: Sequence[Any]) -> int:
 
 
 class FinalReads(Source):
-    """Reads whose events can be joined by no late one."""
+    """Reads among whose events no late one can appear."""
 
     def read_final(
         self,
@@ -132,8 +132,9 @@ class FinalReads(Source):
         return rows[1:], rows[0][0]
 
     def await_bound(self, merged: Sequence[Stream[Any]], newest: int, wait: float) -> None:
-        """Until everything up to `newest`, as far as ids were given out, is final. No lock is awaited, so no
-        deadlock either: hence the limit.
+        """Wait until everything up to `newest`, or up to the last id issued, is final.
+
+        It waits for no lock, so PostgreSQL would not detect a deadlock: hence the limit.
 
         Raises:
             RetryableError: It took longer; the message names who is in the middle of a save.

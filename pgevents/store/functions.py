@@ -27,6 +27,8 @@ DOORS = {
         "_append_many",
         "_append_one",
         "_lock",
+        "_lock_value",
+        "_view_after",
         "_hold_redactions",
         "_begin_keeping",
         "_schedule",

@@ -10,7 +10,7 @@ from pgevents.store.processing import TABLES
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 
-__all__ = ["grant"]
+__all__ = ["grant", "quoted_role"]
 
 # Nobody gets INSERT on the events: the append functions insert with their owner's rights. A snapshot with
 # personal data locks rows of the keys, which takes the right to update at least one column.
@@ -59,11 +59,21 @@ def grant(
     Raises:
         ConfigurationError: There is no such role.
     """
+    name = quoted_role(session, role)
+    for statement in _statements(session, events, projections, may_write):
+        session.execute(f"GRANT {statement} TO {name}")
+
+
+def quoted_role(session: Session, role: str) -> str:
+    """The name of a role as SQL has it.
+
+    Raises:
+        ConfigurationError: There is no such role.
+    """
     row = session.execute(ROLE_SQL, [role]).fetchone()
     if row is None:
         raise ConfigurationError(f"there is no role {role!r} to grant rights to: CREATE ROLE it first")
-    for statement in _statements(session, events, projections, may_write):
-        session.execute(f"GRANT {statement} TO {row[0]}")
+    return str(row[0])
 
 
 def _statements(

@@ -94,6 +94,7 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             found = find_installed(session.execute, spec)
         is_new = found.schema is None  # functions may be left of a table that was dropped
         if is_new:
+            session.refuse_moved(f"{spec.qualified()} is not here")
             refuse_stale_functions(session.execute, spec)
         elif has_old_checkpoints(session, spec):
             _lock(session, spec.qualified("_checkpoints"), NO_USERS)
@@ -146,7 +147,7 @@ def _take_turn(session: Session) -> None:
         if time.monotonic() > deadline:
             pids = ", ".join(str(pid) for (pid,) in session.execute(TURN_HOLDER_SQL).fetchall())
             raise RetryableError(
-                f"another create_tables() has been at work for {TURN_WAIT:.0f} s (backend {pids}); "
+                f"another create_tables() has been running for {TURN_WAIT:.0f} s (backend {pids}); "
                 "nothing was changed, and trying again is safe"
             )
         time.sleep(random.uniform(0.02, 0.1))
@@ -180,7 +181,7 @@ def _exists(session: Session, to_reg: str, name: str) -> bool:
 
 
 def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> list[str]:
-    """What brings functions and triggers up to date; nothing if they are."""
+    """The SQL that brings functions and triggers up to date; empty if they are."""
     statements: list[str] = []
     if is_new or found.mark != functions_mark(spec) or found.lists != spec.lists:
         statements.append(functions_sql(spec))
@@ -191,7 +192,7 @@ def _functions_and_guards(spec: TableSpec, found: Installed, is_new: bool) -> li
 
 
 def _list_statements(spec: TableSpec, installed: Sequence[str]) -> list[str]:
-    """What takes the values of the lists that were not indexed before, and forgets those that are no more."""
+    """The SQL that stores the values of lists that are indexed now, and deletes those that no longer are."""
     lists, events = spec.qualified("_lists"), spec.qualified()
     gone = [field for field in installed if field not in spec.lists]
     new = [field for field in spec.lists if field not in installed]
@@ -213,7 +214,7 @@ def _list_statements(spec: TableSpec, installed: Sequence[str]) -> list[str]:
 
 
 def _mark_sql(spec: TableSpec, views: TableSpec) -> str:
-    """What notes in a projections table whose snapshots it holds."""
+    """The SQL that records in a projections table which log its snapshots are of."""
     return f"COMMENT ON COLUMN {views.qualified()}.latest_event_id IS '{snapshots_mark(spec, views)}';\n"
 
 
@@ -228,7 +229,7 @@ def _missing_view_guards(session: Session, spec: TableSpec, views: TableSpec) ->
 
 
 def _key_of_versions(views: TableSpec, old_key: Sequence[str] | None) -> list[str]:
-    """What makes room for several versions of a projection, in a table that has one row for each."""
+    """The SQL that makes room for several versions of a projection, in a table that has one row for each."""
     if old_key is None:
         return []
     return [
@@ -296,7 +297,7 @@ class _Table:
             self.session.execute("".join(statements))
 
     def _missing_columns(self) -> dict[str, str]:
-        """What adds the columns that tables of an earlier version lack, by the table's quoted name."""
+        """The SQL that adds columns that tables of an earlier version lack, by the table's quoted name."""
         added: dict[str, str] = {}
         for table, columns in self.spec.later_columns().items():
             found = {name for (name,) in self.session.execute(COLUMNS_SQL, [table]).fetchall()}

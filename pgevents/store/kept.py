@@ -1,4 +1,4 @@
-"""Kept views in the database: their names, and whether what stands there is all of them."""
+"""Kept views in the database: their names, and whether all of them are there."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class KeptStatus:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every view stands there as of the position."""
+        """Whether every view is there as of the position."""
         return self.is_complete and not self.has_parked
 
 

@@ -1,4 +1,4 @@
-"""Where a table stands, and what it is indexed by."""
+"""The place of a table in the database, and its indexes."""
 
 from __future__ import annotations
 

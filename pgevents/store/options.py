@@ -53,7 +53,7 @@ def check_as_of(as_of: object) -> AsOf | None:
 
 
 def check_on_undecodable(value: object) -> None:
-    """That `on_undecodable` is one of the three that there are.
+    """Check that `on_undecodable` is one of its three values.
 
     Raises:
         ConfigurationError: Another text, or something else.
@@ -63,7 +63,7 @@ def check_on_undecodable(value: object) -> None:
 
 
 def check_limit(value: object) -> int | None:
-    """How many at most; None for any number.
+    """How many at most; None for no limit.
 
     Raises:
         ConfigurationError: Not a whole number from 0 on.
@@ -103,13 +103,13 @@ class ReadOptions:
 
     Attributes:
         after: Where the read goes on: at events above this id, or below it in reverse; 0 for the beginning.
-        limit: At most so many events.
+        limit: At most this many events.
         reverse: Whether the newest come first.
         as_of: Only events up to this id, or created up to this time.
         on_undecodable: What becomes of events that cannot be read.
 
     Raises:
-        ConfigurationError: A value that none of them can have.
+        ConfigurationError: A value that is not valid.
     """
 
     after: int = 0

@@ -18,6 +18,7 @@ __all__ = [
     "HorizonHolder",
     "Position",
     "digest_of",
+    "holder_text",
     "horizon_of",
     "last_issued",
     "streams_json",
@@ -91,6 +92,11 @@ class HorizonHolder:
     since: datetime | None
     published: int
     application: str
+
+
+def holder_text(holder: HorizonHolder) -> str:
+    """Who holds the horizon, in words."""
+    return f"backend {holder.pid} {holder.application}".strip() if holder.pid else "a prepared transaction"
 
 
 @attrs.frozen

@@ -1,5 +1,4 @@
-"""The tables and statements of subscriptions; they stand in `processing.sql`, to be read and reviewed as
-SQL."""
+"""The tables and statements of subscriptions; their SQL is in `processing.sql`, to be reviewed."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from typing import Any
 import attrs
 
 from pgevents.caches import remembered
+from pgevents.errors import ConfigurationError
 from pgevents.fields import text_sql
 from pgevents.store.conditions import shape_of, where_params
 from pgevents.store.conditions import where_sql as stream_sql
@@ -36,7 +36,7 @@ __all__ = [
 
 STACK = "\nTraceback (most recent call last):\n"
 """Stands between an error and its stack, in the one text that a redaction clears."""
-TABLES = ("checkpoints", "parked", "notes", "runners", "seen", "kept", "timers")
+TABLES = ("checkpoints", "parked", "notes", "runners", "seen", "kept", "timers", "ranges")
 COLUMNS = """\
 e.id, e.type, e.data::text, nullif(e.metadata, '{}')::text AS metadata, e.created_at::text AS created_at, \
 nullif(e.updated_at, e.created_at)::text AS updated_at"""
@@ -96,6 +96,11 @@ class Statements:
     def value(self, name: str, /, **params: Any) -> Any:
         """Run a statement; the first column of its first row."""
         return self.run(name, **params).fetchone()[0]
+
+    def unknown(self, subscription: str) -> ConfigurationError:
+        """The error for a name that no subscription has; it lists those that there are."""
+        names = ", ".join(row[0] for row in self.rows("names")) or "none"
+        return ConfigurationError(f"there is no subscription {subscription!r}; there are: {names}")
 
 
 def table_statements(spec: TableSpec) -> dict[str, str]:
@@ -166,6 +171,7 @@ def read_lanes(
     *,
     parked_of: str = "",
     columns: str = COLUMNS,
+    bound: int | None = None,
 ) -> Found:
     """The next final events of some lanes, in order.
 
@@ -174,9 +180,10 @@ def read_lanes(
         streams: Merged streams.
         key: The field that the lanes go by, and the names that it had before; empty for one lane.
         places: For each lane the id above which to read; None for a lane not to read.
-        limit: At most so many events.
+        limit: At most this many events.
         parked_of: The subscription of which to say whether anything is parked.
         columns: `COLUMNS`, or `ONLY_TIMES` to count by.
+        bound: An id up to which all is known to be final, so that nobody is asked; on a standby, too.
 
     Returns:
         Rows of an event's six columns, the key's text, and the key's hash; and the bound, which was looked
@@ -194,7 +201,7 @@ def read_lanes(
         lane = f"mod(mod({hash_sql}, {count:d}) + {count:d}, {count:d})"
         ours = f" AND e.id > (%s::bigint[])[1 + {lane}]", (array,)
     branches: list[str] = []
-    params: list[Any] = [streams_json(streams) if streams else "[]", parked_of]
+    params: list[Any] = [(streams_json(streams) if streams else "[]") if bound is None else bound, parked_of]
     for stream in streams:
         where, values = where_sql(spec, stream)
         branches.append(
@@ -206,8 +213,9 @@ def read_lanes(
     found = "\nUNION ALL\n".join(branches) or _NOTHING
     if len(branches) > 1:
         found = f"SELECT DISTINCT ON (id) * FROM (\n{found}\n) AS several ORDER BY id LIMIT {limit:d}"
+    final = f"{spec.qualified('_final_bound')}(%s)" if bound is None else "%s::bigint"
     sql = (
-        f"SELECT set_config('pgevents.bound', {spec.qualified('_final_bound')}(%s)::text, true);\n"
+        f"SELECT set_config('pgevents.bound', {final}::text, true);\n"
         "SELECT current_setting('pgevents.bound')::bigint AS id, NULL AS type, NULL AS data, NULL AS "
         "metadata, "
         "NULL AS created_at, NULL AS updated_at, NULL AS key, "

@@ -461,6 +461,46 @@ CREATE TABLE IF NOT EXISTS {{kept}} (
     read_at timestamptz                         -- when somebody queried it, to the minute
 );
 
+-- [table ranges]
+-- Views that a cluster folds, by ranges of their ids' hashes; the rows are gone when all ranges are folded.
+CREATE TABLE IF NOT EXISTS {{ranges}} (
+    name text NOT NULL,                         -- of the places in {{checkpoints}}
+    number int NOT NULL CHECK (number >= 0),    -- the hash of an id modulo the number of ranges
+    ranges int NOT NULL CHECK (ranges > number),
+    fold text NOT NULL,                         -- another one whenever it begins anew
+    bound bigint NOT NULL,                      -- all views are folded up to this final id
+    redactions text NOT NULL,                   -- how often the log had been changed under maintenance
+    asked text NOT NULL,                        -- a digest of what is folded: streams, and the views' shape
+    key_hash bigint NOT NULL,                   -- as in {{checkpoints}}
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    done_at timestamptz,
+    PRIMARY KEY (name, number)
+);
+
+-- [ranges]
+SELECT number, ranges, fold, bound, redactions, asked,
+    key_hash = hashtextextended('pgevents ' || getdatabaseencoding(), 0), done_at IS NOT NULL
+FROM {{ranges}} WHERE name = %(name)s ORDER BY number;
+
+-- [lock_ranges]
+SELECT number FROM {{ranges}} WHERE name = %(name)s ORDER BY number FOR UPDATE;
+
+-- [begin_ranges]
+INSERT INTO {{ranges}} (name, number, ranges, fold, bound, redactions, asked, key_hash)
+SELECT %(name)s, number, %(ranges)s, %(fold)s, %(bound)s, %(redactions)s, %(asked)s,
+    hashtextextended('pgevents ' || getdatabaseencoding(), 0)
+FROM generate_series(0, %(ranges)s - 1) AS number;
+
+-- [range_done]
+UPDATE {{ranges}} SET done_at = coalesce(done_at, clock_timestamp())
+WHERE name = %(name)s AND number = %(number)s AND fold = %(fold)s;
+
+-- [drop_ranges]
+DELETE FROM {{ranges}} WHERE name = %(name)s;
+
+-- [final_bound]
+SELECT {{final_bound}}(%(streams)s);
+
 -- [keep]
 INSERT INTO {{kept}} AS k (name, type, version, projections, fields, target)
 SELECT %(name)s, %(type)s, %(version)s, format('%%I.%%I', n.nspname, c.relname), %(fields)s::text[], %(target)s

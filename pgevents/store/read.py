@@ -155,7 +155,6 @@ class Reader(FinalReads):
         lock: Sequence[Stream[Any]] = (),
         *,
         is_undisturbed: bool = False,
-        holds_redactions: bool = False,
     ) -> tuple[Any, EventStream[Any], str | None]:
         """A snapshot, if there is one, and the events after it, in one statement.
 
@@ -166,7 +165,6 @@ class Reader(FinalReads):
             as_of: Up to where, if not up to now.
             lock: Streams to lock in a statement before, sent in the same message.
             is_undisturbed: Whether the transaction, if there is one, cannot be rolled back in part.
-            holds_redactions: Whether maintenance is kept out from the locks to the commit.
 
         Returns:
             A row like an event's, with the snapshot's `latest_event_id` as id and no type, or None; the
@@ -175,7 +173,7 @@ class Reader(FinalReads):
         merged = merge_streams(self.check(streams))
         with self.observed(merged) as operation:
             snapshot, rows, redactions = self._load(
-                projections.qualified(), key, merged, as_of, self.check(lock), holds_redactions
+                projections.qualified(), key, merged, as_of, self.check(lock)
             )
             options = PLAIN if snapshot is None else ReadOptions(after=snapshot[0])
             events = self._stream(rows, merged, options, is_undisturbed=is_undisturbed)
@@ -200,6 +198,13 @@ class Reader(FinalReads):
         redactions, text = self._execute_after_lock(merged, sql, [*question, after]).fetchone()
         return redactions, None if text is None else self.decoder.events(rows_of(text))
 
+    def lock(self, streams: Sequence[Stream[Any]]) -> None:
+        """Lock streams for a save, and keep maintenance out until the commit."""
+        names = {name: self.spec.qualified(f"_{name}") for name in ("lock", "hold_redactions")}
+        self.session.execute(
+            "SELECT {lock}(%s), {hold_redactions}()".format(**names), [streams_json(streams)]
+        )
+
     def _load(
         self,
         projections: str,
@@ -207,7 +212,6 @@ class Reader(FinalReads):
         merged: Sequence[Stream[Any]],
         as_of: AsOf | None,
         lock: Sequence[Stream[Any]],
-        holds_redactions: bool,
     ) -> tuple[Any, Iterable[Any], str | None]:
         question = self.single_value(merged) if as_of is None else None
         if question is not None:
@@ -215,22 +219,19 @@ class Reader(FinalReads):
             fetch = f"{self.spec.qualified('_fetch_view')}(%s, %s, %s, %s, %s, %s, %s, %s)"
             params = [projections, *key, *question]
             sql = f"SELECT {fetch}, {redactions}"
-            text, noted = self._execute_after_lock(lock, sql, params, holds_redactions).fetchone()
+            text, noted = self._execute_after_lock(lock, sql, params).fetchone()
             if text is not None:
                 latest, data, created_at, updated_at, events = text.split(FIELD_END, 4)
                 snapshot = (int(latest), None, data, None, created_at, updated_at) if latest else None
                 return snapshot, rows_of(events), noted
         select, params = select_after_snapshot(self.spec, projections, key, merged, as_of)
-        rows: list[Any] = self._execute_after_lock(lock, select, params, holds_redactions).fetchall()
+        rows: list[Any] = self._execute_after_lock(lock, select, params).fetchall()
         rows.sort(key=by_id)
         return (rows.pop(0) if rows and rows[0][1] is None else None), rows, None
 
-    def _execute_after_lock(
-        self, lock: Sequence[Stream[Any]], sql: str, params: list[Any], holds_redactions: bool = False
-    ) -> Any:
+    def _execute_after_lock(self, lock: Sequence[Stream[Any]], sql: str, params: list[Any]) -> Any:
         if lock:
-            hold = f", {self.spec.qualified('_hold_redactions')}()" if holds_redactions else ""
-            sql = f"SELECT {self.spec.qualified('_lock')}(%s){hold};\n{sql}"
+            sql = f"SELECT {self.spec.qualified('_lock')}(%s);\n{sql}"
             params = [streams_json(lock), *params]
         return self.session.execute(sql, params)
 

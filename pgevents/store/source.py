@@ -93,7 +93,7 @@ class Source:
         page is short only if it is the last.
 
         Args:
-            fetch: Gives rows after an id, at most so many, and whether there are more.
+            fetch: Gives rows after an id, at most a number of them, and whether there are more.
             options: The limit, and what becomes of events that cannot be read.
         """
         events: list[Event[Any]] = []

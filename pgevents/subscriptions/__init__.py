@@ -7,6 +7,7 @@ from pgevents.deliveries import Delivery, current_delivery
 from pgevents.store.kept import KeptReport
 from pgevents.subscriptions.control import Lease, discard, pause, rename, replay, reset, resize, resume
 from pgevents.subscriptions.definition import ErrorPolicy, Work, park, retry, stop
+from pgevents.subscriptions.engines import Engine
 from pgevents.subscriptions.following import checkpoint, follow
 from pgevents.subscriptions.health import LaneReport, ParkedEvent, SubscriptionReport, check, overview, parked
 from pgevents.subscriptions.inline import Inline
@@ -24,6 +25,7 @@ from pgevents.subscriptions.timer_report import TimersReport, timers_report
 
 __all__ = [
     "Delivery",
+    "Engine",
     "ErrorPolicy",
     "Inline",
     "Keep",

@@ -113,7 +113,7 @@ class Board:
             return None
 
     def wait_for_idle(self, timeout: float) -> None:
-        """Wait until a worker has nothing to do, so many seconds at most: before, nobody could take what
+        """Wait until a worker has nothing to do, or the seconds are over: before, nobody could take what
         came."""
         with self._idle:
             self._idle.wait_for(lambda: self._waiting or self.is_over, timeout)

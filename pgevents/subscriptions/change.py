@@ -1,5 +1,4 @@
-"""A program asks for other events than its place answers: what goes on, and what is refused with all ways
-named."""
+"""A program asks for other events than its place was for: what continues, and what is refused."""
 
 from __future__ import annotations
 
@@ -54,10 +53,10 @@ def settle(work: Work) -> None:
 
 
 def check_key(work: Work) -> None:
-    """That every class of the streams has the field that the lanes go by.
+    """Check that every class of the streams has the field that the lanes go by.
 
     Raises:
-        ConfigurationError: One has not.
+        ConfigurationError: One lacks it.
     """
     if not work.question.key or work.question.key == VIEW_KEY:
         return
@@ -82,9 +81,9 @@ def _deal_out_anew(work: Work) -> None:
         places = {row.position for row in rows}
         if len(places) > 1 or any(row.layers for row in rows):
             raise ConfigurationError(
-                f"this server deals out the keys of {work.name!r} in another way than the one that its "
+                f"this server assigns the keys of {work.name!r} to other lanes than the server that its "
                 f"places come from, and its lanes stand at different places, from {min(places)} to "
-                f"{max(places)}: which events between were handled cannot be told. "
+                f"{max(places)}: which events between were handled is not known. "
                 f"reset(position={min(places)}) repeats some, reset(position={max(places)}) leaves some out"
             )
         work.statements.run("same_hash", name=work.name)
@@ -98,8 +97,8 @@ def _widen(work: Work) -> None:
             return
         if old.key == new.key and _covers(old, new):
             raise StandsByError(
-                f"subscription {work.name!r} was widened by a newer program; this one stands by until it "
-                f"is updated"
+                f"subscription {work.name!r} was widened by a newer program; this one waits until it is "
+                "updated"
             )
         if old.key == new.key and _covers(new, old):
             reason = _why_not_widen(work, old, rows)
@@ -113,14 +112,11 @@ def _widen(work: Work) -> None:
                 reason = f"its key was {_shown(old.key)} and is {_shown(new.key)} now"
         low, high = min(row.position for row in rows), max(row.position for row in rows)
         raise ConfigurationError(
-            f"subscription {work.name!r} was for other streams: {reason}. There are these ways: give it "
-            f"another name "
-            f"(it begins with the first event, and this place stays); reset(position=0), which repeats "
-            f"all from the "
-            f"start and loses nothing; reset(position={low}), which goes on from where it is now"
+            f"subscription {work.name!r} was for other streams: {reason}. Choose one: another name (it "
+            "begins with the first event, and this place stays); reset(position=0), which repeats all from "
+            f"the start and loses nothing; reset(position={low}), which continues from where it is now"
             f"{'' if low == high else f' and repeats some up to {high}'}, and never gives what the old "
-            f"question left "
-            "out before"
+            "question left out before"
         )
 
 

@@ -19,7 +19,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
-from pgevents.subscriptions.definition import Question, gate_of
+from pgevents.subscriptions.definition import Question, check_lanes, check_name, gate_of
 from pgevents.subscriptions.lanes import Layer, layers_of, question_of
 from pgevents.subscriptions.notes import forget_old_notes
 
@@ -117,8 +117,7 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
         statements.run("lock_rows", name=name)
         rows = all_rows(client, name)
         if not rows:
-            names = ", ".join(row[0] for row in statements.rows("names")) or "none"
-            raise ConfigurationError(f"there is no subscription {name!r}; there are: {names}")
+            raise statements.unknown(name)
         try:
             yield rows
         except ConfigurationError as error:  # before anything was written
@@ -234,8 +233,7 @@ def resize(client: EventClient, name: str, lanes: int) -> None:
         ConfigurationError: No such subscription, no key, or a number that cannot work.
         RetryableError: A batch did not end within 10 seconds.
     """
-    if type(lanes) is not int or not 1 <= lanes <= 1024:
-        raise ConfigurationError(f"lanes are a number from 1 to 1024, not {lanes!r}")
+    check_lanes(lanes)
     statements = statements_of(client)
     with every_lane(client, name) as rows:
         if not rows[0].question.key:
@@ -274,11 +272,10 @@ def rename(client: EventClient, name: str, new: str) -> None:
     """Give a subscription another name; programs that use the old one begin anew, so stop them first.
 
     Raises:
-        ConfigurationError: No such subscription, or the new name is taken.
+        ConfigurationError: No such subscription, or the new name is taken or not valid.
         RetryableError: A batch did not end within 10 seconds.
     """
-    if not new or len(new.encode()) > 200 or "\0" in new:
-        raise ConfigurationError(f"a subscription's name has from 1 to 200 bytes, not {new!r}")
+    check_name(new)
     statements = statements_of(client)
     with every_lane(client, name):
         if all_rows(client, new):

@@ -22,18 +22,21 @@ __all__ = [
     "Question",
     "Work",
     "gate_of",
+    "check_lanes",
+    "check_name",
     "key_names",
     "park",
     "retry",
     "stop",
 ]
 
-HELD = "a subscription keeps its question in the database, and goes by single values of identifiers"
+HELD = "a subscription stores its question, and finds events by single values of identifiers"
 """Why a subscription's stream has no comparison."""
 
 Effects = Literal["inside", "outside"]
+MOST_LANES = 1024
 VIEW_KEY = ("$view",)
-"""In place of a key: the lanes go by ids of views, which the program tells of an event."""
+"""In place of a key: the lanes go by ids of views, which the program finds for an event."""
 
 
 @attrs.frozen
@@ -65,7 +68,7 @@ class ErrorPolicy:
         return attrs.evolve(self, then="stop")
 
     def delay_after(self, attempts: int, *, died: bool = False) -> float:
-        """Seconds to wait after so many attempts, the last of which may have ended its process."""
+        """Seconds to wait after this number of attempts, the last of which may have ended its process."""
         delay = float(min(self.delay * 2 ** min(attempts - 1, 60), self.longest))
         return max(delay, self.after_death) if died else delay
 
@@ -73,7 +76,7 @@ class ErrorPolicy:
 def retry(
     attempts: int, *, delay: float = 1.0, longest: float = 300.0, after_death: float = 5.0
 ) -> ErrorPolicy:
-    """Call the handler up to so many times for an event, with growing delays.
+    """Call the handler several times for an event, with growing delays.
 
     Args:
         attempts: At least 1.
@@ -156,6 +159,28 @@ def _sorted(streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
     )
 
 
+def check_name(name: object) -> None:
+    """Check the name of a subscription.
+
+    Raises:
+        ConfigurationError: It cannot be one.
+    """
+    if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
+        raise ConfigurationError(
+            f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
+        )
+
+
+def check_lanes(lanes: object, where: str = "") -> None:
+    """Check a number of lanes.
+
+    Raises:
+        ConfigurationError: Another number, or none; `where` begins its message.
+    """
+    if type(lanes) is not int or not 1 <= lanes <= MOST_LANES:
+        raise ConfigurationError(f"{where}lanes are a number from 1 to {MOST_LANES}, not {lanes!r}")
+
+
 def key_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
     """The names of a key: of the field, and those that it had before.
 
@@ -179,7 +204,7 @@ class Work:
         effects: "inside" or "outside".
         policy: What an error means; `then` is decided.
         lease: Seconds that an event may take, with effects outside.
-        batch_size: At most so many events in a transaction.
+        batch_size: At most this many events in a transaction.
         handle: Takes events in order.
         takes_batches: Whether it takes all events of a batch at once, rather than one by one.
         setup: Called once in a process before the first event.

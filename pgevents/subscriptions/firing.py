@@ -16,7 +16,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
-from pgevents.store.append import Row
+from pgevents.store.append import EventColumns, Row
 from pgevents.timers import KEY_PREFIX
 
 __all__ = ["fire", "until_next"]
@@ -24,7 +24,7 @@ __all__ = ["fire", "until_next"]
 log = logging.getLogger("pgevents")
 
 MOST = 500
-"""At most so many timers in one transaction; fewer if their events have more keys than may be locked."""
+"""At most this many timers in one transaction; fewer if their events have more keys than may be locked."""
 LOCK_TIMEOUT = "50ms"
 """For how long a save of timers' events waits for locks, which it may hold itself meanwhile."""
 BLOCKED_ATTEMPTS, REFUSED_ATTEMPTS = 20, 5
@@ -83,7 +83,8 @@ def _fire_together(client: EventClient, due: Sequence[_Due]) -> bool:
     """Save all events; whether that could be done."""
     try:
         with client.session.atomic():
-            client.saver.append_encoded([timer.row for timer in due], [timer.stored_key for timer in due])
+            columns = EventColumns.of_rows([timer.row for timer in due])
+            client.saver.append_encoded(columns, [timer.stored_key for timer in due])
     except NOT_THE_TIMERS:
         raise
     except Exception as error:  # which of them it is shows when they come one by one
@@ -101,7 +102,7 @@ def _fire_singly(client: EventClient, due: Sequence[_Due]) -> list[_Due]:
     for timer in due:
         try:
             with client.session.atomic():
-                client.saver.append_encoded([timer.row], [timer.stored_key])
+                client.saver.append_encoded(EventColumns.of_rows([timer.row]), [timer.stored_key])
         except NOT_THE_TIMERS:
             raise
         except IdempotencyError:  # somebody has saved an event with this key

@@ -32,9 +32,9 @@ def follow(
 ) -> Iterator[Event[D]]:
     """Every event of some streams, in order, as soon as it is final; without an end.
 
-    Where it stands is for the caller to keep: the last event's id, or `checkpoint(client, event.id)` if it is
-    kept outside the database. When the connection breaks it connects anew; if the server is another one
-    then, or was set back, it ends with an error rather than leave events out.
+    The caller stores how far it has come: the last event's id, or `checkpoint(client, event.id)` outside the
+    database. When the connection breaks it connects again; if it then finds another server, or one that was
+    restored, it ends with an error rather than leave events out.
 
     Args:
         client: The client to read with.
@@ -45,7 +45,7 @@ def follow(
 
     Raises:
         ConfigurationError: `after` is ahead of the log, or comes from another server or another past of this
-            one; or the server was exchanged or set back meanwhile.
+            one; or the server was replaced or restored meanwhile.
 
     Example:
         ```python
@@ -73,8 +73,8 @@ def follow(
             continue
         if now != server:
             raise ConfigurationError(
-                f"the server was exchanged or set back while it was followed ({server} became {now}): "
-                f"ids after {last} may have been given out anew. Start from an id that you are sure of"
+                f"the server was replaced or restored while it was followed ({server} became {now}): ids "
+                f"after {last} may have been assigned again. Start from an id that you are sure of"
             )
         for event in batch:
             yield event
@@ -121,7 +121,7 @@ def _start(client: EventClient, after: int | str) -> int:
         if place != here and place not in _former(client):
             raise ConfigurationError(
                 f"the checkpoint {after!r} comes from another log or another timeline than this one "
-                f"({here}): ids may have been given out anew. Start from an id that you are sure of"
+                f"({here}): ids may have been assigned again. Start from an id that you are sure of"
             )
         after = int(last)
     _check_ahead(client, check_id(after, "after"))
@@ -136,5 +136,5 @@ def _check_ahead(client: EventClient, position: int) -> None:
     if position > last:
         raise ConfigurationError(
             f"the follower stands at {position}, ahead of the log, which ends at {last}: the database was "
-            "set back, and ids will be given out anew. Start from an id that you are sure of"
+            "set back, and ids will be assigned again. Start from an id that you are sure of"
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import attrs
 
 from pgevents.client import EventClient
+from pgevents.store.ordering import holder_text
 from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
 from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
 from pgevents.subscriptions.definition import VIEW_KEY
@@ -136,7 +137,7 @@ def parked(
         client: A client of the same events table.
         name: The subscription.
         key: Of this key only.
-        limit: At most so many.
+        limit: At most this many.
         discarded: Also what was discarded, with who and why.
         after: Above this key and event id only, for the next page.
     """
@@ -162,9 +163,9 @@ def overview(
 
     Args:
         client: A client of the same events table.
-        names: Those that there should be; by default those that there are.
+        names: Those that should exist; by default those that exist.
         max_lag: Seconds after which an event that is not dealt with is a problem.
-        most: Count so many events of the lag, and one more where there are more.
+        most: Up to how many events of the lag are counted; where there are more, one more is counted.
 
     Example:
         ```python
@@ -202,7 +203,7 @@ def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: f
 
     Args:
         client: A client of the same events table.
-        names: The subscriptions that there should be; by default those that there are.
+        names: The subscriptions that should exist; by default those that exist.
         max_lag: Seconds after which an event that is not dealt with, or a timer that is due, is a problem.
     """
     problems = [
@@ -214,13 +215,8 @@ def check(client: EventClient, names: Sequence[str] | None = None, *, max_lag: f
     for holder in client.horizon().holders:
         age = (datetime.now(timezone.utc) - holder.since).total_seconds() if holder.since else None
         if age is None or age > max_lag:
-            who = (
-                f"backend {holder.pid} {holder.application}".strip()
-                if holder.pid
-                else "a prepared transaction"
-            )
             since = "since nobody knows when" if age is None else f"for {age:.0f} s"
-            problems.append(f"{who} holds the horizon at {holder.published} {since}")
+            problems.append(f"{holder_text(holder)} holds the horizon at {holder.published} {since}")
     return problems
 
 
@@ -250,26 +246,6 @@ def _report(
         f"{row[1]} {row[2]}: {json.loads(row[5])[name]}" for row in here if name in json.loads(row[5])
     )
     moved = min(row.seconds_since_moved for row in rows if row.position == min(r.position for r in rows))
-    count = f"more than {most:,}" if lag > most else str(lag)
-    problems: list[str] = []
-    if state != "active":
-        error = next((row.error for row in rows if row.error), None)
-        problems.append(f"{state}{f': {error}' if error and state == 'stopped' else ''}")
-    if oldest and seconds > max_lag and (moved > max_lag or seconds > 10 * max_lag):
-        problems.append(
-            f"stuck: event {oldest} came {seconds:.0f} s ago, and its lane has not moved for {moved:.0f} s"
-        )
-    elif oldest and seconds > max_lag:
-        problems.append(
-            f"behind: event {oldest} came {seconds:.0f} s ago; {count} events are to be dealt with"
-        )
-    if aside:
-        events, keys = "event" if aside == 1 else "events", "key" if aside_keys == 1 else "keys"
-        problems.append(f"{aside} {events} of {aside_keys} {keys} {'is' if aside == 1 else 'are'} parked")
-    if mine and not here:
-        problems.append(f"its runner on {mine[0][1]} was not seen for {mine[0][7]:.0f} s")
-    if not mine and lag:
-        problems.append(f"no runner, and {count} events are to be dealt with")
     report = SubscriptionReport(
         name,
         state,
@@ -284,10 +260,40 @@ def _report(
         sum(row[3] for row in here),
         notes,
         lanes,
-        tuple(problems),
-        float(statements.value("batch_seconds", name=name) or 0.0),
+        batch_seconds=float(statements.value("batch_seconds", name=name) or 0.0),
     )
-    return report, waiting
+    problems = [*_delays(report, oldest, max_lag, most), *_parked_and_runners(report, mine, bool(here), most)]
+    return attrs.evolve(report, problems=tuple(problems)), waiting
+
+
+def _delays(report: SubscriptionReport, oldest: int, max_lag: float, most: int) -> Iterator[str]:
+    """Whether it is held, stuck or behind; `oldest` is its first event that waits, 0 for none."""
+    if report.state != "active":
+        error = next((lane.error for lane in report.lanes if lane.error), None)
+        yield f"{report.state}{f': {error}' if error and report.state == 'stopped' else ''}"
+    seconds, moved = report.lag_seconds, report.moved_seconds
+    if oldest and seconds > max_lag and (moved > max_lag or seconds > 10 * max_lag):
+        yield f"stuck: event {oldest} came {seconds:.0f} s ago, and its lane has not moved for {moved:.0f} s"
+    elif oldest and seconds > max_lag:
+        count = _count(report.lag, most)
+        yield f"behind: event {oldest} came {seconds:.0f} s ago; {count} events are to be dealt with"
+
+
+def _parked_and_runners(
+    report: SubscriptionReport, runners: Sequence[Any], is_seen: bool, most: int
+) -> Iterator[str]:
+    if report.parked:
+        events = "1 event" if report.parked == 1 else f"{report.parked} events"
+        keys = "1 key" if report.parked_keys == 1 else f"{report.parked_keys} keys"
+        yield f"{events} of {keys} {'is' if report.parked == 1 else 'are'} parked"
+    if runners and not is_seen:
+        yield f"its runner on {runners[0][1]} was not seen for {runners[0][7]:.0f} s"
+    if not runners and report.lag:
+        yield f"no runner, and {_count(report.lag, most)} events are to be dealt with"
+
+
+def _count(lag: int, most: int) -> str:
+    return f"more than {most:,}" if lag > most else str(lag)
 
 
 def _state(row: Row) -> str:

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from pgevents.client import EventClient
-from pgevents.codec.serialization import load_json
+from pgevents.codec.decoding import FIELD_END, rows_of
+from pgevents.codec.times import time_of
 from pgevents.errors import ConfigurationError
-from pgevents.events import Event
+from pgevents.events import Event, parts_of
 from pgevents.hooks.specs import hookimpl
 from pgevents.merging import merge_streams
+from pgevents.store.append import Row, ViewBeside
 from pgevents.streams import Stream
+from pgevents.subscriptions.view_rows import (
+    Held,
+    has_snapshot_hooks,
+    read_rows,
+    rows_above,
+    write_locked,
+)
 from pgevents.subscriptions.whose import Rule, rule_of
-from pgevents.views import jsonb_text
 
 __all__ = ["Inline"]
 
-
-Row = tuple[str, str, str | None]
-"""Type, data and metadata of an event as they will be stored."""
-
-
-@attrs.frozen
-class Changed:
-    """A view that a save changes.
-
-    Attributes:
-        made: Its projection.
-        rows: The events that change it as they will be stored, and which ones of the save they are.
-    """
-
-    made: Any
-    rows: Sequence[tuple[int, Row]]
+LAST = 2**63 - 1
+"""The greatest id there may be."""
 
 
 class Inline:
@@ -89,56 +81,62 @@ class _Folder:
             self._rule = rule
         return self._rule
 
-    def read(self, rows: Sequence[Row]) -> list[Changed]:
-        """Lock and read the views that events will change, before the events are appended.
+    def changed(self, rows: Sequence[Row]) -> list[Held]:
+        """The views that events change, in the order of their ids.
 
         Args:
             rows: Type, data and metadata of each event as they will be stored.
-
-        Returns:
-            The views, in the order of their ids.
         """
         rule = self.rule
-        changing: dict[str, list[tuple[int, Row]]] = {}
-        for place, row in enumerate(rows):
-            for text in rule.ids((0, *row), None):
-                changing.setdefault(text, []).append((place, row))
-        made = [rule.made(text) for text in sorted(changing)]
-        if made:
-            streams = merge_streams([stream for each in made for stream in each.get_streams()])
-            self._read_locked(made, streams)
-        return [Changed(one, changing[text]) for text, one in zip(sorted(changing), made, strict=True)]
+        ids = {text for row in rows for text in rule.ids((0, *row), None)}
+        return [Held(text, rule.made(text)) for text in sorted(ids)]
 
-    def _read_locked(self, made: Sequence[Any], streams: Sequence[Stream[Any]]) -> None:
-        """Until the commit nobody else saves to the streams, and nobody changes the log."""
-        first, *others = made
-        first.load(streams, is_undisturbed=True, holds_redactions=True)
-        for one in others:
-            one.load(is_undisturbed=True)
+    def beside(self, view: Held) -> ViewBeside | None:
+        """What an append needs to lock and read a view; None if its events are not those of one value."""
+        client = self.client
+        question = client.reader.single_value(self._streams([view]))
+        if question is None:
+            return None
+        key = view.key = view.made.snapshot_key()
+        table = client.projections.pgevents_spec.qualified()
+        return ViewBeside(table, (key.type, key.id, key.version, key.shape), question)
 
-    def fold(self, views: Sequence[Changed], saved: Sequence[Event[Any]]) -> None:
-        """Fold all that is above the rows of these views into them.
+    def lock(self, views: Sequence[Held]) -> None:
+        """Until the commit nobody else saves to the views' streams, and nobody changes the log."""
+        if views:
+            self.client.reader.lock(self._streams(views))
+
+    def _streams(self, views: Sequence[Held]) -> tuple[Stream[Any], ...]:
+        streams = [stream for view in views for stream in view.made.get_streams()]
+        return merge_streams(self.client.identifiers.check(streams))
+
+    def fold(self, views: Sequence[Held], found: str) -> None:
+        """Fold all that is above the rows of these views into them, what was saved just now included.
 
         Args:
-            views: What `read` gave.
-            saved: The events that were appended since, one for each row; none if they stood there before.
+            views: What `changed` gave; they are locked.
+            found: What the append has read of the only one.
         """
-        for one in views:
-            loaded = one.made.load()
-            events = [*loaded.events, *self._as_read(one, saved)]
-            if not events:
-                continue
-            view = one.made.fold_on(loaded.row, events, loaded.position)
-            base = None if loaded.row is None else loaded.row[6]
-            self.client.save_snapshot(one.made, view, events[-1].id, events, base)
+        events = self._read_beside(views[0], found) if found else self._read(views)
+        has_hooks = has_snapshot_hooks(self.client)
+        folded = [view for view in views if events.get(view.id)]
+        for view in folded:
+            view.fold(events[view.id], has_hooks=has_hooks)
+        write_locked(self.rule, folded)
 
-    def _as_read(self, view: Changed, saved: Sequence[Event[Any]]) -> Sequence[Event[Any]]:
-        """The events of a view as a read would give them, apart from those that the caller gets."""
-        if not saved:
-            return []
-        rows: list[Any] = []
-        for place, (name, data, metadata) in view.rows:
-            text = jsonb_text(load_json(data))  # jsonb keeps another order of keys
-            at = saved[place].created_at.isoformat(" ")
-            rows.append((saved[place].id, name, text, metadata, at, None))
-        return self.client.decoder.events(rows)
+    def _read_beside(self, view: Held, found: str) -> Mapping[str, Sequence[Event[Any]]]:
+        """The events of the one view, whose row and events the append has read."""
+        client, key = self.client, view.key
+        latest, data, _, saved_at, events = found.split(FIELD_END, 4)
+        if latest and key is not None:
+            stored = client.snapshots.view_of(data, key.view_class, key.type)
+            view.stand_at(stored, int(latest), time_of(saved_at))
+        return {view.id: parts_of(client.decoder.events(rows_of(events)))}
+
+    def _read(self, views: Sequence[Held]) -> Mapping[str, Sequence[Event[Any]]]:
+        """The events of some views, whose rows are read."""
+        read_rows(self.rule, {view.id: view for view in views})
+        rows: dict[str, list[Any]] = {}
+        for text, *row in rows_above(self.rule, [(view, LAST) for view in views]):
+            rows.setdefault(text, []).append(row)
+        return {text: parts_of(self.client.decoder.events(found)) for text, found in rows.items()}

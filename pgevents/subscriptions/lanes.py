@@ -28,17 +28,20 @@ __all__ = [
     "claim",
     "decoded",
     "ensure",
+    "is_dropped",
     "is_passed",
+    "key_error",
     "layers_of",
     "move",
+    "parted",
     "question_of",
     "read",
 ]
 
 UNCOUNTED = 3
-"""So many errors of the database at one place do not count. The claim's SQL has the same number."""
+"""This many errors of the database at one place do not count. The claim's SQL has the same number."""
 WRITTEN_EVERY = 1_000
-"""A lane without events gets its place written when it is so many ids behind, or 10 seconds old."""
+"""A lane without events gets its place written when it is this many ids behind, or 10 seconds old."""
 
 
 class QuestionChangedError(PgEventsError):
@@ -158,7 +161,7 @@ def claim(
     Args:
         work: The subscription.
         numbers: The lanes.
-        limit: At most so many of them.
+        limit: At most this many of them.
         alone: Wait until no other worker is in a batch, and keep them out: after a deadlock.
         careful: Only lanes that give their events one by one, or only others; None for any.
 
@@ -224,8 +227,14 @@ def layers_of(text: str) -> tuple[Layer, ...]:
     return tuple((count, tuple(places)) for count, places in json.loads(text))
 
 
-def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
+def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
     """The next final events of these lanes.
+
+    Args:
+        work: The subscription.
+        lanes: The lanes.
+        limit: At most so many events.
+        bound: Read up to this final id only, and do not look what is parked.
 
     Raises:
         ConfigurationError: A lane stands ahead of the log, or the key is not a field of an event.
@@ -237,7 +246,10 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
         places[lane.number] = lane.position
         layers[lane.number] = lane.layers
     question = work.question
-    found = read_lanes(work.statements, question.streams, question.key, places, limit, parked_of=work.name)
+    parked_of = work.name if bound is None else ""
+    found = read_lanes(
+        work.statements, question.streams, question.key, places, limit, parked_of=parked_of, bound=bound
+    )
     for lane in lanes:
         if lane.position > found.bound:
             check_ahead(work, lane)
@@ -259,7 +271,7 @@ def read(work: Work, lanes: Sequence[Lane], limit: int) -> Batch:
                 continue
             # A key that is there as text has no error, if the class says so, too.
             if is_keyed and (key is None or getattr(event.data, field, None).__class__ is not str):
-                error = _key_error(work, key, event)
+                error = key_error(work, key, event)
         else:
             event, error = parted(found_event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
@@ -314,7 +326,7 @@ def whole(event: Event[Any]) -> Event[Any] | Exception:
     )
 
 
-def _key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
+def key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
     """Why an event's stored key is not the one that its class has, if so."""
     field = work.question.key[0]
     if event is None:
@@ -339,7 +351,7 @@ def parted(found: Event[Any] | Exception) -> tuple[Event[Any] | None, Exception 
 
 
 def check_ahead(work: Work, lane: Lane) -> None:
-    """That the log has not been set back behind a lane's place.
+    """Check that the log has not been set back behind a lane's place.
 
     Raises:
         ConfigurationError: It has.
@@ -348,7 +360,7 @@ def check_ahead(work: Work, lane: Lane) -> None:
     if lane.position > last:
         raise ConfigurationError(
             f"subscription {work.name!r} stands at {lane.position} in lane {lane.number}, ahead of the log, "
-            f"which ends at {last}: the database was set back, and ids will be given out anew. Reset it to "
+            f"which ends at {last}: the database was set back, and ids will be assigned again. Reset it to "
             "an id that you are sure of"
         )
 

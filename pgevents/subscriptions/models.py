@@ -16,12 +16,11 @@ __all__ = ["check_models"]
 
 
 def check_models(client: EventClient, works: Iterable[Work]) -> None:
-    """That the models which the handlers' code can name are bound to the client's database object.
+    """Check that the models which the handlers' code can name are bound to the client's database object.
 
     Raises:
         ConfigurationError: One is bound to another object of the same database: its writes would be in
-            another
-            transaction.
+            another transaction.
     """
     for work in works:
         if work.effects == "outside":
@@ -30,9 +29,9 @@ def check_models(client: EventClient, works: Iterable[Work]) -> None:
         if wrong:
             raise ConfigurationError(
                 f"subscription {work.name!r}: {', '.join(wrong)} is bound to another Peewee object of "
-                f"the same "
-                "database, so what it writes is not in the transaction of the place: bind it to client.db "
-                "(db.bind([...])), use effects='outside', or allow it: Runner(..., other_databases=True)"
+                "the same database, so what it writes is not in the transaction of the place: bind it to "
+                "client.db (db.bind([...])), use effects='outside', or allow it: "
+                "Runner(..., other_databases=True)"
             )
 
 

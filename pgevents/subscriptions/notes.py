@@ -13,9 +13,9 @@ from pgevents.store.processing import Statements
 __all__ = ["ParkingNote", "forget_old_notes", "parking_notes"]
 
 DAYS = 365
-"""Notes are kept for so many days."""
+"""For how many days notes are kept."""
 MOST = 10_000
-"""So many notes are kept of a subscription: the newest."""
+"""How many notes of a subscription are kept: the newest ones."""
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ def parking_notes(
         key: Of events of this key only.
         event_id: Of this event only.
         before: With a smaller number only, for the next page.
-        limit: At most so many.
+        limit: At most this many.
 
     Example:
         ```python

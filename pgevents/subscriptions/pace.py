@@ -14,7 +14,7 @@ from pgevents.subscriptions.lanes import Batch, Lane, claim
 __all__ = ["ALONE_SECONDS", "BATCH_SECONDS", "NEVER", "Outcome", "Pace"]
 
 BATCH_SECONDS = 0.05
-"""A batch ends so long after it began: what it has saved holds back whoever follows the whole log."""
+"""Seconds after which a batch ends: what it has saved holds back subscriptions to the whole log."""
 ALONE_SECONDS = 10.0
 """For how long batches run one at a time after a deadlock, at first; twice as long each time."""
 NEVER = threading.Event()
@@ -46,7 +46,7 @@ class Pace:
     has_careful: bool = True
 
     def share_of(self, lanes: int) -> int:
-        """How many of so many lanes one worker takes at once, so that there is one for each."""
+        """How many lanes one worker takes at once, so that there is one for each."""
         return max(1, -(-lanes // max(1, self.workers)))
 
     def takes_retry(self, batch: Batch) -> bool:
@@ -64,8 +64,8 @@ class Pace:
         Args:
             work: The subscription.
             numbers: Lanes to choose from, in order of preference.
-            share: At most so many of them.
-            most_careful: At most so many of those that give their events one by one; None for as many.
+            share: At most this many of them.
+            most_careful: At most this many of those that give their events one by one; None for as many.
         """
         is_first = self.has_careful and not self.was_careful
         for is_careful in (is_first, not is_first):
@@ -91,7 +91,7 @@ class Pace:
         self.alone_until = now + self.alone_seconds
 
     def adapt(self, handled: int, seconds: float, is_full: bool, most: int) -> None:
-        """So many events took so long: read about what fits into a batch."""
+        """Note how long some events took: the next batch reads about as many as fit into it."""
         if handled:
             self.batch_seconds += (seconds - self.batch_seconds) * (0.2 if self.batch_seconds else 1.0)
         if seconds >= BATCH_SECONDS or (handled < self.size and is_full):

@@ -21,6 +21,7 @@ from pgevents.subscriptions.lanes import Batch, Item, Lane
 
 __all__ = [
     "DIED",
+    "MANY_KEYS",
     "Blocked",
     "Due",
     "Failure",
@@ -33,6 +34,7 @@ __all__ = [
     "fail_again",
     "queue",
     "release",
+    "set_aside",
     "waiting_behind",
 ]
 
@@ -147,7 +149,7 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
         return f"event {item.id}: {error}"
     if work.question.key or is_last:
         state = "parked" if is_last else "retrying"
-        _park(work, item, state, attempts, delay, error)
+        set_aside(work, item, state, attempts, delay, error)
         work.statements.run("note", **note, attempts=0, failed_id=None, delay=0, error=None)
         return _too_many(work, error)
     work.statements.run(
@@ -156,7 +158,17 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
     return ""
 
 
-def _park(work: Work, item: Item, state: str, attempts: int, delay: float, error: str) -> None:
+def set_aside(work: Work, item: Item, state: str, attempts: int, delay: float, error: str) -> None:
+    """Set an event aside.
+
+    Args:
+        work: The subscription.
+        item: The event, its key and the key's hash.
+        state: "retrying" or "parked".
+        attempts: How many times it has failed.
+        delay: Seconds until it is tried again.
+        error: Why.
+    """
     work.statements.run(
         "park",
         name=work.name,

@@ -13,8 +13,9 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.kept import KeptReport, kept_name, kept_reports
-from pgevents.subscriptions.control import all_rows, every_lane, replay, statements_of
+from pgevents.subscriptions.control import every_lane, replay, statements_of
 from pgevents.subscriptions.definition import ErrorPolicy
+from pgevents.subscriptions.engines import Engine, fold_by, refuse_stuck
 from pgevents.subscriptions.keeping import keep
 from pgevents.subscriptions.runner import Runner
 
@@ -71,6 +72,7 @@ def rebuild(
     every: float = 0.5,
     drop_old: bool = False,
     on_error: ErrorPolicy | None = None,
+    engine: Engine | None = None,
 ) -> KeptReport:
     """Fold all views of a projection's version, and return when they are complete.
 
@@ -90,6 +92,8 @@ def rebuild(
         every: Seconds between these calls.
         drop_old: Afterwards remove the views of older versions; see `drop_old_versions`.
         on_error: As for `keep`.
+        engine: What folds the views in place of this process, such as a `pgevents.clusters.Dask`. This
+            process then folds what came since.
 
     Raises:
         ConfigurationError: A class that cannot be kept; or one whose keeping is paused or stopped.
@@ -106,6 +110,8 @@ def rebuild(
     runner = Runner(client, [keep(projection, on_error=on_error)])
     work = runner.works[0]
     _try_parked_again(client, work.name)
+    if engine is not None:
+        fold_by(engine, work, _reporter(progress))
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -131,7 +137,7 @@ def rebuild(
                 is_trying = work.statements.value("is_trying", name=work.name)
                 if report.complete_at is not None and not is_trying:
                     break
-                _refuse_stuck(client, work.name)
+                refuse_stuck(work)
             thread.join(every if report is not None else 0.02)
     finally:
         runner.stop()
@@ -163,11 +169,20 @@ def _progress(report: KeptReport, at: int, start: tuple[float, int]) -> RebuildP
     return RebuildProgress(at, report.target, rate, left / rate if rate > 0 else None, report.waiting)
 
 
-def _refuse_stuck(client: EventClient, name: str) -> None:
-    for row in all_rows(client, name):
-        if row.state != "active":
-            why = f": {row.error}" if row.error else ""
-            raise ConfigurationError(f"{name!r} is {row.state}{why}; resume it, then call rebuild again")
+def _reporter(progress: Callable[[RebuildProgress], object] | None) -> Callable[[int, int], object]:
+    """What an engine calls to say how far it is."""
+    start: list[tuple[float, int]] = []
+
+    def report(at: int, target: int) -> None:
+        start.append((time.monotonic(), at))
+        seconds = start[-1][0] - start[0][0]
+        rate = (at - start[0][1]) / seconds if seconds > 0 else 0.0
+        left = (target - at) / rate if rate > 0 else None
+        if progress is not None:
+            progress(RebuildProgress(at, target, rate, left, 0))
+        del start[1:]
+
+    return report
 
 
 def drop_old_versions(client: EventClient, projection: Any) -> int:
@@ -202,7 +217,7 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
             if name in reports:
                 _refuse_used(client, reports[name])
                 with every_lane(client, name):
-                    for statement in ("drop_kept", "drop_parked", "delete_rows"):
+                    for statement in ("drop_kept", "drop_parked", "drop_ranges", "delete_rows"):
                         statements.run(statement, name=name)
             sql = DROP_SQL.format(table=views.qualified())
             removed += client.session.execute(sql, [cls.projection_type, version]).rowcount

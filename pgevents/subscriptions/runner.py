@@ -116,20 +116,10 @@ class Runner:
 
         Raises:
             ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
-                the
-                log; a key that a class lacks; models of another database object; a transaction that is open.
+                the log; a key that a class lacks; models of another database object; an open transaction.
         """
-        if type(workers) is not int or workers < 1:
-            raise ConfigurationError(f"workers are a number from 1 on, not {workers!r}")
         client = self.client
-        if client.db.in_transaction():
-            raise ConfigurationError(
-                "a runner has transactions of its own: call run() outside of db.atomic()"
-            )
-        if signals and threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError(
-                "signals=True works in the main thread only: call run() there, or call stop() yourself"
-            )
+        self._check_call(workers, signals)
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, frame: self.stop())
@@ -166,6 +156,18 @@ class Runner:
             self._ready.clear()
         if self._error is not None:
             raise self._error
+
+    def _check_call(self, workers: object, signals: bool) -> None:
+        if type(workers) is not int or workers < 1:
+            raise ConfigurationError(f"workers are a number from 1 on, not {workers!r}")
+        if self.client.db.in_transaction():
+            raise ConfigurationError(
+                "a runner has transactions of its own: call run() outside of db.atomic()"
+            )
+        if signals and threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError(
+                "signals=True works in the main thread only: call run() there, or call stop() yourself"
+            )
 
     def stop(self) -> None:
         """Let `run()` return, from any thread or signal handler: each worker after the event in hand."""
@@ -244,7 +246,7 @@ class Runner:
 
 
 class _Poller:
-    """Looks what came, for all subscriptions of a runner together, on a connection of its own."""
+    """Looks for new events, for all subscriptions of a runner together, on a connection of its own."""
 
     def __init__(self, client: EventClient, board: Board, poll: float, runner: str, workers: int) -> None:
         self.client = client
@@ -274,7 +276,7 @@ class _Poller:
             except Exception as error:
                 if not is_transient(error):
                     raise
-                log.warning("the database cannot be asked what came: %s", str(error).strip())
+                log.warning("new events cannot be looked for: %s", str(error).strip())
                 let_go(self.client)
                 self.board.look_again()
                 self.pause = max(self.poll, 0.2)

@@ -13,7 +13,15 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.streams import Stream, stream
 from pgevents.subscriptions import scripts
-from pgevents.subscriptions.definition import Effects, ErrorPolicy, Question, Work, key_names
+from pgevents.subscriptions.definition import (
+    Effects,
+    ErrorPolicy,
+    Question,
+    Work,
+    check_lanes,
+    check_name,
+    key_names,
+)
 from pgevents.subscriptions.keeping import Keep
 
 __all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "work_of"]
@@ -21,7 +29,6 @@ __all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "
 D = TypeVar("D")
 Handler = Callable[..., object]
 LANES = 16
-MOST_LANES = 1024
 
 
 class Subscription(Generic[D]):
@@ -42,7 +49,7 @@ class Subscription(Generic[D]):
         on_error: What an error means.
         lease: With effects outside, the seconds after which an event whose worker is gone goes to another. An
             event must not take longer.
-        batch_size: At most so many events in a transaction.
+        batch_size: At most this many events in a transaction.
         client: The client; given to it by the runner.
 
     Example:
@@ -117,12 +124,11 @@ class Subscription(Generic[D]):
         """The next events, in a transaction that moves the place on when the block ends well.
 
         Args:
-            limit: At most so many.
+            limit: At most this many.
 
         Raises:
             ConfigurationError: The subscription was used for other streams before, stands ahead of the log,
-                or
-                is paused or stopped.
+                or is paused or stopped.
         """
         with scripts.batch(work_of(None, self), limit) as events:
             yield events
@@ -135,7 +141,7 @@ class Subscription(Generic[D]):
 
         Args:
             handler: Called with each event, in order.
-            limit: At most so many events.
+            limit: At most this many events.
         """
         return scripts.process(work_of(None, self), handler, limit)
 
@@ -210,13 +216,11 @@ def subscription(
         *streams: Event classes, type names, or `stream(...)`; none means the whole log.
         key: A field that every event has: events of one value come in order, one after the other; those of
             different values are handled side by side. None: all in one order, one worker at a time.
-        lanes: With a key, how many workers can work at once at most; 16 by default. The stored number rules,
-            see
-            `resize`.
+        lanes: With a key, how many workers can work at once at most; 16 by default. The number that is
+            stored counts: see `resize`.
         effects: "inside" (the default): the function runs in a transaction of this database, and what it
-            writes
-            there happens exactly once. "outside": it runs in no transaction, at least once; `event.id` tells
-            repeats.
+            writes there happens exactly once. "outside": it runs in no transaction, at least once; a repeat
+            has the same `event.id`.
         on_error: `retry(...)`, `park()` or `stop()`; by default five attempts, then the event is parked (with
             a key) or the subscription stops (without).
         lease: With effects outside, how many seconds one event may take at most.
@@ -350,10 +354,7 @@ def _takes_client(function: Handler, name: str) -> bool:
 
 def _check(subscription: Subscription[Any]) -> None:
     name: Any = subscription.name
-    if not isinstance(name, str) or not name or len(name.encode()) > 200 or min(name) < " ":
-        raise ConfigurationError(
-            f"a subscription's name has from 1 to 200 bytes and no control characters, not {name!r}"
-        )
+    check_name(name)
     if isinstance(subscription.streams, (Stream, str)):
         raise ConfigurationError(f"subscription {name!r}: streams are a list of stream(...)")
     question = _question(subscription)
@@ -361,12 +362,8 @@ def _check(subscription: Subscription[Any]) -> None:
         raise ConfigurationError(
             f"subscription {name!r}: effects are 'inside' or 'outside', not {subscription.effects!r}"
         )
-    if subscription.lanes is not None and (
-        type(subscription.lanes) is not int or not 1 <= subscription.lanes <= MOST_LANES
-    ):
-        raise ConfigurationError(
-            f"subscription {name!r}: lanes are a number from 1 to {MOST_LANES}, not {subscription.lanes!r}"
-        )
+    if subscription.lanes is not None:
+        check_lanes(subscription.lanes, f"subscription {name!r}: ")
     if subscription.lanes not in (None, 1) and not question.key:
         raise ConfigurationError(f"subscription {name!r}: more lanes than one need a key to go by")
     if not isinstance(subscription.on_error, ErrorPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -16,7 +16,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
-from pgevents.store.session import is_broken
+from pgevents.store.connections import is_broken
 
 __all__ = ["OURS_ENDED", "check_ours", "is_deadlock", "is_transient", "let_go"]
 
@@ -75,7 +75,7 @@ def let_go(client: EventClient) -> None:
 
 
 def check_ours(connection: Any) -> None:
-    """After a handler: that its transaction is still whole.
+    """Check after a handler that its transaction is still whole.
 
     Args:
         connection: The psycopg2 connection on which it was begun.

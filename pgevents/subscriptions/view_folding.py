@@ -24,10 +24,10 @@ from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
-from pgevents.subscriptions.view_rows import Held, earlier_events, held_views, write
+from pgevents.subscriptions.view_rows import Held, earlier_events, has_snapshot_hooks, held_views, write
 from pgevents.subscriptions.whose import Rule
 
-__all__ = ["PAGE", "Fold"]
+__all__ = ["MOST_EVENTS", "PAGE", "Fold", "dealt", "hashes_of", "read"]
 
 PAGE = 5_000
 """Events that are read at once."""
@@ -65,9 +65,7 @@ class Fold:
         self.announced: Lane | parking.Due | None = None
         self.redactions = ""
         self.most_views = MOST_VIEWS[0]
-        self.has_hooks = bool(
-            {"pgevents_before_snapshot", "pgevents_after_snapshot"} & rule.client.plugins.implemented
-        )
+        self.has_hooks = has_snapshot_hooks(rule.client)
 
     def run(self, numbers: Sequence[int], share: int, pace: Pace) -> Outcome:
         """Claim lanes and fold what there is for them; or announce the event that is to be folded alone."""
@@ -85,7 +83,7 @@ class Fold:
             return Outcome(claimed=len(claimed), is_more=True)
         lane = claimed[0]
         if lane.careful and lane.announced is not None:
-            items = _read(self.rule, work, [lane], 1).items
+            items = read(self.rule, work, [lane], 1).items
             if items:
                 if lane.announced != items[0].id:
                     note(work, lane, announced=items[0].id)
@@ -114,7 +112,7 @@ class Fold:
 
     def _suspect(self, lane: Lane) -> None:
         """The lane's last transaction was aborted: a reducer may have ended its keeper's process."""
-        items = _read(self.rule, self.work, [lane], CAREFUL_PAGE).items
+        items = read(self.rule, self.work, [lane], CAREFUL_PAGE).items
         failure = charge(self.work, lane, items)
         if failure is not None:
             self.failure = failure or self.failure
@@ -138,7 +136,7 @@ class Fold:
         retried = 0
         count, touched = 0, dict[int, Item]()
         while True:
-            batch = _read(self.rule, work, self.lanes, limit)
+            batch = read(self.rule, work, self.lanes, limit)
             if batch.has_parked and not count and limit > 1:  # with the lanes at their places
                 retried = retried or self._retry_due()
                 if self.announced is not None:
@@ -204,6 +202,9 @@ class Fold:
             else:
                 waiting[1].extend(events)
             self.pending_count += len(events)
+        self._queue(behind)
+
+    def _queue(self, behind: Sequence[Item]) -> None:
         parking.queue(self.work, behind)
 
     def _fold_pending(self, to: int) -> None:
@@ -240,7 +241,7 @@ class Fold:
             first = next(place for place, found in enumerate(events) if found.event is None)
             failed, good = _failure(events[first]), good[:first]
         try:
-            self._fold_all(held, good)
+            held.fold(good, has_hooks=self.has_hooks)
         except Exception as error:  # of the application's reducers: it is noted, and shown
             if is_transient(error):
                 raise
@@ -248,30 +249,21 @@ class Fold:
         if failed is not None:
             self._set_aside(item, failed, [one.id for one in events if one.id > failed[0]])
 
-    def _fold_all(self, held: Held, events: Sequence[Event[Any]]) -> None:
-        if not events:
-            return
-        if held.view is not None and held.initial is None:
-            held.initial = held.made.fixed_initial_view()
-        held.view = held.made.folded_on(held.view, events, held.initial)
-        held.latest = events[-1].id
-        if self.has_hooks:
-            held.events += events
-
     def _fold_singly(self, held: Held, to: int) -> Failed | None:
         """Fold a view again from its row, event by event; the one that cannot be folded, and why.
 
         What is in memory may have been changed by a reducer before it failed.
         """
         (fresh,) = held_views(self.rule, [held.id]).values()
-        held.view, held.row, held.latest, held.stored = fresh.view, fresh.row, fresh.latest, fresh.stored
+        held.view, held.saved_at = fresh.view, fresh.saved_at
+        held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
         for one in earlier_events(self.rule, [(held, to)]).get(held.id, []):
             if one.event is None:
                 return _failure(one)
             before = copy.deepcopy(held.view)
             try:
-                self._fold_all(held, [one.event])
+                held.fold([one.event], has_hooks=self.has_hooks)
             except Exception as found:  # of the application's reducers: it is noted, and shown
                 if is_transient(found):
                     raise
@@ -320,7 +312,7 @@ class Fold:
             failure = parking.fail_again(work, key, event_id, tried.attempts + 1, parking.error_text(error))
             self.failure = failure or self.failure
             return
-        hashed = _hashes(work, [key])[key]
+        hashed = hashes_of(work, [key])[key]
         parking.release(work, key, [*(id_ for id_ in ids if id_ < event_id), tried.event_id])
         later = [tried.event_id] if tried.event_id > event_id else []
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
@@ -337,29 +329,47 @@ def _failure(item: Item) -> Failed:
     return item.id, item.error or ConfigurationError(f"event {item.id} cannot be read")
 
 
-def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
+def read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
     """The next events of some lanes, each with the id of the view that it changes, once for each such
-    view."""
+    view.
+
+    Args:
+        rule: Whose views they change.
+        work: The kept view.
+        claimed: The lanes.
+        limit: At most so many events.
+        bound: Read up to this final id only, and do not look what is parked.
+    """
     if rule.field is not None:
         # Earlier divisions into lanes do not matter: what a row holds already is left out by its own place.
-        batch = lanes.read(work, [attrs.evolve(lane, layers=()) for lane in claimed], limit)
+        batch = lanes.read(work, [attrs.evolve(lane, layers=()) for lane in claimed], limit, bound)
         field = rule.field
         there = [item for item in batch.items if item.key or item.error or _is_there(item, field)]
         return attrs.evolve(batch, items=there)
-    count = claimed[0].lanes
     low = min(lane.position for lane in claimed)
-    found = read_lanes(work.statements, work.question.streams, (), [low], limit, parked_of=work.name)
+    parked_of = work.name if bound is None else ""
+    found = read_lanes(
+        work.statements, work.question.streams, (), [low], limit, parked_of=parked_of, bound=bound
+    )
     for lane in claimed:
         if lane.position > found.bound:
             lanes.check_ahead(work, lane)
-    by_number = {lane.number: lane for lane in claimed}
+    items = dealt(rule, work, claimed, found.rows)
+    is_full = len(found.rows) == limit
+    to = int(found.rows[-1][0]) if is_full else found.bound
+    return Batch(items, to, found.bound, is_full, found.has_parked)
+
+
+def dealt(rule: Rule, work: Work, claimed: Sequence[Lane], rows: Sequence[Any]) -> list[Item]:
+    """Events of these lanes, once for each view that an event changes; the program says which these are."""
+    count, by_number = claimed[0].lanes, {lane.number: lane for lane in claimed}
     of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
-    for row, event_or_error in zip(found.rows, lanes.decoded(work, found.rows), strict=True):
+    for row, event_or_error in zip(rows, lanes.decoded(work, rows), strict=True):
         event, error = lanes.parted(event_or_error)
         if lanes.is_dropped(event):
             continue
         of_row.append((row, event, error, rule.ids(row, event)))
-    hashes = _hashes(work, {text for *_, ids in of_row for text in ids})
+    hashes = hashes_of(work, {text for *_, ids in of_row for text in ids})
     items: list[Item] = []
     for row, event, error, ids in of_row:
         event_id = int(row[0])
@@ -367,9 +377,7 @@ def _read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int) -> Batch:
             mine, hashed = by_number.get(hashes[text] % count), hashes[text]
             if mine is not None and event_id > mine.position:
                 items.append(Item(event_id, event, error, text, hashed, mine.number))
-    is_full = len(found.rows) == limit
-    to = int(found.rows[-1][0]) if is_full else found.bound
-    return Batch(items, to, found.bound, is_full, found.has_parked)
+    return items
 
 
 def _is_there(item: Item, field: str) -> bool:
@@ -383,6 +391,7 @@ def _is_there(item: Item, field: str) -> bool:
     return value is not None
 
 
-def _hashes(work: Work, texts: Iterable[str]) -> dict[str, int]:
+def hashes_of(work: Work, texts: Iterable[str]) -> dict[str, int]:
+    """The hashes of ids, by which their lane is known."""
     wanted = sorted(set(texts))
     return dict(work.statements.rows("hashes", texts=wanted)) if wanted else {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import attrs
 
+from pgevents.client import EventClient
 from pgevents.events import Event, UndecodedData
 from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
@@ -16,8 +19,18 @@ from pgevents.store.queries import COLUMNS
 from pgevents.subscriptions.lanes import Item, is_dropped, parted, whole
 from pgevents.subscriptions.whose import Rule
 
-__all__ = ["Held", "earlier_events", "held_views", "write"]
+__all__ = [
+    "Held",
+    "earlier_events",
+    "has_snapshot_hooks",
+    "held_views",
+    "read_rows",
+    "rows_above",
+    "write",
+    "write_locked",
+]
 
+SNAPSHOT_HOOKS = {"pgevents_before_snapshot", "pgevents_after_snapshot"}
 LOCK_WAIT = "200ms"
 """How long to wait for a row that a caller has locked, before all is tried again."""
 READ_SQL = """\
@@ -46,7 +59,7 @@ class Held:
         made: Its projection.
         view: The view as of `latest`; None before any event.
         initial: The view before any event, if no reducer can change anything in it.
-        row: The stored row that it began with, in the form of `snapshots.COLUMNS`; None if there was none.
+        saved_at: When the stored row that it began with was saved; None if there was none.
         latest: The last event that is folded into it.
         stored: The last event that is folded into the stored row.
         key: Where the row stands.
@@ -57,7 +70,7 @@ class Held:
     made: Any
     view: Any = None
     initial: Any = None
-    row: tuple[Any, ...] | None = None
+    saved_at: datetime | None = None
     latest: int = 0
     stored: int = 0
     key: SnapshotKey | None = None
@@ -68,25 +81,45 @@ class Held:
         """Whether the stored row is behind."""
         return self.latest > self.stored
 
+    def stand_at(self, view: Any, latest: int, saved_at: datetime) -> None:
+        """Begin with a stored row."""
+        self.view, self.saved_at = view, saved_at
+        self.latest = self.stored = latest
+
+    def fold(self, events: Sequence[Event[Any]], *, has_hooks: bool) -> None:
+        """Fold some events into it, and note them if plugins are to see them."""
+        if not events:
+            return
+        if self.view is not None and self.initial is None:
+            self.initial = self.made.fixed_initial_view()
+        self.view = self.made.folded_on(self.view, events, self.initial)
+        self.latest = events[-1].id
+        if has_hooks:
+            self.events += events
+
+
+def has_snapshot_hooks(client: EventClient) -> bool:
+    """Whether plugins are to see each view before it is written."""
+    return bool(SNAPSHOT_HOOKS & client.plugins.implemented)
+
 
 def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
     """The views of these ids as they are stored; those of another shape are as if they were not."""
+    found = {text: Held(text, rule.made(text)) for text in ids}
+    read_rows(rule, found)
+    return found
+
+
+def read_rows(rule: Rule, views: Mapping[str, Held]) -> None:
+    """Let each of these views begin with its stored row, if it has one."""
     client, cls = rule.client, rule.projection
     sql = client.snapshots.sql(READ_SQL)
-    rows = client.session.execute(sql, [cls.projection_type, cls.version, list(ids)]).fetchall()
-    stored = {row[0]: row for row in rows}
-    found: dict[str, Held] = {}
-    for text in ids:
-        held = found[text] = Held(text, rule.made(text))
-        row = stored.get(text)
-        if row is None:
-            continue
+    rows = client.session.execute(sql, [cls.projection_type, cls.version, list(views)]).fetchall()
+    for text, data, latest, shape, saved_at in rows:
+        held = views[text]
         key = held.key = held.made.snapshot_key()
-        if row[3] == key.shape:
-            held.view = client.snapshots.view_of(row[1], key.view_class, key.type)
-            held.row = (key.type, text, row[1], row[2], key.version, row[4], row[4])
-            held.latest = held.stored = row[2]
-    return found
+        if shape == key.shape:
+            held.stand_at(client.snapshots.view_of(data, key.view_class, key.type), latest, saved_at)
 
 
 def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[str, list[Item]]:
@@ -95,27 +128,31 @@ def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[st
     Returns:
         By id, in order: the events, without lanes.
     """
-    client = rule.client
     found: dict[str, list[Item]] = {}
-    if not wanted:
-        return found
-    if rule.fields:
-        rows: list[Any] = _rows_by_field(rule, wanted)
-    else:
-        rows = []
-        for held, to in wanted:
-            streams = client.identifiers.check(held.made.get_streams())
-            select, params = client.reader.select(streams, held.latest, to)
-            rows += [(held.id, *row) for row in client.session.execute(select, params).fetchall()]
-    decoded = client.decoder.events([row[1:] for row in rows], keep_undecodable=True)
+    rows = rows_above(rule, wanted)
+    decoded = rule.client.decoder.events([row[1:] for row in rows], keep_undecodable=True)
     for (text, *_), event in zip(rows, decoded, strict=True):
         if is_dropped(event):
             continue
         either = event.data.error if event.data.__class__ is UndecodedData else whole(event)
         found.setdefault(text, []).append(Item(event.id, *parted(either), text, 0, 0))
-    for events in found.values():
-        events.sort(key=lambda item: item.id)
     return found
+
+
+def rows_above(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
+    """The same as rows: each view's id, and an event's columns; those of each view in order."""
+    if not wanted:
+        return []
+    if rule.fields:
+        rows = _rows_by_field(rule, wanted)
+    else:
+        client, rows = rule.client, []
+        for held, to in wanted:
+            streams = client.identifiers.check(held.made.get_streams())
+            select, params = client.reader.select(streams, held.latest, to)
+            rows += [(held.id, *row) for row in client.session.execute(select, params).fetchall()]
+    rows.sort(key=itemgetter(1))
+    return rows
 
 
 def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
@@ -156,14 +193,22 @@ def write(rule: Rule, views: Sequence[Held], redactions: str) -> int:
     client, length = rule.client, 0
     (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
-    if {"pgevents_before_snapshot", "pgevents_after_snapshot"} & client.plugins.implemented:
-        _write_with_hooks(rule, dirty, redactions)
+    if has_snapshot_hooks(client):
+        _write_with_hooks(rule, dirty, Noted(redactions, None, None))
     else:
         length = _write(rule, dirty)
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
     for held in dirty:
         held.stored = held.latest
     return length
+
+
+def write_locked(rule: Rule, views: Sequence[Held]) -> None:
+    """Write views in the caller's transaction, which has locked what they are folded from."""
+    if has_snapshot_hooks(rule.client):
+        _write_with_hooks(rule, views, None)
+    elif views:
+        _write(rule, views)
 
 
 def _write(rule: Rule, dirty: Sequence[Held]) -> int:
@@ -192,9 +237,8 @@ def _write(rule: Rule, dirty: Sequence[Held]) -> int:
     return sum(map(len, data)) // len(data)
 
 
-def _write_with_hooks(rule: Rule, dirty: Sequence[Held], redactions: str) -> None:
+def _write_with_hooks(rule: Rule, dirty: Sequence[Held], noted: Noted[Any] | None) -> None:
     """One by one, for plugins may change each, or write beside it; the views in memory are then of no use."""
+    save = rule.client.save_snapshot
     for held in dirty:
-        noted: Noted[Any] = Noted(redactions, None, None)
-        base = None if held.row is None else held.row[6]
-        rule.client.save_snapshot(held.made, held.view, held.latest, held.events, base, noted=noted)
+        save(held.made, held.view, held.latest, held.events, held.saved_at, noted=noted)

@@ -30,9 +30,9 @@ from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
 __all__ = ["step"]
 
 SUSPECT_EVENTS = 200
-"""At most so many events are given one by one where a worker died."""
+"""At most this many events are given one by one where a worker died."""
 SUSPECT_RETRIES = 20
-"""So many more if the worker may have died of a retry."""
+"""This many more if the worker may have died of a retry."""
 
 
 def step(
@@ -43,7 +43,7 @@ def step(
     Args:
         work: The subscription.
         numbers: Lanes to choose from, in order of preference.
-        share: At most so many of them.
+        share: At most this many of them.
         pace: How fast it goes.
         stop: Ends the batch after the event in hand.
 

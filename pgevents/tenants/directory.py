@@ -182,7 +182,7 @@ class Directory:
         return Move(row[0], tenant, source, target)
 
     def refuse_open(self, tenant: str) -> None:
-        """Refuse to begin a move before the last one has come to an end.
+        """Refuse to begin a move before the last one has ended.
 
         Raises:
             ConfigurationError: It is at work, or was interrupted.
@@ -190,8 +190,8 @@ class Directory:
         move = self.open_move(tenant)
         if move is not None:
             raise ConfigurationError(
-                f"move {move.id} of the tenant {tenant!r} is at work or was interrupted: if nobody is at it "
-                f"any more, tenants.recover({tenant!r}) brings it to an end"
+                f"move {move.id} of the tenant {tenant!r} is running or was interrupted: when it no longer "
+                f"runs, tenants.recover({tenant!r}) finishes it"
             )
 
     def open_move(self, tenant: str) -> Move | None:

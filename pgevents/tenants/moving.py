@@ -1,4 +1,4 @@
-"""A move of a tenant to another server, and what brings an interrupted one to an end.
+"""A move of a tenant to another server, and how an interrupted one is finished.
 
 What is final never changes, so it is copied while writers go on; the rest behind locks. Then the schema of
 the source is renamed: from that commit on nobody reads or writes there, whether or not they ask the
@@ -234,7 +234,7 @@ class Mover:
 
 @attrs.frozen
 class Recovery:
-    """Brings an interrupted move to an end: forward if it was committed at the target, else back.
+    """Finishes an interrupted move: forward if it was committed at the target, else back.
 
     Attributes:
         move: What the directory says of it.
@@ -249,13 +249,13 @@ class Recovery:
     target: Session
 
     def run(self) -> bool:
-        """Bring it to an end.
+        """Finish it.
 
         Returns:
             Whether the tenant lives at the target.
 
         Raises:
-            RetryableError: The move is still at work.
+            RetryableError: The move is still running.
             DatabaseUnavailableError: A server cannot be asked; nothing is guessed.
         """
         move = self.move
@@ -293,7 +293,7 @@ def take_turn(session: Session, move: Move, sql: str) -> None:
     """
     if not session.execute(sql, [move.turn]).fetchone()[0]:
         raise RetryableError(
-            f"move {move.id} of the tenant {move.tenant!r} is still at work; wait for its end"
+            f"move {move.id} of the tenant {move.tenant!r} is still running; wait until it ends"
         )
 
 

@@ -19,7 +19,9 @@ from pgevents.errors import (
     TenantsError,
     shown,
 )
-from pgevents.store.session import Session, open_database
+from pgevents.store.checks import distributed_table
+from pgevents.store.connections import open_database
+from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.tenants.directory import Directory, Tenant
 from pgevents.tenants.moving import Moved, Mover, Recovery, closing, explain
@@ -30,11 +32,6 @@ R = TypeVar("R")
 LONGEST_NAME = 48
 """Bytes; `moved_<id>` and what is named after the schema need room."""
 RESERVED = ("pg_", "moved_")
-CITUS_SQL = "SELECT to_regclass('pg_dist_partition') IS NOT NULL"
-CITUS_TABLE_SQL = """\
-SELECT p.logicalrelid::regclass::text FROM pg_dist_partition AS p JOIN pg_class AS c ON c.oid = p.logicalrelid
-WHERE c.relnamespace = to_regnamespace(%s) LIMIT 1
-"""
 
 
 def _nothing(client: EventClient) -> None:
@@ -85,7 +82,7 @@ class Tenants:
             grant_reader: As for `create_tables()`.
 
         Raises:
-            ConfigurationError: No nodes, models that name a schema, or a database that is none.
+            ConfigurationError: No nodes, models that name a schema, or a node that is not a database.
 
         Example:
             ```python
@@ -160,7 +157,6 @@ class Tenants:
         def make(chosen: str) -> None:
             client = self._client_at(tenant, self.nodes[chosen])
             with client.session.atomic():
-                refuse_citus(client.session, tenant)
                 self._prepared(client)
 
         return self._directory.add(tenant, choose, make)
@@ -272,7 +268,7 @@ class Tenants:
             except PgEventsError as fault:
                 raise ConfigurationError(
                     f"the move of {tenant!r} to {to!r} was interrupted ({explain(error)}) and could not be "
-                    f"brought to an end ({explain(fault)}): call tenants.recover({tenant!r}) when the "
+                    f"finished ({explain(fault)}): call tenants.recover({tenant!r}) when the "
                     "servers are there"
                 ) from error
             if has_moved:
@@ -282,13 +278,13 @@ class Tenants:
             raise
 
     def recover(self, tenant: str) -> bool | None:
-        """Bring an interrupted move to an end: forward if it was committed at the target, else back.
+        """Finish an interrupted move: forward if it was committed at the target, else back.
 
         Returns:
             Whether the tenant has moved; None if no move was interrupted.
 
         Raises:
-            RetryableError: The move is still at work.
+            RetryableError: The move is still running.
             DatabaseUnavailableError: A server cannot be asked, so it is not known; call again.
         """
         self._find(tenant)
@@ -320,6 +316,8 @@ class Tenants:
     def _prepared(self, client: EventClient) -> None:
         client.create_tables(**self._grants)
         self._prepare(client)
+        # Citus may distribute new tables by itself.
+        refuse_citus(client.session, str(client.events.pgevents_spec.schema))
 
     # -- parts ------------------------------------------------------------
 
@@ -379,7 +377,7 @@ class Tenants:
 
 
 def check_tenant(tenant: object) -> None:
-    """That a schema can be named so.
+    """Check that a schema can have this name.
 
     Raises:
         InvalidValueError: Says what a name may be.
@@ -399,14 +397,12 @@ def refuse_citus(session: Session, tenant: str) -> None:
     Raises:
         ConfigurationError: Says why.
     """
-    if not session.execute(CITUS_SQL).fetchone()[0]:
-        return
-    row = session.execute(CITUS_TABLE_SQL, [f'"{tenant}"']).fetchone()
-    if row is not None:
+    name = distributed_table(session.execute, tenant)
+    if name is not None:
         raise ConfigurationError(
-            f"{row[0]} is distributed by Citus, which does not pass on what the promises rest on: final "
+            f"{name} is distributed by Citus, which does not keep what the guarantees rest on: final "
             "reads on another node would be wrong, and its moves lose the sequence. Keep tenants in ordinary "
-            "tables"
+            "tables, and citus.enable_schema_based_sharding off"
         )
 
 
@@ -414,7 +410,7 @@ M = TypeVar("M", bound=type[Any])
 
 
 def in_schema(model: M, schema: str) -> M:
-    """A model like another, whose table stands in a schema."""
+    """A copy of a model for a table in a schema."""
     spec = attrs.evolve(model.pgevents_spec, schema=schema)
     meta = type("Meta", (), {"table_name": spec.name, "schema": schema})
     copied: Any = type(model.__name__, model.__bases__, {"Meta": meta, "pgevents_spec": spec})

@@ -22,7 +22,7 @@ def check_projection(
     splits: int = 20,
     seed: int = 0,
 ) -> int:
-    """That a view folded on from any snapshot is the same as folded from the start.
+    """Check that a view folded on from any snapshot is the same as folded from the start.
 
     The projection's events are folded whole, and then in two parts, with a snapshot saved to the
     projections table and read back in between. It finds reducers that look at the clock or at what a

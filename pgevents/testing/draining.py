@@ -70,5 +70,5 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         if total == before and not is_more:
             return total
     raise ConfigurationError(
-        f"after {total} events there is still more to do: do handlers answer themselves?"
+        f"after {total} events there are still more: do handlers save events that they handle themselves?"
     )

@@ -32,7 +32,7 @@ def check_effects(
         client: The client.
         subscriptions: As for `Runner`; by default every function made by `@subscription`. Those with effects
             outside are left out.
-        events: At most so many events for each subscription.
+        events: At most this many events for each subscription.
 
     Returns:
         How many events were given to handlers. They are all due still.

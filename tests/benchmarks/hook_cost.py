@@ -27,6 +27,7 @@ from pgevents import (
     hookimpl,
 )
 from pgevents.embedded import embedded_database
+from pgevents.store.append import EventColumns
 
 
 @event("HOOK_COST_MEASURED")
@@ -41,7 +42,9 @@ def bare(client: EventClient) -> Callable[[Any], object]:
     def save(one: Any) -> Event[Any]:
         client.check_installed()
         name = client.types.of(one).name
-        answer = client.appender.append([(name, client.serializer.dump(one, one.__class__, name)[0], "{}")])
+        answer = client.appender.append(
+            EventColumns([name], [client.serializer.dump(one, one.__class__, name)[0]])
+        )
         assert answer.created_at is not None
         return Event(answer.ids[0], name, one, {}, answer.created_at, answer.created_at)
 

@@ -152,7 +152,7 @@ def test_the_worker_of_a_lane_is_named(
     assert pages[-1] == ("the shop",)
 
 
-def test_the_line_of_the_lag_is_measured_and_before_that_told_by_the_log() -> None:
+def test_the_line_of_the_lag_is_measured_and_before_that_computed_from_the_log() -> None:
     """What waits now had come when it came; what this process saw stands as it saw it."""
     now = datetime(2026, 1, 31, 12, 0, tzinfo=timezone.utc)
     minute = timedelta(minutes=1)
@@ -163,8 +163,8 @@ def test_the_line_of_the_lag_is_measured_and_before_that_told_by_the_log() -> No
     waiting = Waiting(2, [(now - ago * minute).timestamp() for ago in (50, 5)])
     line = line_of(samples.of("writer"), waiting, now)
     assert [count for _, count in line["measured"]] == [7, 3, 2] and line["highest"] == 7
-    told = {at[11:16]: count for at, count in line["told"]}
-    assert (told["11:05"], told["11:10"], told["11:39"]) == (0, 1, 1) and "11:45" not in told
+    computed = {at[11:16]: count for at, count in line["computed"]}
+    assert (computed["11:05"], computed["11:10"], computed["11:39"]) == (0, 1, 1) and "11:45" not in computed
     samples.add({}, now)
     assert samples.of("writer") == []
     nothing = line_of([], Waiting(0, []), now)

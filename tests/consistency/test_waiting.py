@@ -21,6 +21,7 @@ from pgevents import (
     create_projections_table,
     stream,
 )
+from pgevents.store.append import EventColumns
 from pgevents.store.options import ReadOptions
 
 from ..conftest import database
@@ -231,7 +232,7 @@ def test_a_batch_of_another_length_with_the_same_key_is_told_what_was_saved(
         row = ("A", json.dumps({"cart_id": "c1"}), "{}")
 
         def race() -> None:
-            answers.append(other.appender.append([row] * 3, key="k"))
+            answers.append(other.appender.append(EventColumns.of_rows([row] * 3), key="k"))
             other.db.close()
 
         thread = threading.Thread(target=race)

@@ -116,7 +116,7 @@ def save_and_read(rng: random.Random, client: EventClient, count: Count) -> None
                 event["metadata"] = inputs.dict_event(rng, "M")["data"]
         else:
             event = given = inputs.instance(rng, *rng.choice(classes()))
-        _, error = outcome(lambda event=event: client.saver._encode([event]))
+        _, error = outcome(lambda event=event: client.saver.encoder.encode([event]))
         count.refused += error is not None
         if error is None:
             events.append((event, given))

@@ -57,7 +57,7 @@ def test_after_a_restore_into_another_encoding_keys_have_other_lanes(url: str, o
         new.save_events([CartCreated(key, "u1") for key in keys])
         place = "UPDATE my_app.events_checkpoints SET position = 12"
         new.db.execute_sql(f"{place} + lane")
-        with pytest.raises(ConfigurationError, match="in another way"):
+        with pytest.raises(ConfigurationError, match="to other lanes than the server"):
             drain(new, [write])
         new.db.execute_sql(place)
         drain(new, [write])

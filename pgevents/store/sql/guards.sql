@@ -164,13 +164,15 @@ END
 $pgevents$;
 
 -- Lets the keeper of a view fold these ids anew, before it goes on with any of their events: hence the id 0. A keeper that has
--- not begun folds them anyway.
+-- not begun folds them anyway, but a cluster may have folded them already.
 CREATE OR REPLACE FUNCTION my_app.events_fold_anew(_name text, _ids text[]) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     INSERT INTO my_app.events_parked (name, key, event_id, hash, state, due_at, note)
     SELECT DISTINCT _name, w.key, 0, hashtextextended(w.key, 0), 'retrying', clock_timestamp(), 'to be folded anew'
     FROM unnest(_ids) AS w(key)
-    WHERE w.key IS NOT NULL AND (SELECT max(c.position) FROM my_app.events_checkpoints AS c WHERE c.name = _name) > 0
+    WHERE w.key IS NOT NULL AND (
+        (SELECT max(c.position) FROM my_app.events_checkpoints AS c WHERE c.name = _name) > 0
+        OR EXISTS (SELECT FROM my_app.events_ranges AS r WHERE r.name = _name))
     ON CONFLICT (name, key, event_id) DO UPDATE
     SET state = 'retrying', due_at = clock_timestamp(), attempts = 0, note = excluded.note
 $pgevents$;
@@ -178,6 +180,7 @@ $pgevents$;
 -- Lets the keeper of a view fold all of it anew.
 CREATE OR REPLACE FUNCTION my_app.events_begin_anew(_name text) RETURNS void LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
     UPDATE my_app.events_kept SET complete_at = NULL, target = my_app.events_last_issued() WHERE name = _name;
+    DELETE FROM my_app.events_ranges WHERE name = _name;
     UPDATE my_app.events_checkpoints
     SET position = 0, layers = '[]', generation = generation + 1, state_at = clock_timestamp() WHERE name = _name;
 $pgevents$;

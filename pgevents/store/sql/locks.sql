@@ -167,3 +167,25 @@ BEGIN
         nullif(my_app.events_state(2), '')::bigint, my_app.events_lock_keys('{}', my_app.events_stream_keys(_streams), true));
 END
 $pgevents$;
+
+-- The same for one value of a data index (of these types; NULL: any), and until the commit nobody changes the log under
+-- maintenance: for a save that folds the view of that value. In few steps, if nothing was locked before and nobody is in
+-- the way.
+CREATE OR REPLACE FUNCTION my_app.events_lock_value(_field text, _value text, _types text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    BEGIN
+        IF (coalesce(current_setting('pgevents.my_app_events', true), '') = ''
+            AND pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
+            AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value))
+            AND my_app.events_remember(NULL, '2|') IS NOT NULL) IS NOT TRUE
+        THEN
+            RAISE lock_not_available;  -- gives back those that were taken
+        END IF;
+    EXCEPTION WHEN lock_not_available THEN
+        PERFORM my_app.events_lock(jsonb_build_array(
+            jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value]))));
+    END;
+    PERFORM my_app.events_hold_redactions();
+END
+$pgevents$;

@@ -152,3 +152,15 @@ BEGIN
     RETURN coalesce(_snapshot, repeat(E'\x1f', 3)) || E'\x1f' || my_app.events_fetch(_field, _value, _types, coalesce(_latest, 0));
 END
 $pgevents$;
+
+-- The answer of an append, and after it in a further field the same as of now, with the events that it has saved: so
+-- that a save which folds a view reads it in its own statement. The last field is empty where events_fetch gives NULL.
+CREATE OR REPLACE FUNCTION my_app.events_view_after(
+    _answer text,
+    _projections regclass, _type text, _id text, _version int, _shape text, _field text, _value text, _types text[]
+) RETURNS text LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+BEGIN
+    RETURN _answer || E'\x1f' || coalesce(
+        my_app.events_fetch_view(_projections, _type, _id, _version, _shape, _field, _value, _types), '');
+END
+$pgevents$;
