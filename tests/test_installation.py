@@ -370,7 +370,7 @@ def test_savers_do_not_stand_still_behind_a_change_of_the_indexes(
         finally:
             changer.db.close()
 
-    from pgevents.store.session import url_of
+    from pgevents.store.connections import url_of
 
     client_url = url_of(client.db)
     thread = threading.Thread(target=change)

@@ -109,7 +109,7 @@ def test_create_tables_again_changes_nothing(client: EventClient) -> None:
 
 
 def _url(client: EventClient) -> str:
-    from pgevents.store.session import url_of
+    from pgevents.store.connections import url_of
 
     return url_of(client.db)
 

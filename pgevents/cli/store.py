@@ -13,8 +13,9 @@ from attrs import evolve, frozen
 from pgevents.client import EventClient, create_event_client
 from pgevents.errors import ConfigurationError
 from pgevents.store.checks import find_installed
+from pgevents.store.connections import open_database
 from pgevents.store.layout import TableSpec
-from pgevents.store.session import Session, open_database
+from pgevents.store.session import Session
 from pgevents.store.tables import create_events_table, create_projections_table
 from pgevents.streams import Stream, stream
 from pgevents.terminal import parse_match

@@ -15,7 +15,7 @@ from pgevents.client.saving import SavingCalls
 from pgevents.client.tables import TableCalls
 from pgevents.client.timing import TimingCalls
 from pgevents.errors import ConfigurationError, shown
-from pgevents.store.session import open_database
+from pgevents.store.connections import open_database
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.type_registry import EventTypes
 

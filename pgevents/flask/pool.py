@@ -19,7 +19,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from pgevents.embedded import embedded_database
 from pgevents.errors import DatabaseUnavailableError
 from pgevents.flask.context import active_store
-from pgevents.store.session import open_database, setting_that_breaks
+from pgevents.store.connections import open_database, setting_that_breaks
 
 __all__ = ["Pool", "UnavailableError", "give_back"]
 

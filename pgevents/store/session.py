@@ -1,10 +1,10 @@
-"""The database at work: opened from a URL, its connections looked at, its errors in pgevents' terms."""
+"""The database at work: statements and transactions, and errors of the driver in pgevents' terms."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -15,10 +15,7 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
-    make_dsn,
-    parse_dsn,
 )
-from psycopg2.extras import NamedTupleCursor, RealDictCursor
 
 from pgevents.errors import (
     AppendOnlyError,
@@ -34,13 +31,14 @@ from pgevents.errors import (
     UnsupportedTransactionError,
 )
 from pgevents.store import joined
+from pgevents.store.connections import check_kind, is_lost, setting_that_breaks
 
 if TYPE_CHECKING:  # playhouse has no types
     MaxConnectionsExceeded = ValueError
 else:
     from playhouse.pool import MaxConnectionsExceeded
 
-__all__ = ["Session", "is_broken", "open_database", "setting_that_breaks", "url_of"]
+__all__ = ["Session"]
 
 RETRYABLE = {
     "40001": "a serialization failure",
@@ -69,91 +67,6 @@ MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table 
 DROPPED = "XX000"  # could not open relation with OID: dropped while the statement waited for it
 TOO_LARGE = {"54000", "54001"}
 NOT_TEXT_HERE = {"22P05", "22021"}
-
-
-class _Database(peewee.PostgresqlDatabase):
-    """What a URL is made into: it connects anew if its connection broke while it was idle."""
-
-    def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction; nothing has happened in it, so a second try on a new connection is safe."""
-        base: Any = super()
-        try:
-            base.begin(isolation_level)
-        except (peewee.DatabaseError, peewee.InterfaceError) as error:
-            this: Any = self
-            if this.is_closed() or this.in_transaction() or not is_lost(this.connection(), error):
-                raise
-            this.close()
-            base.begin(isolation_level)
-
-
-def is_broken(error: BaseException) -> bool:
-    """Whether an error is libpq's own and not an answer of the server.
-
-    The connection is of no more use then, though psycopg2 calls it closed only at the next statement.
-    """
-    orig: Any = getattr(error, "orig", error)  # where Peewee keeps the driver's error
-    return type(orig) is psycopg2.DatabaseError and orig.pgcode is None
-
-
-def is_lost(connection: Any, error: BaseException) -> bool:
-    """Whether a connection was lost with this error; then it is closed."""
-    if not connection.closed and is_broken(error):
-        connection.close()
-    return bool(connection.closed)
-
-
-def open_database(db: peewee.Database | str) -> peewee.PostgresqlDatabase:
-    """A Peewee database from itself or from a URL; nothing connects yet.
-
-    Raises:
-        ConfigurationError: Not PostgreSQL by psycopg2, or a URL that cannot be read. A password is never
-            repeated.
-    """
-    if isinstance(db, str):
-        if not db.startswith(("postgresql://", "postgres://")):
-            raise ConfigurationError(
-                "the connection URL starts with postgresql://, as in postgresql://user:password@host:5432/database"
-            )
-        try:
-            parts = parse_dsn(db)
-            if _is_misread(parts):
-                raise psycopg2.ProgrammingError
-            return _Database(parts.pop("dbname", None) or parts.get("user") or "postgres", **parts)
-        except (psycopg2.Error, ValueError):
-            raise ConfigurationError(
-                "the connection URL cannot be read; it has the form "
-                "postgresql://user:password@host:5432/database, "
-                "with special characters in the password as %XX"
-            ) from None
-    if isinstance(db, peewee.DatabaseProxy):
-        raise ConfigurationError(
-            "initialize the DatabaseProxy first and give the client its database (proxy.obj)"
-        )
-    if not isinstance(db, peewee.PostgresqlDatabase):
-        raise ConfigurationError(
-            f"pgevents needs a peewee.PostgresqlDatabase or a URL, not {type(db).__name__}"
-        )
-    return db
-
-
-def _is_misread(parts: Mapping[str, str]) -> bool:
-    """Whether part of an unescaped password was taken for host, port or database, which error messages
-    name."""
-    host, port, name = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
-    return (
-        "@" in name
-        or ("@" in host[1:] and host[0] != "/")
-        or (not port.replace(",", "").isdecimal() and port != "")
-    )
-
-
-def url_of(db: peewee.PostgresqlDatabase) -> str:
-    """The libpq connection string of a database, for other processes; it holds the password, if there is
-    one."""
-    params = {key: str(value) for key, value in db.connect_params.items() if isinstance(value, (str, int))}
-    name = str(db.database)
-    return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
 
 _Connections = weakref.WeakSet[Any]
@@ -240,7 +153,7 @@ class Session:
         connection = db.connection()
         if connection is not self._latest():  # most programs use one connection for many statements
             if connection not in self._sound:
-                _check_kind(connection)
+                check_kind(connection)
                 self._sound.add(connection)
             self._latest = weakref.ref(connection)
         if connection.closed:
@@ -482,34 +395,6 @@ def _too_large(message: str) -> PgEventsError:
     )
 
 
-def _check_kind(connection: Any) -> None:
-    """That pgevents can work with a connection.
-
-    Raises:
-        ConfigurationError: Says what to change.
-    """
-    if not isinstance(connection, psycopg2.extensions.connection):
-        raise ConfigurationError(
-            f"pgevents works with psycopg2, and this database connects by {type(connection).__module__}: "
-            "leave out prefer_psycopg3, and use Peewee's PostgresqlDatabase"
-        )
-    if isinstance(connection.cursor(), (RealDictCursor, NamedTupleCursor)):
-        raise ConfigurationError(
-            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make "
-            "the database "
-            "without that cursor_factory or connection_factory"
-        )
-    for whose, name in (
-        ("database", connection.get_parameter_status("server_encoding")),
-        ("connection", connection.encoding),
-    ):
-        if str(name).replace("_", "").upper() == "SQLASCII":
-            raise ConfigurationError(
-                f"the encoding of the {whose} is SQL_ASCII, in which text is bytes without a meaning: "
-                + ("use a UTF8 database" if whose == "database" else "connect with client_encoding=UTF8")
-            )
-
-
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -520,23 +405,3 @@ def _note_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
-
-
-def setting_that_breaks(connection: Any) -> str | None:
-    """What SQL has set on a connection so that the driver goes wrong without noticing, in a sentence."""
-    encoding, of_driver = connection.get_parameter_status("client_encoding"), connection.encoding
-    date_style = connection.get_parameter_status("DateStyle")
-    if encoding != of_driver and encoding and _plain(encoding) != _plain(of_driver):
-        return (
-            f"client_encoding was set to {encoding} by SQL, which the driver does not notice: it would send "
-            f"text as {of_driver}. Use connection.set_client_encoding(...), or give "
-            "client_encoding when connecting"
-        )
-    if date_style and not date_style.startswith("ISO"):
-        return f"DateStyle was set to {date_style}, and the driver reads ISO dates only: SET DateStyle TO ISO"
-    return None
-
-
-def _plain(encoding: str) -> str:
-    """An encoding's name without what the driver and the server write differently: EUC_JP and EUCJP."""
-    return encoding.replace("_", "").replace("-", "").upper()

@@ -16,7 +16,7 @@ from pgevents.errors import (
     RetryableError,
     UnsupportedTransactionError,
 )
-from pgevents.store.session import is_broken
+from pgevents.store.connections import is_broken
 
 __all__ = ["OURS_ENDED", "check_ours", "is_deadlock", "is_transient", "let_go"]
 

@@ -20,7 +20,8 @@ from pgevents.errors import (
     shown,
 )
 from pgevents.store.checks import distributed_table
-from pgevents.store.session import Session, open_database
+from pgevents.store.connections import open_database
+from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.tenants.directory import Directory, Tenant
 from pgevents.tenants.moving import Moved, Mover, Recovery, closing, explain
