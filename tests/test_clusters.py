@@ -11,10 +11,11 @@ import attrs
 import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, MultiStreamProjectionBase, pipeline, stream
-from pgevents.clusters import Dask
+from pgevents.clusters import Dask, sources
 from pgevents.clusters.dealing import clear, to_deal
 from pgevents.clusters.ranges import Plan, begin, finish
 from pgevents.clusters.recipe import recipe_of
+from pgevents.clusters.sources import Standby, wait_for_replay
 from pgevents.clusters.worker import Outcome, Task, deal_file, fold_range
 from pgevents.errors import PgEventsError
 from pgevents.exchange import export_parquet
@@ -23,6 +24,8 @@ from pgevents.subscriptions import Inline, Work, keep, kept_views, park, parked,
 from pgevents.subscriptions.engines import fold_by
 from pgevents.testing import drain
 
+from .conftest import shop_client
+from .consistency.servers import server
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
 
 URL = "SHOP_DATABASE_URL"
@@ -343,6 +346,39 @@ def test_a_worker_with_another_program_is_refused(
         rebuild(client, CartProjection, engine="dask://x:1")  # type: ignore[arg-type]
     with client.db.atomic(), pytest.raises(PgEventsError, match="outside of db.atomic"):
         rebuild(client, CartProjection, engine=Local())
+
+
+@pytest.mark.long
+def test_a_standby_is_read_when_it_has_replayed_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not another server; it is read, though: without it nothing is folded."""
+    settings = {"wal_level": "replica", "fsync": "off"}
+    with server(**settings) as primary, server(copy_of=primary, **settings) as standby, server() as stranger:
+        urls = [f"postgresql://postgres@/postgres?host={one.folder}" for one in (primary, standby, stranger)]
+        monkeypatch.setenv(URL, urls[0])
+        monkeypatch.setenv("STANDBY_URL", urls[1])
+        client = shop_client(urls[0])
+        client.create_tables()
+        behind = shop_client(urls[1])
+        client.save_events(shopping(*IDS))
+        work = work_of(client)
+        wait_for_replay(client, behind, client.bookmark())
+        behind.db.execute_sql("SELECT pg_wal_replay_pause()")
+        client.save_events(shopping(*IDS))
+        plan = begin(work, RANGES)
+        recipe = recipe_of(client, CartProjection, URL, None)
+        task = Task(recipe, plan, 0, Standby("STANDBY_URL", client.bookmark()))
+        monkeypatch.setattr(sources, "REPLAY_WAIT", 0.3)
+        assert "has not replayed" in fold_range(task).error
+        behind.db.execute_sql("SELECT pg_wal_replay_resume()")
+        monkeypatch.setattr(sources, "REPLAY_WAIT", 60.0)
+        for number in plan.todo:
+            assert fold_range(attrs.evolve(task, number=number)).kind == "done"
+        assert finish(work, plan) and not differing(client)
+        monkeypatch.setenv("STANDBY_URL", urls[2])
+        shop_client(urls[2]).create_tables()
+        assert "not a physical copy" in fold_range(task).error
+        for one in (client, behind):
+            one.db.close()
 
 
 def test_ranges_are_folded_side_by_side(client: EventClient) -> None:

@@ -44,6 +44,7 @@ __all__ = ["collect_rarely", "rebuild_command"]
     help="With --engine: the workers' environment variable that holds the database's URL.",
 )
 @click.option("--standby", metavar="VARIABLE", help="The same of a standby, to read the log from.")
+@click.option("--parquet", metavar="FOLDER", help="With --engine: the export to read the log from.")
 @click.option("--maker", metavar="MODULE:FUNCTION", help="With --engine: what makes the client of a URL.")
 @Store.options
 def rebuild_command(
@@ -53,12 +54,17 @@ def rebuild_command(
     engine: str | None,
     credentials: str,
     standby: str | None,
+    parquet: str | None,
     maker: str | None,
     **options: Any,
 ) -> None:
-    if engine is None and (standby or maker or is_on_command_line("credentials")):
-        raise click.UsageError("--credentials, --standby and --maker go with --engine dask://HOST:PORT")
-    dask = None if engine is None else Dask(engine, credentials=credentials, standby=standby, maker=maker)
+    if engine is None and (standby or parquet or maker or is_on_command_line("credentials")):
+        raise click.UsageError(
+            "--credentials, --standby, --parquet and --maker go with --engine dask://HOST:PORT"
+        )
+    dask = None
+    if engine is not None:
+        dask = Dask(engine, credentials=credentials, standby=standby, parquet=parquet, maker=maker)
     store = Store(**options)
     collect_rarely()
     report = rebuild(

@@ -7,14 +7,15 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from pgevents.client import EventClient
 from pgevents.clusters.dealing import clear, to_deal
-from pgevents.clusters.ranges import Plan, begin, finish
+from pgevents.clusters.ranges import begin, finish
 from pgevents.clusters.recipe import recipe_of
 from pgevents.clusters.running import AWAY, Job, Run, dask_module
 from pgevents.clusters.sources import Standby
@@ -30,8 +31,9 @@ log = logging.getLogger("pgevents")
 RANGES_A_THREAD = 4
 MOST_RANGES = 1024
 WORKERS_WAIT = 30.0
-FINISHES = 12
-"""How often the end is tried again while keepers are in the middle of batches, for ten seconds each."""
+ATTEMPTS = 15
+"""How often beginning and end are tried again; the end waits ten seconds each time for keepers' batches."""
+R = TypeVar("R")
 
 
 class Dask:
@@ -116,7 +118,7 @@ class Dask:
         with self._cluster() as cluster:
             while True:
                 files, last = self._export(client)
-                plan = begin(work, self.ranges or _ranges_for(cluster), last)
+                plan = _patiently(partial(begin, work, self.ranges or _ranges_for(cluster), last))
                 if last is not None and last < plan.bound:
                     raise ConfigurationError(
                         f"the fold was begun up to event {plan.bound}, and {self.parquet} ends at {last}: "
@@ -126,7 +128,7 @@ class Dask:
                 task = Task(recipe, plan, 0, standby, self.parquet)
                 if not self._run(cluster, task, files, progress):
                     log.warning("the fold of %r begins anew, or is over", work.name)
-                if _finished(work, plan):
+                if _patiently(partial(finish, work, plan)):
                     if self.parquet is not None:
                         clear(self.parquet, plan)
                     return
@@ -183,14 +185,14 @@ def _ranges_for(cluster: Any) -> int:
     return min(RANGES_A_THREAD * max(sum(threads.values()), 1), MOST_RANGES)
 
 
-def _finished(work: Work, plan: Plan) -> bool:
-    """Whether the lanes stand at the bound; tried again while keepers are in the middle of their batches."""
+def _patiently(call: Callable[[], R]) -> R:
+    """Call again while keepers are in the middle of batches, or the log is changed under maintenance."""
     attempt = 1
     while True:
         try:
-            return finish(work, plan)
+            return call()
         except RetryableError:
-            if attempt == FINISHES:
+            if attempt == ATTEMPTS:
                 raise
             attempt += 1
-            time.sleep(0.2)
+            time.sleep(1.0)

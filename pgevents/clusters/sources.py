@@ -9,7 +9,7 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.client.standbys import REPLAYED_SQL
-from pgevents.errors import ConfigurationError, RetryableError
+from pgevents.errors import ConfigurationError, NotInstalledError, RetryableError
 from pgevents.store.identity import same_log
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Lane
@@ -57,17 +57,24 @@ def wait_for_replay(primary: EventClient, standby: EventClient, position: str) -
         ConfigurationError: It is not a copy of the primary.
         RetryableError: It has not within a minute.
     """
-    spec = primary.events.pgevents_spec
-    if not same_log(primary.session.execute, standby.session.execute, spec):
+    deadline = time.monotonic() + REPLAY_WAIT
+    while not _has_replayed(primary, standby, position):
+        if time.monotonic() > deadline:
+            raise RetryableError(
+                f"the standby has not replayed {position} within {REPLAY_WAIT:.0f} s; pg_stat_replication on "
+                "the primary says how far it is"
+            )
+        time.sleep(0.05)
+
+
+def _has_replayed(primary: EventClient, standby: EventClient, position: str) -> bool:
+    try:
+        is_copy = same_log(primary.session.execute, standby.session.execute, primary.events.pgevents_spec)
+    except NotInstalledError:  # it has not replayed the making of the tables
+        return False
+    if not is_copy:
         raise ConfigurationError(
             "the standby to read from is not a physical copy of the primary with this log: its events are "
             "others"
         )
-    deadline = time.monotonic() + REPLAY_WAIT
-    while not standby.session.execute(REPLAYED_SQL, [position]).fetchone()[0]:
-        if time.monotonic() > deadline:
-            raise RetryableError(
-                f"the standby has not replayed {position} within {REPLAY_WAIT:.0f} s; pgevents doctor and "
-                "pg_stat_replication on the primary say how far it is"
-            )
-        time.sleep(0.05)
+    return bool(standby.session.execute(REPLAYED_SQL, [position]).fetchone()[0])

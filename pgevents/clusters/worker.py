@@ -25,7 +25,7 @@ from pgevents.subscriptions.lanes import Batch, Item, Lane
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import MOST_EVENTS, Fold
 
-__all__ = ["Outcome", "Task", "deal_file", "fold_range"]
+__all__ = ["Outcome", "RangeFold", "Task", "deal_file", "fold_range"]
 
 ATTEMPTS = 40
 """How often rows are written again, where a caller has locked one of them."""

@@ -22,7 +22,7 @@ from pgevents.subscriptions import Inline, rebuild
 from ..shop import CartEvent, CartProjection, ItemAddedToCart
 from .carts import CHECKED_OUT_AT, PLAIN
 
-__all__ = ["inline", "rebuilding"]
+__all__ = ["check_views", "client_of", "fill", "forget", "fresh", "inline", "rebuilding"]
 
 FILL_SQL = """\
 INSERT INTO views.events (type, data)
@@ -47,21 +47,21 @@ def client_of(url: str, *plugins: Any) -> EventClient:
     return create_event_client(url, events, views, list(PLAIN.classes.values()), plugins=plugins)
 
 
-def _fresh(url: str) -> EventClient:
+def fresh(url: str) -> EventClient:
     client = client_of(url)
     client.db.execute_sql("DROP SCHEMA IF EXISTS views CASCADE")
     client.create_tables()
     return client
 
 
-def _fill(client: EventClient, events: int) -> None:
+def fill(client: EventClient, events: int) -> None:
     client.db.execute_sql("ALTER TABLE views.events DISABLE TRIGGER USER")
     client.db.execute_sql(FILL_SQL, {"events": events, "carts": events // 20, "at": CHECKED_OUT_AT})
     client.db.execute_sql("ALTER TABLE views.events ENABLE TRIGGER USER")
     client.db.execute_sql("VACUUM ANALYZE views.events")
 
 
-def _forget(client: EventClient) -> None:
+def forget(client: EventClient) -> None:
     """The views are as if nobody had ever kept them."""
     for table in ("views", "events_kept", "events_checkpoints", "events_seen", "events_notes"):
         client.db.execute_sql(f"TRUNCATE views.{table}")
@@ -70,20 +70,20 @@ def _forget(client: EventClient) -> None:
 
 def rebuilding(url: str, events: int = 1_000_000, rounds: int = 2) -> dict[str, Any]:
     """One process that iterates and one that rebuilds, in turns; then four that rebuild together."""
-    client = _fresh(url)
-    _fill(client, events)
+    client = fresh(url)
+    fill(client, events)
     iterated: list[dict[str, float]] = []
     rebuilt: list[dict[str, float]] = []
     for _ in range(rounds):
         iterated += _in_processes("iterate", url)
-        _forget(client)
+        forget(client)
         rebuilt += _in_processes("rebuild", url)
-    _check(client, events)
-    _forget(client)
+    check_views(client, events)
+    forget(client)
     start = time.perf_counter()
     _in_processes("rebuild", url, 4)
     four = time.perf_counter() - start - min(one["start"] for one in rebuilt)
-    _check(client, events)
+    check_views(client, events)
     client.db.close()
 
     def best(found: list[dict[str, float]], name: str) -> float:
@@ -101,7 +101,7 @@ def rebuilding(url: str, events: int = 1_000_000, rounds: int = 2) -> dict[str, 
     }
 
 
-def _check(client: EventClient, events: int) -> None:
+def check_views(client: EventClient, events: int) -> None:
     sql = "SELECT count(*), sum(latest_event_id) FROM views.views"
     carts = events // 20
     count, last = client.db.execute_sql(sql).fetchone()
@@ -126,7 +126,7 @@ def _in_processes(what: str, url: str, count: int = 1) -> list[dict[str, float]]
 
 def inline(url: str, saves: int = 2_000, rounds: int = 3) -> dict[str, Any]:
     """Single saves with `Inline` and without, in turns; the median of each, of the best round."""
-    _fresh(url).db.close()
+    fresh(url).db.close()
     clients = {"plain": client_of(url), "inline": client_of(url, Inline(CartProjection))}
     wall: dict[str, list[float]] = {name: [] for name in clients}
     own: dict[str, list[float]] = {name: [] for name in clients}
