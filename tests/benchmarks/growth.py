@@ -7,7 +7,6 @@ turns: what saves, reads and followers cost. `growth_upkeep` measures what VACUU
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from attrs import define, frozen
@@ -53,7 +53,7 @@ class Log:
 
     Attributes:
         client: A client of it.
-        size: How many events it was filled with.
+        size: How many events it was filled with, at least.
         chance: Chooses carts and places.
     """
 
@@ -187,15 +187,15 @@ def _pages(execute: Any) -> tuple[int, ...]:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor of a process of this machine."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of processor of a process of this machine, to the nanosecond; of its first thread."""
+    with open(f"/proc/{pid}/schedstat", encoding="utf-8") as file:
+        return int(file.read().split()[0]) / 1e9
 
 
 def measure(urls: dict[int, str], rounds: int, seconds: float) -> None:
     """Print, for each work, the median of the rounds at each size; the sizes take turns."""
     logs = [Log(client_at(url), size, random.Random(size)) for size, url in urls.items()]
+    counts = {log.size: log.client.horizon().last_issued for log in logs}
     for log in logs:
         for work in WORK:
             _slice(log, work, seconds / 10)  # plans, caches
@@ -214,7 +214,7 @@ def measure(urls: dict[int, str], rounds: int, seconds: float) -> None:
                 return statistics.median(getattr(one, name) for one in slices)
 
             print(
-                f"| {work.title} | {log.size:,} | {middle('ms'):.3f} | {middle('client_us'):,.0f} "
+                f"| {work.title} | {counts[log.size]:,} | {middle('ms'):.3f} | {middle('client_us'):,.0f} "
                 f"| {middle('server_us'):,.0f} | {middle('heap'):.1f}, {middle('index'):.1f} "
                 f"| {middle('fetched'):.1f} |",
                 flush=True,
@@ -233,17 +233,16 @@ def report_sizes(urls: dict[int, str]) -> None:
     """Print bytes an event, and what the commands say of the whole."""
     for size, url in urls.items():
         client = client_at(url)
-        (events,) = client.db.execute_sql("SELECT count(*) FROM my_app.events").fetchone()
+        events = client.horizon().last_issued
         each = ", ".join(f"{name} {taken / events:.1f}" for name, taken in sizes_of(client).items())
         print(f"{size:,} (now {events:,} events), bytes an event: {each}")
         client.db.close()
         for command in ("stats", "doctor"):
             began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-m", "pgevents", "--database", url, command], capture_output=True, text=True
-            )
+            program = [str(Path(sys.executable).with_name("pgevents")), "--database", url, command]
+            done = subprocess.run(program, capture_output=True, text=True)
             print(f"{command}: exit code {done.returncode}, {time.perf_counter() - began:.1f} s")
-            print(done.stdout, flush=True)
+            print(done.stdout, done.stderr, flush=True)
 
 
 def say(text: str) -> None:
@@ -263,8 +262,8 @@ def main() -> None:
     settings = {**SETTINGS, "shared_buffers": options.buffers}
     with embedded_database(options.folder, database="growth", settings=settings) as db:
         urls = grow(db.url, [int(size) for size in options.events.split(",")], say)
-        report_sizes(urls)
         measure(urls, options.rounds, options.seconds)
+        report_sizes(urls)
 
 
 if __name__ == "__main__":

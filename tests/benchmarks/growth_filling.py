@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import psycopg2
 from peewee import PostgresqlDatabase
@@ -117,5 +118,5 @@ def grow(url: str, sizes: list[int], say: Callable[[str], None]) -> dict[int, st
         name = base["dbname"] if size == max(sizes) else f"growth_{size}"
         if size != max(sizes):
             copy_database(url, base["dbname"], name)
-        urls[size] = make_dsn(**{**base, "dbname": name})
+        urls[size] = urlsplit(url)._replace(path=f"/{name}").geturl()
     return urls

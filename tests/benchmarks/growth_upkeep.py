@@ -256,24 +256,25 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts")
     options = parser.parse_args()
     with embedded_database(options.folder, database="postgres", settings=SETTINGS) as db:
-        copy = make_dsn(**{**parse_dsn(db.url), "dbname": "upkeep"})
+        name_of_copy = f"{options.of}_upkeep"
+        copy = make_dsn(**{**parse_dsn(db.url), "dbname": name_of_copy})
         for name in options.only.split(","):
             say(name)
             print(f"## {name}, {options.of}", flush=True)
-            _drop(db.url)
-            copy_database(db.url, options.of, "upkeep")
+            _drop(db.url, name_of_copy)
+            copy_database(db.url, options.of, name_of_copy)
             log = Upkeep(copy, Path(options.folder) / "server.log")
             try:
                 PARTS[name](log)
             finally:
                 log.client.db.close()
-                _drop(db.url)
+                _drop(db.url, name_of_copy)
 
 
-def _drop(url: str) -> None:
+def _drop(url: str, name: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True
-    connection.cursor().execute("DROP DATABASE IF EXISTS upkeep WITH (FORCE)")
+    connection.cursor().execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     connection.close()
 
 
