@@ -35,7 +35,7 @@ from pgevents.errors import (
 from pgevents.subscriptions import Runner, checkpoint, follow, retry, subscription
 
 from ..conftest import shop_client
-from ..processing.lab import TABLES_SQL, TYPES
+from ..processing.lab import TABLES_SQL, TYPES, _progress, _state
 
 SUBSCRIPTIONS = ("keyed", "plain")
 EPOCH = 20
@@ -319,11 +319,12 @@ class Load:
             del self.processes[name]
 
     def settle(self, patience: float = 120.0) -> list[str]:
-        """End the savers and wait until the subscriptions have dealt with all; what they have not."""
+        """End the savers and wait until the subscriptions have dealt with all, or nothing goes forward; what
+        they have not."""
         self.end("s")
         client = client_of(self.url)
         wrong: list[str] = []
-        end = time.monotonic() + patience
+        end, before = time.monotonic() + patience, _progress(client)
         newest = client.get_latest_event()
         assert newest is not None
         for name in SUBSCRIPTIONS:
@@ -332,8 +333,11 @@ class Load:
                     client.wait(name, newest.id, timeout=2.0)
                     break
                 except PgEventsError as error:
+                    now = _progress(client)
+                    if now != before:
+                        end, before = time.monotonic() + patience, now
                     if time.monotonic() > end:
-                        wrong.append(f"{name}: not settled: {error}")
+                        wrong.append(f"{name}: not settled: {error}: {_state(client, name)}")
                         break
                     self.keep_followers()
         time.sleep(1.0)  # the follower polls every 0.05 s

@@ -21,7 +21,7 @@ from .patroni import children, kill_all
 
 DISK = "400m"
 SETTINGS = {
-    "max_connections": "40",
+    "max_connections": "30",
     "superuser_reserved_connections": "3",
     "shared_buffers": "32MB",
     "max_wal_size": "64MB",
