@@ -127,7 +127,7 @@ class EventEncoder:
         texts, data = self.serializer.dump_together(given), given
         if texts is None:
             dump = self.serializer.dump
-            dumped = [dump(event, type(event), name) for name, event in zip(types, given, strict=True)]
+            dumped = [dump(event, event.__class__, name) for name, event in zip(types, given, strict=True)]
             texts, data = [text for text, _ in dumped], [read for _, read in dumped]
         return Encoded(EventColumns(types, texts), types, data, [{} for _ in given])
 

@@ -3,7 +3,8 @@
 
 A page is run by a process of its own, in an empty folder, with an empty database `shop` that libpq finds by
 itself (`PostgresqlDatabase("shop")`, `postgresql:///shop`). To run one by hand: `python tests/test_docs.py
-docs/index.md`.
+docs/index.md`. In the suite these processes are forked from one that has imported pgevents and nothing else,
+because the import takes longer than most pages.
 
 What is run, page by page from the top, in one namespace:
 
@@ -31,8 +32,10 @@ if __name__ == "__main__":  # else tests/typing would stand for the module typin
 import contextlib
 import doctest
 import io
+import json
 import os
 import re
+import signal
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -173,12 +176,41 @@ class Page:
         print(done.stdout)
 
 
+def pages_to_run() -> Iterator[Path]:
+    """The page that the command line names.
+
+    Without one, those that the standard input names, in a forked process each. A line is a page, the folder
+    to run it in, and a file for what it prints. The answer is the exit code.
+    """
+    if sys.argv[1:]:
+        yield Path(sys.argv[1]).resolve()
+        return
+    import pgevents  # noqa: F401
+
+    for line in sys.stdin:
+        page, folder, printed = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120)  # ends a page that hangs
+            os.chdir(folder)
+            for descriptor, (path, flags) in enumerate(
+                [(os.devnull, os.O_RDONLY), (printed, os.O_WRONLY | os.O_CREAT), (printed, os.O_WRONLY)]
+            ):
+                os.dup2(os.open(path, flags | os.O_APPEND), descriptor)
+            yield Path(page)
+            return
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    Page(Path(sys.argv[1]).resolve()).run()
+    for page in pages_to_run():
+        Page(page).run()
     sys.exit()
 
 
 # -- in the suite
+
+from collections.abc import Callable  # noqa: E402
 
 import psycopg2  # noqa: E402
 import pytest  # noqa: E402
@@ -199,10 +231,9 @@ def shop_database() -> Iterator[Any]:
         connection.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def environment(shop_database: Any) -> dict[str, str]:
     """Where libpq finds that server without being told."""
-    shop_database.cursor().execute(EMPTY_SQL)
     parts = shop_database.get_dsn_parameters()
     known = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": "shop"}
     known["PGEVENTS_DATABASE_URL"] = "postgresql:///shop"  # for the tests that pages show
@@ -216,16 +247,46 @@ def environment(shop_database: Any) -> dict[str, str]:
     }
 
 
+RunPage = Callable[[Path, Path], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def run_page(environment: dict[str, str]) -> Iterator[RunPage]:
+    """Runs a page in a folder, and gives its exit code and what it printed."""
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None and server.stdout is not None
+
+    def run(page: Path, folder: Path) -> tuple[int, str]:
+        printed = folder.parent / f"{folder.name}.txt"
+        server.stdin.write(json.dumps([str(page), str(folder), str(printed)]) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline()), printed.read_text(encoding="utf-8")
+
+    yield run
+    server.stdin.close()
+    server.wait()
+
+
 def page_id(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=page_id)
-def test_the_code_of_every_page_runs(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_code_of_every_page_runs(
+    page: Path, run_page: RunPage, shop_database: Any, tmp_path: Path
+) -> None:
     """From the top to the bottom, as a reader would go through it."""
-    command = [sys.executable, __file__, str(page)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    shop_database.cursor().execute(EMPTY_SQL)
+    folder = tmp_path / "page"
+    folder.mkdir()
+    code, printed = run_page(page, folder)
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -222,15 +222,15 @@ def test_everybody_who_decides_gets_a_turn(client: EventClient, url: str, proces
     assert products == [f"p{number}" for number in range(processes * each)]  # each decision saw all before it
 
 
-def test_ten_thousand_saves_in_one_transaction_need_few_locks(client: EventClient) -> None:
+def test_thousands_of_saves_in_one_transaction_need_few_locks(client: EventClient) -> None:
     """A long transaction passes to the bulk lock, and does not use up the cluster's lock memory."""
     with client.db.atomic():
-        for number in range(10_000):
+        for number in range(2_000):
             client.save_event(item(f"c{number}", f"p{number}"))
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
         (count,) = client.db.execute_sql(locks).fetchone()
     assert count < 500
-    assert len(client.get_event_stream("ITEM_ADDED_TO_CART")) == 10_000
+    assert len(client.get_event_stream("ITEM_ADDED_TO_CART")) == 2_000
 
 
 @pytest.mark.long

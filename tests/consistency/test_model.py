@@ -241,13 +241,14 @@ def lab(url: str) -> Iterator[EventClient]:
     client.db.close()
 
 
-def test_the_client_does_what_the_model_says(lab: EventClient) -> None:
+@pytest.mark.parametrize("programs", [15, pytest.param(60, marks=pytest.mark.long)])
+def test_the_client_does_what_the_model_says(lab: EventClient, programs: int) -> None:
     """Random programs of saves, reads, decisions, snapshots, repeats, transactions and rollbacks."""
     Machine.client = lab
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=40,
+            max_examples=programs,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

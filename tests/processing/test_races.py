@@ -10,9 +10,10 @@ from .lab import Race, Variant, run
 from .variants import BROKEN
 
 
-def test_no_event_is_missing_doubled_or_out_of_order(url: str) -> None:
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(4.0, marks=pytest.mark.long)])
+def test_no_event_is_missing_doubled_or_out_of_order(url: str, seconds: float) -> None:
     """Workers are killed, stopped and cut off, lanes resized, subscriptions paused, events fail."""
-    assert run(url, Race()) == []
+    assert run(url, Race(seconds=seconds, kills=2.0, changes=2.0)) == []
 
 
 QUIET = Race(subscriptions=("keyed",), seconds=1.5, rate=150, changes=0, deaths=0, kills=0, patience=8)
