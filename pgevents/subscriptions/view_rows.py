@@ -143,10 +143,11 @@ def rows_above(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
     """The same as rows: each view's id, and an event's columns; those of each view in order."""
     if not wanted:
         return []
+    rows: list[Any] = []
     if rule.fields:
         rows = _rows_by_field(rule, wanted)
     else:
-        client, rows = rule.client, []
+        client = rule.client
         for held, to in wanted:
             streams = client.identifiers.check(held.made.get_streams())
             select, params = client.reader.select(streams, held.latest, to)
