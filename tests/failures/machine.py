@@ -143,7 +143,8 @@ class Machine:
         end = time.monotonic() + 120
         while True:
             if not self.processes():
-                self.start()
+                with suppress(AssertionError):  # something of the former one is still there
+                    self.start()
             with suppress(psycopg2.Error):
                 self.connect("postgres").close()
                 return
