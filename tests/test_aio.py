@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -257,14 +258,17 @@ def test_a_task_that_waits_for_its_turn_is_cancelled_alone(client: EventClient) 
 def test_a_task_that_is_cancelled_again_waits_all_the_same(client: EventClient) -> None:
     """Nothing goes on behind its back."""
     ended: list[int] = []
+    begun = threading.Event()
 
     def work(_: EventClient) -> None:
+        begun.set()
         time.sleep(0.4)
         ended.append(1)
 
     async def test(shop: AsyncEventClient) -> None:
         task = asyncio.create_task(shop.run(work))
-        await asyncio.sleep(0.1)
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
         for _ in range(3):
             task.cancel()
             await asyncio.sleep(0)
