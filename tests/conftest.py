@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from peewee import PostgresqlDatabase
 from psycopg2.extensions import make_dsn, parse_dsn
 
@@ -22,6 +23,10 @@ from .shop import CartEvent
 # Processes that a test starts find its functions by name; at the end, so that pgevents is still the installed
 # one.
 sys.path.append(str(Path(__file__).parent.parent))
+
+# A busy machine is no fault of the program.
+settings.register_profile("without a time limit", deadline=None)
+settings.load_profile("without a time limit")
 
 # A shell's background job ignores SIGINT, and so would the programs that tests end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
