@@ -8,7 +8,14 @@ from typing import Any, cast
 
 import attrs
 
-from pgevents.errors import ConfigurationError, EventEncodeError, InvalidValueError, shown
+from pgevents.errors import (
+    ConfigurationError,
+    ConnectionLostError,
+    DatabaseUnavailableError,
+    EventEncodeError,
+    InvalidValueError,
+    shown,
+)
 from pgevents.events import Event
 from pgevents.merging import merge_streams
 from pgevents.store.append import Times
@@ -90,10 +97,20 @@ def refuse_other_log(position: Position, log: Log | None) -> None:
     """Refuse a position that was read from another log than the one that is saved into.
 
     Raises:
-        ConfigurationError: It was. The ids of the two have nothing to do with each other.
+        ConfigurationError: It was, and the ids of the two have nothing to do with each other; or the server
+            that it was read from does not answer, so that nobody knows.
     """
-    if position.log is None or log is None or position.log.is_same(log):
+    if position.log is None or log is None:
         return
+    try:
+        if position.log.is_same(log):
+            return
+    except (ConnectionLostError, DatabaseUnavailableError) as error:
+        log.identity()  # this client's own server may be the one that does not answer: then it says so
+        raise ConfigurationError(
+            "this position was read over another connection, whose server does not answer, so it is not "
+            f"known whether it belongs to {log.name} of this database: read with the client that saves"
+        ) from error
     where = "the events table of another database" if position.log.name == log.name else position.log.name
     raise ConfigurationError(
         f"this position was read from {where}, and this client saves into {log.name}: "

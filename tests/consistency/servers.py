@@ -63,6 +63,19 @@ def programs() -> Path:
     pytest.skip("no PostgreSQL programs that the server's user can run")
 
 
+def programs_of(version: int) -> Path:
+    """The folder of all of PostgreSQL's programs of one version: embedded ones, or Debian's."""
+    folders = [Path(f"/usr/lib/postgresql/{version}/bin")]
+    with suppress(EmbeddedServerError):
+        folders += [folder / "bin" for folder in Path(_find_programs()).parent.glob("pginstall*")]
+    for folder in folders:
+        with suppress(OSError, subprocess.CalledProcessError):
+            said = subprocess.check_output([folder / "initdb", "--version"], text=True, **account())
+            if f" {version}." in said:
+                return folder
+    pytest.skip(f"there are no programs of PostgreSQL {version}")
+
+
 def client_programs(url: str) -> Path:
     """The folder of `pg_dump` and `psql` of a server's version, which run as ourselves."""
     connection = psycopg2.connect(url)
@@ -85,7 +98,10 @@ def client_programs(url: str) -> Path:
 def run(*command: object, **options: Any) -> str:
     """Run a program as the server's user; what it printed."""
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, cwd="/", **account(), **options
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        **{"cwd": "/", **account(), **options},
     )
     assert done.returncode == 0, f"{command[0]}: {done.stderr or done.stdout}"
     return done.stdout
@@ -97,6 +113,7 @@ class Server:
 
     folder: Path
     settings: Mapping[str, str]
+    programs: Path = attrs.field(factory=programs)
 
     @property
     def data(self) -> Path:
@@ -110,24 +127,28 @@ class Server:
         fixed = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "port": "5432"}
         options = " ".join(f"-c {name}='{value}'" for name, value in {**self.settings, **fixed}.items())
         log = self.folder / "log"
-        run(programs() / "pg_ctl", "-D", self.data, "-w", "-l", log, "-o", options, "start")
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "-l", log, "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
-        run(programs() / "pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+        run(self.programs / "pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
 
 
 @contextmanager
-def server(copy_of: Server | None = None, **settings: str) -> Iterator[Server]:
-    """A running server; if it is the copy of another, its standby."""
+def server(
+    copy_of: Server | None = None, version: int | None = None, checksums: bool = False, **settings: str
+) -> Iterator[Server]:
+    """A running server, of a given version or that of `programs`; a standby, if it is the copy of another."""
+    found = programs() if version is None else programs_of(version)
     folder = Path(tempfile.mkdtemp(prefix="pgevents-test-", dir="/tmp"))
     give_away(folder)
-    made = Server(folder, {"max_connections": "60", "shared_buffers": "32MB", **settings})
+    made = Server(folder, {"max_connections": "60", "shared_buffers": "32MB", **settings}, found)
     try:
         if copy_of is None:
-            run(programs() / "initdb", "-D", made.data, "-A", "trust", "-U", "postgres", "-N")
+            options = ["--data-checksums"] if checksums else []
+            run(found / "initdb", "-D", made.data, "-A", "trust", "-U", "postgres", "-N", *options)
         else:
             run(
-                programs() / "pg_basebackup",
+                found / "pg_basebackup",
                 "-D",
                 made.data,
                 "-d",
