@@ -355,12 +355,14 @@ class _Decision:
         return saved
 
     def _save_with_timers(self, decided: Sequence[Any], options: SaveOptions) -> list[Event[Any]]:
-        """Save the events, then schedule and cancel timers, in one transaction."""
-        timers = self.owner.timers
+        """Save the events, then schedule and cancel timers, in one transaction. Without events the positions
+        are checked all the same."""
+        timers, saver = self.owner.timers, self.owner.saver
+        events = [one for one in decided if not isinstance(one, (Later, Cancel))]
         with self.owner.session.atomic():
-            saved = self.owner.saver.save(
-                [one for one in decided if not isinstance(one, (Later, Cancel))], options
-            )
+            saved = saver.save(events, options)
+            if not events:
+                saver.validate(options)
             for one in decided:
                 if isinstance(one, Later):
                     timers.schedule(one, options.metadata)

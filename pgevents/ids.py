@@ -56,6 +56,8 @@ def id_of(text: str, kind: Any = Any) -> Any:
     Raises:
         ConfigurationError: The text is not an id of that type.
     """
+    if (kind is Any or kind is str) and not text.startswith("["):  # most are
+        return text
     parts = _parts(text)
     try:
         return _typed(text if parts is None else parts, kind)

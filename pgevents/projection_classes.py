@@ -128,8 +128,9 @@ def _evaluated(text: str, cls: Any) -> Any:
 def _annotated_id(cls: Any) -> Any:
     for base in cls.__mro__:
         written: Any = _own_attribute(base, "__annotations__", {}).get("id", Any)
-        if written is not Any:
-            return _evaluated(written, base) if isinstance(written, str) else written
+        id_class = _evaluated(written, base) if isinstance(written, str) else written
+        if id_class is not Any and not isinstance(id_class, TypeVar):  # that of the base: nobody gave it
+            return id_class
     return Any
 
 

@@ -69,10 +69,12 @@ class Question:
             if count is not None:
                 pages.append(name)
                 values.append(_checked_count(name, count))
-        order_by: Any = () if self.order_by is None else self.order_by
-        orders = cast("Sequence[Any]", order_by if isinstance(order_by, (list, tuple)) else [order_by])
+        order_by = self.order_by
+        orders: Sequence[Any] = ()
+        if order_by is not None:
+            orders = cast("Sequence[Any]", order_by if isinstance(order_by, (list, tuple)) else [order_by])
         kinds = tuple([(kind.type, kind.version, kind.view_class) for kind in self.kinds])
-        is_text = where is None and all(isinstance(order, str) for order in orders)
+        is_text = where is None and (not orders or all(isinstance(order, str) for order in orders))
         build: Any = _remembered_sql if is_text and _is_hashable(kinds) else _built_sql
         sql, params = build(self.model, result, kinds, tuple(conditions), tuple(orders), tuple(pages), where)
         return sql, [values[param.number] if isinstance(param, Slot) else param for param in params]
@@ -103,7 +105,9 @@ def _built_sql(
         condition = model.type == type
         # As an expression: by type and version alone, the planner would go through the whole primary key.
         condition &= (
-            _newest_sql(model) if version is None else peewee.Expression(model.version, "+", 0) == version
+            _newest_sql(model)
+            if version is None
+            else peewee.Expression(peewee.SQL('"t1".version + 0'), "=", version)
         )
         any_kind = condition if any_kind is None else any_kind | condition
     query = query.where(any_kind)

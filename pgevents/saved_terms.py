@@ -13,7 +13,7 @@ from pgevents.store.kept import KeptQuestion, KeptStatus, is_kept, kept_name, ke
 from pgevents.store.options import check_seconds
 from pgevents.view_kinds import ViewKind
 
-__all__ = ["Partial", "Terms", "incomplete", "kept_of", "status_of_kept"]
+__all__ = ["DEFAULT_TERMS", "Partial", "Terms", "incomplete", "kept_of", "status_of_kept", "terms_of"]
 
 Partial = Literal["refuse", "wait", "allow"]
 MAX_LAG = 30.0
@@ -44,13 +44,28 @@ class Terms:
     timeout: float = 10.0
 
 
+DEFAULT_TERMS = Terms()
+
+
+def terms_of(partial: Partial, max_lag: float) -> Terms:
+    """These terms, checked; the default ones are checked once."""
+    if partial == "refuse" and max_lag.__class__ is float and max_lag == MAX_LAG:
+        return DEFAULT_TERMS
+    return Terms(partial, max_lag)
+
+
 def kept_of(snapshots: Snapshots, question: Question, terms: Terms) -> tuple[KeptQuestion | None, Question]:
     """The kept views that a question is about, None if it is about none; and the question about versions that
     are whole, where it names types alone."""
-    kinds = [_one_version(snapshots, kind) for kind in question.kinds]
-    names = [name for kind in kinds if (name := _name_if_kept(snapshots, kind)) is not None]
-    question = attrs.evolve(question, kinds=kinds)
-    return (KeptQuestion(tuple(sorted(set(names))), None, terms.max_lag) if names else None), question
+    kinds, names = question.kinds, set[str]()
+    if any(kind.version is None for kind in kinds):
+        kinds = [_one_version(snapshots, kind) for kind in kinds]
+        question = attrs.evolve(question, kinds=kinds)
+    for kind in kinds:
+        name = _name_if_kept(snapshots, kind)
+        if name is not None:
+            names.add(name)
+    return (KeptQuestion(tuple(sorted(names)), None, terms.max_lag) if names else None), question
 
 
 def status_of_kept(snapshots: Snapshots, kind: ViewKind) -> KeptStatus | None:
@@ -78,18 +93,24 @@ def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
 
 
 def _name_if_kept(snapshots: Snapshots, kind: ViewKind) -> str | None:
-    if kind.version is None:
+    version = kind.version
+    if version is None:
         return None
-    name = kept_name(kind.type, kind.version, snapshots.model.pgevents_spec)
-    is_there = snapshots.kept.get(name, lambda: is_kept(snapshots.session, snapshots.events, name))
-    return name if is_there else None
+    key = (kind.type, version)
+    name: str | None = snapshots.kept.get(key, lambda: _look_up_name(snapshots, *key))
+    return name
+
+
+def _look_up_name(snapshots: Snapshots, type: str, version: int) -> str | None:
+    name = kept_name(type, version, snapshots.model.pgevents_spec)
+    return name if is_kept(snapshots.session, snapshots.events, name) else None
 
 
 def _one_version(snapshots: Snapshots, kind: ViewKind) -> ViewKind:
     """A type that is kept, by its name alone, means its newest version that is complete."""
     if kind.version is not None:
         return kind
-    version = snapshots.kept.get(f"type {kind.type}", lambda: _newest_version(snapshots, kind.type))
+    version = snapshots.kept.get((kind.type, None), lambda: _newest_version(snapshots, kind.type))
     return kind if version is None else attrs.evolve(kind, version=version)
 
 

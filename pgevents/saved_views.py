@@ -9,7 +9,7 @@ from typing import Any, cast
 from pgevents.errors import ConfigurationError
 from pgevents.ids import id_of, id_text
 from pgevents.querying import Question
-from pgevents.saved_terms import Terms, incomplete, kept_of, status_of_kept
+from pgevents.saved_terms import DEFAULT_TERMS, Terms, incomplete, kept_of, status_of_kept
 from pgevents.snapshots import SavedProjection, SavedViews, SnapshotKey, Snapshots
 from pgevents.store.kept import KeptQuestion, with_status
 from pgevents.type_registry import EventTypes
@@ -17,7 +17,6 @@ from pgevents.view_kinds import ViewKind, view_kind
 
 __all__ = ["count", "delete", "get", "ids", "query"]
 
-PLAIN = Terms()
 OTHER_SHAPE_SQL = """\
 SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s)
 """
@@ -49,14 +48,15 @@ def delete(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) ->
     return snapshots.delete(view_kind(snapshots, types, projection).type, id_text(id))
 
 
-def query(snapshots: Snapshots, question: Question, terms: Terms = PLAIN) -> SavedViews[Any]:
+def query(snapshots: Snapshots, question: Question, terms: Terms = DEFAULT_TERMS) -> SavedViews[Any]:
     """The snapshots that a question is about."""
     kept, question = kept_of(snapshots, question, terms)
     _check_shapes(snapshots, question)
     rows, found = _rows(snapshots, kept, terms, question.rows())
+    kinds = question.kinds
     for row in rows:
-        kind = _kind_of(row, question.kinds)
-        if kind.shape not in (None, row[7]):
+        kind = kinds[0] if len(kinds) == 1 else _kind_of(row, kinds)
+        if kind.shape is not None and kind.shape != row[7]:
             raise _other_shape(kind)
         found.append(snapshots.decode(row, kind.view_class, kind.id_class))
     return found
@@ -67,7 +67,7 @@ def _kind_of(row: Sequence[Any], kinds: Sequence[ViewKind]) -> ViewKind:
     return next(kind for kind in kinds if kind.type == row[0] and kind.version in (None, row[4]))
 
 
-def count(snapshots: Snapshots, question: Question, terms: Terms = PLAIN) -> int:
+def count(snapshots: Snapshots, question: Question, terms: Terms = DEFAULT_TERMS) -> int:
     """How many they are."""
     kept, question = kept_of(snapshots, question, terms)
     _check_shapes(snapshots, question)

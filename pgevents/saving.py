@@ -119,6 +119,18 @@ class Saver:
         self.check_installed()
         return self._append(self.encoder.encode(given, options.metadata), options)[1]
 
+    def validate(self, options: SaveOptions) -> None:
+        """Check positions as a save does, under locks that stand until the transaction ends; save nothing.
+
+        Raises:
+            ConcurrencyError: They do not hold any more.
+        """
+        if self.hooks.implemented:
+            self.hooks.check_nesting()
+        self.check_installed()
+        nothing = Encoded(EventColumns((), ()), (), (), ())
+        self._append(nothing, attrs.evolve(options, key=None))
+
     # -- with plugins ------------------------------------------------------------
 
     def _save_with_hooks(self, events: list[NewEvent], options: SaveOptions) -> list[Event[Any]]:

@@ -155,7 +155,11 @@ def _uniform() -> Cache[tuple[str, int | None, str], bool]:
     return Cache("views of one shape")
 
 
-def _kept() -> TimedCache[str, Any]:
+def _kinds() -> Cache[Any, Any]:
+    return Cache("kinds of views")
+
+
+def _kept() -> TimedCache[tuple[str, int | None], Any]:
     return TimedCache("kept views")
 
 
@@ -168,16 +172,19 @@ class Snapshots:
         model: The projections table's model.
         serializer: Makes JSON of views, and the reverse.
         events: The events table that the views are folded from.
+        kinds: By class, which saved projections are meant, and of what that was found; see `view_kind`.
         uniform: Types, versions and shapes of which no snapshot has another shape.
-        kept: Which views runners keep, or in which version, as it was found lately.
+        kept: By type and version, the name under which a runner keeps the views; by type and None, the
+            version that is kept. None if none is. As it was found lately.
     """
 
     session: Session
     model: type[ProjectionsModel]
     serializer: Serializer
     events: TableSpec
+    kinds: Cache[Any, Any] = attrs.field(factory=_kinds)
     uniform: Cache[tuple[str, int | None, str], bool] = attrs.field(factory=_uniform)
-    kept: TimedCache[str, Any] = attrs.field(factory=_kept)
+    kept: TimedCache[tuple[str, int | None], Any] = attrs.field(factory=_kept)
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
     _stored_shapes: Cache[str, str] = attrs.field(init=False)
 

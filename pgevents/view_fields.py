@@ -13,6 +13,7 @@ from uuid import UUID
 
 import peewee
 
+from pgevents.caches import remembered
 from pgevents.comparisons import NUMBER
 from pgevents.errors import ConfigurationError
 from pgevents.fields import check_view_field
@@ -69,20 +70,27 @@ class ViewFields:
             ConfigurationError: A view does not have it.
         """
         check_view_field(name)  # it becomes SQL
-        types: list[Any] = []
-        for kind in self._kinds:
-            fields = field_types(kind.view_class)
-            if fields is not None and name not in fields:
-                raise ConfigurationError(
-                    f"the view of {kind.type} has no field {name!r}; {nearest(name, list(fields))}"
-                )
-            types.append(Any if fields is None else bare_type(fields[name]))
-        return types[0] if all(field_type == types[0] for field_type in types) else Any
+        types = [
+            (_type_in_class if type(kind.view_class) is type else _type_in)(kind.view_class, name, kind.type)
+            for kind in self._kinds
+        ]
+        return types[0] if len(types) == 1 or all(each == types[0] for each in types) else Any
 
     def knows(self, name: str) -> bool:
         """Whether all views have a field of this name, as far as that is known."""
         fields_of_each = [field_types(kind.view_class) for kind in self._kinds]
         return all(fields is not None and name in fields for fields in fields_of_each)
+
+
+def _type_in(view_class: Any, name: str, type: str) -> Any:
+    """The type of a field in views of one class, which are those of a projection's type."""
+    fields = field_types(view_class)
+    if fields is not None and name not in fields:
+        raise ConfigurationError(f"the view of {type} has no field {name!r}; {nearest(name, list(fields))}")
+    return Any if fields is None else bare_type(fields[name])
+
+
+_type_in_class = remembered("types of fields")(_type_in)
 
 
 def bare_type(annotation: Any) -> Any:
@@ -98,7 +106,12 @@ def bare_type(annotation: Any) -> Any:
 
 def cast_of(field_type: Any) -> str | None:
     """The PostgreSQL type that a field is cast to; None for text and JSON."""
-    if not isinstance(field_type, type) or (issubclass(field_type, Enum) and not issubclass(field_type, int)):
+    return _cast_of_class(field_type) if isinstance(field_type, type) else None
+
+
+@remembered("casts of fields")
+def _cast_of_class(field_type: type[Any]) -> str | None:
+    if issubclass(field_type, Enum) and not issubclass(field_type, int):
         return None
     return next((name for base, name in CASTS if issubclass(field_type, base)), None)
 

@@ -49,10 +49,18 @@ def view_kind(snapshots: Snapshots, types: EventTypes, named: Any) -> ViewKind:
     if isinstance(named, str) and named:
         return ViewKind(named)
     if isinstance(named, type) and hasattr(cls, "declared_for"):
-        declared: Declaration = cls.declared_for(snapshots, types)
-        shape = None if is_dict_class(declared.view_class) else snapshots.stored_shape(declared.shape)
-        return ViewKind(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
+        facts = (types, types.revision, cls.projection_type, cls.version)
+        kept: tuple[Any, ViewKind] | None = snapshots.kinds.get(cls)
+        if kept is None or kept[0] != facts:
+            kept = snapshots.kinds[cls] = facts, _kind_of_class(snapshots, types, cls)
+        return kept[1]
     raise ConfigurationError(f"a projection is named by its class or its projection_type, not {shown(cls)}")
+
+
+def _kind_of_class(snapshots: Snapshots, types: EventTypes, cls: Any) -> ViewKind:
+    declared: Declaration = cls.declared_for(snapshots, types)
+    shape = None if is_dict_class(declared.view_class) else snapshots.stored_shape(declared.shape)
+    return ViewKind(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
 
 
 def view_kinds(

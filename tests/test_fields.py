@@ -254,7 +254,7 @@ def test_the_command_line_takes_them(orders: EventClient, pgevents: Callable[...
     for field in ("customer.id=7", "order-no=o1", "metadata.tenant=acme"):
         assert "ORDERED" in pgevents("tail", field)
     assert "ORDERED" not in pgevents("tail", "customer.id=8")
-    assert "is an object" in pgevents("append", "ORDERED", "customer=7", "customer.id=7")
+    assert "as an object and as a value" in pgevents("append", "ORDERED", "customer=7", "customer.id=7")
     assert "given twice" in pgevents("append", "ORDERED", "customer.id=7", "customer.id=8")
     assert "field names consist of" in pgevents("tail", "customer..id=7")
     pgevents("init", "--events", "more.events", "--index", "a.b", "--index", "a-b", "--index", "metadata.x")

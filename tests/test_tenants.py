@@ -671,11 +671,13 @@ def test_a_tenant_moves_under_load_and_nothing_is_lost(place: Place, tenants: Te
 def test_a_move_without_locks_is_found_out(
     place: Place, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broken variant: what is saved between the last copy and the new name is lost."""
+    """The broken variant: what is saved between the last copy and the new name is lost. The count of rows,
+    which would notice most of it, is left out, too."""
     copy_rest = Mover._copy_rest
 
     def slowly(self: Mover, contents: Any) -> None:
-        copy_rest(self, contents)
+        with suppress(RetryableError):
+            copy_rest(self, contents)
         time.sleep(0.3)
 
     monkeypatch.setattr(Mover, "_fence", lambda self, contents, backend: None)

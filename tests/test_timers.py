@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from peewee import OperationalError
 
 from pgevents import (
+    ConcurrencyError,
     ConfigurationError,
     DatabaseError,
     Event,
@@ -464,6 +465,30 @@ def test_what_a_decision_schedules_and_cancels_is_part_of_it(client: EventClient
     assert (timer.key, timer.metadata) == ("k2", {"by": "me"})
     assert client.decide(CartProjection("c1", client), lambda view: later(cart("a"), after=HOUR)) == []
     assert len(client.scheduled()) == 2
+
+
+def test_a_decision_of_timers_alone_is_validated(client: EventClient, make_client: Make) -> None:
+    """A decider that cancels on a view that is no longer the newest decides again, or is refused."""
+    other, sizes = make_client(), list[int]()
+    client.save_event(cart("c1"))
+    client.schedule(cart("old"), after=HOUR, key="old")
+
+    def give_up(view: CartView) -> Any:
+        sizes.append(len(view.items))
+        if len(sizes) in (1, 3):  # another decider comes first
+            item = ItemAddedToCart("c1", f"p{len(sizes)}", 1, 5)
+            other.decide(CartProjection("c1", other), lambda view: item)
+        return cancel("old") if len(view.items) != 1 else None
+
+    assert client.decide(CartProjection("c1", client), give_up) == []
+    assert sizes == [0, 1] and [timer.key for timer in client.scheduled()] == ["old"]
+    client.save_event(ItemAddedToCart("c1", "p2", 1, 5))
+    with pytest.raises(ConcurrencyError) as refused:
+        client.decide(CartProjection("c1", client), give_up, retries=0)
+    assert sizes == [0, 1, 2] and len(refused.value.conflicting_ids) == 1
+    assert [timer.key for timer in client.scheduled()] == ["old"]
+    assert client.decide(CartProjection("c1", client), give_up, retries=0) == []
+    assert client.scheduled() == [] and len(client.get_event_stream(cart_id="c1")) == 4
 
 
 def test_given_when_then_shows_timers(client: EventClient) -> None:

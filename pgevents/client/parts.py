@@ -98,8 +98,10 @@ class ClientParts:
         return self.standbys.ask(work, self) if self._has_standby_now() else work(self)
 
     def _has_standby_now(self) -> bool:
+        if not self.standbys.all:
+            return False
         db: Any = self.db
-        return bool(self.standbys.all) and (db.is_closed() or not self.session.in_transaction())
+        return db.is_closed() or not self.session.in_transaction()
 
     def _report_durable(self, saved: Sequence[Event[Any]]) -> None:
         self.plugins.notify("pgevents_after_commit", events=saved)

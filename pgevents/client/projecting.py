@@ -17,7 +17,7 @@ from pgevents.events import Event
 from pgevents.hooks.details import Snapshot
 from pgevents.querying import Question
 from pgevents.reducers import Pipeline
-from pgevents.saved_terms import Partial, Terms
+from pgevents.saved_terms import Partial, terms_of
 from pgevents.snapshots import Noted, SavedProjection, SavedViews, SaveResult
 from pgevents.view_conditions import values_by_field
 from pgevents.view_fields import ViewFields
@@ -228,7 +228,7 @@ class ProjectionCalls(ClientParts):
         question = Question(
             self.projections, kinds, values_by_field(data, match), where, order_by, limit, offset
         )
-        terms = Terms(partial, max_lag)
+        terms = terms_of(partial, max_lag)
         return self._shown(lambda source: saved_views.query(source.snapshots, question, terms))
 
     def count_projections(
@@ -246,7 +246,7 @@ class ProjectionCalls(ClientParts):
         """How many saved projections have these values; arguments as for `query_projections`."""
         kinds = view_kinds(self.snapshots, self.types, projection, version)
         question = Question(self.projections, kinds, values_by_field(data, match), where)
-        terms = Terms(partial, max_lag)
+        terms = terms_of(partial, max_lag)
         return self._shown(lambda source: saved_views.count(source.snapshots, question, terms))
 
     def view_fields(

@@ -83,7 +83,7 @@ def only_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def by_the_events_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event goes to one lane, that of the first id that it names."""
-    plain = view_folding._read
+    plain = view_folding.read
 
     def broken(rule: Any, work: Any, claimed: Any, limit: int) -> Any:
         if rule.field is not None:
@@ -98,7 +98,7 @@ def by_the_events_key(monkeypatch: pytest.MonkeyPatch) -> None:
         items = [attrs.evolve(one, lane=first[one.id]) for one in batch.items if first[one.id] in mine]
         return attrs.evolve(batch, items=items)
 
-    monkeypatch.setattr(view_folding, "_read", broken)
+    monkeypatch.setattr(view_folding, "read", broken)
 
 
 def places_before_rows(monkeypatch: pytest.MonkeyPatch) -> None:
