@@ -93,7 +93,7 @@ def _step(
     if not lanes:
         return Outcome()
     cut_off = [lane for lane in lanes if lane.was_cut_off]
-    if cut_off:
+    if cut_off and not pace.is_alone:  # after a deadlock they are those of its victim, which is alive
         for lane in cut_off:
             _suspect(work, lane, hand)
         return Outcome(claimed=len(lanes), is_more=True)

@@ -216,11 +216,22 @@ def handle(url: str, folder: str, name: str) -> None:
 
     runner = Runner(client, [keyed, plain])
     signal.signal(signal.SIGTERM, lambda number, frame: runner.stop())
+    _await_server(client)
     try:
         runner.run(workers=2)
     except Exception as error:
         journal.note("ended", error=repr(error))
         raise
+
+
+def _await_server(client: EventClient) -> None:
+    """As whoever starts processes does: a runner ends if there is no server when it begins."""
+    while True:
+        try:
+            client.check_installed()
+            return
+        except (ConnectionLostError, DatabaseUnavailableError):
+            time.sleep(0.2)
 
 
 def observe(url: str, folder: str, name: str) -> None:

@@ -222,6 +222,22 @@ def test_who_runs_alone_keeps_the_others_out(shop: Shop) -> None:
     assert worker.step(theirs, range(16), 16, Pace()).claimed == 16
 
 
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_the_victim_of_a_deadlock_is_not_taken_for_dead(shop: Shop, is_alone: bool) -> None:
+    """Its lanes look like those of a worker that died, until it has noted what happened. Whoever runs alone
+    after the deadlock does not give their events one by one."""
+    shop.save("c1", "c2")
+    work = shop.work(shop.client)
+    with shop.client.db.atomic() as transaction:
+        assert len(lanes.claim(work, range(16), 16)) == 16
+        transaction.rollback()
+    pace = Pace()
+    if is_alone:
+        pace.note_deadlock()
+    assert worker.step(work, range(16), 16, pace).handled == (2 if is_alone else 1)
+    assert (sum(shop.lanes("careful")) == 0) is is_alone
+
+
 def test_a_subscription_that_is_paused_is_not_work(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its events wake no worker."""
     steps: list[int] = []
