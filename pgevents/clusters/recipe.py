@@ -139,7 +139,7 @@ def client_of(recipe: Recipe, variable: str) -> EventClient:
 
 
 def check_log(recipe: Recipe, client: EventClient) -> None:
-    """That a worker writes to the database of the program.
+    """Check that a worker writes to the database of the program.
 
     Raises:
         ConfigurationError: It is another one.

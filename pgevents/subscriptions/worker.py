@@ -92,8 +92,9 @@ def _step(
     hand.lanes = lanes = pace.claim(work, numbers, share)
     if not lanes:
         return Outcome()
-    cut_off = [lane for lane in lanes if lane.was_cut_off]
-    if cut_off and not pace.is_alone:  # after a deadlock they are those of its victim, which is alive
+    # After a deadlock they are those of its victim, which is alive; but what was announced is charged always.
+    cut_off = [lane for lane in lanes if lane.was_cut_off and (lane.is_careful or not pace.is_alone)]
+    if cut_off:
         for lane in cut_off:
             _suspect(work, lane, hand)
         return Outcome(claimed=len(lanes), is_more=True)

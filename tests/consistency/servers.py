@@ -73,6 +73,7 @@ def programs_of(version: int) -> Path:
             said = subprocess.check_output([folder / "initdb", "--version"], text=True, **account())
             if f" {version}." in said:
                 return folder
+    # A test between two versions needs a second server, which `pip install` does not bring along.
     pytest.skip(f"there are no programs of PostgreSQL {version}")
 
 
@@ -92,6 +93,7 @@ def client_programs(url: str) -> Path:
             said = subprocess.check_output([folder / "pg_dump", "--version"], text=True)
             if int(said.split()[-1].split(".")[0]) == version:
                 return folder
+    # The server may be one that PGEVENTS_DATABASE_URL names, and pg_dump refuses a server newer than itself.
     pytest.skip(f"there is no pg_dump of PostgreSQL {version}")
 
 

@@ -156,6 +156,7 @@ class Machine:
 def machine() -> Iterator[Machine]:
     """A running machine; skips where this process may not make one."""
     if os.geteuid() != 0 or not all(shutil.which(name) for name in ("ip", "setpriv", "mount")):
+        # No stand-in: a cut network and a full disk are the kernel's, and only root may make them.
         pytest.skip("network namespaces and small disks need root, iproute2 and util-linux")
     folder = Path(tempfile.mkdtemp(prefix="pgevents-test-", dir="/tmp"))
     number = os.getpid() % 250 + 1

@@ -41,8 +41,9 @@ def programs() -> Path:
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for name in ("patroni", "etcd"):
         if shutil.which(name) is None:
-            pytest.skip(f"{name} is not installed")
+            pytest.skip(f"{name} is not installed")  # a system's package: the failover page says which
     if not found:
+        # Patroni runs pg_rewind and pg_basebackup, which a system's package has.
         pytest.skip("no PostgreSQL in /usr/lib/postgresql, and PGEVENTS_PROGRAMS names none")
     return found[0]
 

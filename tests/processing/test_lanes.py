@@ -238,6 +238,21 @@ def test_the_victim_of_a_deadlock_is_not_taken_for_dead(shop: Shop, is_alone: bo
     assert (sum(shop.lanes("careful")) == 0) is is_alone
 
 
+def test_who_runs_alone_charges_what_was_announced(shop: Shop) -> None:
+    """A worker that died of an event it had announced is no victim of the deadlock."""
+    shop.save("c1")
+    work = shop.work(shop.client)
+    shop.client.db.execute_sql("UPDATE my_app.events_checkpoints SET careful = 5, announced = 1")
+    with shop.client.db.atomic() as transaction:
+        assert len(lanes.claim(work, range(16), 16)) == 16
+        transaction.rollback()
+    pace = Pace()
+    pace.note_deadlock()
+    assert worker.step(work, range(16), 16, pace).handled == 0
+    (event,) = parked(shop.client, "writer")
+    assert (event.event_id, event.attempts) == (1, 1)
+
+
 def test_a_subscription_that_is_paused_is_not_work(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its events wake no worker."""
     steps: list[int] = []
