@@ -16,7 +16,7 @@ from pgevents.errors import ConfigurationError
 from pgevents.exchange.parquet import exported
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Item, Lane, decoded, is_dropped, key_error, parted
-from pgevents.subscriptions.view_folding import hashes_of
+from pgevents.subscriptions.view_reading import hashes_of
 
 __all__ = ["clear", "deal", "dealt_pages", "to_deal"]
 

@@ -13,7 +13,8 @@ from pgevents.errors import ConfigurationError, NotInstalledError, RetryableErro
 from pgevents.store.identity import same_log
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Lane
-from pgevents.subscriptions.view_folding import PAGE, read
+from pgevents.subscriptions.view_folding import PAGE
+from pgevents.subscriptions.view_reading import read
 
 __all__ = ["Standby", "pages", "wait_for_replay"]
 

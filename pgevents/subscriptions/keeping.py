@@ -118,7 +118,7 @@ class Keeper:
     Attributes:
         rule: Whose view an event changes.
         is_complete: Whether the view was complete at the last look.
-        reading_at: Up to which id it has folded, perhaps not committed yet.
+        reading_at: Up to which id it has folded, perhaps not committed yet; an estimate, to be shown.
         look_at: When to look again whether the view is complete, by `time.monotonic()`.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ __all__ = [
     "ensure",
     "is_dropped",
     "is_passed",
+    "items_of",
     "key_error",
     "layers_of",
     "move",
@@ -253,13 +254,29 @@ def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None
     for lane in lanes:
         if lane.position > found.bound:
             check_ahead(work, lane)
+    items = items_of(work, found.rows, count, layers)
+    is_full = len(found.rows) == limit
+    to = int(found.rows[-1][0]) if is_full else found.bound
+    return Batch(items, to, found.bound, is_full, found.has_parked)
+
+
+def items_of(
+    work: Work, rows: Sequence[Any], count: int, layers: Mapping[int, tuple[Layer, ...]]
+) -> list[Item]:
+    """Rows of events with their keys and hashes as what is to be handled.
+
+    Args:
+        work: The subscription.
+        rows: An event's six columns, the key's text, and the key's hash.
+        count: How many lanes there are.
+        layers: Of each lane its earlier divisions; what was handled under them is left out.
+    """
+    question = work.question
     items: list[Item] = []
     has_layers, is_keyed = any(layers.values()), bool(question.key)
     field = question.key[0] if is_keyed else ""
     # Almost all of the time of a rebuild goes by in loops like this one: it calls nothing for most events.
-    for (event_id, _, _, _, _, _, key, hashed), found_event in zip(
-        found.rows, decoded(work, found.rows), strict=True
-    ):
+    for (event_id, _, _, _, _, _, key, hashed), found_event in zip(rows, decoded(work, rows), strict=True):
         number = hashed % count
         if has_layers and is_passed(layers[number], event_id, hashed):
             continue
@@ -275,9 +292,7 @@ def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None
         else:
             event, error = parted(found_event)
         items.append(Item(event_id, event, error, key or "", hashed, number))
-    is_full = len(found.rows) == limit
-    to = int(found.rows[-1][0]) if is_full else found.bound
-    return Batch(items, to, found.bound, is_full, found.has_parked)
+    return items
 
 
 def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:

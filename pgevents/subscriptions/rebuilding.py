@@ -16,7 +16,7 @@ from pgevents.store.kept import KeptReport, kept_name, kept_reports
 from pgevents.subscriptions.control import every_lane, replay, statements_of
 from pgevents.subscriptions.definition import ErrorPolicy
 from pgevents.subscriptions.engines import Engine, fold_by, refuse_stuck
-from pgevents.subscriptions.keeping import keep
+from pgevents.subscriptions.keeping import Keeper, keep
 from pgevents.subscriptions.runner import Runner
 
 __all__ = ["RebuildProgress", "drop_old_versions", "kept_views", "rebuild"]
@@ -31,7 +31,7 @@ class RebuildProgress:
     """How far a rebuild is.
 
     Attributes:
-        position: The place in the log that was reached.
+        position: The place in the log that was reached; an estimate where views are folded one by one.
         target: The place that it has to reach.
         rate: Ids a second since this process began; 0 at first.
         seconds_left: Seconds until it is complete, if it goes on like that; None if that cannot be said yet.
@@ -138,7 +138,7 @@ def rebuild(
                 if report.complete_at is not None and not is_trying:
                     break
                 refuse_stuck(work)
-            thread.join(every if report is not None else 0.02)
+            _pause(thread, work.keeper, every if report is not None else 0.02)
     finally:
         runner.stop()
         thread.join()
@@ -153,6 +153,16 @@ def rebuild(
     if drop_old:
         drop_old_versions(client, projection)
     return report
+
+
+def _pause(thread: threading.Thread, keeper: Keeper, seconds: float) -> None:
+    """Wait before the next look; no longer than until the views have become complete."""
+    end, was_complete = time.monotonic() + seconds, keeper.is_complete
+    while thread.is_alive() and keeper.is_complete == was_complete:
+        left = end - time.monotonic()
+        if left <= 0:
+            return
+        thread.join(min(left, 0.02))
 
 
 def _try_parked_again(client: EventClient, name: str) -> None:

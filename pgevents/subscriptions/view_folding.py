@@ -9,25 +9,22 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from pgevents.errors import ConfigurationError
-from pgevents.events import Event
-from pgevents.fields import path_of
-from pgevents.store.processing import read_lanes
-from pgevents.subscriptions import lanes, parking
+from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
+from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, items_of, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
+from pgevents.subscriptions.view_reading import Run, hashes_of, having_ids, read, runs
 from pgevents.subscriptions.view_rows import Held, earlier_events, has_snapshot_hooks, held_views, write
 from pgevents.subscriptions.whose import Rule
 
-__all__ = ["MOST_EVENTS", "PAGE", "Fold", "dealt", "hashes_of", "read"]
+__all__ = ["MOST_EVENTS", "PAGE", "Fold"]
 
 PAGE = 5_000
 """Events that are read at once."""
@@ -40,6 +37,11 @@ MOST_TEXT = 12_000_000
 """Characters of JSON of the views in memory, judged by those that were written last."""
 LONGEST = 30.0
 """Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
+FAR = 20_000
+"""Ids behind the log from which on events are read view by view, not in their order: each view is then folded
+and written once, however far apart its events lie."""
+STRETCH = 1_000_000
+"""Events, about, that are read view by view in one transaction. The server sorts them."""
 CAREFUL_PAGE = 200
 CAREFUL_PAGES = 500
 """Where a keeper died, so many small pages are committed one by one; where it died in one, its events."""
@@ -142,6 +144,8 @@ class Fold:
                 if self.announced is not None:
                     self._write()
                     return Outcome(handled=retried, claimed=len(claimed), is_more=True)
+            if not count and seconds and self._is_far(batch):
+                return self._run_stretch(batch, end, pace)
             self._take_page(batch)
             count += len(batch.items)
             self.reached(batch.to)
@@ -166,6 +170,76 @@ class Fold:
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
+    # -- view by view -------------------------------------------------------------------------
+
+    def _is_far(self, batch: Batch) -> bool:
+        return self.rule.field is not None and batch.bound - batch.to > FAR
+
+    def _run_stretch(self, batch: Batch, end: float, pace: Pace) -> Outcome:
+        """Fold a long stretch of the log view by view. Who has to end it early writes the views that are
+        done, and leaves the places: these views are passed over the next time."""
+        work, claimed = self.work, self.lanes
+        low = min(lane.position for lane in claimed)
+        to = min(batch.bound, low + pace.stretch)
+        count, touched, is_whole = 0, dict[int, Item](), True
+        for found in runs(work, claimed, to, PAGE):
+            self._take_runs(found, to, batch)
+            count += sum(len(run.texts) for run in found)
+            touched.update({run.lane: run.item() for run in found})
+            last = self.views.get(found[-1].key or "")
+            self._write(but=last)
+            self.views = {last.id: last} if last is not None else {}
+            self.reached(low + int((to - low) * (found[-1].hash + 2**63) / 2**64))
+            if self.stop.is_set() or time.monotonic() >= end:
+                is_whole = False
+            elif work.statements.value("is_wanted") or self._has_too_many(pace):
+                is_whole = False
+            if not is_whole:
+                break
+        self._write()
+        if not is_whole:
+            pace.stretch = max(pace.stretch // 2, FAR)
+            return Outcome(count, len(claimed), is_more=True)
+        if count < STRETCH // 2:
+            pace.stretch *= 2
+        move(work, [attrs.evolve(lane, is_stale=True) for lane in claimed], to, list(touched.values()))
+        reached = {lane.number: max(to, lane.position) for lane in claimed}
+        return Outcome(count, len(claimed), reached, is_more=to < batch.bound)
+
+    def _take_runs(self, found: Sequence[Run], to: int, batch: Batch) -> None:
+        """Fold each view's events; those of views that are set aside queue behind them."""
+        blocked = self.blocked
+        if batch.has_parked:
+            keys = [run.key for run in found]
+            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
+            blocked = blocked | {key for key, *_ in rows}
+        plain = [run for run in found if run.key and run.key not in blocked]
+        self._load({run.key: run.item() for run in plain if run.key})
+        others: list[Run] = []
+        for run in found:
+            if run.key and run.key not in blocked and run.key not in self.blocked:
+                self._fold_run(self.views[run.key], run, to)
+            else:
+                others.append(run)
+        if others:
+            rows = [row for run in others for row in run.rows()]
+            items = items_of(self.work, rows, self.lanes[0].lanes, {})
+            self._take_page(attrs.evolve(batch, items=having_ids(self.rule, items), has_parked=True))
+            self._fold_pending(to)
+
+    def _fold_run(self, held: Held, run: Run, to: int) -> None:
+        try:
+            if run.events is not None:
+                events = [event for event in run.events if event.id > held.latest]
+                held.fold(events, has_hooks=self.has_hooks)
+                return
+        except Exception as error:  # of the application's reducers: it is noted, and shown
+            if is_transient(error):
+                raise
+        failed = self._fold_singly(held, to)
+        if failed is not None:
+            self._set_aside(run.item(), failed, [id_ for id_ in run.ids() if id_ > failed[0]])
+
     # -- events of a page -----------------------------------------------------------------
 
     def _take_page(self, batch: Batch) -> None:
@@ -186,7 +260,7 @@ class Fold:
                 by_id[key].append(item)
             else:
                 by_id[key] = [item]
-        self._load(by_id)
+        self._load({text: mine[0] for text, mine in by_id.items()})
         is_shared = self.rule.field is None and len({item.id for item in items}) < len(items)
         for text, mine in by_id.items():
             if text in self.blocked:  # an event from before this page cannot be folded
@@ -212,18 +286,22 @@ class Fold:
         for text, (item, events) in pending.items():
             self._fold(self.views[text], item, events, to)
 
-    def _load(self, by_id: Mapping[str, Sequence[Item]]) -> None:
-        """Bring views into memory, with all their events up to the places of their lanes."""
-        new = [text for text in by_id if text not in self.views]
+    def _load(self, first: Mapping[str, Item]) -> None:
+        """Bring views into memory, with all their events up to the places of their lanes.
+
+        Args:
+            first: By id, one of the view's events, which knows its lane.
+        """
+        new = [text for text in first if text not in self.views]
         if not new:
             return
         found = held_views(self.rule, new)
         self.views.update(found)
         places = {lane.number: lane.position for lane in self.lanes}
-        wanted = [(held, places[by_id[text][0].lane]) for text, held in found.items()]
+        wanted = [(held, places[first[text].lane]) for text, held in found.items()]
         wanted = [(held, place) for held, place in wanted if held.latest < place]
         for text, events in earlier_events(self.rule, wanted).items():
-            item = by_id[text][0]
+            item = first[text]
             self._fold(found[text], item, events, places[item.lane])
 
     def _fold(self, held: Held, item: Item, events: Sequence[Item], to: int) -> None:
@@ -317,8 +395,9 @@ class Fold:
         later = [tried.event_id] if tried.event_id > event_id else []
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 
-    def _write(self) -> None:
-        length = write(self.rule, list(self.views.values()), self.redactions)
+    def _write(self, but: Held | None = None) -> None:
+        """Write the views in memory; all but one, whose next events are at hand."""
+        length = write(self.rule, [held for held in self.views.values() if held is not but], self.redactions)
         if length:
             self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
         if self.has_hooks:  # plugins may have put other data in place of the views
@@ -327,71 +406,3 @@ class Fold:
 
 def _failure(item: Item) -> Failed:
     return item.id, item.error or ConfigurationError(f"event {item.id} cannot be read")
-
-
-def read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
-    """The next events of some lanes, each with the id of the view that it changes, once for each such
-    view.
-
-    Args:
-        rule: Whose views they change.
-        work: The kept view.
-        claimed: The lanes.
-        limit: At most so many events.
-        bound: Read up to this final id only, and do not look what is parked.
-    """
-    if rule.field is not None:
-        # Earlier divisions into lanes do not matter: what a row holds already is left out by its own place.
-        batch = lanes.read(work, [attrs.evolve(lane, layers=()) for lane in claimed], limit, bound)
-        field = rule.field
-        there = [item for item in batch.items if item.key or item.error or _is_there(item, field)]
-        return attrs.evolve(batch, items=there)
-    low = min(lane.position for lane in claimed)
-    parked_of = work.name if bound is None else ""
-    found = read_lanes(
-        work.statements, work.question.streams, (), [low], limit, parked_of=parked_of, bound=bound
-    )
-    for lane in claimed:
-        if lane.position > found.bound:
-            lanes.check_ahead(work, lane)
-    items = dealt(rule, work, claimed, found.rows)
-    is_full = len(found.rows) == limit
-    to = int(found.rows[-1][0]) if is_full else found.bound
-    return Batch(items, to, found.bound, is_full, found.has_parked)
-
-
-def dealt(rule: Rule, work: Work, claimed: Sequence[Lane], rows: Sequence[Any]) -> list[Item]:
-    """Events of these lanes, once for each view that an event changes; the program says which these are."""
-    count, by_number = claimed[0].lanes, {lane.number: lane for lane in claimed}
-    of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
-    for row, event_or_error in zip(rows, lanes.decoded(work, rows), strict=True):
-        event, error = lanes.parted(event_or_error)
-        if lanes.is_dropped(event):
-            continue
-        of_row.append((row, event, error, rule.ids(row, event)))
-    hashes = hashes_of(work, {text for *_, ids in of_row for text in ids})
-    items: list[Item] = []
-    for row, event, error, ids in of_row:
-        event_id = int(row[0])
-        for text in ids:
-            mine, hashed = by_number.get(hashes[text] % count), hashes[text]
-            if mine is not None and event_id > mine.position:
-                items.append(Item(event_id, event, error, text, hashed, mine.number))
-    return items
-
-
-def _is_there(item: Item, field: str) -> bool:
-    """Whether an event without a key text has the field at all: then its text is empty."""
-    if item.event is None:
-        return False
-    column, keys = path_of(field)
-    value: Any = getattr(item.event, column)
-    for key in keys:
-        value = cast(Any, value).get(key) if isinstance(value, dict) else getattr(value, key, None)
-    return value is not None
-
-
-def hashes_of(work: Work, texts: Iterable[str]) -> dict[str, int]:
-    """The hashes of ids, by which their lane is known."""
-    wanted = sorted(set(texts))
-    return dict(work.statements.rows("hashes", texts=wanted)) if wanted else {}

@@ -1,0 +1,152 @@
+"""Kept views that are far behind: their events are read view by view, and each view is written once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pgevents import Event, EventClient, pipeline
+from pgevents.subscriptions import Runner, keep, parked, rebuild, replay, retry, view_folding, view_reading
+from pgevents.subscriptions.change import settle
+from pgevents.testing import drain
+
+from .shop import CartCreated, CartProjection, ItemAddedToCart
+
+CARTS = [f"c{n}" for n in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few events are far, and a page ends in the middle of a view's events."""
+    monkeypatch.setattr(view_folding, "PAGE", 4)
+    monkeypatch.setattr(view_folding, "FAR", 4)
+
+
+def save(client: EventClient, rounds: int = 5) -> None:
+    """Events of each cart, as far apart as they can be."""
+    for n in range(rounds):
+        client.save_events([ItemAddedToCart(cart, f"p{n}", 1, 100) for cart in CARTS])
+
+
+def check(client: EventClient, cls: Any = CartProjection, but: str = "") -> None:
+    """Each row equals the fold from the start."""
+    for cart in CARTS:
+        if cart != but:
+            whole = cls(cart, client, load_existing_projection=False)
+            saved = client.get_projection(cls, cart)
+            assert saved is not None
+            assert (saved.data, saved.latest_event_id) == (whole.view, whole.position.last_id)
+
+
+def states(client: EventClient) -> dict[str, tuple[int, bool]]:
+    """Of each row the last event, and whether it was written once."""
+    rows = client.db.execute_sql("SELECT id, latest_event_id, created_at = updated_at FROM my_app.views")
+    return {id: (latest, is_first) for id, latest, is_first in rows.fetchall()}
+
+
+def keeper_of(client: EventClient, cls: Any = CartProjection) -> Any:
+    work = Runner(client, [keep(cls)]).works[0]
+    settle(work)
+    work.setup()
+    return work
+
+
+def test_each_view_is_written_once(client: EventClient) -> None:
+    """Also one whose events do not fit into a page; later ones are folded on top."""
+    save(client)
+    work = keeper_of(client)
+    outcome = work.keeper.step(work, range(work.lanes), work.lanes)
+    assert (outcome.handled, outcome.is_more) == (35, False)
+    check(client)
+    assert all(is_first for _, is_first in states(client).values())
+    save(client)
+    client.delete_projection(CartProjection, "c3")
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_who_has_to_end_early_leaves_the_places(client: EventClient) -> None:
+    """The views that are done are written, and passed over the next time; none is missing in the end."""
+    save(client)
+    work, stop = keeper_of(client), threading.Event()
+    stop.set()
+    outcome = work.keeper.step(work, range(work.lanes), work.lanes, stop)
+    assert (outcome.is_more, outcome.reached) == (True, {})
+    before = states(client)
+    assert 0 < len(before) < len(CARTS)
+    assert client.db.execute_sql("SELECT max(position) FROM my_app.events_checkpoints").fetchone() == (0,)
+    drain(client, [keep(CartProjection)])
+    check(client)
+    after = states(client)
+    assert all(after[id] == before[id] for id, (latest, _) in before.items() if latest >= 29)
+
+
+class Breakable(CartProjection):
+    """Refuses one event, as long as it is broken."""
+
+    projection_type = "BREAKABLE"
+    is_broken = True
+    reducers = pipeline(
+        user_id=lambda ids, event: Breakable.to_ids(ids, event), total=lambda total, event: total + 1
+    )
+
+    @staticmethod
+    def to_ids(ids: str, event: Event[Any]) -> str:
+        if Breakable.is_broken and (event.data.cart_id, event.data.product_id) == ("c3", "p2"):
+            raise ValueError("not this one")
+        return f"{ids}{event.id} "
+
+
+def test_a_view_that_cannot_be_folded_holds_up_no_other(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands before the event that fails; this one and those after it wait, in order."""
+    save(client)
+    kept = keep(Breakable, on_error=retry(1).then_park())
+    drain(client, [kept])
+    save(client)
+    drain(client, [kept])
+    check(client, Breakable, but="c3")
+    saved = client.get_projection(Breakable, "c3")
+    assert saved is not None and saved.data.total == 2
+    ids = [one.event_id for one in parked(client, kept.work(client).name)]
+    mine = [event.id for event in client.get_event_stream(cart_id="c3")]
+    assert ids and set(ids) <= set(mine[2:])
+    monkeypatch.setattr(Breakable, "is_broken", False)
+    replay(client, kept.work(client).name)
+    drain(client, [kept])
+    check(client, Breakable)
+
+
+def test_an_event_that_cannot_be_read_is_set_aside(client: EventClient) -> None:
+    """Others of its page are folded. An empty id is an id."""
+    save(client)
+    with client.maintenance("an odd value"):
+        client.db.execute_sql("UPDATE my_app.events SET data = data || '{\"quantity\": []}' WHERE id = 11")
+    client.save_event(CartCreated("", "u1"))
+    drain(client, [keep(CartProjection, on_error=retry(1).then_park())])
+    check(client, but="c3")
+    assert [one.event_id for one in parked(client, "view SHOPPING_CART 1 in views")][:1] == [11]
+    assert client.get_projection(CartProjection, "") is not None
+
+
+def test_events_are_decoded_a_page_at_a_time(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins get many at once; the rebuild reports its places in order."""
+    save(client)
+    sizes: list[int] = []
+    plain = view_reading.runs
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for found in plain(*arguments):
+            sizes.append(sum(len(run.texts) for run in found))
+            yield found
+
+    monkeypatch.setattr(view_folding, "runs", counted)
+    places: list[int] = []
+    report = rebuild(client, CartProjection, progress=lambda now: places.append(now.position), every=0.01)
+    assert report.position == 35 and sizes == [4] * 8 + [3]
+    assert places == sorted(places)
+    check(client)
