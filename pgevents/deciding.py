@@ -192,7 +192,7 @@ class Decider:
         if key is not None:
             self.check_installed()
             earlier = self.saver.reader.by_key(key)
-            if earlier:
+            if earlier is not None:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
@@ -343,7 +343,7 @@ class _Decision:
     def _save(self, attempt: int) -> list[Event[Any]]:
         decided = _events_of(self.decider(*[projection.view for projection in self.projections]))
         if not decided:
-            return []
+            return self.owner.saver.settle(self.options.key)[1]
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
         if any(isinstance(one, (Later, Cancel)) for one in decided):
@@ -356,11 +356,13 @@ class _Decision:
 
     def _save_with_timers(self, decided: Sequence[Any], options: SaveOptions) -> list[Event[Any]]:
         """Save the events, then schedule and cancel timers, in one transaction. Without events the positions
-        are checked all the same."""
+        are checked all the same. Of a command that is repeated all this is done already."""
         timers, saver = self.owner.timers, self.owner.saver
         events = [one for one in decided if not isinstance(one, (Later, Cancel))]
         with self.owner.session.atomic():
-            saved = saver.save(events, options)
+            is_new, saved = saver.append(events, options) if events else saver.settle(options.key)
+            if not is_new:
+                return saved
             if not events:
                 saver.validate(options)
             for one in decided:

@@ -106,10 +106,14 @@ class Saver:
 
     def save(self, given: Sequence[Any], options: SaveOptions = PLAIN) -> list[Event[Any]]:
         """Save events, all or none; see `EventClient.save_events`."""
+        return self.append(given, options)[1]
+
+    def append(self, given: Sequence[Any], options: SaveOptions = PLAIN) -> tuple[bool, list[Event[Any]]]:
+        """Save events, all or none; whether anything was written, and the saved events."""
         if not isinstance(given, list):
             _check_sequence(given)
         if not given:
-            return []
+            return False, []
         delivery = current_delivery()
         if delivery is not None:
             options = _in_answer(delivery, options)
@@ -117,7 +121,17 @@ class Saver:
             events = [self.encoder.new_event(event, options.metadata) for event in given]
             return self._save_with_hooks(events, options)
         self.check_installed()
-        return self._append(self.encoder.encode(given, options.metadata), options)[1]
+        return self._append(self.encoder.encode(given, options.metadata), options)
+
+    def settle(self, key: str | None) -> tuple[bool, list[Event[Any]]]:
+        """Record that a decision has nothing to save under its idempotency key, if it has one.
+
+        Returns:
+            Whether this is its first result; and else what was saved under the key before.
+        """
+        self.check_installed()
+        ids = None if key is None else self.appender.settle(key)
+        return ids is None, self.reader.by_ids(ids) if ids else []
 
     def validate(self, options: SaveOptions) -> None:
         """Check positions as a save does, under locks that stand until the transaction ends; save nothing.
@@ -133,7 +147,7 @@ class Saver:
 
     # -- with plugins ------------------------------------------------------------
 
-    def _save_with_hooks(self, events: list[NewEvent], options: SaveOptions) -> list[Event[Any]]:
+    def _save_with_hooks(self, events: list[NewEvent], options: SaveOptions) -> tuple[bool, list[Event[Any]]]:
         hooks = self.hooks.implemented
         self.hooks.check_nesting()
         self.check_installed()
@@ -154,11 +168,11 @@ class Saver:
             is_new, saved = self._append(encoded, options, observed)
         if is_new and report is not None:
             report(saved)
-        return saved
+        return is_new, saved
 
     def _append_and_follow(
         self, encoded: Encoded, options: SaveOptions, operation: Operation | None
-    ) -> list[Event[Any]]:
+    ) -> tuple[bool, list[Event[Any]]]:
         """Append, and let plugins write more in the same transaction."""
         with self.session.atomic():
             is_reported = "pgevents_after_commit" in self.hooks.implemented
@@ -171,7 +185,7 @@ class Saver:
             if is_new and "pgevents_after_save" in self.hooks.implemented:
                 self.hooks.after_save(saved)
             self.session.check_alive()
-        return saved
+        return is_new, saved
 
     def _changed_views(self, rows: Sequence[Row]) -> ChangedViews:
         """The views that events will change, locked; but one that stands alone is locked and read by the
@@ -292,11 +306,10 @@ class Saver:
             saved = self.reader.by_ids(answer.ids)
             if options.key_names_command or self._are_same(saved, encoded):
                 return saved
+            before = f"saved other events before (ids {answer.ids})" if saved else "is of an empty decision"
             raise IdempotencyError(
-                f"idempotency key {options.key!r} saved other events before (ids {answer.ids}), and "
-                f"nothing was "
-                "written now: if this is that save repeated, what it saved stands; another save has "
-                "a key of its own",
+                f"idempotency key {options.key!r} {before}, and nothing was written now: if this is that "
+                "save repeated, what it saved stands; another save has a key of its own",
                 key=str(options.key),
                 saved_ids=answer.ids,
             )

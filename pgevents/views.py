@@ -26,6 +26,7 @@ __all__ = [
     "digest",
     "field_types",
     "first_difference",
+    "is_alike",
     "is_dict_class",
     "jsonb_text",
     "nearest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from pgevents import (
     ConcurrencyError,
     ConfigurationError,
     EventClient,
+    IdempotencyError,
     PgEventsError,
     ProjectionBase,
     StagedEventsError,
@@ -200,10 +202,79 @@ def test_two_that_decide_one_command_at_once_get_the_same(client: EventClient, m
     assert len(client.get_event_stream()) == 2
 
 
-def test_a_command_that_decided_nothing_is_decided_anew(client: EventClient) -> None:
-    """An empty decision leaves nothing that a repetition could give."""
+@pytest.mark.parametrize("nothing", [None, [], ()], ids=repr)
+def test_a_command_that_decided_nothing_is_not_decided_anew(
+    client: EventClient, make_client: Make, nothing: Any
+) -> None:
+    """Its first result is nothing, also for another process, in a transaction, and when others have saved
+    since. Another save of that key is refused."""
+    assert client.decide(CartProjection("c1", client), lambda view: nothing, idempotency_key="k") == []
+    client.save_event(CartCreated("c1", "u1"))
+    other = make_client()
+    cart = CartProjection("c1", other)
+    assert other.decide(cart, add_item, idempotency_key="k") == []
+    with other.db.atomic():
+        assert other.decide(cart, add_item, idempotency_key="k") == []
+    with pytest.raises(IdempotencyError, match="'k' is of an empty decision"):
+        other.save_event(CartCreated("c2", "u1"), idempotency_key="k")
+    assert other.get_saved("k") == [] and len(other.get_event_stream()) == 1
+    assert len(other.decide(cart, add_item, idempotency_key="k2")) == 1
+
+
+def test_a_command_that_decides_nothing_while_another_saves_gives_what_was_saved(
+    client: EventClient, make_client: Make
+) -> None:
+    """And the other way round: whoever comes second gets the first result."""
+    other = make_client()
+
+    def nothing_but(first: Any, second: Any) -> Callable[[CartView], Any]:
+        def decider(cart: CartView) -> Any:
+            if not cart.items:
+                other.decide(CartProjection(cart.id, other), lambda view: first, idempotency_key=cart.id)
+            return second
+
+        return decider
+
+    item = ItemAddedToCart("c1", "p1", 1, 5)
+    saved = client.decide(CartProjection("c1", client), nothing_but(item, None), idempotency_key="c1")
+    assert [event.data for event in saved] == [item]
+    item = ItemAddedToCart("c2", "p1", 1, 5)
+    assert client.decide(CartProjection("c2", client), nothing_but(None, item), idempotency_key="c2") == []
+    assert len(client.get_event_stream()) == 1
+
+
+def test_programs_that_decide_one_command_at_once_all_get_the_same(
+    client: EventClient, make_client: Make
+) -> None:
+    """Whether it saves something or nothing is chosen by each at random."""
+    clients, keys = [make_client() for _ in range(6)], [f"k{n}" for n in range(40)]
+    results: dict[str, list[list[int]]] = {key: [] for key in keys}
+    start = threading.Barrier(len(clients))
+
+    def decide_all(own: EventClient) -> None:
+        for key in keys:
+            start.wait(30)
+            cart = CartProjection(key, own)
+            saved = own.decide(cart, lambda view: random.choice([None, add_item(view)]), idempotency_key=key)
+            results[key].append([event.id for event in saved])
+
+    threads = [threading.Thread(target=decide_all, args=(own,)) for own in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(len(found) == len(clients) for found in results.values())
+    assert [key for key, found in results.items() if any(ids != found[0] for ids in found)] == []
+    saved = {ids[0] for found in results.values() for ids in found if ids}
+    assert saved == {event.id for event in client.get_event_stream()} and 0 < len(saved) < len(keys)
+
+
+def test_an_empty_decision_is_recorded_with_the_transaction_around_it(client: EventClient) -> None:
+    """Rolled back, the command is new."""
     cart = CartProjection("c1", client)
-    assert client.decide(cart, lambda view: None, idempotency_key="k") == []
+    with pytest.raises(ZeroDivisionError), client.db.atomic():
+        assert client.decide(cart, lambda view: None, idempotency_key="k") == []
+        1 / 0  # noqa: B018
     assert len(client.decide(cart, add_item, idempotency_key="k")) == 1
 
 

@@ -65,6 +65,8 @@ def test_a_writer_saves_decides_snapshots_and_follows(client: EventClient, as_ro
         writer.decide(CartProjection("c1", writer), lambda cart: item())
         assert other.horizon().holders[0].pid == writer.db.connection().info.backend_pid
         assert len(other.reader.read_final([stream(cart_id="c1")])) == 3
+    assert writer.decide(CartProjection("c1", writer), lambda cart: None, idempotency_key="k2") == []
+    assert writer.decide(CartProjection("c1", writer), lambda cart: item(), idempotency_key="k2") == []
     assert writer.save_projection(CartProjection("c1", writer)).status == "created"
     seen: list[int] = []
     assert Subscription(writer, "counter").process(lambda event: seen.append(event.id)) == 403
@@ -74,6 +76,7 @@ def test_a_writer_saves_decides_snapshots_and_follows(client: EventClient, as_ro
 FORGERIES = [
     "INSERT INTO my_app.events (type, data) VALUES ('A', '{}')",
     "INSERT INTO my_app.events (id, type, data) OVERRIDING SYSTEM VALUE VALUES (99, 'A', '{}')",
+    "INSERT INTO my_app.events_commands (key) VALUES ('k')",
     "UPDATE my_app.events SET data = '{}'",
     "DELETE FROM my_app.events",
     "TRUNCATE my_app.events",

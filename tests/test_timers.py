@@ -491,6 +491,31 @@ def test_a_decision_of_timers_alone_is_validated(client: EventClient, make_clien
     assert client.scheduled() == [] and len(client.get_event_stream(cart_id="c1")) == 4
 
 
+@pytest.mark.parametrize("events", [[], [cart("now")]], ids=["timers alone", "events too"])
+def test_a_command_that_schedules_does_so_once(
+    client: EventClient, make_client: Make, events: list[Any]
+) -> None:
+    """Also when its timer has fired, and when another program comes first with the same key. (The timers have
+    names of their own, so a second one would fire, too.)"""
+    other = make_client()
+
+    def decide(view: CartView) -> list[Any]:
+        return [*events, later(cart("then"), at=PAST)]
+
+    def decide_second(view: CartView) -> list[Any]:
+        other.decide(CartProjection("c2", other), decide, idempotency_key="k2")
+        return decide(view)
+
+    first = client.decide(CartProjection("c1", client), decide, idempotency_key="k1")
+    fire_all(client)
+    assert client.decide(CartProjection("c1", client), decide, idempotency_key="k1") == first
+    assert len(client.scheduled()) == 0
+    second = client.decide(CartProjection("c2", client), decide_second, idempotency_key="k2")
+    assert [event.data for event in second] == events and len(client.scheduled()) == 1
+    fire_all(client)
+    assert sorted(carts_of(client)) == sorted(["then", "then", *["now"] * 2 * len(events)])
+
+
 def test_given_when_then_shows_timers(client: EventClient) -> None:
     """In memory, and with a store."""
 

@@ -126,9 +126,8 @@ class DecidingCalls(ClientParts):
                 be called several times, so it should do nothing but decide.
             retries: How many times to try again.
             metadata: As for `save_events`.
-            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, and
-                the decider is not called. A command that decided nothing leaves no trace, so the decider is
-                called again when it is repeated.
+            idempotency_key: Names the command: repeated with its key, it gives what it saved at first, also
+                if that was nothing, and the decider is not called.
 
         Returns:
             The saved events, typed as what the decider returns. (For a single event of a union mypy infers

@@ -317,7 +317,8 @@ class ReadingCalls(ClientParts):
         return found[0] if found else None
 
     def get_saved(self, idempotency_key: str) -> list[Event[Any]]:
-        """The events that were saved with an idempotency key, in order; empty if it was not used.
+        """The events that were saved with an idempotency key, in order; empty if it was not used, or by a
+        decision that had nothing to save.
 
         Args:
             idempotency_key: The key of a save or of a decision.
@@ -328,7 +329,7 @@ class ReadingCalls(ClientParts):
                 pay()
             ```
         """
-        return self.reader.by_key(check_key(idempotency_key))
+        return self.reader.by_key(check_key(idempotency_key)) or []
 
     @overload
     def get_latest_event(

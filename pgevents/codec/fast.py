@@ -24,7 +24,17 @@ if not TYPE_CHECKING:
     except ImportError:
         pass
 
-__all__ = ["MAX_DEPTH", "ODD_NUMBER", "dump", "dump_lines", "instance_decoder", "load", "preparer", "writer"]
+__all__ = [
+    "MAX_DEPTH",
+    "ODD_NUMBER",
+    "dump",
+    "dump_lines",
+    "instance_decoder",
+    "load",
+    "preparer",
+    "reads_any_order",
+    "writer",
+]
 
 WRITTEN_ALIKE = (str, int, bool, UUID)
 """Field types that msgspec and cattrs write alike, and whose values a read gives back as they were. Not
@@ -77,6 +87,25 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
     return decode_and_compare
 
 
+def reads_any_order(cls: Any) -> bool:
+    """Whether an instance is read alike from jsonb's text, whose keys have another order, and from what is
+    written: so are plain classes that hold neither a dict nor a float, which jsonb may write otherwise."""
+    return msgspec is not None and cls not in READ_ALIKE and _is_order_free(cls, frozenset())
+
+
+def _is_order_free(kind: Any, outer: frozenset[Any]) -> bool:
+    if kind in READ_ALIKE:
+        return kind is not float
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list or (origin is tuple and arguments[1:] == (...,)):
+        return _is_order_free(arguments[0], outer)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in arguments if member is not types.NoneType]
+        return len(members) == 1 and _is_order_free(members[0], outer)
+    fields = None if kind in outer else _plain_fields(kind)
+    return fields is not None and all(_is_order_free(field, outer | {kind}) for field in fields.values())
+
+
 def preparer(cls: type[Any]) -> Callable[[Any], Any]:
     """A function from an instance to a value that `dump_lines` writes so that a read gives an equal instance.
 
@@ -126,8 +155,10 @@ def writer(cls: type[Any]) -> Callable[[Any], str | None]:
     return write
 
 
-def dump(value: object) -> str | None:
+def dump(value: object, *, has_floats: bool = True) -> str | None:
     """JSON text of a value in one step; None where the slower form must decide.
+
+    To look for floats that jsonb would change takes longer than to write the text.
 
     msgspec writes what JSON does not have without an error: NaN as null, a Decimal as text. So the caller
     compares what is read, or has checked that the value holds nothing of the kind.
@@ -138,7 +169,7 @@ def dump(value: object) -> str | None:
         text: str = msgspec.json.encode(value).decode()
     except Exception:  # the slower form raises the error, with its place
         return None
-    return None if NUL in text or ODD_NUMBER.search(text) or _may_be_deep(text) else text
+    return None if NUL in text or (has_floats and ODD_NUMBER.search(text)) or _may_be_deep(text) else text
 
 
 def _may_be_deep(text: str) -> bool:

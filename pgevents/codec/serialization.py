@@ -48,6 +48,7 @@ class Serializer:
             field at fault.
         prepare: By class, the function from an instance to what is written so that a read gives an equal one;
             None where only `dump` can tell.
+        reads_any_order: By class, whether jsonb's order of keys makes no difference to a read.
         personal: Types of events and projections whose values stay out of error texts; plugins add to it.
     """
 
@@ -71,6 +72,9 @@ class Serializer:
         )
         self.prepare: Cache[type[Any], Callable[[Any], Any]] = Cache(
             "preparers of JSON", fast.preparer if is_ours else lambda cls: lambda data: None
+        )
+        self.reads_any_order: Cache[type[Any], bool] = Cache(
+            "classes read in any order", fast.reads_any_order if is_ours else lambda cls: False
         )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
             "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder

@@ -101,7 +101,7 @@ class Appender:
 
     def __init__(self, session: Session, spec: TableSpec) -> None:
         self._session = session
-        functions = ("append_one", "append_many", "lock_value", "view_after")
+        functions = ("append_one", "append_many", "lock_value", "view_after", "settle")
         self._names = {name: spec.qualified(f"_{name}") for name in functions}
         self._one_sql, self._many_sql = (sql.format(**self._names) for sql in (ONE_SQL, MANY_SQL))
         self._data_indexes = spec.data_indexes
@@ -138,6 +138,15 @@ class Appender:
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)
         return answer
+
+    def settle(self, key: str) -> list[int] | None:
+        """Record that a decision had nothing to save under its idempotency key.
+
+        Returns:
+            None; or the ids of what the key saved before, and then nothing was recorded.
+        """
+        found = self._session.execute(f"SELECT {self._names['settle']}(%s)", [key]).fetchone()[0]
+        return None if found is None else list(found)
 
     def call_for(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "COMMANDS_SQL",
     "EVENTS_SQL",
     "IMPORTS_SQL",
     "LATER_COLUMNS",
@@ -44,6 +45,12 @@ CREATE TABLE IF NOT EXISTS {imports} (
     lines bytea NOT NULL,
     at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (source, page)
+);
+"""
+COMMANDS_SQL = """\
+CREATE TABLE IF NOT EXISTS {commands} (
+    key text COLLATE "C" PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 """
 LISTS_SQL = """\

@@ -26,6 +26,7 @@ DOORS = {
         "_append",
         "_append_many",
         "_append_one",
+        "_settle",
         "_lock",
         "_lock_value",
         "_hold_redactions",

@@ -19,6 +19,7 @@ BESIDE_EVENTS = {
     "_id_seq": ("SELECT", "SELECT"),
     "_lists": ("SELECT", "SELECT"),
     "_imports": ("SELECT, INSERT, UPDATE", "SELECT"),
+    "_commands": ("SELECT", "SELECT"),
     **{f"_{name}": ("SELECT, INSERT, UPDATE, DELETE", "SELECT") for name in TABLES},
     "_keys": ("SELECT, INSERT, UPDATE (created_at)", "SELECT"),
     "_key_uses": ("SELECT, INSERT, UPDATE (version, latest_event_id)", ""),

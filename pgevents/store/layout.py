@@ -11,6 +11,7 @@ import peewee
 
 from pgevents.fields import described_sql, many, text_sql
 from pgevents.store.ddl import (
+    COMMANDS_SQL,
     EVENTS_SQL,
     IMPORTS_SQL,
     LATER_COLUMNS,
@@ -124,11 +125,14 @@ class TableSpec:
         table = self.qualified()
         if self.kind == "projections":
             return {table: PROJECTIONS_SQL.format(table=table)}
-        maintenance, imports, lists = map(self.qualified, ("_maintenance", "_imports", "_lists"))
+        maintenance, imports, commands, lists = map(
+            self.qualified, ("_maintenance", "_imports", "_commands", "_lists")
+        )
         return {
             table: EVENTS_SQL.format(table=table, sequence=self.qualified("_id_seq")),
             maintenance: MAINTENANCE_SQL.format(maintenance=maintenance),
             imports: IMPORTS_SQL.format(imports=imports),
+            commands: COMMANDS_SQL.format(commands=commands),
             **({lists: LISTS_SQL.format(lists=lists)} if self.lists else {}),
         }
 

@@ -115,23 +115,26 @@ def refuse_foreign(execute: Any, spec: TableSpec, tables: Mapping[str, str]) -> 
 
 
 def refuse_leftovers(execute: Any, events: TableSpec, projections: TableSpec) -> None:
-    """Refuse to create a log beside checkpoints and snapshots of a dropped one, whose ids mean other events.
+    """Refuse to create a log beside what a dropped one has left: ids that mean other events, and keys and
+    lines that it does not hold.
 
     Raises:
         ConfigurationError: There are such rows. Nothing was changed.
     """
     left = {
-        events.qualified("_checkpoints"): "position",
-        events.qualified("_timers"): "number",
-        projections.qualified(): "latest_event_id",
+        events.qualified("_checkpoints"): "position > 0",
+        events.qualified("_timers"): "true",
+        events.qualified("_commands"): "true",
+        events.qualified("_imports"): "true",
+        projections.qualified(): "latest_event_id > 0",
     }
-    for table, column in left.items():
+    for table, condition in left.items():
         if execute("SELECT to_regclass(%s)", [table]).fetchone()[0] is None:
             continue
-        if execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {column} > 0)").fetchone()[0]:
+        if execute(f"SELECT EXISTS (SELECT FROM {table} WHERE {condition})").fetchone()[0]:
             raise ConfigurationError(
-                f"{table} still has rows of a log that was dropped; in the new log their ids would mean "
-                f"other events. Nothing was changed. Drop it, too: DROP TABLE {table}"
+                f"{table} still has rows of a log that was dropped, which would be wrong for the new one. "
+                f"Nothing was changed. Drop it, too: DROP TABLE {table}"
             )
 
 

@@ -99,18 +99,20 @@ class Reader(FinalReads):
         events = self.decoder.events(rows, keep_undecodable=on_undecodable != "raise")
         return parts_of(decoded_part(events, on_undecodable)[0])
 
-    def by_key(self, key: str) -> list[Event[Any]]:
-        """The events that were saved with an idempotency key, in order; none if it is new."""
+    def by_key(self, key: str) -> list[Event[Any]] | None:
+        """What was saved with an idempotency key, in order; nothing, if that was decided; None, if it is
+        new."""
         sql = (
             f"SELECT {COLUMNS} FROM {self.spec.qualified()} WHERE idempotency_key = %s "
-            "OR idempotency_key > %s AND idempotency_key < %s ORDER BY id"
+            "OR idempotency_key > %s AND idempotency_key < %s\n"
+            "UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL "
+            f"FROM {self.spec.qualified('_commands')} WHERE key = %s ORDER BY id"
         )
-        params = [
-            key,
-            f"{key}\x1f",
-            f"{key}\x20",
-        ]  # a batch has its key, and for each further event key and number
-        return parts_of(self.decoder.events(self.session.execute(sql, params).fetchall()))
+        # A batch has its key, and for each further event key and number.
+        params = [key, f"{key}\x1f", f"{key}\x20", key]
+        rows = self.session.execute(sql, params).fetchall()
+        events = [row for row in rows if row[0] is not None]
+        return parts_of(self.decoder.events(events)) if rows else None
 
     def ids_in_log(self, ids: Sequence[int]) -> set[int]:
         """Which of these ids are in the log."""

@@ -10,7 +10,14 @@ from pgevents.store.tables import EventsModel, ProjectionsModel
 
 __all__ = ["remove_sql", "table_names"]
 
-BESIDE = ("_maintenance", "_lists", "_imports", *[f"_{name}" for name in TABLES], "_checkpoints_old")
+BESIDE = (
+    "_maintenance",
+    "_lists",
+    "_imports",
+    "_commands",
+    *[f"_{name}" for name in TABLES],
+    "_checkpoints_old",
+)
 """What follows the events table's name in the names of the tables beside it, also of earlier versions."""
 SCHEMA_SQL = """\
 DO $pgevents$

@@ -25,8 +25,8 @@ LANGUAGE sql VOLATILE
 --       of many values {"tags": {"all": ["a", "b"]}} wants each.
 --   _key: an idempotency key: these events are saved once, however often they are sent.
 -- Result: {"status": ..., "ids": [...], ...}. 'saved' (with created_at), 'repeated' (the key saved these before),
---         'conflict' (the ids that match now), 'reused' (the key saved other content: these), 'future' (the last id
---         issued). Only 'saved' has written anything.
+--         'conflict' (the ids that match now), 'reused' (the key saved other content: these; none if it is of a decision that
+--         had nothing to save), 'future' (the last id issued). Only 'saved' has written anything.
 CREATE OR REPLACE FUNCTION my_app.events_append(
     _events jsonb, _conditions jsonb DEFAULT NULL, _key text DEFAULT NULL, _created_at timestamptz DEFAULT NULL
 ) RETURNS jsonb
@@ -254,18 +254,40 @@ BEGIN
 END
 $pgevents$;
 
--- What an idempotency key saved before; NULL if it is new. The key is locked, so nobody else is about to save it.
+-- What an idempotency key saved before; NULL if it is new. The key is locked, so nobody else is about to save it. A decision
+-- that had nothing to save is found, too: 'reused', without ids.
 CREATE OR REPLACE FUNCTION my_app.events_saved_before(_types text[], _data text[], _key text) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN
-    RETURN (
-        SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
+    RETURN coalesce(
+        (SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
             SELECT jsonb_agg(jsonb_build_array(t, d::jsonb) ORDER BY n)
             FROM unnest(_types, _data) WITH ORDINALITY AS given(t, d, n)
         ) THEN 'repeated ' ELSE 'reused ' END || string_agg(id::text, ',' ORDER BY id)
         FROM my_app.events
-        WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32)
-    );
+        WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32)),
+        (SELECT 'reused ' FROM my_app.events_commands WHERE key = _key));
+END
+$pgevents$;
+
+-- Records that a decision had nothing to save under its idempotency key, so that the command is never decided again.
+-- Result: NULL; or the ids of what the key saved before, and then nothing is recorded.
+CREATE OR REPLACE FUNCTION my_app.events_settle(_key text) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _answer text;
+BEGIN
+    IF NOT my_app.events_is_usual_transaction() THEN
+        PERFORM my_app.events_refuse_transaction();
+    END IF;
+    PERFORM my_app.events_remember(
+        nullif(my_app.events_state(2), '')::bigint,
+        my_app.events_lock_keys('{}', ARRAY[my_app.events_key('idempotency', _key)], false));
+    _answer := my_app.events_saved_before('{}', '{}', _key);
+    IF _answer IS NULL THEN
+        INSERT INTO my_app.events_commands (key) VALUES (_key);
+    END IF;
+    RETURN string_to_array(split_part(_answer, ' ', 2), ',')::bigint[];
 END
 $pgevents$;
 
