@@ -18,6 +18,7 @@ import pytest
 
 from pgevents import ConfigurationError, EventClient, RetryableError
 from pgevents.clusters import Dask, engine, running
+from pgevents.exchange import export_parquet
 from pgevents.subscriptions import keep, rebuild
 from pgevents.testing import drain
 
@@ -183,6 +184,67 @@ def test_a_killed_scheduler_loses_nothing(client: EventClient, monkeypatch: pyte
     drain(client, [keep(SlowCartProjection)])
     assert not differing(client, SlowCartProjection, MANY)
     other.db.close()
+
+
+@pytest.mark.long
+def test_processes_fold_an_export(client: EventClient, tmp_path: Path) -> None:
+    """Its files are dealt out on the way, and only they are left; what was saved since comes from the log."""
+    pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+    client.save_events(shopping(*MANY))
+    files = export_parquet(client, tmp_path, rows=40).files
+    client.save_events(shopping(*MANY))
+    port, dealt = free_port(), list[bool]()
+    with scheduler(port), worker(port), worker(port):
+        dask = Dask(f"dask://127.0.0.1:{port}", credentials=URL, parquet=str(tmp_path), ranges=16)
+        report = rebuild(
+            client,
+            CartProjection,
+            engine=dask,
+            progress=lambda now: dealt.append(any(tmp_path.glob("_dealt*/*"))),
+            every=0.01,
+        )
+    assert any(dealt)
+    assert sorted(tmp_path.glob("[!_]*")) == sorted(files) and not any(tmp_path.glob("_dealt*"))
+    assert report.position == 4 * len(MANY)
+    assert not differing(client, CartProjection, MANY)
+
+
+PROGRAM = """
+import os
+from tests.conftest import database, shop_client
+from tests.slow_shop import SlowCartProjection
+
+def make_client():
+    return shop_client(database(os.environ["SHOP_DATABASE_URL"]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", ["the log", "an export"])
+def test_the_command_lets_a_cluster_fold(client: EventClient, tmp_path: Path, source: str) -> None:
+    """`pgevents rebuild --engine`: progress on standard error, the end on standard output."""
+    client.save_events(shopping(*MANY))
+    (tmp_path / "cluster_app.py").write_text(PROGRAM)
+    port, more = free_port(), []
+    if source == "an export":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+        export_parquet(client, tmp_path / "log", rows=40)
+        more = ["--parquet", str(tmp_path / "log")]
+    with scheduler(port), worker(port), worker(port):
+        arguments = ["rebuild", "SLOW_CART", "--app", "cluster_app:make_client", "--credentials", URL]
+        command = [sys.executable, "-c", "from pgevents.cli import main; main()", *arguments]
+        done = subprocess.run(
+            [*command, "--engine", f"dask://127.0.0.1:{port}", *more],
+            cwd=tmp_path,
+            env={**os.environ, "SECONDS_AN_EVENT": "only workers fold"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"SLOW_CART version 1 is complete up to event {2 * len(MANY)}.\n"
+    assert f"of {2 * len(MANY)} (" in done.stderr
+    assert not differing(client, SlowCartProjection, MANY)
 
 
 def client_beside(client: EventClient) -> EventClient:

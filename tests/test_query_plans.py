@@ -367,7 +367,7 @@ def test_the_check_of_a_validated_save_uses_its_index(
 def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: str) -> None:
     """What a key saved before is found in its partial index."""
     found = re.search(
-        r"FROM \S+\s+(WHERE idempotency_key = _key .*?)\n    \);",
+        r"FROM \S+\s+(WHERE idempotency_key = _key .*?)\),\n",
         functions_sql(shop.events.pgevents_spec),
         re.S,
     )

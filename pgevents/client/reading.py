@@ -272,7 +272,8 @@ class ReadingCalls(ClientParts):
     def reading_after(self, bookmark: str) -> AbstractContextManager[None]:
         """A block in which no read is older than a bookmark, whichever standby answers.
 
-        A standby gets a second to come as far; then another one answers, or the primary.
+        A standby gets a second to come as far; then another one answers, or the primary. After a failover
+        that lost events, reads may be older than a bookmark from before it, which names no timeline.
 
         Args:
             bookmark: From `bookmark()` of a client of this database, in whichever process.

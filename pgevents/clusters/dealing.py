@@ -83,8 +83,10 @@ def dealt_pages(work: Work, lane: Lane, folder: str, plan: Plan) -> Iterator[Bat
 def _items(work: Work, lane: Lane, found: dict[str, list[Any]]) -> list[Item]:
     rows = [_row(row) for row in zip(*[found[name] for name in COLUMNS], strict=True)]
     items: list[Item] = []
-    for row, made, text, hashed in zip(rows, decoded(work, rows), found["view"], found["hash"], strict=True):
-        event, error = parted(made)
+    for row, result, text, hashed in zip(
+        rows, decoded(work, rows), found["view"], found["hash"], strict=True
+    ):
+        event, error = parted(result)
         if not is_dropped(event):
             items.append(Item(row[0], event, error, text, hashed, lane.number))
     return items
@@ -94,13 +96,13 @@ def _ids(work: Work, rows: Sequence[Any]) -> list[list[str]]:
     """Of each event the ids of the views that it changes."""
     rule: Any = work.keeper.rule
     if rule.ids_of is not None:
-        events = [parted(made)[0] for made in decoded(work, rows)]
+        events = [parted(result)[0] for result in decoded(work, rows)]
         return [rule.ids(row, event) for row, event in zip(rows, events, strict=True)]
     found = [rule.ids(row, None) for row in rows]
     if rule.field is not None:
         bare = [row for row, ids in zip(rows, found, strict=True) if not ids]
-        for made in decoded(work, bare):
-            error = key_error(work, None, parted(made)[0])
+        for result in decoded(work, bare):
+            error = key_error(work, None, parted(result)[0])
             if error is not None:
                 raise error
     return found
@@ -109,8 +111,8 @@ def _ids(work: Work, rows: Sequence[Any]) -> list[list[str]]:
 def _row(row: Sequence[Any]) -> tuple[Any, ...]:
     """A row of an export as the database gives it."""
     event_id, name, data, metadata, created, updated = row
-    made = str(created)
-    return event_id, name, data, None if metadata == "{}" else metadata, made, str(updated)
+    stored = None if metadata == "{}" else metadata
+    return event_id, name, data, stored, str(created), str(updated)
 
 
 def _write(parquet: Any, table: Any, file: Path) -> None:

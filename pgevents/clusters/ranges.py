@@ -51,11 +51,11 @@ def begin(work: Work, ranges: int, at_most: int | None = None) -> Plan:
     Raises:
         RetryableError: The log is being changed under maintenance.
     """
-    statements, asked = work.statements, _asked(work)
+    statements, question = work.statements, _digest_of(work)
     with work.client.session.atomic():
         statements.run("gate", gate=f"{work.gate} ranges")
         redactions = statements.value("hold_redactions")
-        plan = _stored(work, asked)
+        plan = _stored(work, question)
         if plan is not None and plan.redactions == redactions:
             return plan
         statements.run("drop_ranges", name=work.name)
@@ -69,7 +69,7 @@ def begin(work: Work, ranges: int, at_most: int | None = None) -> Plan:
             fold=fold,
             bound=bound,
             redactions=redactions,
-            asked=asked,
+            question=question,
         )
     return Plan(fold, ranges, bound, redactions, tuple(range(ranges)))
 
@@ -88,7 +88,7 @@ def finish(work: Work, plan: Plan) -> bool:
     with every_lane(work.client, work.name) as rows:
         redactions = statements.value("hold_redactions")  # to the commit nobody changes the log
         statements.run("lock_ranges", name=work.name)
-        stored = _stored(work, _asked(work))
+        stored = _stored(work, _digest_of(work))
         if stored is None:
             return min(row.position for row in rows) >= plan.bound
         if stored.fold != plan.fold or stored.redactions != redactions or stored.todo:
@@ -100,18 +100,18 @@ def finish(work: Work, plan: Plan) -> bool:
     return True
 
 
-def _stored(work: Work, asked: str) -> Plan | None:
+def _stored(work: Work, question: str) -> Plan | None:
     """The fold that is noted, if it is of the same views, and keys are still hashed in the same way."""
     rows = work.statements.rows("ranges", name=work.name)
     if not rows:
         return None
-    _, ranges, fold, bound, redactions, of, is_hashed_alike, _ = rows[0]
-    if of != asked or not is_hashed_alike:
+    _, ranges, fold, bound, redactions, stored_question, is_hashed_alike, _ = rows[0]
+    if stored_question != question or not is_hashed_alike:
         return None
     return Plan(fold, ranges, bound, redactions, tuple(row[0] for row in rows if not row[7]))
 
 
-def _asked(work: Work) -> str:
+def _digest_of(work: Work) -> str:
     """A digest of what is folded: from which events, and into views of which shape."""
     rule: Any = work.keeper.rule
     declared = rule.projection.declared_for(work.client.snapshots, work.client.types)

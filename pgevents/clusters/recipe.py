@@ -125,7 +125,7 @@ def client_of(recipe: Recipe, variable: str) -> EventClient:
             f"{_here()} has no environment variable {variable}, which is to hold the URL of the database"
         )
     try:
-        client = _made(recipe, url)
+        client = _new_client(recipe, url)
     except ConfigurationError as error:
         if url in str(error):  # it may hold a password
             raise ConfigurationError(f"{variable} on {_here()} is not the URL of a database") from None
@@ -150,13 +150,13 @@ def check_log(recipe: Recipe, client: EventClient) -> None:
         )
 
 
-def _made(recipe: Recipe, url: str) -> EventClient:
+def _new_client(recipe: Recipe, url: str) -> EventClient:
     if recipe.maker is not None:
         make: Callable[[str], Any] = _found(recipe.maker)
-        made = make(url)
-        if not isinstance(made, EventClient):
-            raise ConfigurationError(f"{recipe.maker}(url) gave {type(made).__name__}, not an event client")
-        return made
+        client = make(url)
+        if not isinstance(client, EventClient):
+            raise ConfigurationError(f"{recipe.maker}(url) gave {type(client).__name__}, not an event client")
+        return client
     classes = [_event_class(*kind) for kind in recipe.event_types]
     events, views = create_events_table(*recipe.events), create_projections_table(*recipe.views)
     return create_event_client(url, events, views, classes)

@@ -81,11 +81,11 @@ def deal_file(task: Task, name: str) -> Outcome:
     return _guarded(_deal, task, name)
 
 
-def _guarded(call: Callable[..., int], task: Task, *more: Any) -> Outcome:
+def _guarded(call: Callable[..., int], task: Task, *arguments: Any) -> Outcome:
     opened: list[EventClient] = []
     try:
         with _rare_collections():
-            return Outcome("done", call(opened, task, *more))
+            return Outcome("done", call(opened, task, *arguments))
     except ChangedError as error:
         return Outcome("changed", error=str(error))
     except Exception as error:
@@ -231,9 +231,9 @@ def _lane(work: Work, plan: Plan, number: int) -> Lane:
 @contextmanager
 def _rare_collections() -> Generator[None, None, None]:
     """Let Python look for cycles less often: a fold holds many objects, which make none."""
-    own: Any = gc.get_threshold()
+    usual: Any = gc.get_threshold()
     gc.set_threshold(50_000, 20, 20)
     try:
         yield
     finally:
-        gc.set_threshold(*own)
+        gc.set_threshold(*usual)

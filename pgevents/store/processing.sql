@@ -487,7 +487,7 @@ SELECT number FROM {{ranges}} WHERE name = %(name)s ORDER BY number FOR UPDATE;
 
 -- [begin_ranges]
 INSERT INTO {{ranges}} (name, number, ranges, fold, bound, redactions, asked, key_hash)
-SELECT %(name)s, number, %(ranges)s, %(fold)s, %(bound)s, %(redactions)s, %(asked)s,
+SELECT %(name)s, number, %(ranges)s, %(fold)s, %(bound)s, %(redactions)s, %(question)s,
     hashtextextended('pgevents ' || getdatabaseencoding(), 0)
 FROM generate_series(0, %(ranges)s - 1) AS number;
 
