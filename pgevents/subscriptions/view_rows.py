@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -24,10 +25,13 @@ __all__ = [
     "earlier_events",
     "has_snapshot_hooks",
     "held_views",
+    "in_order",
     "read_rows",
     "rows_above",
+    "short_lock_wait",
     "write",
     "write_locked",
+    "writing",
 ]
 
 SNAPSHOT_HOOKS = {"pgevents_before_snapshot", "pgevents_after_snapshot"}
@@ -188,20 +192,32 @@ def write(rule: Rule, views: Sequence[Held], redactions: str) -> int:
     Returns:
         How many characters of JSON a row has on average; 0 if that is not known.
     """
-    dirty = sorted((held for held in views if held.is_dirty), key=lambda held: held.id)
+    dirty = in_order(views)
     if not dirty:
         return 0
     client, length = rule.client, 0
-    (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
-    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
-    if has_snapshot_hooks(client):
-        _write_with_hooks(rule, dirty, Noted(redactions, None, None))
-    else:
-        length = _write(rule, dirty)
-    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
+    with short_lock_wait(client):
+        if has_snapshot_hooks(client):
+            _write_with_hooks(rule, dirty, Noted(redactions, None, None))
+        else:
+            length = _write(rule, dirty)
     for held in dirty:
         held.stored = held.latest
     return length
+
+
+def in_order(views: Iterable[Held]) -> list[Held]:
+    """Those views that are ahead of their rows, in the order in which rows are locked."""
+    return sorted((held for held in views if held.is_dirty), key=lambda held: held.id)
+
+
+@contextmanager
+def short_lock_wait(client: EventClient) -> Generator[None, None, None]:
+    """In a transaction: wait for a row that a caller has locked for a short time only."""
+    (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
+    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
+    yield  # after an error the transaction is rolled back, and the setting with it
+    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
 
 
 def write_locked(rule: Rule, views: Sequence[Held]) -> None:
@@ -213,6 +229,17 @@ def write_locked(rule: Rule, views: Sequence[Held]) -> None:
 
 
 def _write(rule: Rule, dirty: Sequence[Held]) -> int:
+    sql, values = writing(rule, dirty)
+    rule.client.session.execute(sql, values)
+    return sum(map(len, values["data"])) // len(dirty)
+
+
+def writing(rule: Rule, dirty: Sequence[Held]) -> tuple[str, dict[str, Any]]:
+    """The statement that writes views, and its parameters: each view is proven to come back as it is.
+
+    Raises:
+        EventEncodeError: A view would come back as another.
+    """
     client, cls = rule.client, rule.projection
     data: list[str] = []
     exact: list[str | None] = []
@@ -234,8 +261,7 @@ def _write(rule: Rule, dirty: Sequence[Held]) -> int:
         "latest": [held.latest for held in dirty],
         "shapes": shapes,
     }
-    client.session.execute(client.snapshots.sql(WRITE_SQL), values)
-    return sum(map(len, data)) // len(data)
+    return client.snapshots.sql(WRITE_SQL), values
 
 
 def _write_with_hooks(rule: Rule, dirty: Sequence[Held], noted: Noted[Any] | None) -> None:
