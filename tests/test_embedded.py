@@ -140,7 +140,12 @@ def test_an_error_in_the_block_ends_the_server_and_comes_through(temporary: Path
 
 
 @pytest.mark.parametrize(
-    "end", ["os.kill(0, signal.SIGTERM)", "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)"]
+    "end",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        pytest.param("os.kill(0, signal.SIGTERM)", marks=pytest.mark.long),
+        pytest.param("os._exit(3)", marks=pytest.mark.long),
+    ],
 )
 def test_an_owner_that_dies_takes_the_server_along(temporary: Path, end: str) -> None:
     """However suddenly the process ends that has the block open, the server stops and its files go."""
@@ -346,6 +351,7 @@ def test_a_stale_process_id_does_not_confuse_the_server(tmp_path: Path) -> None:
         stranger.kill()
 
 
+@pytest.mark.long
 def test_a_folder_may_have_a_long_and_odd_path(tmp_path: Path) -> None:
     """Blanks, quotes, other alphabets and hundreds of characters are no trouble, nor are parents closed to
     others."""
@@ -377,6 +383,7 @@ def test_root_needs_no_programs_that_everybody_can_reach(
         assert one(db, "SELECT 1") == 1
 
 
+@pytest.mark.long
 @needs_root
 def test_root_runs_the_server_as_the_owner_of_the_data(tmp_path: Path) -> None:
     """What belongs to a user still does after root has worked with it."""
