@@ -113,10 +113,10 @@ class FarFold(Fold):
         done = in_order(held for held in self.views.values() if held.id not in unfinished)
         if self.has_hooks or not done:
             return left, []
-        statement = writing(self.rule, done)
+        sql, values, _ = writing(self.rule, done)
         for held in done:
             del self.views[held.id]
-        return left, [statement]
+        return left, [(sql, values)]
 
     def _folds(self, run: Run) -> bool:
         """Fold the events of a run that are above its view; whether that was possible."""
