@@ -87,7 +87,8 @@ class Identifiers:
                 others = answers.get(question)
                 if others is None:
                     others = answers[question] = self._answer(*question)
-                older += [_older_stream(stream, *other) for other in others]
+                if others:
+                    older += [_older_stream(stream, *other) for other in others]
         return [*streams, *older] if older else streams
 
     def _refuse_hidden(self, stream: Stream[Any]) -> None:

@@ -284,8 +284,10 @@ class Saver:
             for position in positions:
                 refuse_other_log(position, self.reader.log)
             # Those with much to count have it counted now, without a lock.
-            if any(position.count > LONG_TAIL for position in positions):
-                positions = [self._shortened(position) for position in positions]
+            positions = [
+                position if position.count <= LONG_TAIL else self._shortened(position)
+                for position in positions
+            ]
         call = events, positions, options.key, options.created_at, options.keys, is_timed, view
         try:
             return self.appender.append(*call)
@@ -295,8 +297,7 @@ class Saver:
             return self.appender.append(*call)
 
     def _shortened(self, position: Position) -> Position:
-        is_long = position.count > LONG_TAIL and position.ids
-        return self.reader.shortened(position) if is_long else position
+        return self.reader.shortened(position) if position.ids else position
 
     def _saved_before(self, answer: Answer, encoded: Encoded, options: SaveOptions) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""
