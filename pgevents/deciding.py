@@ -15,7 +15,7 @@ from pgevents.caches import Cache
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
-from pgevents.hooks.details import Operation
+from pgevents.hooks.details import OperationRecord
 from pgevents.newest import LatestEvent, NewestOfStream
 from pgevents.premises import Keepable, Projection, projections_of
 from pgevents.save_options import CONDITION, SaveOptions
@@ -110,7 +110,7 @@ class Decider:
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
         refuse_for_reads(decision.streams, CONDITION)
-        with self.hooks.observed(Operation("decide", projection=types)) as operation:
+        with self.hooks.observed(OperationRecord("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)
         return saved
@@ -137,7 +137,7 @@ class Decider:
         self.saver.encoder.types.require_current(latest.types)
         return NewestOfStream(latest, self.saver.reader)
 
-    def _run(self, decision: _Decision, retries: int, operation: Operation) -> list[Event[Any]]:
+    def _run(self, decision: _Decision, retries: int, operation: OperationRecord) -> list[Event[Any]]:
         # nothing is tried again: a deadlock has ended the whole transaction
         if self.session.in_transaction():
             return decision.try_locked(1, is_ours=False)

@@ -14,7 +14,7 @@ from pgevents.encoding import Encoded, EventEncoder
 from pgevents.errors import ConcurrencyError, ConfigurationError, IdempotencyError
 from pgevents.events import Event, NewEvent, make_event
 from pgevents.hooks.calls import HookCalls
-from pgevents.hooks.details import Conflict, Operation
+from pgevents.hooks.details import Conflict, OperationRecord
 from pgevents.hooks.durability import AfterCommit
 from pgevents.save_options import PLAIN, SaveOptions, refuse_other_log
 from pgevents.store.append import Answer, Appender, EventColumns, Row, ViewBeside
@@ -157,7 +157,7 @@ class Saver:
         types = tuple(dict.fromkeys(new.type for new in events))
         name = "save" if options.positions is None else "validate"
         with self.hooks.observed(
-            Operation(name, options.streams, types, attempt=options.attempt)
+            OperationRecord(name, options.streams, types, attempt=options.attempt)
         ) as operation:
             if "pgevents_before_save" in hooks:
                 events = self._replaced_by_hooks(events)
@@ -171,7 +171,7 @@ class Saver:
         return is_new, saved
 
     def _append_and_follow(
-        self, encoded: Encoded, options: SaveOptions, operation: Operation | None
+        self, encoded: Encoded, options: SaveOptions, operation: OperationRecord | None
     ) -> tuple[bool, list[Event[Any]]]:
         """Append, and let plugins write more in the same transaction."""
         with self.session.atomic():
@@ -207,7 +207,7 @@ class Saver:
         if not hooks:
             return self._answer(events, options, is_timed=False).ids
         types = tuple(dict.fromkeys(events.types))
-        with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
+        with self.hooks.observed(OperationRecord("save", (), types)) as operation, self.session.atomic():
             report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
             changes = self._changed_views(events.rows())
             answer = self._answer(events, options, is_timed="pgevents_observe" in hooks, view=changes.beside)
@@ -252,7 +252,7 @@ class Saver:
         self,
         encoded: Encoded,
         options: SaveOptions,
-        operation: Operation | None = None,
+        operation: OperationRecord | None = None,
         changes: ChangedViews | None = None,
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
