@@ -133,7 +133,7 @@ class Decider:
         table = client.events.pgevents_spec.qualified()
         return client.db is self.session.db and table == self.saver.reader.spec.qualified()
 
-    def _newest(self, latest: LatestEvent[Any]) -> NewestOfStream[Any]:
+    def _newest(self, latest: Any) -> NewestOfStream[Any]:
         self.saver.encoder.types.require_current(latest.types)
         return NewestOfStream(latest, self.saver.reader)
 
