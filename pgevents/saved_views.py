@@ -54,12 +54,19 @@ def query(snapshots: Snapshots, question: Question, terms: Terms = DEFAULT_TERMS
     _check_shapes(snapshots, question)
     rows, found = _rows(snapshots, kept, terms, question.rows())
     kinds = question.kinds
-    for row in rows:
-        kind = kinds[0] if len(kinds) == 1 else _kind_of(row, kinds)
-        if kind.shape is not None and kind.shape != row[7]:
-            raise _other_shape(kind)
-        found.append(snapshots.decode(row, kind.view_class, kind.id_class))
+    if len(kinds) == 1:
+        _decode(snapshots, kinds[0], rows, found)
+    else:
+        for row in rows:
+            _decode(snapshots, _kind_of(row, kinds), [row], found)
     return found
+
+
+def _decode(snapshots: Snapshots, kind: ViewKind, rows: Sequence[Any], found: SavedViews[Any]) -> None:
+    """Add rows of one kind to what was found."""
+    if kind.shape is not None and any(row[7] != kind.shape for row in rows):
+        raise _other_shape(kind)
+    found += map(snapshots.decoder(kind.view_class, kind.id_class), rows)
 
 
 def _kind_of(row: Sequence[Any], kinds: Sequence[ViewKind]) -> ViewKind:

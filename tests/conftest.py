@@ -40,7 +40,9 @@ def pgevents_server() -> Iterator[str]:
     if given:
         yield given
         return
-    with embedded_database(durable=False, settings={"max_connections": "150"}) as db:
+    # Autovacuum would take time from the tests, and analyse tables whose plans they look at.
+    settings = {"max_connections": "150", "autovacuum_naptime": "1d"}
+    with embedded_database(durable=False, settings=settings) as db:
         yield db.url
 
 

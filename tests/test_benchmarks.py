@@ -93,6 +93,7 @@ def test_a_page_that_cannot_take_the_figures_is_reported_before_measuring(
         (tmp_path / SUMMARY_PAGE).write_text("no marks\n", encoding="utf-8")
 
 
+@pytest.mark.long
 def test_one_command_writes_tables_and_plot_of_the_same_slices(tmp_path: Path) -> None:
     """So that no page speaks of another run than the plot beside it."""
     pytest.importorskip("matplotlib")
@@ -147,6 +148,7 @@ def test_it_goes_on_in_the_next_round_and_leaves_nothing_behind(superuser_url: s
     connection.close()
 
 
+@pytest.mark.long
 def test_an_import_is_measured_beside_a_copy(url: str) -> None:
     """Both fill their tables with all events."""
     figures = importing.measure(url, 300, 1)

@@ -104,6 +104,7 @@ def shop(database: str) -> Generator[EventClient, None, None]:
     client.db.close()
 
 
+@pytest.mark.long
 def test_the_shipped_day_adds_up(database: str) -> None:
     """Every figure of the day equals the CSV's, and of eight who want the last piece one gets it."""
     screen = Silence()

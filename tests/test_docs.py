@@ -31,6 +31,7 @@ if __name__ == "__main__":  # else tests/typing would stand for the module typin
 
 import contextlib
 import doctest
+import importlib.util
 import io
 import json
 import os
@@ -336,6 +337,7 @@ def test_the_types_of_the_tutorial_are_inferred(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Every link leads somewhere, every page is in the navigation, every name of the reference exists."""
     pytest.importorskip("material", reason="needs pgevents-store[docs]")
@@ -349,6 +351,25 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         for page in tmp_path.rglob("*.html")
         if "<link" in (text := page.read_text()) and loaded.search(_head(text))
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_to_files(page: Path) -> None:
+    """Those to other pages, without their headings, which the build of the site looks at."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_diagram_is_drawn() -> None:
+    """By its block as it stands; drawings of blocks that are gone are gone, too."""
+    specification = importlib.util.spec_from_file_location("draw_diagrams", DOCS / "draw_diagrams.py")
+    assert specification is not None and specification.loader is not None
+    diagrams = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(diagrams)
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    drawn = {diagrams.file_of(block[1]).name for block in diagrams.BLOCK.finditer(pages)}
+    assert drawn == {path.name for path in (DOCS / "diagrams").glob("*.svg")}
 
 
 def _head(html: str) -> str:

@@ -307,7 +307,11 @@ def at_once(calls: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--preload", "--threads", "2")], ids=["processes", "preloaded, with threads"]
+    "options",
+    [
+        pytest.param((), id="processes"),
+        pytest.param(("--preload", "--threads", "2"), id="preloaded, with threads", marks=pytest.mark.long),
+    ],
 )
 def test_of_all_workers_customers_exactly_one_gets_the_last_tin(
     app: Flask, url: str, options: tuple[str, ...]

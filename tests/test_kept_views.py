@@ -658,10 +658,10 @@ KILLED = """
 import sys
 
 from kept_app import make_client
-from pgevents.subscriptions import rebuild, view_folding
+from pgevents.subscriptions import far_folding, rebuild
 from tests.test_kept_views import CartTwo
 
-view_folding.FAR = 2_000  # both ways of reading are killed
+far_folding.FAR = 2_000  # both ways of reading are killed
 rebuild(make_client(), CartTwo, workers=2)
 """
 

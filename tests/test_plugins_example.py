@@ -59,6 +59,7 @@ def test_an_installed_plugin_is_found_when_asked_for(installed: Path) -> None:
     assert run(installed, "-c", FIND, PGEVENTS_PLUGINS_OFF="outbox").splitlines() == ["[]", "[]"]
 
 
+@pytest.mark.long
 def test_its_own_tests_pass(installed: Path, url: str) -> None:
     """Run against the installed package."""
     tests = shutil.copytree(

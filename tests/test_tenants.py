@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import attrs
 import psycopg2
 import pytest
+from click.testing import CliRunner
 from peewee import PostgresqlDatabase
 
 from pgevents import (
@@ -35,6 +35,7 @@ from pgevents import (
     many,
     stream,
 )
+from pgevents.cli.commands import cli
 from pgevents.subscriptions import Runner, checkpoint, follow, subscription
 from pgevents.tenants import Tenants
 from pgevents.tenants.moving import Mover, Recovery
@@ -764,19 +765,20 @@ tenants = Tenants(
 """
     )
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        start = "from pgevents.cli import main; main()"
-        command = [sys.executable, "-c", start, "--app", "manytenants:tenants", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
-    assert run("tenants", "add", "beta", "--node", "n2").stdout.startswith("beta  n2  since ")
-    assert run("tenants", "list", "--json").stdout.count("\n") == 2
-    done = run("--tenant", "beta", "append", "ADDED", "cart_id=c1")
-    assert done.returncode == 0, done.stderr
-    moved = run("tenants", "move", "beta", "n1").stdout
+    def run(*arguments: str) -> str:
+        monkeypatch.delitem(sys.modules, "manytenants", raising=False)  # connections of its own
+        return CliRunner().invoke(cli, ["--app", "manytenants:tenants", *arguments]).output
+
+    assert run("tenants", "add", "beta", "--node", "n2").startswith("beta  n2  since ")
+    assert run("tenants", "list", "--json").count("\n") == 2
+    run("--tenant", "beta", "append", "ADDED", "cart_id=c1")
+    moved = run("tenants", "move", "beta", "n1")
     assert "beta has moved from n2 to n1: 1 rows" in moved
-    assert "ADDED" in run("tail", "--tenant", "beta").stdout
-    assert "no move was interrupted" in run("tenants", "recover", "beta").stdout
-    assert "say which, --tenant NAME" in run("tail").stderr
-    assert "no tenant 'gamma'" in run("tail", "--tenant", "gamma").stderr
-    assert "lives on 'n1' already" in run("tenants", "move", "beta", "n1").stderr
+    assert "ADDED" in run("tail", "--tenant", "beta")
+    assert "no move was interrupted" in run("tenants", "recover", "beta")
+    assert "say which, --tenant NAME" in run("tail")
+    assert "no tenant 'gamma'" in run("tail", "--tenant", "gamma")
+    assert "lives on 'n1' already" in run("tenants", "move", "beta", "n1")

@@ -277,6 +277,7 @@ def test_figures():
 """
 
 
+@pytest.mark.long
 def test_a_fresh_store_takes_less_than_150_milliseconds(
     pytester: pytest.Pytester, pgevents_server: str
 ) -> None:

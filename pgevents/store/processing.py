@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -20,16 +20,17 @@ from pgevents.store.session import Session
 from pgevents.streams import Stream
 
 __all__ = [
+    "NEXT_BY_KEY",
     "ONLY_TIMES",
     "STACK",
     "Found",
     "Statements",
     "bring_along",
+    "declare_by_key",
     "add_lease_holder",
     "has_old_checkpoints",
     "lacks_lease_holder",
     "read_lanes",
-    "read_lanes_by_key",
     "split_error",
     "table_statements",
     "where_sql",
@@ -47,6 +48,8 @@ ONLY_TIMES = "e.id, e.type, NULL, NULL, extract(epoch FROM e.created_at)::text A
 """The same columns to count by: without what an event holds, its time as seconds since 1970."""
 
 
+NEXT_BY_KEY = "FETCH %s FROM pgevents_by_key"
+"""The next rows of what `declare_by_key` has begun; its parameter is how many."""
 RAW_COLUMNS = "e.id, e.type, e.data, e.metadata, e.created_at, e.updated_at"
 ONE_TEXT = """\
 concat(id, E'\\x1f', replace(type, E'\\x1f', ''), E'\\x1f', data, E'\\x1f', nullif(metadata, '{}'), \
@@ -231,18 +234,18 @@ def read_lanes(
     return Found(int(head[0]), events, bool(head[7]))
 
 
-def read_lanes_by_key(
+def declare_by_key(
     statements: Statements,
     streams: Sequence[Stream[Any]],
     key: Sequence[str],
     places: Sequence[int | None],
     to: int,
-    limit: int,
-) -> Iterator[list[tuple[str | None, int, str]]]:
-    """The events of some lanes up to a final id, those of one key together and in order.
+) -> None:
+    """Begin to read the events of some lanes up to a final id, those of one key together and in order.
 
-    The server sorts them, and keeps what does not fit into its memory in a temporary file. To be called in a
-    transaction; the iterator ends with it.
+    `NEXT_BY_KEY` then gives rows of a key's text, its hash, and an event as one text, for `rows_of`, in the
+    order of the hash; two keys of the same hash may alternate. The server sorts them, and keeps what does not
+    fit into its memory in a temporary file, until the end of the transaction.
 
     Args:
         statements: Of the events table.
@@ -250,11 +253,6 @@ def read_lanes_by_key(
         key: The field that the lanes go by, and the names that it had before.
         places: For each lane the id above which to read; None for a lane not to read.
         to: The last id to read; all up to it is final.
-        limit: At most this many events at once.
-
-    Yields:
-        Lists of a key's text, its hash, and an event as one text, for `rows_of`; in order of
-        the hash. Two keys of the same hash may alternate.
     """
     branches, params = _branches(statements.spec, streams, key, places, RAW_COLUMNS, "%s", (to,), "")
     found = "\nUNION ALL\n".join(branches) or _NOTHING
@@ -266,10 +264,6 @@ def read_lanes_by_key(
         f"SELECT {distinct}* FROM (\n{found}\n) AS every ORDER BY hash, id OFFSET 0\n) AS sorted",
         params,
     )
-    fetch = f"FETCH {limit:d} FROM pgevents_by_key"
-    while rows := statements.session.execute(fetch).fetchall():
-        yield rows
-    statements.session.execute("CLOSE pgevents_by_key")
 
 
 def _branches(

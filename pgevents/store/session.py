@@ -291,6 +291,12 @@ class Session:
         if not db.in_transaction():
             db.close()
 
+    def raise_for(self, error: psycopg2.Error) -> NoReturn:
+        """Raise what an error of the driver means, of a statement that did not go through `execute`."""
+        wrapped: Any = peewee.DatabaseError(str(error))
+        wrapped.orig = error
+        self._translate(wrapped)
+
     def _translate(self, error: peewee.PeeweeException) -> NoReturn:
         """Raise what the driver's error means."""
         orig: object = getattr(error, "orig", None)  # where Peewee keeps the driver's error

@@ -21,8 +21,9 @@ from pgevents.store.kept import kept_name
 from pgevents.store.ordering import last_issued
 from pgevents.subscriptions import control
 from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, Work
+from pgevents.subscriptions.far_folding import FarFold
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
-from pgevents.subscriptions.view_folding import PAGE, Fold
+from pgevents.subscriptions.view_folding import PAGE
 from pgevents.subscriptions.whose import Rule, rule_of
 
 __all__ = ["Keep", "Keeper", "keep"]
@@ -189,12 +190,12 @@ class Keeper:
             pace: Whether lanes where a worker died are next.
         """
         with work.client.session.atomic():
-            batch = Fold(self.rule, work, stop, self._reached)
+            batch = FarFold(self.rule, work, stop, self._reached)
             outcome = batch.run(numbers, share, pace or Pace())
         if batch.announced is not None:
             announced = batch.announced
             with work.client.session.atomic():
-                batch = Fold(self.rule, work, stop, self._reached)
+                batch = FarFold(self.rule, work, stop, self._reached)
                 outcome = batch.run_announced(announced)
         if batch.failure:
             control.stop(work.client, work.name, batch.failure)

@@ -16,11 +16,11 @@ import attrs
 from pgevents.errors import ConfigurationError
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, items_of, move
+from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
-from pgevents.subscriptions.view_reading import Run, hashes_of, having_ids, read, runs
+from pgevents.subscriptions.view_reading import hashes_of, read
 from pgevents.subscriptions.view_rows import Held, earlier_events, has_snapshot_hooks, held_views, write
 from pgevents.subscriptions.whose import Rule
 
@@ -37,11 +37,6 @@ MOST_TEXT = 12_000_000
 """Characters of JSON of the views in memory, judged by those that were written last."""
 LONGEST = 30.0
 """Seconds after which what was folded is committed; at once if somebody waits for a lock of the keeper's."""
-FAR = 20_000
-"""Ids behind the log from which on events are read view by view, not in their order: each view is then folded
-and written once, however far apart its events lie."""
-STRETCH = 1_000_000
-"""Events, about, that are read view by view in one transaction. The server sorts them."""
 CAREFUL_PAGE = 200
 CAREFUL_PAGES = 500
 """Where a keeper died, so many small pages are committed one by one; where it died in one, its events."""
@@ -145,7 +140,7 @@ class Fold:
                     self._write()
                     return Outcome(handled=retried, claimed=len(claimed), is_more=True)
             if not count and seconds and self._is_far(batch):
-                return self._run_stretch(batch, end, pace)
+                return self._run_far(batch, end, pace)
             self._take_page(batch)
             count += len(batch.items)
             self.reached(batch.to)
@@ -170,75 +165,13 @@ class Fold:
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
-    # -- view by view -------------------------------------------------------------------------
-
     def _is_far(self, batch: Batch) -> bool:
-        return self.rule.field is not None and batch.bound - batch.to > FAR
+        """Whether there is so much that `_run_far` is the faster way."""
+        return False
 
-    def _run_stretch(self, batch: Batch, end: float, pace: Pace) -> Outcome:
-        """Fold a long stretch of the log view by view. Who has to end it early writes the views that are
-        done, and leaves the places: these views are passed over the next time."""
-        work, claimed = self.work, self.lanes
-        low = min(lane.position for lane in claimed)
-        to = min(batch.bound, low + pace.stretch)
-        count, touched, is_whole = 0, dict[int, Item](), True
-        for found in runs(work, claimed, to, PAGE):
-            self._take_runs(found, to, batch)
-            count += sum(len(run.texts) for run in found)
-            touched.update({run.lane: run.item() for run in found})
-            last = self.views.get(found[-1].key or "")
-            self._write(but=last)
-            self.views = {last.id: last} if last is not None else {}
-            self.reached(low + int((to - low) * (found[-1].hash + 2**63) / 2**64))
-            if self.stop.is_set() or time.monotonic() >= end:
-                is_whole = False
-            elif work.statements.value("is_wanted") or self._has_too_many(pace):
-                is_whole = False
-            if not is_whole:
-                break
-        self._write()
-        if not is_whole:
-            pace.stretch = max(pace.stretch // 2, FAR)
-            return Outcome(count, len(claimed), is_more=True)
-        if count < STRETCH // 2:
-            pace.stretch *= 2
-        move(work, [attrs.evolve(lane, is_stale=True) for lane in claimed], to, list(touched.values()))
-        reached = {lane.number: max(to, lane.position) for lane in claimed}
-        return Outcome(count, len(claimed), reached, is_more=to < batch.bound)
-
-    def _take_runs(self, found: Sequence[Run], to: int, batch: Batch) -> None:
-        """Fold each view's events; those of views that are set aside queue behind them."""
-        blocked = self.blocked
-        if batch.has_parked:
-            keys = [run.key for run in found]
-            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
-            blocked = blocked | {key for key, *_ in rows}
-        plain = [run for run in found if run.key and run.key not in blocked]
-        self._load({run.key: run.item() for run in plain if run.key})
-        others: list[Run] = []
-        for run in found:
-            if run.key and run.key not in blocked and run.key not in self.blocked:
-                self._fold_run(self.views[run.key], run, to)
-            else:
-                others.append(run)
-        if others:
-            rows = [row for run in others for row in run.rows()]
-            items = items_of(self.work, rows, self.lanes[0].lanes, {})
-            self._take_page(attrs.evolve(batch, items=having_ids(self.rule, items), has_parked=True))
-            self._fold_pending(to)
-
-    def _fold_run(self, held: Held, run: Run, to: int) -> None:
-        try:
-            if run.events is not None:
-                events = [event for event in run.events if event.id > held.latest]
-                held.fold(events, has_hooks=self.has_hooks)
-                return
-        except Exception as error:  # of the application's reducers: it is noted, and shown
-            if is_transient(error):
-                raise
-        failed = self._fold_singly(held, to)
-        if failed is not None:
-            self._set_aside(run.item(), failed, [id_ for id_ in run.ids() if id_ > failed[0]])
+    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
+        """Fold much; see `FarFold`."""
+        raise NotImplementedError
 
     # -- events of a page -----------------------------------------------------------------
 
@@ -395,9 +328,8 @@ class Fold:
         later = [tried.event_id] if tried.event_id > event_id else []
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 
-    def _write(self, but: Held | None = None) -> None:
-        """Write the views in memory; all but one, whose next events are at hand."""
-        length = write(self.rule, [held for held in self.views.values() if held is not but], self.redactions)
+    def _write(self) -> None:
+        length = write(self.rule, list(self.views.values()), self.redactions)
         if length:
             self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
         if self.has_hooks:  # plugins may have put other data in place of the views

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -13,13 +11,13 @@ from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.errors import EventDecodeError
 from pgevents.events import Event, Parts
 from pgevents.fields import path_of
-from pgevents.store.processing import read_lanes, read_lanes_by_key
+from pgevents.store.processing import declare_by_key, read_lanes
 from pgevents.subscriptions import lanes
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lanes import Batch, Item, Lane
 from pgevents.subscriptions.whose import Rule
 
-__all__ = ["Run", "dealt", "hashes_of", "having_ids", "read", "runs"]
+__all__ = ["Run", "begin_runs", "dealt", "decode", "hashes_of", "having_ids", "read", "runs_of"]
 
 
 def read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int, bound: int | None = None) -> Batch:
@@ -85,30 +83,35 @@ class Run:
         ]
 
 
-def runs(work: Work, claimed: Sequence[Lane], to: int, limit: int) -> Iterator[list[Run]]:
-    """The events of some lanes up to a final id, those of each view together.
+def begin_runs(work: Work, claimed: Sequence[Lane], to: int) -> None:
+    """Begin to read the events of some lanes up to a final id, those of each view together.
 
     Args:
         work: The kept view, whose streams have one field that is the id.
         claimed: The lanes.
         to: The last id.
-        limit: At most so many events at once.
     """
-    count = claimed[0].lanes
-    places: list[int | None] = [None] * count
+    places: list[int | None] = [None] * claimed[0].lanes
     for lane in claimed:
         places[lane.number] = lane.position
-    question = work.question
-    for rows in read_lanes_by_key(work.statements, question.streams, question.key, places, to, limit):
-        found = [
-            Run(key, hashed, hashed % count, [text for _, _, text in mine])
-            for (key, hashed), mine in groupby(rows, itemgetter(0, 1))
-        ]
-        _decode(work, found)
-        yield found
+    declare_by_key(work.statements, work.question.streams, work.question.key, places, to)
 
 
-def _decode(work: Work, found: Sequence[Run]) -> None:
+def runs_of(rows: Sequence[Any], count: int) -> list[Run]:
+    """Rows of `NEXT_BY_KEY`, those of each view together; `count` is how many lanes there are."""
+    found: list[Run] = []
+    texts: list[str] = []
+    last: object = found
+    for key, hashed, text in rows:
+        if key != last:
+            texts = []
+            found.append(Run(key, hashed, hashed % count, texts))
+            last = key
+        texts.append(text)
+    return found
+
+
+def decode(work: Work, found: Sequence[Run]) -> None:
     """Decode all events at once, for plugins; or each run alone if an event cannot be decoded."""
     decoder = work.client.decoder
     try:
@@ -116,7 +119,7 @@ def _decode(work: Work, found: Sequence[Run]) -> None:
     except EventDecodeError:
         if len(found) > 1:
             for run in found:
-                _decode(work, [run])
+                decode(work, [run])
         return
     start = 0
     for run in found:

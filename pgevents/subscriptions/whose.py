@@ -25,6 +25,7 @@ PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 
 """Ids that a projection is asked about; their parts show whether a field carries the whole id as it is."""
 
 
+_load = json.JSONDecoder(parse_float=Decimal).decode  # json.loads makes one each time
 Template = tuple[tuple[Stream[Any], ...], tuple[str, ...]]
 """Streams without an id, and for each of them the field that carries it."""
 
@@ -90,7 +91,7 @@ class Rule:
             event: The event, decoded; None if it cannot be.
         """
         kind = row[1]
-        data, metadata = (json.loads(text or "{}", parse_float=Decimal) for text in row[2:4])
+        data, metadata = (_load(text) if text else {} for text in row[2:4])
         if self.ids_of is None:
             pairs = zip(self.streams, self.fields, strict=True)
             found = [

@@ -273,7 +273,7 @@ def test_the_keyboard_reaches_everything(seen: Browser, address: str) -> None:
     assert seen.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-@pytest.mark.parametrize("width", [360, 390, 1200])
+@pytest.mark.parametrize("width", [360, pytest.param(390, marks=pytest.mark.long), 1200])
 def test_no_page_is_wider_than_the_window(seen: Browser, address: str, puzzle: int, width: int) -> None:
     """A phone's width is enough for every page; long tables scroll in themselves."""
     seen.show(width=width)

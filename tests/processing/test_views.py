@@ -114,7 +114,9 @@ SCENES: dict[str, tuple[Callable[[EventClient], None], Callable[[pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", SCENES)
-@pytest.mark.parametrize("is_broken", [False, True], ids=["as it is", "broken"])
+@pytest.mark.parametrize(
+    "is_broken", [pytest.param(False, id="as it is", marks=pytest.mark.long), pytest.param(True, id="broken")]
+)
 def test_the_oracle_sees_the_fault(
     client: EventClient, monkeypatch: pytest.MonkeyPatch, name: str, is_broken: bool
 ) -> None:
