@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -292,6 +292,43 @@ def test_a_deadlock_between_transactions_is_reported_at_once(
     errors = [one for one in outcomes if isinstance(one, RetryableError)]
     assert errors
     assert all(error.__cause__ is not None for error in errors)
+    assert max(one for one in outcomes if isinstance(one, float)) < 4.0
+
+
+def test_a_deadlock_of_those_who_had_to_wait_before_is_reported_at_once(
+    client: EventClient, make_client: MakeClient
+) -> None:
+    """Each of two transactions has its place in the line for what the other one wants, until its end."""
+    meet = threading.Barrier(2)
+    outcomes: list[Any] = []
+
+    def decide(first: str, second: str) -> None:
+        own = make_client()
+        with suppress(RetryableError), own.db.atomic():
+            own.save_event_with_stream_validation(item(first), own.get_event_stream(cart_id=first))
+            meet.wait(10)
+            start = time.monotonic()
+            try:
+                own.save_event_with_stream_validation(item(second), own.get_event_stream(cart_id=second))
+            except RetryableError as error:
+                outcomes.append(error)
+                raise
+            finally:
+                outcomes.append(time.monotonic() - start)
+        own.db.close()
+
+    waiting = """
+        SELECT count(DISTINCT pid) = 2 FROM pg_locks
+        WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()"""
+    with beside(lambda: decide("c1", "c2")), beside(lambda: decide("c2", "c1")):
+        with client.db.atomic() as transaction:
+            for cart in ("c1", "c2"):
+                client.save_event_with_stream_validation(item(cart), client.get_event_stream(cart_id=cart))
+            end = time.monotonic() + 10
+            while not client.db.execute_sql(waiting).fetchone()[0] and time.monotonic() < end:
+                time.sleep(0.01)
+            transaction.rollback()
+    assert [error for error in outcomes if isinstance(error, RetryableError)]
     assert max(one for one in outcomes if isinstance(one, float)) < 4.0
 
 

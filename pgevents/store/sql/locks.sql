@@ -46,10 +46,11 @@ BEGIN
         IF clock_timestamp() >= _deadline THEN
             RAISE lock_not_available USING
                 MESSAGE = 'other transactions keep the streams of this save locked',
-                DETAIL = (
+                DETAIL = coalesce((
                     SELECT 'held by ' || string_agg(DISTINCT CASE WHEN h.pid IS NULL THEN 'a prepared transaction' ELSE concat(
                         'backend ', h.pid, ' (', a.application_name || ', ', 'in a transaction since ' || a.xact_start, ')') END, ', ')
-                    FROM my_app.events_holders(ARRAY[_blocked]) AS h LEFT JOIN pg_stat_activity AS a ON a.pid = h.pid);
+                    FROM my_app.events_holders(ARRAY[_blocked]) AS h LEFT JOIN pg_stat_activity AS a ON a.pid = h.pid
+                ), 'held by a transaction that has just ended');
         END IF;
     END LOOP;
 END
@@ -58,7 +59,8 @@ $pgevents$;
 -- Waits for one lock, until the deadline. Behind a queued exclusive request every later shared one queues, too; so one
 -- transaction at a time queues for an exclusive lock, for 25 ms, and for a while after that looks only whether it is free.
 -- The others stand in line at the key's gate (its complement), which no shared lock ever asks for. Who holds locks of
--- earlier saves does not stand there, since the first in line may be waiting for those, but comes again.
+-- earlier saves stands there for 25 ms at a time, since the first in line may be waiting for those; and not for less, since
+-- a gate is held until the transaction ends, and a deadlock is only found while somebody waits.
 CREATE OR REPLACE FUNCTION my_app.events_wait(_key bigint, _is_exclusive boolean, _deadline timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
@@ -75,10 +77,18 @@ BEGIN
         _is_first := true;
     END IF;
     FOR _round IN 0 .. 1000000 LOOP
-        IF mod(_round, 10) = 0 AND (_is_first OR pg_try_advisory_xact_lock(~_key)) THEN
-            _is_first := true;
+        IF mod(_round, 10) = 0 THEN
+            PERFORM set_config('lock_timeout', '25ms', true);
+            IF NOT _is_first THEN
+                BEGIN
+                    PERFORM pg_advisory_xact_lock(~_key);
+                    _is_first := true;
+                EXCEPTION WHEN lock_not_available THEN NULL;
+                END;
+            END IF;
+        END IF;
+        IF mod(_round, 10) = 0 AND _is_first THEN
             BEGIN
-                PERFORM set_config('lock_timeout', '25ms', true);
                 PERFORM pg_advisory_xact_lock(_key);
                 RETURN;
             EXCEPTION WHEN lock_not_available THEN NULL;
