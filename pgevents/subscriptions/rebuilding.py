@@ -216,7 +216,9 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
         reports = {report.name: report for report in kept_reports(client.session, spec)}
         current = reports.get(kept_name(cls.projection_type, cls.version, views))
         if current is not None and (current.complete_at is None or current.waiting):
-            raise ConfigurationError(f"{current.name!r} is not complete yet, so older versions are still needed")
+            raise ConfigurationError(
+                f"{current.name!r} is not complete yet, so older versions are still needed"
+            )
         rows = client.session.execute(
             OLD_SQL.format(table=views.qualified()), [cls.projection_type, cls.version]
         ).fetchall()
