@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import operator
 import re
-import types
-import typing
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -17,9 +15,9 @@ from uuid import UUID
 import attrs
 
 from pgevents.codec.times import parse_date, parse_datetime
+from pgevents.comparison_kinds import NAMES, ORDERED, kind_of_type, kind_of_value
 from pgevents.errors import ConfigurationError, InvalidValueError, shown
 from pgevents.fields import json_text
-from pgevents.texts import is_text
 
 __all__ = [
     "AllOf",
@@ -34,22 +32,11 @@ __all__ = [
     "less_than",
     "more_than",
     "one_of",
-    "single_types",
 ]
 
 T = TypeVar("T")
 Comparable = int | float | Decimal | str | date | datetime | timedelta
 """What has an order: numbers, texts, days, times, durations."""
-NAMES = {
-    "number": "a number",
-    "time": "a time",
-    "day": "a day",
-    "text": "a text",
-    "name": "a UUID or Enum",
-    "truth": "true or false",
-}
-"""The kinds of values, as an error calls them."""
-ORDERED = ("number", "time", "day", "text")
 NOT = "is_not"
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 WORDS = {">=": "at_least", "<=": "at_most", ">": "more_than", "<": "less_than"}
@@ -206,69 +193,6 @@ def _value_of(kind: str, value: Any) -> Any:
         return None
 
 
-# -- what may be compared ------------------------------------------------------------
-
-
-def _kind_of(value: object, word: str) -> str:
-    if isinstance(value, Enum):
-        return "name" if isinstance(value.value, str) else _kind_of(value.value, word)
-    if isinstance(value, bool):
-        return "truth"
-    if isinstance(value, (int, float, Decimal)):
-        if not _is_finite(value):
-            raise InvalidValueError(f"{word}: {shown(value)} is no number that could be compared")
-        return "number"
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise InvalidValueError(
-                f"{word}: {value!r} has no time zone, so nobody knows when it is; give it one, as "
-                "datetime.now(timezone.utc) has"
-            )
-        return "time"
-    if isinstance(value, str):
-        if not is_text(value) or "\0" in value:
-            raise InvalidValueError(f"{word}: PostgreSQL cannot hold the text {shown(value)}")
-        return "text"
-    kinds: tuple[tuple[type[Any], str], ...] = ((timedelta, "number"), (date, "day"), (UUID, "name"))
-    for cls, kind in kinds:
-        if isinstance(value, cls):
-            return kind
-    raise InvalidValueError(
-        f"{word} compares numbers, texts, days, times with their zone and durations, not {shown(value)}"
-    )
-
-
-def _is_finite(value: float | Decimal) -> bool:
-    try:
-        return Decimal(str(value)).is_finite()
-    except ValueError:  # an int of thousands of digits, of which Python makes no text
-        return False
-
-
-KINDS_OF_TYPES: tuple[tuple[type[Any], str], ...] = (
-    (bool, "truth"),
-    (int, "number"),
-    (float, "number"),
-    (Decimal, "number"),
-    (timedelta, "number"),
-    (datetime, "time"),
-    (date, "day"),
-    (Enum, "name"),
-    (UUID, "name"),
-    (str, "text"),
-)
-
-
-def single_types(declared: Any) -> list[Any]:
-    """The types that a declared type stands for: without None, annotations and new names."""
-    origin, arguments = typing.get_origin(declared), typing.get_args(declared)
-    if origin in (typing.Union, types.UnionType):
-        return [member for part in arguments if part is not types.NoneType for member in single_types(part)]
-    if origin is typing.Annotated:
-        return single_types(arguments[0])
-    return single_types(declared.__supertype__) if hasattr(declared, "__supertype__") else [declared]
-
-
 def check_kind(comparison: Comparison, field: str, declared: Iterable[Any]) -> None:
     """That a field of these types can be compared so.
 
@@ -280,7 +204,7 @@ def check_kind(comparison: Comparison, field: str, declared: Iterable[Any]) -> N
     Raises:
         ConfigurationError: It is of another kind than what it is compared with.
     """
-    kinds = [_kind_of_type(field_type) for field_type in declared]
+    kinds = [kind_of_type(field_type) for field_type in declared]
     alike = {"text", "name"} if comparison.operator == NOT else set[str]()
     if not kinds or None in kinds or comparison.kind in kinds:
         return
@@ -293,14 +217,8 @@ def check_kind(comparison: Comparison, field: str, declared: Iterable[Any]) -> N
     )
 
 
-def _kind_of_type(declared: Any) -> str | None:
-    if not isinstance(declared, type):
-        return None
-    return next((kind for cls, kind in KINDS_OF_TYPES if issubclass(declared, cls)), None)
-
-
 def _ordered(sign: str, word: str, *values: Any) -> Comparison:
-    kinds = {_kind_of(value, word) for value in values}
+    kinds = {kind_of_value(value, word) for value in values}
     if len(kinds) > 1:
         named = " and ".join(map(shown, values))
         raise InvalidValueError(f"{word} takes two values of one kind, not {named}")
@@ -362,7 +280,7 @@ def is_not(*values: Comparable | bool | UUID | Enum) -> Comparison:
     Raises:
         InvalidValueError: No value, or values that cannot be compared.
     """
-    kinds = {_kind_of(value, NOT) for value in values}
+    kinds = {kind_of_value(value, NOT) for value in values}
     if len(kinds) != 1:
         raise InvalidValueError("is_not takes at least one value, and values of one kind")
     return Comparison(NOT, kinds.pop(), values)

@@ -6,21 +6,20 @@ import inspect
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
 import attrs
 
 from pgevents.busy_views import KeptViews, keep_view
 from pgevents.caches import Cache
-from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, StagedEventsError, shown
+from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
-from pgevents.hooks.details import Operation
+from pgevents.hooks.details import OperationRecord
 from pgevents.newest import LatestEvent, NewestOfStream
+from pgevents.premises import Keepable, Projection, projections_of
 from pgevents.save_options import CONDITION, SaveOptions
 from pgevents.saving import Saver
-from pgevents.snapshots import SavedProjection, SaveResult, SnapshotKey
-from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.streams import Stream, refuse_for_reads
 from pgevents.timers import Cancel, Later, Timers
@@ -29,8 +28,6 @@ __all__ = [
     "Decided",
     "DecideOptions",
     "Decider",
-    "PlainProjection",
-    "Projection",
     "Several",
     "kind_of",
 ]
@@ -50,8 +47,6 @@ class DecideOptions(TypedDict, total=False):
     idempotency_key: str | None
 
 
-V_co = TypeVar("V_co", covariant=True)
-
 OPTIMISTIC_TRIES = 2
 BUSY_SECONDS = (1.0, 16.0)
 """For how long a client locks at the first try after its optimistic tries were in vain, at least and at
@@ -64,88 +59,6 @@ ASYNC = "async, and nobody would await it: decide calls a plain function"
 
 Kind = tuple[tuple[tuple[str, ...] | None, tuple[str, ...]], ...]
 """The types and the fields of each stream that a decision rests on."""
-
-
-class Projection(Protocol[V_co]):
-    """What a client needs of a projection, so that it stands below the module of projections."""
-
-    @property
-    def view(self) -> V_co:
-        """The view."""
-        ...
-
-    @property
-    def position(self) -> Position:
-        """Where in the log it was read."""
-        ...
-
-    @property
-    def has_staged_events(self) -> bool:
-        """Whether it holds events that are not saved."""
-        ...
-
-    @classmethod
-    def view_class(cls) -> type[Any]:
-        """The view's class."""
-        ...
-
-    def get_streams(self) -> Sequence[Stream[Any]]:
-        """What it is folded from."""
-        ...
-
-    def refresh(self) -> Any:
-        """Forget what was read."""
-        ...
-
-    def load(self, lock: Sequence[Stream[Any]] = ..., *, is_undisturbed: bool = ...) -> Any:
-        """Read, with some streams locked before if any are given."""
-        ...
-
-    def snapshot_key(self) -> SnapshotKey:
-        """Where its snapshot stands."""
-        ...
-
-    def save_projection(self) -> SaveResult[V_co]:
-        """Save a snapshot."""
-        ...
-
-
-class Keepable(Projection[Any], Protocol):
-    """A projection whose view a client may keep between its decisions."""
-
-    def keeping_key(self) -> Hashable | None:
-        """Under what; None if it must not."""
-        ...
-
-    def go_on_from(self, view: Any, events: Sequence[Event[Any]], position: Position) -> None:
-        """Take a kept view, and fold what came since."""
-        ...
-
-
-class PlainProjection(Projection[V_co], Protocol[V_co]):
-    """A projection without a class of its own; it can do what every projection can."""
-
-    @property
-    def projection_events(self) -> list[Event[Any]]:
-        """The events folded on top of the snapshot."""
-        ...
-
-    @property
-    def saved_projection(self) -> SavedProjection[V_co] | None:
-        """The snapshot that the view starts from, or None."""
-        ...
-
-    def as_json(self) -> dict[str, Any]:
-        """The view as a JSON-ready dict."""
-        ...
-
-    def apply(self, *events: Any) -> Any:
-        """Stage events."""
-        ...
-
-    def delete_projection(self) -> bool:
-        """Remove the snapshot; whether there was one."""
-        ...
 
 
 def _no_kinds() -> Cache[Kind, tuple[float, float]]:
@@ -197,7 +110,7 @@ class Decider:
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options)
         refuse_for_reads(decision.streams, CONDITION)
-        with self.hooks.observed(Operation("decide", projection=types)) as operation:
+        with self.hooks.observed(OperationRecord("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)
         return saved
@@ -205,8 +118,8 @@ class Decider:
     def _premises_of(self, given: Any) -> Sequence[Projection[Any]]:
         """What a decision rests on, with each `latest(...)` made what can be read."""
         named = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else (given,))
-        premises = [self._newest(one) if isinstance(one, LatestEvent) else one for one in named]
-        projections = _projections_of(premises)
+        premises = [self._newest(item) if isinstance(item, LatestEvent) else item for item in named]
+        projections = projections_of(premises)
         for projection in projections:
             client: Any = getattr(projection, "client", None)
             if client is not None and not self._is_ours(client):
@@ -220,18 +133,18 @@ class Decider:
         table = client.events.pgevents_spec.qualified()
         return client.db is self.session.db and table == self.saver.reader.spec.qualified()
 
-    def _newest(self, asked: Any) -> NewestOfStream[Any]:
-        self.saver.encoder.types.require_current(asked.types)
-        return NewestOfStream(asked, self.saver.reader)
+    def _newest(self, latest: Any) -> NewestOfStream[Any]:
+        self.saver.encoder.types.require_current(latest.types)
+        return NewestOfStream(latest, self.saver.reader)
 
-    def _run(self, decision: _Decision, retries: int, operation: Operation) -> list[Event[Any]]:
+    def _run(self, decision: _Decision, retries: int, operation: OperationRecord) -> list[Event[Any]]:
         # nothing is tried again: a deadlock has ended the whole transaction
         if self.session.in_transaction():
             return decision.try_locked(1, is_ours=False)
         kind = kind_of(decision.streams)
         until, _ = self.busy.get(kind, (0.0, 0.0))
         optimistic = 0 if until > time.monotonic() else OPTIMISTIC_TRIES
-        attempt, last, asked = 0, retries + 1, 0
+        attempt, last, plugin_tries = 0, retries + 1, 0
         while True:
             attempt += 1
             operation.attempt = attempt
@@ -247,9 +160,9 @@ class Decider:
                 if attempt >= last:
                     if delay is None:
                         raise
-                    if asked >= PLUGIN_TRIES:
+                    if plugin_tries >= PLUGIN_TRIES:
                         raise self._given_up(error, attempt) from error
-                    last, asked = last + 1, asked + 1
+                    last, plugin_tries = last + 1, plugin_tries + 1
                 time.sleep(random.uniform(0, 0.005 * min(attempt, 20)) if delay is None else delay)
 
     def _note_busy(self, kind: Kind) -> None:
@@ -275,7 +188,7 @@ class Decider:
 
 def kind_of(streams: Sequence[Stream[Any]]) -> Kind:
     """Of what types and fields streams are, whatever their values."""
-    return tuple([(one.types, tuple([field for field, _ in one.match])) for one in streams])
+    return tuple([(stream.types, tuple([field for field, _ in stream.match])) for stream in streams])
 
 
 @attrs.frozen
@@ -346,7 +259,7 @@ class _Decision:
             return self.owner.saver.settle(self.options.key)[1]
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
-        if any(isinstance(one, (Later, Cancel)) for one in decided):
+        if any(isinstance(item, (Later, Cancel)) for item in decided):
             saved = self._save_with_timers(decided, options)
         else:
             saved = self.owner.saver.save(decided, options)
@@ -358,47 +271,19 @@ class _Decision:
         """Save the events, then schedule and cancel timers, in one transaction. Without events the positions
         are checked all the same. Of a command that is repeated all this is done already."""
         timers, saver = self.owner.timers, self.owner.saver
-        events = [one for one in decided if not isinstance(one, (Later, Cancel))]
+        events = [item for item in decided if not isinstance(item, (Later, Cancel))]
         with self.owner.session.atomic():
             is_new, saved = saver.append(events, options) if events else saver.settle(options.key)
             if not is_new:
                 return saved
             if not events:
                 saver.validate(options)
-            for one in decided:
-                if isinstance(one, Later):
-                    timers.schedule(one, options.metadata)
-                elif isinstance(one, Cancel):
-                    timers.unschedule(one.key)
+            for item in decided:
+                if isinstance(item, Later):
+                    timers.schedule(item, options.metadata)
+                elif isinstance(item, Cancel):
+                    timers.unschedule(item.key)
         return saved
-
-
-def _projections_of(projections: Sequence[Any]) -> Sequence[Projection[Any]]:
-    """The projections that a decision rests on.
-
-    Raises:
-        ConfigurationError: None, or something else in their place.
-        StagedEventsError: One with staged events, or an `as_of`.
-    """
-    if not projections:
-        raise ConfigurationError("decide needs at least one projection to decide on")
-    for projection in projections:
-        if isinstance(projection, type):
-            name = projection.__name__
-            raise ConfigurationError(f"{name} is a class; decide on an instance of it: {name}(id, client)")
-        if not hasattr(projection, "get_streams"):
-            hint = (
-                "first the projection, then the decider" if callable(projection) else "in the decider's order"
-            )
-            raise ConfigurationError(
-                f"decide takes a projection or latest(...), or a list or tuple of them, and a decider, not "
-                f"{shown(projection)} ({hint})"
-            )
-        if projection.has_staged_events or projection.as_of is not None:
-            raise StagedEventsError(
-                f"decide needs the saved present; {shown(projection)} has staged events or an as_of"
-            )
-    return projections
 
 
 def _check_decider(decider: object) -> None:

@@ -12,7 +12,7 @@ from pgevents.codec.previews import plain_serializer, preview
 from pgevents.codec.serialization import Serializer
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
-from pgevents.hooks.details import Operation
+from pgevents.hooks.details import OperationRecord
 from pgevents.projection_classes import Declaration, declaration_of
 from pgevents.reducers import Pipeline
 from pgevents.snapshots import SavedProjection
@@ -251,7 +251,9 @@ class Folding(Generic[V, E, I]):
         client = self.client
         if client is None or "pgevents_observe" not in client.plugins.implemented:
             return self.reducers.fold(events, view, initial)
-        with client.plugins.observed(Operation("fold", projection=self.projection_type, events=len(events))):
+        with client.plugins.observed(
+            OperationRecord("fold", projection=self.projection_type, events=len(events))
+        ):
             return self.reducers.fold(events, view, initial)
 
     @property

@@ -18,7 +18,8 @@ import attrs
 
 from pgevents.caches import RevisedCache
 from pgevents.codec.serialization import Serializer
-from pgevents.comparisons import check_kind, single_types
+from pgevents.comparison_kinds import single_types
+from pgevents.comparisons import check_kind
 from pgevents.errors import ConfigurationError
 from pgevents.event_types import EventType, event_type_of
 from pgevents.fields import path_of
@@ -87,7 +88,8 @@ class Identifiers:
                 others = answers.get(question)
                 if others is None:
                     others = answers[question] = self._answer(*question)
-                older += [_older_stream(stream, *other) for other in others]
+                if others:
+                    older += [_older_stream(stream, *other) for other in others]
         return [*streams, *older] if older else streams
 
     def _refuse_hidden(self, stream: Stream[Any]) -> None:

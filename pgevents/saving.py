@@ -14,7 +14,7 @@ from pgevents.encoding import Encoded, EventEncoder
 from pgevents.errors import ConcurrencyError, ConfigurationError, IdempotencyError
 from pgevents.events import Event, NewEvent, make_event
 from pgevents.hooks.calls import HookCalls
-from pgevents.hooks.details import Conflict, Operation
+from pgevents.hooks.details import Conflict, OperationRecord
 from pgevents.hooks.durability import AfterCommit
 from pgevents.save_options import PLAIN, SaveOptions, refuse_other_log
 from pgevents.store.append import Answer, Appender, EventColumns, Row, ViewBeside
@@ -157,7 +157,7 @@ class Saver:
         types = tuple(dict.fromkeys(new.type for new in events))
         name = "save" if options.positions is None else "validate"
         with self.hooks.observed(
-            Operation(name, options.streams, types, attempt=options.attempt)
+            OperationRecord(name, options.streams, types, attempt=options.attempt)
         ) as operation:
             if "pgevents_before_save" in hooks:
                 events = self._replaced_by_hooks(events)
@@ -171,7 +171,7 @@ class Saver:
         return is_new, saved
 
     def _append_and_follow(
-        self, encoded: Encoded, options: SaveOptions, operation: Operation | None
+        self, encoded: Encoded, options: SaveOptions, operation: OperationRecord | None
     ) -> tuple[bool, list[Event[Any]]]:
         """Append, and let plugins write more in the same transaction."""
         with self.session.atomic():
@@ -207,7 +207,7 @@ class Saver:
         if not hooks:
             return self._answer(events, options, is_timed=False).ids
         types = tuple(dict.fromkeys(events.types))
-        with self.hooks.observed(Operation("save", (), types)) as operation, self.session.atomic():
+        with self.hooks.observed(OperationRecord("save", (), types)) as operation, self.session.atomic():
             report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
             changes = self._changed_views(events.rows())
             answer = self._answer(events, options, is_timed="pgevents_observe" in hooks, view=changes.beside)
@@ -252,7 +252,7 @@ class Saver:
         self,
         encoded: Encoded,
         options: SaveOptions,
-        operation: Operation | None = None,
+        operation: OperationRecord | None = None,
         changes: ChangedViews | None = None,
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
@@ -284,8 +284,10 @@ class Saver:
             for position in positions:
                 refuse_other_log(position, self.reader.log)
             # Those with much to count have it counted now, without a lock.
-            if any(position.count > LONG_TAIL for position in positions):
-                positions = [self._shortened(position) for position in positions]
+            positions = [
+                position if position.count <= LONG_TAIL else self._shortened(position)
+                for position in positions
+            ]
         call = events, positions, options.key, options.created_at, options.keys, is_timed, view
         try:
             return self.appender.append(*call)
@@ -295,8 +297,7 @@ class Saver:
             return self.appender.append(*call)
 
     def _shortened(self, position: Position) -> Position:
-        is_long = position.count > LONG_TAIL and position.ids
-        return self.reader.shortened(position) if is_long else position
+        return self.reader.shortened(position) if position.ids else position
 
     def _saved_before(self, answer: Answer, encoded: Encoded, options: SaveOptions) -> list[Event[Any]]:
         """What the same idempotency key saved before; or the error that the answer means."""

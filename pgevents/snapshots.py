@@ -12,7 +12,7 @@ from pgevents.caches import Cache, TimedCache
 from pgevents.codec import fast
 from pgevents.codec.serialization import Serializer, dump_json, load_json
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError
-from pgevents.hooks.details import Operation, Snapshot
+from pgevents.hooks.details import OperationRecord, Snapshot
 from pgevents.hooks.registry import Plugins
 from pgevents.ids import id_of
 from pgevents.projection_classes import fold_alike
@@ -349,7 +349,7 @@ class Snapshots:
     ) -> SaveResult[Any] | None:
         """The same in one transaction with the hooks before and after it."""
         with (
-            plugins.observed(Operation("snapshot", projection=snapshot.type)) as operation,
+            plugins.observed(OperationRecord("snapshot", projection=snapshot.type)) as operation,
             self.session.atomic(),
         ):
             data = snapshot.data

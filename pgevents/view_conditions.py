@@ -12,7 +12,8 @@ from typing import Any, cast
 import attrs
 import peewee
 
-from pgevents.comparisons import Comparison, check_kind, single_types
+from pgevents.comparison_kinds import single_types
+from pgevents.comparisons import Comparison, check_kind
 from pgevents.errors import ConfigurationError, shown
 from pgevents.fields import named_once
 from pgevents.texts import identifier_text

@@ -213,6 +213,22 @@ def test_what_a_long_path_for_temporary_files_forbids_is_put_elsewhere(
 # Lasting servers
 
 
+@pytest.fixture(scope="module")
+def stopped_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a lasting server that is stopped. To make one takes longer than all else that is done with it."""
+    folder = tmp_path_factory.mktemp("lasting") / "data"
+    with embedded_database(folder):
+        pass
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_server: Path, tmp_path: Path) -> Path:
+    """A copy of it, of the test's own."""
+    subprocess.run(["cp", "-a", stopped_server, tmp_path / "data"], check=True)  # with their owners
+    return tmp_path / "data"
+
+
 def test_a_lasting_database_keeps_its_data_between_blocks(tmp_path: Path) -> None:
     """What was committed is there in the next block, also in a new process; what was not, is not."""
     folder = tmp_path / "data"
@@ -225,9 +241,9 @@ def test_a_lasting_database_keeps_its_data_between_blocks(tmp_path: Path) -> Non
         assert one(db, "SELECT array_agg(x) FROM t") == [1]
 
 
-def test_leaving_does_not_wait_for_other_connections(tmp_path: Path) -> None:
+def test_leaving_does_not_wait_for_other_connections(stopped: Path) -> None:
     """Connections of other threads and processes, even in a transaction, are cut when the last block ends."""
-    with embedded_database(tmp_path / "data") as db:
+    with embedded_database(stopped) as db:
         other = psycopg2.connect(db.url)
         other.cursor().execute("CREATE TABLE t (x int)")
         server = server_of(db)
@@ -292,11 +308,11 @@ def test_an_owner_that_dies_during_the_start_holds_up_nobody(tmp_path: Path) -> 
                 shutil.rmtree(left)
 
 
-def test_blocks_of_one_process_may_overlap(tmp_path: Path) -> None:
+def test_blocks_of_one_process_may_overlap(stopped: Path) -> None:
     """Two blocks on one folder share the server, and the one that started it may leave first."""
     first, second = (
-        embedded_database(tmp_path / "data"),
-        embedded_database(tmp_path / "data", database="other"),
+        embedded_database(stopped),
+        embedded_database(stopped, database="other"),
     )
     server = server_of(first.__enter__())
     db = second.__enter__()
@@ -324,29 +340,29 @@ with embedded_database(sys.argv[1]) as db:
     )
 
 
-def test_a_killed_server_recovers_in_the_next_block(tmp_path: Path) -> None:
+def test_a_killed_server_recovers_in_the_next_block(stopped: Path) -> None:
     """After kill -9 of the server the block ends in peace, and the next one has all that was committed."""
-    with embedded_database(tmp_path / "data") as db:
+    with embedded_database(stopped) as db:
         run(db, "CREATE TABLE t AS SELECT 1 AS x")
         os.kill(server_of(db), signal.SIGKILL)
         with pytest.raises(peewee.OperationalError):
             for _ in range(1000):
                 one(db, "SELECT 1")
-    with embedded_database(tmp_path / "data") as db:
+    with embedded_database(stopped) as db:
         assert one(db, "SELECT x FROM t") == 1
 
 
-def test_a_stale_process_id_does_not_confuse_the_server(tmp_path: Path) -> None:
+def test_a_stale_process_id_does_not_confuse_the_server(stopped: Path) -> None:
     """The id of a dead server may have gone to another process of the same user, as after a restart of a
     container."""
-    with embedded_database(tmp_path / "data") as db:
+    with embedded_database(stopped) as db:
         run(db, "CREATE TABLE t AS SELECT 1 AS x")
-    pid_file = tmp_path / "data" / "pgdata" / "postmaster.pid"
+    pid_file = stopped / "pgdata" / "postmaster.pid"
     owner = pid_file.parent.stat().st_uid
     with subprocess.Popen(["sleep", "60"], user=owner if is_root else None) as stranger:
         pid_file.write_text(f"{stranger.pid}\n{pid_file.parent}\n1700000000\n5432\n/tmp\n\n  1  2\nready\n")
         shutil.chown(pid_file, owner)
-        with embedded_database(tmp_path / "data") as db:
+        with embedded_database(stopped) as db:
             assert one(db, "SELECT x FROM t") == 1
         stranger.kill()
 
@@ -509,7 +525,7 @@ with embedded_database(): pass
 # What cannot be
 
 
-@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("lasting", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, temporary: Path, lasting: bool) -> None:
     """The error ends with the server's own words, nothing remains, and a lasting folder can be used
     afterwards."""

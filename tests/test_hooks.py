@@ -779,6 +779,23 @@ def test_operations_nest_as_the_work_does(open_client: MakeClient) -> None:
     assert validate.lock_wait is not None and 0 <= validate.lock_wait < 5
 
 
+def test_an_observer_cannot_change_what_others_see(open_client: MakeClient) -> None:
+    """An operation is to be read; the error of a plugin that writes to it is logged, and the save stands."""
+    told = Observer()
+
+    class Writing:
+        @hookimpl
+        @contextmanager
+        def pgevents_observe(self, operation: Any) -> Generator[None, None, None]:
+            yield
+            operation.events = 7
+
+    saved = open_client(told, Writing()).save_event(C1)
+    assert (saved.id, told.operations[0].events) == (1, 1)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        told.operations[0].status = "repeated"  # type: ignore[misc]
+
+
 def test_an_observer_sees_errors_and_cannot_hide_them(
     open_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:

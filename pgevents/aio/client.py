@@ -14,10 +14,11 @@ import peewee
 from pgevents.aio import transactions
 from pgevents.aio.workers import Worker, Workers
 from pgevents.client import EventClient
-from pgevents.deciding import Decided, DecideOptions, Projection, Several
+from pgevents.deciding import Decided, DecideOptions, Several
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.newest import LatestEvent
+from pgevents.premises import Projection
 from pgevents.saved_terms import Partial
 from pgevents.snapshots import SavedProjection, SavedViews
 from pgevents.store.options import AsOf, OnUndecodable

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pgevents.client.parts import ClientParts
-from pgevents.deciding import Decided, DecideOptions, Projection, Several
+from pgevents.deciding import Decided, DecideOptions, Several
 from pgevents.events import Event
 from pgevents.newest import LatestEvent
+from pgevents.premises import Projection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -11,10 +11,10 @@ import peewee
 
 from pgevents import saved_views
 from pgevents.client.parts import ClientParts
-from pgevents.deciding import PlainProjection, Projection
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event
 from pgevents.hooks.details import Snapshot
+from pgevents.premises import PlainProjection, Projection
 from pgevents.querying import Question
 from pgevents.reducers import Pipeline
 from pgevents.saved_terms import Partial, terms_of

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from pgevents.client.parts import ClientParts
-from pgevents.deciding import Projection
 from pgevents.errors import ConfigurationError, shown
+from pgevents.premises import Projection
 from pgevents.store import installation
 from pgevents.store.grants import grant
 from pgevents.store.kept import kept_name

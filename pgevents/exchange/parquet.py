@@ -5,25 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import date, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import attrs
 
-from pgevents.caches import remembered
 from pgevents.client import EventClient
 from pgevents.codec.serialization import time_of
-from pgevents.distribution import require
 from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event, parts_of
-from pgevents.exchange.schemas import resolved, stored_fields
+from pgevents.exchange.arrow import TypedColumns, arrow, table_of
 from pgevents.store.identity import log_identity
 from pgevents.store.queries import keyed_select
 from pgevents.streams import stream
@@ -40,7 +33,6 @@ SELECT min(e.id) FROM unnest(%s::bigint[], %s::bigint[]) AS w (low, high) JOIN {
 """
 NEWEST_SQL = "SELECT created_at::text FROM {events} WHERE id = %s"
 FILE = re.compile(r"events-(\d{20})-(\d{20})\.parquet")
-TYPED: dict[Any, str] = {str: "string", bool: "bool", int: "int64", float: "float64", UUID: "string"}
 CHANGED = (
     "the log was changed under maintenance after {folder} was begun, so its files may hold what was erased: "
     "delete it, or export into an empty folder"
@@ -158,7 +150,7 @@ def exported(client: EventClient, folder: str | os.PathLike[str]) -> tuple[list[
 
 def _check_newest(client: EventClient, file: Path, sql: str) -> None:
     """After a restore ids are given out again: then the newest event of the files is another one."""
-    table = _arrow().parquet.read_table(file, columns=["id", "created_at"])
+    table = arrow().parquet.read_table(file, columns=["id", "created_at"])
     (newest,) = table.slice(table.num_rows - 1).to_pylist()
     found = client.session.execute(sql, [newest["id"]]).fetchone()
     if found is None or time_of(found[0]) != newest["created_at"]:
@@ -184,20 +176,15 @@ def _ranges(client: EventClient, after: int, target: int, most: int) -> Iterator
         after = page[-1][0]
 
 
-@remembered("module of Arrow")
-def _arrow() -> Any:
-    """The module pyarrow, which has no types."""
-    require("pyarrow.parquet", "parquet")
-    return require("pyarrow", "parquet")
-
-
 class _Folder:
     """The folder of an export, and its notes."""
 
     def __init__(self, client: EventClient, path: Path, by_type: bool) -> None:
-        _arrow()
+        arrow()
         self._client, self._path, self._by_type = client, path, by_type
-        self._columns = {kind.name: _Columns(client, kind) for kind in client.types.all()} if by_type else {}
+        self._columns = (
+            {kind.name: TypedColumns(client, kind) for kind in client.types.all()} if by_type else {}
+        )
         spec = client.events.pgevents_spec
         self._state: dict[str, Any] = {
             "log": str(log_identity(client.session.execute, spec)).rpartition("/")[0],
@@ -259,7 +246,7 @@ class _Folder:
         """Write the rows of one range."""
         name = f"events-{after + 1:020}-{rows[-1][0]:020}.parquet"
         if not self._by_type:
-            return [self._write(self._path / name, _table_of(rows))]
+            return [self._write(self._path / name, table_of(rows))]
         events: dict[str, list[tuple[Event[Any], Any]]] = {}
         decoded = self._client.decoder.events([row[:-1] for row in rows])
         for event, row in zip(decoded, rows, strict=True):
@@ -280,7 +267,7 @@ class _Folder:
 
     def _write(self, file: Path, table: Any) -> Path:
         part = file.with_name(f".{file.name}.part")
-        _arrow().parquet.write_table(table, part, compression="zstd")
+        arrow().parquet.write_table(table, part, compression="zstd")
         with suppress(OSError), open(part, "rb") as written:
             os.fsync(written.fileno())
         os.replace(part, file)
@@ -290,113 +277,3 @@ class _Folder:
 def _folder_name(event_type: str) -> str:
     """A type as the name of a folder, whatever characters it has."""
     return re.sub(r"^[._]|[^A-Za-z0-9_.-]", lambda found: f"%{ord(found[0]):02X}", event_type)
-
-
-def _times(name: str) -> Any:
-    return _arrow().field(name, _arrow().timestamp("us", tz="UTC"))
-
-
-def _table_of(rows: list[Any]) -> Any:
-    """Events of all types in one form."""
-    pyarrow = _arrow()
-    text = pyarrow.string()
-    schema = pyarrow.schema(
-        [
-            pyarrow.field("id", pyarrow.int64()),
-            pyarrow.field("type", text),
-            pyarrow.field("data", text),
-            pyarrow.field("metadata", text),
-            pyarrow.field("idempotency_key", text),
-            _times("created_at"),
-            _times("updated_at"),
-        ]
-    )
-    ids, names, data, metadata, created, updated, keys = zip(*rows, strict=True)
-    created_times = [time_of(at) for at in created]
-    columns = [
-        ids,
-        names,
-        data,
-        [value or "{}" for value in metadata],
-        keys,
-        created_times,
-        [time_of(at) if at else first for at, first in zip(updated, created_times, strict=True)],
-    ]
-    arrays = [pyarrow.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
-    return pyarrow.Table.from_arrays(arrays, schema=schema)
-
-
-class _Columns:
-    """The columns of the events of one class."""
-
-    def __init__(self, client: EventClient, kind: Any) -> None:
-        self._client, self._kind = client, kind
-        hidden = client.identifiers.hidden.get(kind.name, frozenset())
-        fields: Mapping[str, Any] = stored_fields(client.serializer.converter, kind.cls) or {}
-        self._kinds = {
-            name: column_kind(field.annotation) for name, field in fields.items() if name not in hidden
-        } or {"data": "json"}
-
-    def table(self, found: list[tuple[Event[Any], Any]]) -> Any:
-        pyarrow = _arrow()
-        text = pyarrow.string()
-        columns: dict[str, Any] = {
-            "event_id": pyarrow.array([event.id for event, _ in found], pyarrow.int64()),
-            "event_created_at": pyarrow.array([event.created_at for event, _ in found], _times("").type),
-            "event_metadata": pyarrow.array([row[3] or "{}" for _, row in found], text),
-        }
-        encode = self._client.serializer.encode
-        data: list[dict[str, Any]] = [encode(event.data, self._kind.name) for event, _ in found]
-        for name, kind in self._kinds.items():
-            values = data if name == "data" and kind == "json" else [fields.get(name) for fields in data]
-            column = f"data_{name}" if name in columns else name
-            try:
-                columns[column] = pyarrow.array([ARROW[kind](value) for value in values], _arrow_type(kind))
-            except OverflowError as error:
-                raise ConfigurationError(
-                    f"the field {name!r} of {self._kind.name!r} holds an integer of more than 64 bits"
-                ) from error
-        return pyarrow.table(columns)
-
-
-def column_kind(annotation: Any) -> str:
-    """The kind of column for a field of a type: one of `ARROW`."""
-    kind = resolved(annotation)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        rest = [argument for argument in arguments if argument not in (None, types.NoneType)]
-        return column_kind(rest[0]) if len(rest) == 1 else "json"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        kinds: set[type[Any]] = {member.value.__class__ for member in kind}
-        return TYPED.get(kinds.pop(), "json") if len(kinds) == 1 else "json"
-    if kind is datetime:
-        return "timestamp"
-    return "date" if kind is date else TYPED.get(kind, "json")
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _json(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-ARROW: dict[str, Callable[[Any], Any]] = {
-    "string": _same,
-    "bool": _same,
-    "int64": _same,
-    "float64": lambda value: None if value is None else float(value),
-    "timestamp": lambda value: None if value is None else time_of(value),
-    "date": lambda value: None if value is None else date.fromisoformat(value),
-    "json": _json,
-}
-
-
-def _arrow_type(kind: str) -> Any:
-    pyarrow = _arrow()
-    if kind == "timestamp":
-        return _times("").type
-    return {"json": pyarrow.string(), "date": pyarrow.date32()}.get(kind) or getattr(
-        pyarrow, {"bool": "bool_"}.get(kind, kind)
-    )()

@@ -17,7 +17,7 @@ import pluggy
 from pgevents.errors import PluginError
 from pgevents.events import NewEvent, StoredEvent
 from pgevents.hooks import specs as hookspecs
-from pgevents.hooks.details import Conflict, Operation, Snapshot
+from pgevents.hooks.details import Conflict, Operation, OperationRecord, Snapshot
 
 __all__ = ["HookCalls", "call", "in_order"]
 
@@ -194,7 +194,8 @@ class HookCalls:
         return longest
 
     @contextmanager
-    def _observed(self, operation: Operation) -> Generator[Operation, None, None]:
+    def _observed(self, record: OperationRecord) -> Generator[OperationRecord, None, None]:
+        operation = Operation(record)
         entered: list[tuple[str, Any]] = []
         for impl in in_order(self._impls("pgevents_observe")):
             arguments = {"client": self.client, "operation": operation}
@@ -203,7 +204,7 @@ class HookCalls:
                 entered.append((impl.plugin_name, manager))
         error: BaseException | None = None
         try:
-            yield operation
+            yield record
         except BaseException as raised:
             error = raised
             raise
@@ -212,9 +213,9 @@ class HookCalls:
             for name, manager in reversed(entered):
                 _left(name, manager, outcome)
 
-    def observed(self, operation: Operation) -> AbstractContextManager[Operation]:
-        """Let plugins watch what runs inside."""
-        return self._observed(operation) if "pgevents_observe" in self.implemented else nullcontext(operation)
+    def observed(self, record: OperationRecord) -> AbstractContextManager[OperationRecord]:
+        """Let plugins watch what runs inside, which records its results."""
+        return self._observed(record) if "pgevents_observe" in self.implemented else nullcontext(record)
 
 
 def in_order(impls: Sequence[Impl]) -> Sequence[Impl]:

@@ -11,7 +11,7 @@ import attrs
 from pgevents.events import Event, NewEvent
 from pgevents.streams import Stream
 
-__all__ = ["BrowserLink", "BrowserPage", "Conflict", "Operation", "Snapshot"]
+__all__ = ["BrowserLink", "BrowserPage", "Conflict", "Operation", "OperationRecord", "Snapshot"]
 
 
 @attrs.frozen
@@ -61,23 +61,8 @@ class Snapshot:
 
 
 @attrs.define(eq=False)
-class Operation:
-    """An operation of a client, as `pgevents_observe` sees it.
-
-    `attempt` of a decide, `events`, `status` and `lock_wait` are set when the operation ends.
-
-    Attributes:
-        name: "save", "validate" (a validated save), "read", "fold", "decide" or "snapshot".
-        streams: The streams that are read or validated against.
-        types: The types of the events to be saved.
-        projection: The projection's type, of a fold, a decision or a snapshot.
-        attempt: Of a save within a `decide`: the number of the try. Of a `decide`: how many tries it took.
-        events: How many events were saved, read or folded.
-        status: Of a save "saved" or "repeated" (its idempotency key was used before). Of a snapshot
-            "created", "updated" or "skipped".
-        lock_wait: Of a save, the seconds from its arrival at the server until it held its locks and was
-            checked; None where that was not measured.
-    """
+class OperationRecord:
+    """What pgevents records of an operation while it runs; plugins read it as an `Operation`."""
 
     name: str
     streams: tuple[Stream[Any], ...] = ()
@@ -87,6 +72,59 @@ class Operation:
     events: int = 0
     status: str = ""
     lock_wait: float | None = None
+
+
+@attrs.frozen(eq=False)
+class Operation:
+    """An operation of a client, as `pgevents_observe` sees it.
+
+    Plugins can only read it. `attempt` of a decide, `events`, `status` and `lock_wait` are known when the
+    operation has ended.
+    """
+
+    _record: OperationRecord
+
+    @property
+    def name(self) -> str:
+        """What it does: "save", "validate" (a validated save), "read", "fold", "decide" or "snapshot"."""
+        return self._record.name
+
+    @property
+    def streams(self) -> tuple[Stream[Any], ...]:
+        """The streams that are read or validated against."""
+        return self._record.streams
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of the events to be saved."""
+        return self._record.types
+
+    @property
+    def projection(self) -> str:
+        """The projection's type, of a fold, a decision or a snapshot."""
+        return self._record.projection
+
+    @property
+    def attempt(self) -> int:
+        """Of a save within a `decide`, the number of the try. Of a `decide`, how many tries it took."""
+        return self._record.attempt
+
+    @property
+    def events(self) -> int:
+        """How many events were saved, read or folded."""
+        return self._record.events
+
+    @property
+    def status(self) -> str:
+        """Of a save, "saved" or "repeated" (its idempotency key was used before). Of a snapshot, "created",
+        "updated" or "skipped"."""
+        return self._record.status
+
+    @property
+    def lock_wait(self) -> float | None:
+        """Of a save, the seconds from its arrival at the server until it held its locks and was checked; None
+        where that was not measured."""
+        return self._record.lock_wait
 
 
 @attrs.frozen

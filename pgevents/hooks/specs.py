@@ -384,7 +384,7 @@ def pgevents_observe(client: EventClient, operation: Operation) -> AbstractConte
 
     Args:
         client: The client.
-        operation: The operation. Its results are filled in before the manager exits.
+        operation: The operation, to be read. Its results are there when the manager exits.
 
     Returns:
         A context manager, entered at once and exited when the operation ends; or None.

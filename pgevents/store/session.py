@@ -18,20 +18,17 @@ from psycopg2.extensions import (
 )
 
 from pgevents.errors import (
-    AppendOnlyError,
     ConfigurationError,
     ConnectionLostError,
-    DatabaseError,
     DatabaseUnavailableError,
     EventEncodeError,
-    IdempotencyError,
     NotInstalledError,
     PgEventsError,
-    RetryableError,
     UnsupportedTransactionError,
 )
 from pgevents.store import joined
 from pgevents.store.connections import check_kind, is_lost, setting_that_breaks
+from pgevents.store.refusals import RETRYABLE, SWALLOWED, error_of
 
 if TYPE_CHECKING:  # playhouse has no types
     MaxConnectionsExceeded = ValueError
@@ -40,35 +37,13 @@ else:
 
 __all__ = ["Session"]
 
-RETRYABLE = {
-    "40001": "a serialization failure",
-    "40P01": "a deadlock",
-    "55P03": "a lock timeout",
-    "57014": "a statement timeout or a cancel request",
-}
 USUAL_DATES = "ISO, MDY"
-SWALLOWED = (
-    "an SQL error was swallowed in this transaction, which PostgreSQL can now only roll back; "
-    "let the error through, or guard the statement by a savepoint (db.atomic())"
-)
 LOST_IN_TRANSACTION = (
     "the connection broke inside a transaction, which PostgreSQL has rolled back: "
     "leave the block and run all of it again"
 )
-REFUSED: dict[str, type[PgEventsError]] = {
-    "PGE01": UnsupportedTransactionError,
-    "PGE02": ConfigurationError,
-    "PGE03": AppendOnlyError,
-    "PGE05": EventEncodeError,
-    "PGE06": UnsupportedTransactionError,
-    "PGE20": EventEncodeError,  # of the encryption plugin's trigger
-}
 MISSING = {"42P01", "42883", "3F000", "42P10"}  # the last: a projections table with another key
 DROPPED = "XX000"  # could not open relation with OID: dropped while the statement waited for it
-TOO_LARGE = {"54000", "54001"}
-NOT_TEXT_HERE = {"22P05", "22021"}
-
-
 _Connections = weakref.WeakSet[Any]
 
 
@@ -339,65 +314,16 @@ class Session:
                 f"the connection broke: {message}. A save may or may not have been committed: "
                 "repeat it with its idempotency_key. The next call connects anew"
             ) from error
-        if code in RETRYABLE:
-            whole = "; run the whole db.atomic() block again" if self.in_transaction() else ""
-            extra = f" ({detail})" if detail else ""
-            raise RetryableError(
-                f"{RETRYABLE[code]}: {message}{extra}; nothing was written{whole}"
-            ) from error
-        if code == "23505" and "idempotency_key" in message + detail:
-            raise IdempotencyError(
-                f"another transaction saved an event with this key meanwhile ({detail}); nothing was written"
-            ) from error
-        if code in REFUSED:
-            raise REFUSED[code](message) from error
-        if code == "25006":
-            raise UnsupportedTransactionError(
-                f"{message}: this server is a standby, or the transaction is READ ONLY; write on "
-                f"the primary, without READ ONLY"
-            ) from error
-        if code == "25P02":
-            raise UnsupportedTransactionError(SWALLOWED) from error
-        if code == "23514":
-            raise EventEncodeError(f"{message}; nothing was written") from error
-        if code in TOO_LARGE:
-            raise _too_large(f"{message} {detail}".strip()) from error
-        if code in NOT_TEXT_HERE:
-            raise EventEncodeError(
-                f"{message}: the database's encoding cannot hold this text; nothing was written. "
-                f"Use a UTF8 database"
-            ) from error
         is_dropped = code == DROPPED and self.when_missing is not None
         if code in MISSING or is_dropped:
             raise self.not_installed(message) from error
-        raise DatabaseError(
-            f"PostgreSQL refused: {message}" + (f" ({detail})" if detail else ""), sqlstate=code or ""
-        ) from error
+        is_inside = code in RETRYABLE and self.in_transaction()
+        raise error_of(code or "", message, detail, is_inside=is_inside) from error
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
         f"no connection to the database: {str(error).strip()}; nothing was written"
-    )
-
-
-def _too_large(message: str) -> PgEventsError:
-    """A limit of PostgreSQL's."""
-    if "string buffer" in message:
-        return ConfigurationError(
-            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
-            "piece: save fewer "
-            "events at once, or read fewer, with after= or a snapshot, or one after the other with "
-            "iter_event_stream()"
-        )
-    if "index row" in message:
-        return EventEncodeError(
-            f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
-        )
-    return EventEncodeError(
-        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; "
-        f"nothing was written. "
-        "Keep large values elsewhere and save a reference to them"
     )
 
 

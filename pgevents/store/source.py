@@ -10,7 +10,7 @@ import attrs
 
 from pgevents.codec.decoding import Decoder
 from pgevents.events import Event, Parts, UndecodedData
-from pgevents.hooks.details import Operation
+from pgevents.hooks.details import OperationRecord
 from pgevents.merging import merge_streams, single_value, union_of_types
 from pgevents.store.layout import TableSpec
 from pgevents.store.options import AsOf, ReadOptions
@@ -22,7 +22,7 @@ from pgevents.texts import array_text
 
 __all__ = ["Source"]
 
-_UNOBSERVED = nullcontext(Operation("read"))
+_UNOBSERVED = nullcontext(OperationRecord("read"))
 
 
 @attrs.define
@@ -42,12 +42,12 @@ class Source:
     spec: TableSpec
     decoder: Decoder
     check: Callable[[Iterable[Stream[Any]]], Sequence[Stream[Any]]] = merge_streams
-    observe: Callable[[Operation], AbstractContextManager[Operation]] | None = None
+    observe: Callable[[OperationRecord], AbstractContextManager[OperationRecord]] | None = None
     log: Log | None = None
 
-    def observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[Operation]:
+    def observed(self, streams: tuple[Stream[Any], ...]) -> AbstractContextManager[OperationRecord]:
         """The time of a read, for plugins; its number of events is to be filled in."""
-        return _UNOBSERVED if self.observe is None else self.observe(Operation("read", streams))
+        return _UNOBSERVED if self.observe is None else self.observe(OperationRecord("read", streams))
 
     def select(
         self,

@@ -244,11 +244,13 @@ $pgevents$;
 -- issued.
 CREATE OR REPLACE FUNCTION my_app.events_publish(_locks text) RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
 DECLARE
-    _last CONSTANT bigint := my_app.events_last_issued();
+    _last CONSTANT bigint := coalesce(
+        pg_sequence_last_value('my_app.events_id_seq'::regclass), my_app.events_last_issued());
     _published CONSTANT bigint := least(_last, nullif(my_app.events_state(2), '')::bigint);
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_published & 2147483647)::int);
-    IF my_app.events_remember(_published, _locks) IS NOT NULL THEN
+    IF pg_advisory_xact_lock_shared('my_app.events'::regclass::oid::int, (_published & 2147483647)::int) IS NOT NULL
+        AND my_app.events_remember(_published, _locks) IS NOT NULL
+    THEN
         RETURN _last;
     END IF;
 END

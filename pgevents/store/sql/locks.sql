@@ -149,10 +149,11 @@ BEGIN
             MESSAGE = 'this transaction locks more than the ' || 2 * _limit || ' keys that it may have one by one',
             HINT = 'Decide in several transactions, or lock the whole table first: SELECT my_app.events_lock(''[{}]'').';
     END IF;
-    PERFORM my_app.events_acquire(
+    -- (PL/pgSQL evaluates an expression in much less time than a PERFORM.)
+    RETURN CASE WHEN my_app.events_acquire(
         CASE WHEN _decides THEN _shared || _bulk ELSE _shared END,
-        CASE WHEN _scope = 'bulk' THEN _exclusive || _bulk ELSE _exclusive END);
-    RETURN concat(_count, '|', _scope);
+        CASE WHEN _scope = 'bulk' THEN _exclusive || _bulk ELSE _exclusive END) IS NOT NULL
+    THEN concat(_count, '|', _scope) END;
 END
 $pgevents$;
 
