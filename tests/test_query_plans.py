@@ -371,6 +371,20 @@ def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: 
         assert used == {"events$idempotency_key$idx"}, plan
 
 
+def test_the_planner_knows_how_many_events_a_few_values_have(shop: EventClient) -> None:
+    """Else it takes each value for half a percent of the log, and goes through all of a large one. (It does
+    not ask the statistics of a partial index.)"""
+    carts = [event.data.cart_id for event in shop.get_event_stream(CartCreated, limit=10)]
+    found = "SELECT id FROM my_app.events WHERE data->>'cart_id' = ANY (%s)"
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql("ANALYZE my_app.events")
+        (rows,) = shop.db.execute_sql(f"EXPLAIN (FORMAT JSON) {found}", [carts]).fetchone()
+        (count,) = shop.db.execute_sql(f"SELECT count(*) FROM ({found}) AS found", [carts]).fetchone()
+        transaction.rollback()
+    (plan,) = json.loads(rows) if isinstance(rows, str) else rows
+    assert count / 3 < plan["Plan"]["Plan Rows"] < count * 3
+
+
 def look_ups_of_keys(client: EventClient) -> list[str]:
     """The statements by which a save looks whether its key is new, and for what it saved."""
     found = re.findall(
