@@ -235,6 +235,7 @@ class _Decision:
         """
         reader, connection = self.owner.saver.reader, self.owner.session.connection()
         kept = self.owner.views.take(key, connection)
+        view = None if kept is None else kept.copy()  # before the lock: others wait for what is done under it
         projection.refresh()
         if kept is None:
             redactions = projection.load(lock=self.streams, is_undisturbed=True).redactions
@@ -244,7 +245,7 @@ class _Decision:
                 kept = None
                 projection.load(is_undisturbed=True)
             else:
-                projection.go_on_from(kept.copy(), events, kept.position_with(events))
+                projection.go_on_from(view, events, kept.position_with(events))
                 kept = None if events else kept
         if kept is None and redactions is not None:  # before the decider has the view, which it may change
             kept = keep_view(projection.view, projection.position, redactions, connection)

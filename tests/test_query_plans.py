@@ -366,15 +366,45 @@ def test_the_check_of_a_validated_save_uses_its_index(
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 def test_idempotency_keys_are_looked_up_by_their_index(shop: EventClient, mode: str) -> None:
     """What a key saved before is found in its partial index."""
-    found = re.search(
-        r"FROM \S+\s+(WHERE idempotency_key = _key .*?)\),\n",
-        functions_sql(shop.events.pgevents_spec),
+    for text in look_ups_of_keys(shop):
+        plan, _, used = explain_prepared(shop, mode, "text", text, "'k'")
+        assert used == {"events$idempotency_key$idx"}, plan
+
+
+def test_the_planner_knows_how_many_events_a_few_values_have(shop: EventClient) -> None:
+    """Else it takes each value for half a percent of the log, and goes through all of a large one. (It does
+    not ask the statistics of a partial index.)"""
+    carts = [event.data.cart_id for event in shop.get_event_stream(CartCreated, limit=10)]
+    found = "SELECT id FROM my_app.events WHERE data->>'cart_id' = ANY (%s)"
+    with shop.db.atomic() as transaction:
+        shop.db.execute_sql("ANALYZE my_app.events")
+        (rows,) = shop.db.execute_sql(f"EXPLAIN (FORMAT JSON) {found}", [carts]).fetchone()
+        (count,) = shop.db.execute_sql(f"SELECT count(*) FROM ({found}) AS found", [carts]).fetchone()
+        transaction.rollback()
+    (plan,) = json.loads(rows) if isinstance(rows, str) else rows
+    assert count / 3 < plan["Plan"]["Plan Rows"] < count * 3
+
+
+def look_ups_of_keys(client: EventClient) -> list[str]:
+    """The statements by which a save looks whether its key is new, and for what it saved."""
+    found = re.findall(
+        r"FROM \S+\s+(WHERE idempotency_key .*?)(?:\) IS NOT NULL|;)\n",
+        functions_sql(client.events.pgevents_spec),
         re.S,
     )
-    assert found is not None
-    text = "SELECT id FROM my_app.events " + found[1].replace("_key ||", "$1 ||").replace("= _key", "= $1")
-    plan, _, used = explain_prepared(shop, mode, "text", text, "'k'")
-    assert used == {"events$idempotency_key$idx"}, plan
+    of_new, of_repeated = [re.sub(r"\b_key\b", "$1", where) for where in found]
+    return [
+        f"SELECT {of} FROM my_app.events {where}"
+        for of, where in (("idempotency_key", of_new), ("id", of_repeated))
+    ]
+
+
+def test_a_new_key_is_looked_up_by_one_row(shop: EventClient) -> None:
+    """The planner takes any range of keys for a share of the log: in one of many million events it would
+    begin parallel workers for each save with a key."""
+    of_new, _ = look_ups_of_keys(shop)
+    plan, kinds, _ = explain_prepared(shop, "force_generic_plan", "text", of_new, "'k'")
+    assert kinds == {"Limit", "Index Only Scan"}, plan
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])

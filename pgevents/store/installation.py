@@ -61,6 +61,9 @@ KEY_SQL = """\
 SELECT c.conname::text FROM pg_constraint AS c
 WHERE c.conrelid = to_regclass(%s) AND c.contype = 'p' AND cardinality(c.conkey) = 2
 """
+STATISTICS_SQL = """\
+SELECT stxname::text FROM pg_statistic_ext WHERE stxrelid = to_regclass(%s) AND stxname = ANY (%s)
+"""
 TRIGGERS_SQL = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass(%s)"
 NO_WRITERS, NO_USERS = "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"
 SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
@@ -281,7 +284,11 @@ class _Table:
         The lock waits for writers in flight and keeps new ones out. One that called the old function and has
         not inserted yet is turned away by the new guard.
         """
-        indexes = [*self._missing_indexes(), *self._missing_additional_indexes()]
+        indexes = [
+            *self._missing_indexes(),
+            *self._missing_additional_indexes(),
+            *self._missing_statistics(),
+        ]
         columns = self._missing_columns()
         if not columns and not indexes and not statements:
             return
@@ -318,6 +325,13 @@ class _Table:
                 yield partial(self._replace_index, index)
             else:
                 refuse_foreign_index(found.get(index.name), self.spec, index)
+
+    def _missing_statistics(self) -> Iterator[Callable[[], object]]:
+        wanted = self.spec.statistics()
+        if wanted:
+            rows = self.session.execute(STATISTICS_SQL, [self.spec.qualified(), list(wanted)]).fetchall()
+            for name in wanted.keys() - {row[0] for row in rows}:
+                yield partial(self.session.execute, wanted[name])
 
     def _replace_index(self, index: Index) -> None:
         """Make an index of an earlier version anew; readers have to stand aside for the exchange alone."""

@@ -46,10 +46,10 @@ def error_of(code: str, message: str, detail: str, *, is_inside: bool) -> PgEven
         detail: Its detail; empty if there is none.
         is_inside: Whether a transaction is open; asked of those alone that may be tried again.
     """
-    more = f" ({detail})" if detail else ""
+    suffix = f" ({detail})" if detail else ""
     if code in RETRYABLE:
         whole = "; run the whole db.atomic() block again" if is_inside else ""
-        return RetryableError(f"{RETRYABLE[code]}: {message}{more}; nothing was written{whole}")
+        return RetryableError(f"{RETRYABLE[code]}: {message}{suffix}; nothing was written{whole}")
     if code == "23505" and "idempotency_key" in message + detail:
         return IdempotencyError(
             f"another transaction saved an event with this key meanwhile ({detail}); nothing was written"
@@ -72,7 +72,7 @@ def error_of(code: str, message: str, detail: str, *, is_inside: bool) -> PgEven
             f"{message}: the database's encoding cannot hold this text; nothing was written. Use a UTF8 "
             "database"
         )
-    return DatabaseError(f"PostgreSQL refused: {message}{more}", sqlstate=code)
+    return DatabaseError(f"PostgreSQL refused: {message}{suffix}", sqlstate=code)
 
 
 def _too_large(message: str) -> PgEventsError:

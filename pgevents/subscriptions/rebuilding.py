@@ -214,9 +214,11 @@ def drop_old_versions(client: EventClient, projection: Any) -> int:
     statements, removed = statements_of(client), 0
     with client.session.atomic():
         reports = {report.name: report for report in kept_reports(client.session, spec)}
-        own = reports.get(kept_name(cls.projection_type, cls.version, views))
-        if own is not None and (own.complete_at is None or own.waiting):
-            raise ConfigurationError(f"{own.name!r} is not complete yet, so older versions are still needed")
+        current = reports.get(kept_name(cls.projection_type, cls.version, views))
+        if current is not None and (current.complete_at is None or current.waiting):
+            raise ConfigurationError(
+                f"{current.name!r} is not complete yet, so older versions are still needed"
+            )
         rows = client.session.execute(
             OLD_SQL.format(table=views.qualified()), [cls.projection_type, cls.version]
         ).fetchall()

@@ -78,8 +78,8 @@ class Run:
     def rows(self) -> list[Any]:
         """The events as rows, for `lanes.items_of`."""
         return [
-            (int(id_), name, data, metadata or None, made, changed or None, self.key, self.hash)
-            for id_, name, data, metadata, made, changed in rows_of(FIELD_END.join(self.texts))
+            (int(id_), name, data, metadata or None, created, changed or None, self.key, self.hash)
+            for id_, name, data, metadata, created, changed in rows_of(FIELD_END.join(self.texts))
         ]
 
 

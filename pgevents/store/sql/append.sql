@@ -260,15 +260,23 @@ $pgevents$;
 -- that had nothing to save is found, too: 'reused', without ids.
 CREATE OR REPLACE FUNCTION my_app.events_saved_before(_types text[], _data text[], _key text) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $pgevents$
+DECLARE
+    _answer text;
 BEGIN
-    RETURN coalesce(
-        (SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
+    -- Most keys are new, and this says so by one look into the index. The planner takes the range below for a share of the
+    -- table, so that in a large one it would begin parallel workers for nothing.
+    IF (SELECT idempotency_key FROM my_app.events
+        WHERE idempotency_key >= _key AND idempotency_key < _key || chr(32) ORDER BY idempotency_key LIMIT 1) IS NOT NULL
+    THEN
+        SELECT CASE WHEN jsonb_agg(jsonb_build_array(type, data) ORDER BY id) = (
             SELECT jsonb_agg(jsonb_build_array(t, d::jsonb) ORDER BY n)
             FROM unnest(_types, _data) WITH ORDINALITY AS given(t, d, n)
         ) THEN 'repeated ' ELSE 'reused ' END || string_agg(id::text, ',' ORDER BY id)
+        INTO _answer
         FROM my_app.events
-        WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32)),
-        (SELECT 'reused ' FROM my_app.events_commands WHERE key = _key));
+        WHERE idempotency_key = _key OR idempotency_key > _key || chr(31) AND idempotency_key < _key || chr(32);
+    END IF;
+    RETURN coalesce(_answer, (SELECT 'reused ' FROM my_app.events_commands WHERE key = _key));
 END
 $pgevents$;
 
