@@ -320,10 +320,10 @@ def test_a_deadlock_of_those_who_had_to_wait_before_is_reported_at_once(
     waiting = """
         SELECT count(DISTINCT pid) = 2 FROM pg_locks
         WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()"""
-    with beside(lambda: decide("c1", "c2")), beside(lambda: decide("c2", "c1")):
-        with client.db.atomic() as transaction:
-            for cart in ("c1", "c2"):
-                client.save_event_with_stream_validation(item(cart), client.get_event_stream(cart_id=cart))
+    with client.db.atomic() as transaction:
+        for cart in ("c1", "c2"):
+            client.save_event_with_stream_validation(item(cart), client.get_event_stream(cart_id=cart))
+        with beside(lambda: decide("c1", "c2")), beside(lambda: decide("c2", "c1")):
             end = time.monotonic() + 10
             while not client.db.execute_sql(waiting).fetchone()[0] and time.monotonic() < end:
                 time.sleep(0.01)
