@@ -91,7 +91,8 @@ class Rule:
             event: The event, decoded; None if it cannot be.
         """
         kind = row[1]
-        data, metadata = (_load(text) if text else {} for text in row[2:4])
+        data: dict[str, Any] = _load(row[2]) if row[2] else {}
+        metadata: dict[str, Any] = _load(row[3]) if row[3] else {}
         if self.ids_of is None:
             pairs = zip(self.streams, self.fields, strict=True)
             found = [
