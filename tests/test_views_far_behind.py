@@ -20,6 +20,7 @@ from pgevents.subscriptions import (
     view_reading,
 )
 from pgevents.subscriptions.change import settle
+from pgevents.subscriptions.pace import Pace
 from pgevents.testing import drain
 
 from .shop import CartCreated, CartProjection, ItemAddedToCart
@@ -93,6 +94,23 @@ def test_who_has_to_end_early_leaves_the_places(client: EventClient) -> None:
     check(client)
     after = states(client)
     assert all(after[id] == before[id] for id, (latest, _) in before.items() if latest >= 29)
+
+
+def test_who_always_has_to_end_early_gets_on_all_the_same(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as when others wait again and again: in between, a page in the order of the log moves the places."""
+    monkeypatch.setattr(far_folding, "FAR", 8)  # two pages
+    save(client)
+    work, stop = keeper_of(client), threading.Event()
+    stop.set()
+    pace = Pace()
+    for _ in range(60):
+        outcome = work.keeper.step(work, range(work.lanes), work.lanes, stop, pace=pace)
+        if outcome.reached and not outcome.is_more:
+            break
+    assert not outcome.is_more
+    check(client)
 
 
 class Breakable(CartProjection):

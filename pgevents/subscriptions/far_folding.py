@@ -34,8 +34,13 @@ Statement = tuple[str, Any]
 class FarFold(Fold):
     """One transaction of a keeper, which may be far behind."""
 
-    def _is_far(self, batch: Batch) -> bool:
-        return batch.is_full and self.rule.field is not None and batch.bound - batch.to > FAR
+    def _is_far(self, batch: Batch, pace: Pace) -> bool:
+        if not (batch.is_full and self.rule.field is not None and batch.bound - batch.to > FAR):
+            return False
+        if pace.stretch <= FAR:  # even the shortest was ended early: a page moves the places in between
+            pace.stretch *= 2
+            return False
+        return True
 
     def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
         """Fold a stretch of the log. Who has to end it early writes the views that are done, and leaves the

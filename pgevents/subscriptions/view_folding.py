@@ -139,7 +139,7 @@ class Fold:
                 if self.announced is not None:
                     self._write()
                     return Outcome(handled=retried, claimed=len(claimed), is_more=True)
-            if not count and seconds and self._is_far(batch):
+            if not count and seconds and self._is_far(batch, pace):
                 return self._run_far(batch, end, pace)
             self._take_page(batch)
             count += len(batch.items)
@@ -165,7 +165,7 @@ class Fold:
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
-    def _is_far(self, batch: Batch) -> bool:
+    def _is_far(self, batch: Batch, pace: Pace) -> bool:
         """Whether there is so much that `_run_far` is the faster way."""
         return False
 
