@@ -99,7 +99,7 @@ def test_who_has_to_end_early_leaves_the_places(client: EventClient) -> None:
 def test_who_always_has_to_end_early_gets_on_all_the_same(
     client: EventClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as when others wait again and again: in between, a page in the order of the log moves the places."""
+    """As when others wait again and again: in between, a page in the order of the log moves the places."""
     monkeypatch.setattr(far_folding, "FAR", 8)  # two pages
     save(client)
     work, stop = keeper_of(client), threading.Event()
