@@ -171,7 +171,7 @@ class Fold:
 
     def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
         """Fold much; see `FarFold`."""
-        raise NotImplementedError
+        raise NotImplementedError  # never called here: for this class nothing is far
 
     # -- events of a page -----------------------------------------------------------------
 
