@@ -15,7 +15,8 @@ import attrs
 from pgevents.store.background import Background
 from pgevents.store.processing import NEXT_BY_KEY
 from pgevents.subscriptions import view_folding
-from pgevents.subscriptions.lanes import Batch, Item, items_of, move
+from pgevents.subscriptions.items import Item, items_of
+from pgevents.subscriptions.lanes import Batch, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import Fold

@@ -16,7 +16,8 @@ import attrs
 from pgevents.errors import ConfigurationError
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient

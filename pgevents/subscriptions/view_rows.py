@@ -17,7 +17,7 @@ from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
-from pgevents.subscriptions.lanes import Item, is_dropped, parted, whole
+from pgevents.subscriptions.items import Item, event_and_error, is_dropped, unless_split
 from pgevents.subscriptions.whose import Rule
 
 __all__ = [
@@ -145,8 +145,8 @@ def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[st
     for (text, *_), event in zip(rows, decoded, strict=True):
         if is_dropped(event):
             continue
-        either = event.data.error if event.data.__class__ is UndecodedData else whole(event)
-        found.setdefault(text, []).append(Item(event.id, *parted(either), text, 0, 0))
+        either = event.data.error if event.data.__class__ is UndecodedData else unless_split(event)
+        found.setdefault(text, []).append(Item(event.id, *event_and_error(either), text, 0, 0))
     return found
 
 
