@@ -21,7 +21,7 @@ from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import Fold
 from pgevents.subscriptions.view_reading import Run, begin_runs, decode, having_ids, runs_of
-from pgevents.subscriptions.view_rows import in_order, short_lock_wait, writing
+from pgevents.subscriptions.view_rows import dirty_in_order, short_lock_wait, write_statement
 
 __all__ = ["FAR", "STRETCH", "FarFold"]
 
@@ -116,10 +116,10 @@ class FarFold(Fold):
         left = [run for run in found if run.key in blocked or not self._folds(run)]
         unfinished = {run.key for run in found if run.hash == found[-1].hash}
         unfinished.update(run.key for run in left)
-        done = in_order(held for held in self.views.values() if held.id not in unfinished)
+        done = dirty_in_order(held for held in self.views.values() if held.id not in unfinished)
         if self.has_hooks or not done:
             return left, []
-        sql, values, _ = writing(self.rule, done)
+        sql, values, _ = write_statement(self.rule, done)
         for held in done:
             del self.views[held.id]
         return left, [(sql, values)]

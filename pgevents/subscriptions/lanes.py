@@ -106,8 +106,8 @@ class Batch:
     has_parked: bool
 
 
-def ensure(work: Work, position: int = 0) -> None:
-    """Make the rows of a subscription that has none."""
+def ensure(work: Work) -> None:
+    """Make the rows of a subscription that has none, at the start of the log."""
     with work.client.session.atomic():
         # Of two programs that begin with different numbers of lanes, the first one's rows stand.
         work.statements.run("gate", gate=work.gate)
@@ -116,7 +116,6 @@ def ensure(work: Work, position: int = 0) -> None:
             name=work.name,
             lanes=work.lanes,
             question=json.dumps(work.question.as_json()),
-            position=position,
         )
 
 
