@@ -20,8 +20,9 @@ from pgevents.clusters.sources import Standby, pages, wait_for_replay
 from pgevents.errors import PgEventsError, RetryableError
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.items import Item
 from pgevents.subscriptions.keeping import keep
-from pgevents.subscriptions.lanes import Batch, Item, Lane
+from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import MOST_EVENTS, Fold
 

@@ -95,19 +95,13 @@ class Session:
             DatabaseError: The server refused the statement for another reason.
         """
         db: Any = joined.current(self) or self._db
-        connection = self._connection_of(db)
+        self._connection_of(db)
         try:
             return db.execute_sql(sql, params)
         except peewee.PeeweeException as error:
             self._translate(error)
-        except UnicodeEncodeError as error:
-            raise EventEncodeError(
-                f"the connection's encoding ({connection.encoding}) cannot hold "
-                f"{error.object[error.start : error.end]!r}: "
-                "use a UTF8 database, and connect with client_encoding=UTF8"
-            ) from error
-        except ValueError as error:  # of the driver: a NUL character
-            raise ConfigurationError(f"PostgreSQL cannot take this text: {error}") from error
+        except ValueError as error:  # of the driver, before it sends anything
+            self.raise_for(error)
 
     def connection(self) -> Any:
         """This thread's psycopg2 connection: open, of this process, and of a kind that pgevents can use.
@@ -291,8 +285,22 @@ class Session:
         if not db.in_transaction():
             db.close()
 
-    def raise_for(self, error: psycopg2.Error) -> NoReturn:
-        """Raise what an error of the driver means, of a statement that did not go through `execute`."""
+    def raise_for(self, error: Exception) -> NoReturn:
+        """Raise what an error of the driver means, also of a statement that did not go through `execute`.
+
+        Args:
+            error: What the driver raised; anything else is raised as it is.
+        """
+        if isinstance(error, UnicodeEncodeError):
+            raise EventEncodeError(
+                f"the connection's encoding ({self.connection().encoding}) cannot hold "
+                f"{error.object[error.start : error.end]!r}: "
+                "use a UTF8 database, and connect with client_encoding=UTF8"
+            ) from error
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):  # a NUL character
+            raise ConfigurationError(f"PostgreSQL cannot take this text: {error}") from error
+        if not isinstance(error, psycopg2.Error):
+            raise error
         wrapped: Any = peewee.DatabaseError(str(error))
         wrapped.orig = error
         self._translate(wrapped)

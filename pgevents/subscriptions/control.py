@@ -20,7 +20,8 @@ from pgevents.errors import ConfigurationError
 from pgevents.store.options import check_id
 from pgevents.store.processing import Statements, split_error
 from pgevents.subscriptions.definition import Question, check_lanes, check_name, gate_of
-from pgevents.subscriptions.lanes import Layer, layers_of, question_of
+from pgevents.subscriptions.items import Layer
+from pgevents.subscriptions.lanes import layers_of, question_of
 from pgevents.subscriptions.notes import forget_old_notes
 
 __all__ = [

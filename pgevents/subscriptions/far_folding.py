@@ -12,15 +12,17 @@ from typing import Any
 
 import attrs
 
+from pgevents.errors import PgEventsError
 from pgevents.store.background import Background
 from pgevents.store.processing import NEXT_BY_KEY
 from pgevents.subscriptions import view_folding
-from pgevents.subscriptions.lanes import Batch, Item, items_of, move
+from pgevents.subscriptions.items import Item, items_of
+from pgevents.subscriptions.lanes import Batch, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import Fold
 from pgevents.subscriptions.view_reading import Run, begin_runs, decode, having_ids, runs_of
-from pgevents.subscriptions.view_rows import in_order, short_lock_wait, writing
+from pgevents.subscriptions.view_rows import dirty_in_order, short_lock_wait, write_statement
 
 __all__ = ["FAR", "STRETCH", "FarFold"]
 
@@ -48,10 +50,15 @@ class FarFold(Fold):
         claimed = self.lanes
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
-        with short_lock_wait(self.work.client):
-            count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
+        shorter = max(pace.stretch // 2, FAR)
+        try:
+            with short_lock_wait(self.work.client):
+                count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
+        except PgEventsError:  # such as a time limit of the server's, or one of its temporary files
+            pace.stretch = shorter
+            raise
         if not is_whole:
-            pace.stretch = max(pace.stretch // 2, FAR)
+            pace.stretch = shorter
             return Outcome(count, len(claimed), is_more=True)
         if count < STRETCH // 2:
             pace.stretch *= 2
@@ -113,15 +120,15 @@ class FarFold(Fold):
         """
         decode(self.work, found)
         left = [run for run in found if run.key in blocked or not self._folds(run)]
+        if self.has_hooks:
+            return left, []
         unfinished = {run.key for run in found if run.hash == found[-1].hash}
         unfinished.update(run.key for run in left)
-        done = in_order(held for held in self.views.values() if held.id not in unfinished)
-        if self.has_hooks or not done:
-            return left, []
-        sql, values, _ = writing(self.rule, done)
+        done = [held for held in self.views.values() if held.id not in unfinished]
         for held in done:
             del self.views[held.id]
-        return left, [(sql, values)]
+        changed = dirty_in_order(done)
+        return left, [write_statement(self.rule, changed)[:2]] if changed else []
 
     def _folds(self, run: Run) -> bool:
         """Fold the events of a run that are above its view; whether that was possible."""
@@ -154,3 +161,4 @@ class FarFold(Fold):
             self._fold_pending(to)
         if left or self.has_hooks:
             self._write()
+            self.views.clear()

@@ -89,7 +89,7 @@ class _Folder:
         """
         rule = self.rule
         ids = {text for row in rows for text in rule.ids((0, *row), None)}
-        return [Held(text, rule.made(text)) for text in sorted(ids)]
+        return [Held(text, rule.projection_of(text)) for text in sorted(ids)]
 
     def beside(self, view: Held) -> ViewBeside | None:
         """What an append needs to lock and read a view; None if its events are not those of one value."""
@@ -97,7 +97,7 @@ class _Folder:
         question = client.reader.single_value(self._streams([view]))
         if question is None:
             return None
-        key = view.key = view.made.snapshot_key()
+        key = view.key = view.projection.snapshot_key()
         table = client.projections.pgevents_spec.qualified()
         return ViewBeside(table, (key.type, key.id, key.version, key.shape), question)
 
@@ -107,7 +107,7 @@ class _Folder:
             self.client.reader.lock(self._streams(views))
 
     def _streams(self, views: Sequence[Held]) -> tuple[Stream[Any], ...]:
-        streams = [stream for view in views for stream in view.made.get_streams()]
+        streams = [stream for view in views for stream in view.projection.get_streams()]
         return merge_streams(self.client.identifiers.check(streams))
 
     def fold(self, views: Sequence[Held], found: str) -> None:
@@ -130,7 +130,7 @@ class _Folder:
         latest, data, _, saved_at, events = found.split(FIELD_END, 4)
         if latest and key is not None:
             stored = client.snapshots.view_of(data, key.view_class, key.type)
-            view.stand_at(stored, int(latest), time_of(saved_at))
+            view.begin_with(stored, int(latest), time_of(saved_at))
         return {view.id: parts_of(client.decoder.events(rows_of(events)))}
 
     def _read(self, views: Sequence[Held]) -> Mapping[str, Sequence[Event[Any]]]:

@@ -59,7 +59,7 @@ class Keep:
         key = (rule.field,) if rule.field is not None else VIEW_KEY
         policy = self.on_error if self.on_error.then is not None else self.on_error.then_park()
         cls, spec = self.projection, client.projections.pgevents_spec
-        made = Work(
+        work = Work(
             client=client,
             name=kept_name(cls.projection_type, cls.version, spec),
             question=Question.of(rule.streams, key),
@@ -70,10 +70,10 @@ class Keep:
             batch_size=PAGE,
             handle=_never_called,
             takes_batches=True,
-            setup=lambda: keeper.register(made),
+            setup=lambda: keeper.register(work),
             keeper=keeper,
         )
-        return made
+        return work
 
 
 def keep(projection: Any, *, lanes: int = LANES, on_error: ErrorPolicy | None = None) -> Keep:

@@ -17,7 +17,8 @@ from pgevents.deliveries import delivering
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.holding import holder_name
-from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Item, Lane, claim, read
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Lane, claim, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import let_go
 

@@ -17,7 +17,8 @@ from pgevents.errors import EventDecodeError
 from pgevents.events import Event
 from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane
 
 __all__ = [
     "DIED",

@@ -16,7 +16,8 @@ from pgevents.events import Event
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane, all_lanes, claim, ensure, move, read
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Lane, all_lanes, claim, ensure, move, read
 from pgevents.subscriptions.transient import check_ours, is_transient, let_go
 
 __all__ = ["batch", "position", "process", "reset", "run"]

@@ -11,7 +11,8 @@ from typing import Any
 
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Lane
 
 __all__ = ["announce_retry", "charge", "forget_announced", "note"]
 

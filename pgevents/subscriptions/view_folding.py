@@ -16,7 +16,8 @@ import attrs
 from pgevents.errors import ConfigurationError
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
@@ -158,10 +159,9 @@ class Fold:
                 self.views.clear()
         self._fold_pending(batch.to)
         self._write()
-        claimed = [
-            attrs.evolve(lane, is_stale=True) for lane in claimed
-        ]  # queries answer as of the least place
-        move(work, claimed, batch.to, list(touched.values()))
+        # All places are written, for queries answer as of the least one.
+        stale = [attrs.evolve(lane, is_stale=True) for lane in claimed]
+        move(work, stale, batch.to, list(touched.values()))
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
@@ -258,7 +258,7 @@ class Fold:
                 raise
             failed = self._fold_singly(held, to)
         if failed is not None:
-            self._set_aside(item, failed, [one.id for one in events if one.id > failed[0]])
+            self._set_aside(item, failed, [later.id for later in events if later.id > failed[0]])
 
     def _fold_singly(self, held: Held, to: int) -> Failed | None:
         """Fold a view again from its row, event by event; the one that cannot be folded, and why.
@@ -269,17 +269,17 @@ class Fold:
         held.view, held.saved_at = fresh.view, fresh.saved_at
         held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
-        for one in earlier_events(self.rule, [(held, to)]).get(held.id, []):
-            if one.event is None:
-                return _failure(one)
+        for item in earlier_events(self.rule, [(held, to)]).get(held.id, []):
+            if item.event is None:
+                return _failure(item)
             before = copy.deepcopy(held.view)
             try:
-                held.fold([one.event], has_hooks=self.has_hooks)
+                held.fold([item.event], has_hooks=self.has_hooks)
             except Exception as found:  # of the application's reducers: it is noted, and shown
                 if is_transient(found):
                     raise
                 held.view = before
-                return one.id, found
+                return item.id, found
         return None
 
     def _set_aside(self, item: Item, failed: Failed, later: Sequence[int]) -> None:

@@ -13,16 +13,8 @@ from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.handling import Hand, StopHereError, give_all
-from pgevents.subscriptions.lanes import (
-    UNCOUNTED,
-    Batch,
-    Item,
-    Lane,
-    QuestionChangedError,
-    claim,
-    move,
-    read,
-)
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import UNCOUNTED, Batch, Lane, QuestionChangedError, claim, move, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
