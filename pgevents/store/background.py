@@ -42,13 +42,18 @@ class Background:
             PgEventsError: As `Session.execute`.
         """
         if self._thread is not None:
-            self._thread.join()
+            self.join()
             self._thread = None
             error, self._error = self._error, None
             if error is not None:
                 self._session.raise_for(error)
         rows, self._rows = self._rows, []
         return rows
+
+    def join(self) -> None:
+        """Wait until they have ended, whatever came of it: from then on the connection is free."""
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self, connection: Any, statements: tuple[tuple[str, Any], ...]) -> None:
         try:
