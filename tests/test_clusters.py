@@ -218,19 +218,6 @@ def test_maintenance_waits_for_no_range(client: EventClient, monkeypatch: pytest
     assert not differing(client, ids=[id for id in IDS if id not in erased])
 
 
-def test_rows_that_are_removed_between_pages_are_folded_anew(
-    client: EventClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of a view of which half of the events have come."""
-    client.save_events(shopping(*IDS))
-    drain(client, [keep(CartProjection)])
-    client.save_events(shopping(*IDS, *IDS))
-    between_pages(monkeypatch, lambda fold: client.db.execute_sql("DELETE FROM my_app.views"))
-    fold_by(Local(), work := keep(CartProjection).work(client), lambda at, target: None)
-    drain(client, [keep(CartProjection)])
-    assert not differing(client) and not parked(client, work.name)
-
-
 def test_what_was_rolled_back_is_written_again(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the last statement of a range's transaction fails."""
     client.save_events(shopping(*IDS))
