@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
@@ -227,12 +227,13 @@ def short_lock_wait(client: EventClient) -> Generator[None, None, None]:
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [former])
 
 
-def write_locked(rule: Rule, views: Sequence[Held]) -> None:
+def write_locked(rule: Rule, views: Sequence[Held], write: Callable[[str, Any], object]) -> None:
     """Write views in the caller's transaction, which has locked what they are folded from."""
     if has_snapshot_hooks(rule.client):
         _write_with_hooks(rule, views, None)
     elif views:
-        _write(rule, views)
+        sql, values, _ = write_statement(rule, views)
+        write(sql, values)
 
 
 def _write(rule: Rule, dirty: Sequence[Held]) -> int:
