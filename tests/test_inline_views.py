@@ -132,6 +132,40 @@ def test_a_save_waits_for_an_open_one_of_the_same_view(
     assert (saved.data != whole) == bool(broken)
 
 
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_maintenance_and_a_save_that_folds_keep_each_other_out(
+    folding: EventClient, make_client: Make, is_broken: bool
+) -> None:
+    """Else a view would be written from what is erased meanwhile, and hold it for ever."""
+    if is_broken:
+        folding.db.execute_sql(
+            "CREATE OR REPLACE FUNCTION my_app.events_lock_value(_field text, _value text, _types text[]) "
+            "RETURNS void LANGUAGE sql AS $$SELECT my_app.events_lock(jsonb_build_array(jsonb_build_object("
+            "'types', _types, 'match', jsonb_build_object(_field, ARRAY[_value]))))$$"
+        )
+    other = make_client()
+    folding.save_event(CartCreated("c1", "u1"))
+
+    def is_refused(call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except RetryableError:
+            return True
+        return False
+
+    def erase() -> None:
+        with other.maintenance("erasure"):
+            other.db.execute_sql("SET LOCAL lock_timeout = '50ms'")
+            other.session.execute("DELETE FROM my_app.events WHERE data->>'cart_id' = 'c9'")
+
+    with folding.db.atomic():
+        folding.save_event(added("c1"))
+        assert is_refused(erase) != is_broken
+    with other.maintenance("erasure"):
+        other.db.execute_sql("DELETE FROM my_app.events WHERE data->>'cart_id' = 'c9'")
+        assert is_refused(lambda: folding.save_event(added("c1"))) != is_broken
+
+
 def test_writers_side_by_side_leave_exact_views(folding: EventClient, make_client: Make) -> None:
     """Six threads on three carts, half of them without the plugin; a keeper brings up the rest."""
     clients = [make_client(plugins=[Inline(CartProjection)] if n % 2 else []) for n in range(6)]
