@@ -108,7 +108,11 @@ class FarFold(Fold):
             keys = [run.key for run in found]
             rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
             blocked.update(key for key, *_ in rows)
-        self._load({run.key: run.item() for run in found if run.key and run.key not in blocked})
+        first: dict[str, Item] = {}
+        for run in found:
+            if run.key and run.key not in blocked and run.key not in first:
+                first[run.key] = run.item(run.first_id())
+        self._load(first)
         return blocked | self.blocked
 
     def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> tuple[list[Run], list[Statement]]:

@@ -23,6 +23,7 @@ __all__ = [
     "all_lanes",
     "check_ahead",
     "claim",
+    "drop_layers",
     "ensure",
     "layers_of",
     "move",
@@ -84,6 +85,12 @@ class Lane:
     def is_careful(self) -> bool:
         """Whether its events are given one by one."""
         return self.careful > 0 or self.interruptions >= UNCOUNTED
+
+    def is_behind(self, to: int) -> bool:
+        """Whether its place is to be written as `to` though the lane had no events."""
+        return to > self.position and bool(
+            self.is_stale or self.layers or to - self.position >= WRITTEN_EVERY
+        )
 
 
 @attrs.frozen
@@ -245,12 +252,7 @@ def move(work: Work, lanes: Sequence[Lane], to: int, items: Sequence[Item]) -> N
     handled: dict[int, int] = {}
     for item in items:
         handled[item.lane] = handled.get(item.lane, 0) + 1
-    moved = [
-        lane
-        for lane in lanes
-        if to > lane.position
-        and (lane.number in handled or lane.is_stale or lane.layers or to - lane.position >= WRITTEN_EVERY)
-    ]
+    moved = [lane for lane in lanes if lane.is_behind(to) or (lane.number in handled and to > lane.position)]
     if not moved:
         return
     work.statements.run(
@@ -261,5 +263,10 @@ def move(work: Work, lanes: Sequence[Lane], to: int, items: Sequence[Item]) -> N
         handled=[handled.get(lane.number, 0) for lane in moved],
     )
     for lane in moved:
-        if lane.layers and to >= max(max(places) for _, places in lane.layers):
-            work.statements.run("drop_layers", name=work.name, lane=lane.number)
+        drop_layers(work, lane, to)
+
+
+def drop_layers(work: Work, lane: Lane, to: int) -> None:
+    """Forget the earlier divisions of a lane whose place has passed all of theirs."""
+    if lane.layers and to >= max(max(places) for _, places in lane.layers):
+        work.statements.run("drop_layers", name=work.name, lane=lane.number)

@@ -133,9 +133,7 @@ def _handle_batch(
 ) -> Outcome:
     start = time.monotonic()
     items = batch.items
-    behind = blocked.behind(items)
-    aside = {item.id for item in behind} | blocked.parked
-    todo = [item for item in items if item.id not in aside] if aside else items
+    todo, behind = blocked.divided(items)
     try:
         done = give_all(work, todo, stop, hand) if todo else 0
     except StopHereError as failed:
