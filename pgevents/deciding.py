@@ -308,9 +308,7 @@ def _events_of(decided: Any) -> Sequence[Any]:
         close: Any = getattr(cast(object, decided), "close", None)
         if close is not None:
             close()  # else Python warns that it was never awaited
-        raise ConfigurationError(
-            "the decider is async, and nobody would await it: decide calls a plain function"
-        )
+        raise ConfigurationError(f"the decider is {ASYNC}")
     if isinstance(decided, (set, frozenset)):
         raise ConfigurationError("the decider returned a set, which has no order: return a list")
     if isinstance(decided, (Sequence, Iterator)) and not isinstance(decided, (str, bytes)):

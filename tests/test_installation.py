@@ -351,7 +351,7 @@ def test_a_renamed_log_is_made_good_before_another_takes_its_name(db: Postgresql
 
 
 def test_savers_do_not_stand_still_behind_a_change_of_the_indexes(
-    client: EventClient, make_client: Make
+    client: EventClient, make_client: Make, url: str
 ) -> None:
     """While `create_tables()` waits for an open transaction, others save at once."""
     stuck, saver = make_client(), make_client()
@@ -360,9 +360,7 @@ def test_savers_do_not_stand_still_behind_a_change_of_the_indexes(
 
     def change() -> None:
         wider = create_events_table("my_app", "events", ["cart_id", "product_id", "user_id"])
-        changer = create_event_client(
-            database(client_url), wider, create_projections_table("my_app", "views")
-        )
+        changer = create_event_client(database(url), wider, create_projections_table("my_app", "views"))
         try:
             changer.create_tables()
         except BaseException as error:
@@ -370,9 +368,6 @@ def test_savers_do_not_stand_still_behind_a_change_of_the_indexes(
         finally:
             changer.db.close()
 
-    from pgevents.store.connections import url_of
-
-    client_url = url_of(client.db)
     thread = threading.Thread(target=change)
     with stuck.db.atomic():
         stuck.save_event(CartCreated("c1", "u1"))

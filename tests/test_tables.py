@@ -86,7 +86,7 @@ def test_each_index_stands_once_and_nothing_else(client: EventClient) -> None:
     assert len(indexes(client.db, "views")) == 3
 
 
-def test_create_tables_again_changes_nothing(client: EventClient) -> None:
+def test_create_tables_again_changes_nothing(client: EventClient, url: str) -> None:
     """A second call leaves tables, indexes, functions and events alone, and waits for no writer."""
     client.save_event(CartCreated("c1", "u1"))
     state = "SELECT array_agg(xmin::text || oid ORDER BY oid) FROM {} WHERE {}::regnamespace::text = 'my_app'"
@@ -96,7 +96,7 @@ def test_create_tables_again_changes_nothing(client: EventClient) -> None:
     ]
     with client.db.atomic():
         client.save_event(CartCreated("c2", "u1"))
-        other = shop_client(database(_url(client)))
+        other = shop_client(database(url))
         other.db.execute_sql("SET lock_timeout = '1s'")
         other.create_tables()
         other.db.close()
@@ -106,12 +106,6 @@ def test_create_tables_again_changes_nothing(client: EventClient) -> None:
     ]
     assert before == after
     assert len(client.get_event_stream()) == 2
-
-
-def _url(client: EventClient) -> str:
-    from pgevents.store.connections import url_of
-
-    return url_of(client.db)
 
 
 def _create(url: str, barrier: Any, results: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pgevents import Event, EventClient, pipeline
+from pgevents.errors import EventEncodeError, RetryableError
 from pgevents.subscriptions import (
     Runner,
     far_folding,
@@ -23,6 +24,7 @@ from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.pace import Pace
 from pgevents.testing import drain
 
+from .conftest import database, shop_client
 from .shop import CartCreated, CartProjection, ItemAddedToCart
 
 CARTS = [f"c{n}" for n in range(7)]
@@ -178,3 +180,63 @@ def test_events_are_decoded_a_page_at_a_time(client: EventClient, monkeypatch: p
     assert report.position == 35 and sizes == [4] * 8 + [3]
     assert places == sorted(places)
     check(client)
+
+
+class Foreign(CartProjection):
+    """Makes of one event what Latin-1 does not have."""
+
+    projection_type = "FOREIGN"
+    reducers = pipeline(
+        user_id=lambda ids, event: "€" if event.data.cart_id == "c3" else ids,
+        total=lambda total, event: total + 1,
+    )
+
+
+def test_what_the_driver_refuses_leaves_the_places(client: EventClient, url: str) -> None:
+    """A view that could not even be sent is not lost: nothing is passed, and the error says why."""
+    save(client)
+    narrow = shop_client(database(url, client_encoding="LATIN1"))
+    work = keeper_of(narrow, Foreign)
+    with pytest.raises(EventEncodeError, match="LATIN1"):
+        work.keeper.step(work, range(work.lanes), work.lanes)
+    narrow.db.close()
+    assert client.db.execute_sql("SELECT max(position) FROM my_app.events_checkpoints").fetchone() == (0,)
+    drain(client, [keep(Foreign)])
+    check(client, Foreign)
+
+
+def test_an_error_of_the_database_makes_the_next_stretch_shorter(client: EventClient, url: str) -> None:
+    """A stretch that takes longer than the server allows is not begun again and again."""
+    save(client)
+    work, pace = keeper_of(client), Pace()
+    CartProjection("c2", client).save_projection()
+    save(client)
+    other = shop_client(database(url))
+    with other.db.atomic():
+        other.db.execute_sql("SELECT FROM my_app.views FOR UPDATE")
+        with pytest.raises(RetryableError):
+            work.keeper.step(work, range(work.lanes), work.lanes, pace=pace)
+    other.db.close()
+    assert pace.stretch == Pace().stretch // 2
+    drain(client, [keep(CartProjection)])
+    check(client)
+
+
+def test_views_that_are_up_to_date_do_not_stay_in_memory(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that an interrupted stretch wrote are passed over without being kept."""
+    save(client)
+    for cart in CARTS:
+        CartProjection(cart, client).save_projection()
+    work, sizes = keeper_of(client), list[int]()
+    plain = view_folding.Fold._has_too_many
+
+    def measured(fold: Any, pace: Pace) -> bool:
+        sizes.append(len(fold.views))
+        return plain(fold, pace)
+
+    monkeypatch.setattr(view_folding.Fold, "_has_too_many", measured)
+    work.keeper.step(work, range(work.lanes), work.lanes)
+    check(client)
+    assert max(sizes) <= 1

@@ -14,8 +14,8 @@ import attrs
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
 from pgevents.codec.times import time_of
-from pgevents.subscriptions.control import all_rows, statements_of
 from pgevents.subscriptions.health import waiting_events
+from pgevents.subscriptions.lane_rows import all_rows, statements_of
 
 __all__ = ["EVERY", "MOST", "Samples", "Waiting", "line_of", "plot", "take_samples", "waiting_of"]
 

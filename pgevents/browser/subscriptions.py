@@ -13,9 +13,9 @@ from pgevents.browser.lag import MOST, Samples, Waiting, line_of, waiting_of
 from pgevents.browser.log import iso
 from pgevents.client import EventClient
 from pgevents.subscriptions import ParkedEvent, ParkingNote, SubscriptionReport, parked, parking_notes
-from pgevents.subscriptions.control import statements_of
 from pgevents.subscriptions.health import reports_and_waiting
 from pgevents.subscriptions.holding import holder_of
+from pgevents.subscriptions.lane_rows import statements_of
 
 __all__ = ["subscription_page", "subscriptions_page"]
 

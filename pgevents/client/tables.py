@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pgevents.client.parts import ClientParts
 from pgevents.errors import ConfigurationError, shown
 from pgevents.premises import Projection
-from pgevents.store import installation
+from pgevents.store import installation, maintenance
 from pgevents.store.grants import grant
 from pgevents.store.kept import kept_name
 from pgevents.store.options import check_flag
@@ -94,7 +94,7 @@ class TableCalls(ClientParts):
                 client.db.execute_sql("UPDATE my_app.events SET data = data - 'email' WHERE id = 5")
             ```
         """
-        return installation.maintenance(self.session, self.events.pgevents_spec, reason)
+        return maintenance.maintenance(self.session, self.events.pgevents_spec, reason)
 
     def horizon(self) -> Horizon:
         """Up to where the log can no longer change, and who holds that back."""

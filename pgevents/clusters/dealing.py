@@ -15,7 +15,8 @@ from pgevents.distribution import require
 from pgevents.errors import ConfigurationError
 from pgevents.exchange.parquet import exported
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, decoded, is_dropped, key_error, parted
+from pgevents.subscriptions.items import Item, decoded, event_and_error, is_dropped, key_error
+from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.view_reading import hashes_of
 
 __all__ = ["clear", "deal", "dealt_pages", "to_deal"]
@@ -86,7 +87,7 @@ def _items(work: Work, lane: Lane, found: dict[str, list[Any]]) -> list[Item]:
     for row, result, text, hashed in zip(
         rows, decoded(work, rows), found["view"], found["hash"], strict=True
     ):
-        event, error = parted(result)
+        event, error = event_and_error(result)
         if not is_dropped(event):
             items.append(Item(row[0], event, error, text, hashed, lane.number))
     return items
@@ -96,13 +97,16 @@ def _ids(work: Work, rows: Sequence[Any]) -> list[list[str]]:
     """Of each event the ids of the views that it changes."""
     rule: Any = work.keeper.rule
     if rule.ids_of is not None:
-        events = [parted(result)[0] for result in decoded(work, rows)]
-        return [rule.ids(row, event) for row, event in zip(rows, events, strict=True)]
+        pairs = [event_and_error(result) for result in decoded(work, rows)]
+        return [
+            [] if is_dropped(event) else rule.ids(row, event, error)
+            for row, (event, error) in zip(rows, pairs, strict=True)
+        ]
     found = [rule.ids(row, None) for row in rows]
     if rule.field is not None:
         bare = [row for row, ids in zip(rows, found, strict=True) if not ids]
         for result in decoded(work, bare):
-            error = key_error(work, None, parted(result)[0])
+            error = key_error(work, None, event_and_error(result)[0])
             if error is not None:
                 raise error
     return found

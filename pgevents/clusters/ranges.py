@@ -14,8 +14,8 @@ import attrs
 
 from pgevents.errors import ConfigurationError
 from pgevents.store.ordering import streams_json
-from pgevents.subscriptions.control import Row, every_lane
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lane_rows import Row, every_lane
 from pgevents.views import digest
 
 __all__ = ["Plan", "begin", "finish"]

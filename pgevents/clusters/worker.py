@@ -23,8 +23,9 @@ from pgevents.store.processing import NEXT_BY_KEY
 from pgevents.subscriptions import parking, view_folding
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.far_folding import FarFold
+from pgevents.subscriptions.items import Item
 from pgevents.subscriptions.keeping import keep
-from pgevents.subscriptions.lanes import Batch, Item, Lane
+from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import MOST_EVENTS
 from pgevents.subscriptions.view_reading import Run, begin_runs, runs_of

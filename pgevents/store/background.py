@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import psycopg2
-
 from pgevents.store.session import Session
 
 __all__ = ["Background"]
@@ -22,7 +20,8 @@ class Background:
         self._session = session
         self._thread: threading.Thread | None = None
         self._rows: list[Any] = []
-        self._error: psycopg2.Error | None = None
+        self._error: Exception | None = None
+        self._is_left = False
 
     def start(self, *statements: tuple[str, Any]) -> None:
         """Begin to run statements, one after the other.
@@ -53,13 +52,20 @@ class Background:
     def join(self) -> None:
         """Wait until they have ended, whatever came of it: from then on the connection is free."""
         if self._thread is not None:
-            self._thread.join()
+            try:
+                self._thread.join()
+            except BaseException:  # an interrupt: the thread must not go on when the transaction has ended
+                self._is_left = True
+                self._thread.join()
+                raise
 
     def _run(self, connection: Any, statements: tuple[tuple[str, Any], ...]) -> None:
         try:
             with connection.cursor() as cursor:
                 for sql, params in statements:
+                    if self._is_left:
+                        return
                     cursor.execute(sql, params)
                 self._rows = cursor.fetchall() if cursor.description else []
-        except psycopg2.Error as error:
+        except Exception as error:  # not of psycopg2 alone: a text that the connection's encoding cannot hold
             self._error = error

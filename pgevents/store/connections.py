@@ -7,12 +7,12 @@ from typing import Any
 
 import peewee
 import psycopg2
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import parse_dsn
 from psycopg2.extras import NamedTupleCursor, RealDictCursor
 
 from pgevents.errors import ConfigurationError
 
-__all__ = ["check_kind", "is_broken", "is_lost", "open_database", "setting_that_breaks", "url_of"]
+__all__ = ["check_kind", "is_broken", "is_lost", "open_database", "setting_that_breaks"]
 
 
 class _Database(peewee.PostgresqlDatabase):
@@ -90,14 +90,6 @@ def _is_misread(parts: Mapping[str, str]) -> bool:
         or ("@" in host[1:] and host[0] != "/")
         or (not port.replace(",", "").isdecimal() and port != "")
     )
-
-
-def url_of(db: peewee.PostgresqlDatabase) -> str:
-    """The libpq connection string of a database, for other processes; it holds the password, if there is
-    one."""
-    params = {key: str(value) for key, value in db.connect_params.items() if isinstance(value, (str, int))}
-    name = str(db.database)
-    return name if name.startswith("postgresql://") else make_dsn(dbname=name, **params)
 
 
 def check_kind(connection: Any) -> None:

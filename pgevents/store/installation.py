@@ -1,18 +1,17 @@
-"""Making schema, tables, functions and guards, and the audited way round the guards."""
+"""Making schema, tables, functions and guards, and bringing those of earlier versions up to date."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import attrs
 import peewee
 
-from pgevents.errors import ConfigurationError, RetryableError, shown
+from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.fields import json_sql
 from pgevents.store.blockers import described, table_blockers
 from pgevents.store.checks import Installed, find_installed
@@ -30,7 +29,6 @@ from pgevents.store.ownership import (
     snapshots_mark,
 )
 from pgevents.store.processing import (
-    Statements,
     add_lease_holder,
     bring_along,
     has_old_checkpoints,
@@ -40,9 +38,8 @@ from pgevents.store.processing import (
 from pgevents.store.session import Session
 from pgevents.store.tables import EventsModel, ProjectionsModel
 from pgevents.store.triggers import GUARDS, lists_guard_sql, log_guards, view_guards
-from pgevents.texts import is_text
 
-__all__ = ["install", "install_sql", "maintenance"]
+__all__ = ["install", "install_sql"]
 
 # One installer at a time, whatever it installs: CREATE ... IF NOT EXISTS alone fails when two run at once.
 TURN_SQL = "SELECT pg_try_advisory_xact_lock(hashtextextended('pgevents.create_tables', 0))"
@@ -66,7 +63,6 @@ SELECT stxname::text FROM pg_statistic_ext WHERE stxrelid = to_regclass(%s) AND 
 """
 TRIGGERS_SQL = "SELECT tgname::text FROM pg_trigger WHERE tgrelid = to_regclass(%s)"
 NO_WRITERS, NO_USERS = "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"
-SWITCH_SQL = "SELECT set_config('pgevents.maintenance', %s, true)"
 TURN_WAIT = 60.0
 """Seconds to wait for another installer, who may be building a large index. Nobody waits for this one yet."""
 LOCK_WAIT = 10.0
@@ -372,28 +368,3 @@ def _additional_indexes(model: type[EventsModel] | type[ProjectionsModel]) -> It
             name=model.pgevents_spec.index_name(*names).strip('"'),
             safe=True,
         )
-
-
-def maintenance(session: Session, spec: TableSpec, reason: Any) -> AbstractContextManager[None]:
-    """A transaction with the guard's switch on; see `EventClient.maintenance`."""
-    is_reason = isinstance(reason, str) and reason.strip() and "\0" not in reason and is_text(reason)
-    if not is_reason:
-        raise ConfigurationError(
-            f"maintenance needs a reason in words, which stays in the audit trail, not {shown(reason)}"
-        )
-    return _maintenance(session, spec, reason)
-
-
-@contextmanager
-def _maintenance(session: Session, spec: TableSpec, reason: str) -> Generator[None, None, None]:
-    with session.atomic():
-        (outer,) = session.execute("SELECT current_setting('pgevents.maintenance', true)").fetchone()
-        session.execute(SWITCH_SQL, [reason])
-        yield
-        for statement in (
-            "forget_parked_errors",
-            "forget_lane_errors",
-            "forget_timer_errors",
-        ):  # they may quote what was erased
-            Statements(session, spec).run(statement)
-        session.execute(SWITCH_SQL, [outer or ""])  # a block around this one goes on

@@ -103,7 +103,7 @@ DROP TABLE {{old}};
 
 -- [ensure]
 INSERT INTO {{checkpoints}} (name, lane, lanes, question, key_hash, position)
-SELECT %(name)s, lane, %(lanes)s, %(question)s, hashtextextended('pgevents ' || getdatabaseencoding(), 0), %(position)s
+SELECT %(name)s, lane, %(lanes)s, %(question)s, hashtextextended('pgevents ' || getdatabaseencoding(), 0), 0
 FROM generate_series(0, %(lanes)s - 1) AS lane
 WHERE NOT EXISTS (SELECT FROM {{checkpoints}} WHERE name = %(name)s)
 ON CONFLICT DO NOTHING;

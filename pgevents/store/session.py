@@ -28,6 +28,7 @@ from pgevents.errors import (
 )
 from pgevents.store import joined
 from pgevents.store.connections import check_kind, is_lost, setting_that_breaks
+from pgevents.store.envelopes import Envelope
 from pgevents.store.refusals import RETRYABLE, SWALLOWED, error_of
 
 if TYPE_CHECKING:  # playhouse has no types
@@ -95,19 +96,13 @@ class Session:
             DatabaseError: The server refused the statement for another reason.
         """
         db: Any = joined.current(self) or self._db
-        connection = self._connection_of(db)
+        self._connection_of(db)
         try:
             return db.execute_sql(sql, params)
         except peewee.PeeweeException as error:
             self._translate(error)
-        except UnicodeEncodeError as error:
-            raise EventEncodeError(
-                f"the connection's encoding ({connection.encoding}) cannot hold "
-                f"{error.object[error.start : error.end]!r}: "
-                "use a UTF8 database, and connect with client_encoding=UTF8"
-            ) from error
-        except ValueError as error:  # of the driver: a NUL character
-            raise ConfigurationError(f"PostgreSQL cannot take this text: {error}") from error
+        except ValueError as error:  # of the driver, before it sends anything
+            self.raise_for(error)
 
     def connection(self) -> Any:
         """This thread's psycopg2 connection: open, of this process, and of a kind that pgevents can use.
@@ -195,15 +190,18 @@ class Session:
         return status
 
     @contextmanager
-    def atomic(self) -> Generator[Any, None, None]:
+    def atomic(self, envelope: Envelope | None = None) -> Generator[Any, None, None]:
         """A transaction; inside one, whoever began it, a savepoint.
+
+        Args:
+            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/work.py`.
 
         Raises:
             ConnectionLostError: The connection broke at the end. If it broke while it was idle before the
                 transaction, a new one is used.
             UnsupportedTransactionError: Inside `db.manual_commit()` without a transaction.
         """
-        transaction = self._begin()
+        transaction = self._begin(envelope)
         try:
             yield transaction
         except BaseException as error:
@@ -219,7 +217,7 @@ class Session:
         except peewee.PeeweeException as fault:
             self._translate(fault)
 
-    def _begin(self) -> Any:
+    def _begin(self, envelope: Envelope | None) -> Any:
         db: Any = self.db
         status = self._status()
         if status == TRANSACTION_STATUS_IDLE and db.in_transaction():
@@ -229,7 +227,8 @@ class Session:
                 "nobody would know its end. Nothing was written: use db.atomic()"
             )
         is_outermost = status == TRANSACTION_STATUS_IDLE
-        transaction = db.atomic() if is_outermost else db.savepoint()
+        outermost = db.atomic if envelope is None else envelope.transaction
+        transaction = outermost() if is_outermost else db.savepoint()
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
@@ -239,7 +238,7 @@ class Session:
                 self._translate(error)
             self._drop()
             self.connection()
-            transaction = db.atomic()
+            transaction = outermost()
             try:
                 transaction.__enter__()
             except peewee.PeeweeException as again:
@@ -291,8 +290,22 @@ class Session:
         if not db.in_transaction():
             db.close()
 
-    def raise_for(self, error: psycopg2.Error) -> NoReturn:
-        """Raise what an error of the driver means, of a statement that did not go through `execute`."""
+    def raise_for(self, error: Exception) -> NoReturn:
+        """Raise what an error of the driver means, also of a statement that did not go through `execute`.
+
+        Args:
+            error: What the driver raised; anything else is raised as it is.
+        """
+        if isinstance(error, UnicodeEncodeError):
+            raise EventEncodeError(
+                f"the connection's encoding ({self.connection().encoding}) cannot hold "
+                f"{error.object[error.start : error.end]!r}: "
+                "use a UTF8 database, and connect with client_encoding=UTF8"
+            ) from error
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):  # a NUL character
+            raise ConfigurationError(f"PostgreSQL cannot take this text: {error}") from error
+        if not isinstance(error, psycopg2.Error):
+            raise error
         wrapped: Any = peewee.DatabaseError(str(error))
         wrapped.orig = error
         self._translate(wrapped)

@@ -12,8 +12,8 @@ from pgevents.store.layout import TableSpec
 from pgevents.store.ordering import streams_json
 from pgevents.store.processing import where_sql
 from pgevents.streams import Stream
-from pgevents.subscriptions.control import Row, all_rows, every_lane
 from pgevents.subscriptions.definition import VIEW_KEY, Question, Work
+from pgevents.subscriptions.lane_rows import Row, all_rows, every_lane
 from pgevents.subscriptions.lanes import ensure
 from pgevents.type_registry import EventTypes
 

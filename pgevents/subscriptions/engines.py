@@ -9,8 +9,8 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.store.kept import kept_reports
 from pgevents.subscriptions.change import settle
-from pgevents.subscriptions.control import all_rows
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lane_rows import all_rows
 
 __all__ = ["Engine", "fold_by", "refuse_stuck"]
 

@@ -12,15 +12,17 @@ from typing import Any
 
 import attrs
 
+from pgevents.errors import PgEventsError
 from pgevents.store.background import Background
 from pgevents.store.processing import NEXT_BY_KEY
 from pgevents.subscriptions import view_folding
-from pgevents.subscriptions.lanes import Batch, Item, items_of, move
+from pgevents.subscriptions.items import Item, items_of
+from pgevents.subscriptions.lanes import Batch, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import Fold
 from pgevents.subscriptions.view_reading import Run, begin_runs, decode, having_ids, runs_of
-from pgevents.subscriptions.view_rows import Held, in_order, short_lock_wait, writing
+from pgevents.subscriptions.view_rows import Held, dirty_in_order, short_lock_wait, write_statement
 
 __all__ = ["FAR", "STRETCH", "FarFold"]
 
@@ -48,10 +50,15 @@ class FarFold(Fold):
         claimed = self.lanes
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
-        with short_lock_wait(self.work.client):
-            count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
+        shorter = max(pace.stretch // 2, FAR)
+        try:
+            with short_lock_wait(self.work.client):
+                count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
+        except PgEventsError:  # such as a time limit of the server's, or one of its temporary files
+            pace.stretch = shorter
+            raise
         if not is_whole:
-            pace.stretch = max(pace.stretch // 2, FAR)
+            pace.stretch = shorter
             return Outcome(count, len(claimed), is_more=True)
         if count < STRETCH // 2:
             pace.stretch *= 2
@@ -84,6 +91,7 @@ class FarFold(Fold):
             self._take_left(left, to, attrs.evolve(batch, has_parked=True))
             if left or self.has_hooks:
                 self._write()
+                self.views.clear()
             self.reached(low + int((to - low) * (found[-1].hash + 2**63) / 2**64))
             if self._has_to_end(end, pace):
                 break
@@ -104,7 +112,11 @@ class FarFold(Fold):
             keys = [run.key for run in found]
             rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
             blocked.update(key for key, *_ in rows)
-        self._load({run.key: run.item() for run in found if run.key and run.key not in blocked})
+        first: dict[str, Item] = {}
+        for run in found:
+            if run.key and run.key not in blocked and run.key not in first:
+                first[run.key] = run.item(run.first_id())
+        self._load(first)
         return blocked | self.blocked
 
     def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> list[Run]:
@@ -116,11 +128,8 @@ class FarFold(Fold):
         """The statements that write the views that are done, which are then no longer in memory."""
         if self.has_hooks:
             return []
-        done = in_order(self._take_done(found, but={run.key for run in left}))
-        if not done:
-            return []
-        sql, values, _ = writing(self.rule, done)
-        return [(sql, values)]
+        changed = dirty_in_order(self._take_done(found, but={run.key for run in left}))
+        return [write_statement(self.rule, changed)[:2]] if changed else []
 
     def _take_done(self, found: Sequence[Run], but: Collection[str | None] = ()) -> list[Held]:
         """Take the views out of memory that have no events on the next page: they come in the order of the

@@ -14,7 +14,8 @@ from pgevents.errors import DatabaseError, UnsupportedTransactionError
 from pgevents.events import Event
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Lane
 from pgevents.subscriptions.pace import BATCH_SECONDS
 from pgevents.subscriptions.transient import OURS_ENDED, check_ours, is_transient
 

@@ -12,9 +12,10 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.store.ordering import holder_text
 from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
-from pgevents.subscriptions.control import Row, all_rows, parked_rows, statements_of
+from pgevents.subscriptions.control import parked_rows
 from pgevents.subscriptions.definition import VIEW_KEY
-from pgevents.subscriptions.lanes import Layer, is_passed
+from pgevents.subscriptions.items import Layer, is_passed
+from pgevents.subscriptions.lane_rows import Row, all_rows, statements_of
 from pgevents.subscriptions.timer_report import timer_problems
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
 from pgevents.caches import remembered
-from pgevents.errors import ConfigurationError, EventDecodeError, PgEventsError
-from pgevents.events import Event, Parts
+from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.processing import read_lanes
 from pgevents.subscriptions.definition import Question, Work
 from pgevents.subscriptions.holding import NAME_WORKER, holder_name
+from pgevents.subscriptions.items import Item, Layer, items_of
 
 __all__ = [
     "Batch",
-    "Item",
     "Lane",
-    "Layer",
     "QuestionChangedError",
     "UNCOUNTED",
     "all_lanes",
     "check_ahead",
     "claim",
-    "decoded",
+    "drop_layers",
     "ensure",
-    "is_dropped",
-    "is_passed",
-    "items_of",
-    "key_error",
     "layers_of",
     "move",
-    "parted",
     "question_of",
     "read",
 ]
@@ -47,10 +39,6 @@ WRITTEN_EVERY = 1_000
 
 class QuestionChangedError(PgEventsError):
     """The stored streams or key are others than the program's, or keys are hashed in another way."""
-
-
-Layer = tuple[int, tuple[int, ...]]
-"""An earlier division: the number of lanes, and the place of each."""
 
 
 @attrs.frozen
@@ -98,26 +86,11 @@ class Lane:
         """Whether its events are given one by one."""
         return self.careful > 0 or self.interruptions >= UNCOUNTED
 
-
-@attrs.define(eq=False)
-class Item:
-    """An event that is to be handled. Not frozen, because that takes three times as long to make.
-
-    Attributes:
-        id: The event's id.
-        event: The event; None if it cannot be decoded.
-        error: Why not.
-        key: The text of its key; '' where there is none.
-        hash: The key's hash.
-        lane: The number of its lane.
-    """
-
-    id: int
-    event: Event[Any] | None
-    error: Exception | None
-    key: str
-    hash: int
-    lane: int
+    def is_behind(self, to: int) -> bool:
+        """Whether its place is to be written as `to` though the lane had no events."""
+        return to > self.position and bool(
+            self.is_stale or self.layers or to - self.position >= WRITTEN_EVERY
+        )
 
 
 @attrs.frozen
@@ -140,8 +113,8 @@ class Batch:
     has_parked: bool
 
 
-def ensure(work: Work, position: int = 0) -> None:
-    """Make the rows of a subscription that has none."""
+def ensure(work: Work) -> None:
+    """Make the rows of a subscription that has none, at the start of the log."""
     with work.client.session.atomic():
         # Of two programs that begin with different numbers of lanes, the first one's rows stand.
         work.statements.run("gate", gate=work.gate)
@@ -150,7 +123,6 @@ def ensure(work: Work, position: int = 0) -> None:
             name=work.name,
             lanes=work.lanes,
             question=json.dumps(work.question.as_json()),
-            position=position,
         )
 
 
@@ -260,111 +232,6 @@ def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None
     return Batch(items, to, found.bound, is_full, found.has_parked)
 
 
-def items_of(
-    work: Work, rows: Sequence[Any], count: int, layers: Mapping[int, tuple[Layer, ...]]
-) -> list[Item]:
-    """Rows of events with their keys and hashes as what is to be handled.
-
-    Args:
-        work: The subscription.
-        rows: An event's six columns, the key's text, and the key's hash.
-        count: How many lanes there are.
-        layers: Of each lane its earlier divisions; what was handled under them is left out.
-    """
-    question = work.question
-    items: list[Item] = []
-    has_layers, is_keyed = any(layers.values()), bool(question.key)
-    field = question.key[0] if is_keyed else ""
-    # Almost all of the time of a rebuild goes by in loops like this one: it calls nothing for most events.
-    for (event_id, _, _, _, _, _, key, hashed), found_event in zip(rows, decoded(work, rows), strict=True):
-        number = hashed % count
-        if has_layers and is_passed(layers[number], event_id, hashed):
-            continue
-        event: Event[Any] | None
-        error: Exception | None = None
-        if isinstance(found_event, Event):
-            event = found_event
-            if event.data.__class__ is Parts and is_dropped(event):
-                continue
-            # A key that is there as text has no error, if the class says so, too.
-            if is_keyed and (key is None or getattr(event.data, field, None).__class__ is not str):
-                error = key_error(work, key, event)
-        else:
-            event, error = parted(found_event)
-        items.append(Item(event_id, event, error, key or "", hashed, number))
-    return items
-
-
-def is_passed(layers: Sequence[Layer], event_id: int, hashed: int) -> bool:
-    """Whether an event was handled under an earlier division into lanes."""
-    return any(event_id <= places[hashed % count] for count, places in layers)
-
-
-def is_dropped(event: Event[Any] | None) -> bool:
-    """Whether an upcaster makes nothing of an event."""
-    return event is not None and event.data.__class__ is Parts and not event.data.data
-
-
-def decoded(work: Work, rows: Sequence[Any]) -> Sequence[Event[Any] | Exception]:
-    """Each event, or why it cannot be handled: that is an error of the one event.
-
-    A rebuild goes through here with each event, and Python's garbage collection takes longer the more objects
-    there are: so no object is made for an event but the event itself.
-    """
-    decode = work.client.decoder.events
-    try:
-        return [
-            event if event.data.__class__ is not Parts else whole(event)
-            for event in decode(map(_event_columns, rows))
-        ]
-    except EventDecodeError:
-        found: list[Event[Any] | Exception] = []
-        for row in rows:
-            try:
-                found.append(whole(decode([_event_columns(row)])[0]))
-            except EventDecodeError as error:
-                found.append(error)
-        return found
-
-
-_event_columns = itemgetter(0, 1, 2, 3, 4, 5)
-
-
-def whole(event: Event[Any]) -> Event[Any] | Exception:
-    """An event, or why it cannot be handled: one that an upcaster splits is handled, parked and answered
-    under one id, and so would do things twice or by halves."""
-    if event.data.__class__ is not Parts or not event.data.data:
-        return event
-    return ConfigurationError(
-        f"event {event.id} of type {event.type!r} is split into {len(event.data.data)} by an upcaster, and a "
-        "subscription handles what is stored: follow the type without its class, and split it in the handler"
-    )
-
-
-def key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
-    """Why an event's stored key is not the one that its class has, if so."""
-    field = work.question.key[0]
-    if event is None:
-        return None
-    data: Any = event.data
-    value: object = cast(Any, data).get(field) if isinstance(data, dict) else getattr(data, field, None)
-    if isinstance(value, (list, tuple, dict, set, frozenset)):
-        return ConfigurationError(
-            f"event {event.id}: the key {field!r} is a list or an object, not one value"
-        )
-    if key is None and value is not None:
-        return ConfigurationError(
-            f"event {event.id} is stored without the key {field!r}, which an upcaster makes: give the name "
-            f"under which it is stored, too: key=({field!r}, 'old_name')"
-        )
-    return None
-
-
-def parted(found: Event[Any] | Exception) -> tuple[Event[Any] | None, Exception | None]:
-    """An event and an error, of which one is None."""
-    return (None, found) if isinstance(found, Exception) else (found, None)
-
-
 def check_ahead(work: Work, lane: Lane) -> None:
     """Check that the log has not been set back behind a lane's place.
 
@@ -385,12 +252,7 @@ def move(work: Work, lanes: Sequence[Lane], to: int, items: Sequence[Item]) -> N
     handled: dict[int, int] = {}
     for item in items:
         handled[item.lane] = handled.get(item.lane, 0) + 1
-    moved = [
-        lane
-        for lane in lanes
-        if to > lane.position
-        and (lane.number in handled or lane.is_stale or lane.layers or to - lane.position >= WRITTEN_EVERY)
-    ]
+    moved = [lane for lane in lanes if lane.is_behind(to) or (lane.number in handled and to > lane.position)]
     if not moved:
         return
     work.statements.run(
@@ -401,5 +263,10 @@ def move(work: Work, lanes: Sequence[Lane], to: int, items: Sequence[Item]) -> N
         handled=[handled.get(lane.number, 0) for lane in moved],
     )
     for lane in moved:
-        if lane.layers and to >= max(max(places) for _, places in lane.layers):
-            work.statements.run("drop_layers", name=work.name, lane=lane.number)
+        drop_layers(work, lane, to)
+
+
+def drop_layers(work: Work, lane: Lane, to: int) -> None:
+    """Forget the earlier divisions of a lane whose place has passed all of theirs."""
+    if lane.layers and to >= max(max(places) for _, places in lane.layers):
+        work.statements.run("drop_layers", name=work.name, lane=lane.number)

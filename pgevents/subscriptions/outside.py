@@ -17,7 +17,8 @@ from pgevents.deliveries import delivering
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.holding import holder_name
-from pgevents.subscriptions.lanes import WRITTEN_EVERY, Batch, Item, Lane, claim, read
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane, claim, drop_layers, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import let_go
 
@@ -118,10 +119,9 @@ def _handle_all(work: Work, leased: _Leased, stop: threading.Event) -> Outcome:
             return Outcome(done, 1, is_more=True)
         done += 1
     last = batch.items[-1].id if batch.items else lane.position
-    if batch.to > last and (lane.is_stale or lane.layers or batch.to - lane.position >= WRITTEN_EVERY):
+    if batch.to > last and lane.is_behind(batch.to):
         _run(work, "handled_outside", lane, position=batch.to)
-    if lane.layers and batch.to >= max(max(places) for _, places in lane.layers):
-        work.statements.run("drop_layers", name=work.name, lane=lane.number)
+    drop_layers(work, lane, batch.to)
     return Outcome(done, 1, {lane.number: batch.to}, batch.is_full)
 
 

@@ -17,7 +17,8 @@ from pgevents.errors import EventDecodeError
 from pgevents.events import Event
 from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane
 
 __all__ = [
     "DIED",
@@ -26,7 +27,6 @@ __all__ = [
     "Due",
     "Failure",
     "blocked",
-    "count_before",
     "due",
     "error_text",
     "events_of",
@@ -44,8 +44,6 @@ DIED = "its worker died while it handled this event"
 """The error of an event at which a process ended."""
 Failure = str
 """Why the whole subscription is to stop; empty if it is not."""
-
-
 OWN_FOLDER = str(Path(__file__).parent.parent)
 
 
@@ -81,11 +79,13 @@ class Blocked:
         """Whether an earlier event of its key is parked."""
         return self.is_keyed and item.key in self.first and item.id > self.first[item.key]
 
-    def behind(self, items: Sequence[Item]) -> list[Item]:
-        """Those that are to queue behind others."""
-        if not self.first:
-            return []
-        return [item for item in items if self.is_behind(item) and not self.is_parked(item)]
+    def divided(self, items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+        """Those to be handled now, and those that are to queue behind others; the rest is parked."""
+        if not (self.first or self.parked):
+            return items, ()
+        left = [item for item in items if not self.is_parked(item)]
+        behind = [item for item in left if self.is_behind(item)]
+        return [item for item in left if not self.is_behind(item)], behind
 
 
 NOTHING = Blocked({}, frozenset(), False)
@@ -269,17 +269,6 @@ def release(work: Work, key: str, ids: Sequence[int]) -> None:
     work.statements.run("release", name=work.name, key=key, ids=list(ids))
     if work.question.key:
         work.statements.run("promote", name=work.name, keys=[key])
-
-
-def count_before(work: Work, tried: Due) -> Failure | None:
-    """Count an attempt of which the worker may die before it begins; None if it may begin.
-
-    Otherwise all attempts were made, and the event is set aside for good, or the subscription is to stop.
-    """
-    if tried.attempts >= work.policy.attempts:
-        return fail_again(work, tried.key, tried.event_id, tried.attempts, DIED)
-    fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None, died=True)
-    return None
 
 
 def fail_again(

@@ -13,10 +13,11 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.kept import KeptReport, kept_name, kept_reports
-from pgevents.subscriptions.control import every_lane, replay, statements_of
+from pgevents.subscriptions.control import replay
 from pgevents.subscriptions.definition import ErrorPolicy
 from pgevents.subscriptions.engines import Engine, fold_by, refuse_stuck
 from pgevents.subscriptions.keeping import Keeper, keep
+from pgevents.subscriptions.lane_rows import every_lane, statements_of
 from pgevents.subscriptions.runner import Runner
 
 __all__ = ["RebuildProgress", "drop_old_versions", "kept_views", "rebuild"]
@@ -133,7 +134,7 @@ def rebuild(
                 at = max(report.position, work.keeper.reading_at)
                 start = start or (time.monotonic(), at)
                 if progress is not None:
-                    progress(_progress(report, at, start))
+                    progress(_progress(at, report.target, start, report.waiting))
                 is_trying = work.statements.value("is_trying", name=work.name)
                 if report.complete_at is not None and not is_trying:
                     break
@@ -172,25 +173,23 @@ def _try_parked_again(client: EventClient, name: str) -> None:
         replay(client, name, reason="rebuild was called", states=("parked",))
 
 
-def _progress(report: KeptReport, at: int, start: tuple[float, int]) -> RebuildProgress:
+def _progress(at: int, target: int, start: tuple[float, int], waiting: int) -> RebuildProgress:
+    """How far a rebuild is that was at some id when it began, by `time.monotonic()`."""
     seconds = time.monotonic() - start[0]
     rate = (at - start[1]) / seconds if seconds > 0 else 0.0
-    left = max(report.target - at, 0)
-    return RebuildProgress(at, report.target, rate, left / rate if rate > 0 else None, report.waiting)
+    left = max(target - at, 0)
+    return RebuildProgress(at, target, rate, left / rate if rate > 0 else None, waiting)
 
 
 def _reporter(progress: Callable[[RebuildProgress], object] | None) -> Callable[[int, int], object]:
     """What an engine calls to say how far it is."""
-    start: list[tuple[float, int]] = []
+    start: tuple[float, int] | None = None
 
     def report(at: int, target: int) -> None:
-        start.append((time.monotonic(), at))
-        seconds = start[-1][0] - start[0][0]
-        rate = (at - start[0][1]) / seconds if seconds > 0 else 0.0
-        left = (target - at) / rate if rate > 0 else None
+        nonlocal start
+        start = start or (time.monotonic(), at)
         if progress is not None:
-            progress(RebuildProgress(at, target, rate, left, 0))
-        del start[1:]
+            progress(_progress(at, target, start, 0))
 
     return report
 

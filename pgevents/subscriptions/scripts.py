@@ -16,7 +16,9 @@ from pgevents.events import Event
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane, all_lanes, claim, ensure, move, read
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lane_rows import all_rows
+from pgevents.subscriptions.lanes import Lane, all_lanes, claim, ensure, move, read
 from pgevents.subscriptions.transient import check_ours, is_transient, let_go
 
 __all__ = ["batch", "position", "process", "reset", "run"]
@@ -76,7 +78,7 @@ def run(
 
 def position(work: Work) -> int:
     """See `Subscription.position`."""
-    rows = control.all_rows(work.client, work.name)
+    rows = all_rows(work.client, work.name)
     return min((row.position for row in rows), default=0)
 
 
@@ -99,7 +101,7 @@ def _begin(work: Work) -> None:
         )
     work.client.check_installed()
     settle(work)
-    states = {row.state: row.error for row in control.all_rows(work.client, work.name)}
+    states = {row.state: row.error for row in all_rows(work.client, work.name)}
     for state in ("paused", "stopped"):
         if state in states:
             why = f": {states[state]}" if states[state] else ""
@@ -121,10 +123,8 @@ def _next(work: Work, limit: int) -> _Next:
         return _Next()
     found = read(work, lanes, limit)
     blocked = parking.blocked(work, found)
-    behind = blocked.behind(found.items)
+    items, behind = blocked.divided(found.items)
     parking.queue(work, behind)
-    aside = {item.id for item in behind} | blocked.parked
-    items = [item for item in found.items if item.id not in aside]
     # Stale, so that the place is written though nothing was found: a script may not come again soon.
     return _Next([attrs.evolve(lane, is_stale=True) for lane in lanes], items, found.to)
 

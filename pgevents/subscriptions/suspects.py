@@ -11,7 +11,8 @@ from typing import Any
 
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Item, Lane
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Lane
 
 __all__ = ["announce_retry", "charge", "forget_announced", "note"]
 
@@ -36,10 +37,11 @@ def announce_retry(work: Work, tried: parking.Due) -> parking.Failure | None:
 
     Otherwise all attempts were made: it is parked now, and the result says whether the subscription stops.
     """
-    failure = parking.count_before(work, tried)
-    if failure is None:
-        note(work, tried.lane, announced=tried.event_id)
-    return failure
+    if tried.attempts >= work.policy.attempts:
+        return parking.fail_again(work, tried.key, tried.event_id, tried.attempts, parking.DIED)
+    parking.fail_again(work, tried.key, tried.event_id, tried.attempts + 1, None, died=True)
+    note(work, tried.lane, announced=tried.event_id)
+    return None
 
 
 def forget_announced(work: Work, lane: Lane) -> None:

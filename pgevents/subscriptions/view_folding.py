@@ -16,7 +16,8 @@ import attrs
 from pgevents.errors import ConfigurationError
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane, claim, move
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import Batch, Lane, claim, move
 from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_transient
@@ -158,10 +159,9 @@ class Fold:
                 self.views.clear()
         self._fold_pending(batch.to)
         self._write()
-        claimed = [
-            attrs.evolve(lane, is_stale=True) for lane in claimed
-        ]  # queries answer as of the least place
-        move(work, claimed, batch.to, list(touched.values()))
+        # All places are written, for queries answer as of the least one.
+        stale = [attrs.evolve(lane, is_stale=True) for lane in claimed]
+        move(work, stale, batch.to, list(touched.values()))
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
@@ -223,12 +223,15 @@ class Fold:
         """Bring views into memory, with all their events up to the places of their lanes.
 
         Args:
-            first: By id, one of the view's events, which knows its lane.
+            first: By id, the first of the view's events in hand, which knows its lane. At this one the view
+                is set aside if the text is no id of the projection.
         """
         new = [text for text in first if text not in self.views]
         if not new:
             return
-        found = held_views(self.rule, new)
+        found, refused = held_views(self.rule, new)
+        for text, error in refused.items():
+            self._set_aside(first[text], (first[text].id, error), [])
         self.views.update(found)
         places = {lane.number: lane.position for lane in self.lanes}
         wanted = [(held, places[first[text].lane]) for text, held in found.items()]
@@ -258,28 +261,28 @@ class Fold:
                 raise
             failed = self._fold_singly(held, to)
         if failed is not None:
-            self._set_aside(item, failed, [one.id for one in events if one.id > failed[0]])
+            self._set_aside(item, failed, [later.id for later in events if later.id > failed[0]])
 
     def _fold_singly(self, held: Held, to: int) -> Failed | None:
         """Fold a view again from its row, event by event; the one that cannot be folded, and why.
 
         What is in memory may have been changed by a reducer before it failed.
         """
-        (fresh,) = held_views(self.rule, [held.id]).values()
+        fresh = held_views(self.rule, [held.id])[0][held.id]
         held.view, held.saved_at = fresh.view, fresh.saved_at
         held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
-        for one in earlier_events(self.rule, [(held, to)]).get(held.id, []):
-            if one.event is None:
-                return _failure(one)
+        for item in earlier_events(self.rule, [(held, to)]).get(held.id, []):
+            if item.event is None:
+                return _failure(item)
             before = copy.deepcopy(held.view)
             try:
-                held.fold([one.event], has_hooks=self.has_hooks)
+                held.fold([item.event], has_hooks=self.has_hooks)
             except Exception as found:  # of the application's reducers: it is noted, and shown
                 if is_transient(found):
                     raise
                 held.view = before
-                return one.id, found
+                return item.id, found
         return None
 
     def _set_aside(self, item: Item, failed: Failed, later: Sequence[int]) -> None:
@@ -310,9 +313,9 @@ class Fold:
 
     def _retry(self, tried: parking.Due) -> None:
         work, key, to = self.work, tried.key, tried.lane.position
-        (held,) = held_views(self.rule, [key]).values()
-        failed = self._fold_singly(held, to)
-        self.views[key] = held
+        found, refused = held_views(self.rule, [key])
+        failed = (tried.event_id, refused[key]) if refused else self._fold_singly(found[key], to)
+        self.views.update(found)
         ids = [row[0] for row in work.statements.rows("behind", name=work.name, key=key, to=to)]
         if failed is None:
             parking.release(work, key, ids)

@@ -14,7 +14,8 @@ from pgevents.fields import path_of
 from pgevents.store.processing import declare_by_key, read_lanes
 from pgevents.subscriptions import lanes
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lanes import Batch, Item, Lane
+from pgevents.subscriptions.items import Item, decoded, event_and_error, is_dropped
+from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.whose import Rule
 
 __all__ = ["Run", "begin_runs", "dealt", "decode", "hashes_of", "having_ids", "read", "runs_of"]
@@ -75,8 +76,12 @@ class Run:
         """The events' ids."""
         return [int(text.partition(FIELD_END)[0]) for text in self.texts]
 
+    def first_id(self) -> int:
+        """The id of the first of them."""
+        return int(self.texts[0].partition(FIELD_END)[0])
+
     def rows(self) -> list[Any]:
-        """The events as rows, for `lanes.items_of`."""
+        """The events as rows, for `items_of`."""
         return [
             (int(id_), name, data, metadata or None, created, changed or None, self.key, self.hash)
             for id_, name, data, metadata, created, changed in rows_of(FIELD_END.join(self.texts))
@@ -132,7 +137,7 @@ def decode(work: Work, found: Sequence[Run]) -> None:
 
 def _whole(events: Sequence[Event[Any]]) -> Sequence[Event[Any]] | None:
     """Events without those that are dropped; None if one is split."""
-    kept = [event for event in events if not lanes.is_dropped(event)]
+    kept = [event for event in events if not is_dropped(event)]
     return None if any(event.data.__class__ is Parts for event in kept) else kept
 
 
@@ -140,11 +145,11 @@ def dealt(rule: Rule, work: Work, claimed: Sequence[Lane], rows: Sequence[Any]) 
     """Events of these lanes, once for each view that an event changes; the program says which these are."""
     count, by_number = claimed[0].lanes, {lane.number: lane for lane in claimed}
     of_row: list[tuple[Any, Event[Any] | None, Exception | None, list[str]]] = []
-    for row, event_or_error in zip(rows, lanes.decoded(work, rows), strict=True):
-        event, error = lanes.parted(event_or_error)
-        if lanes.is_dropped(event):
+    for row, event_or_error in zip(rows, decoded(work, rows), strict=True):
+        event, error = event_and_error(event_or_error)
+        if is_dropped(event):
             continue
-        of_row.append((row, event, error, rule.ids(row, event)))
+        of_row.append((row, event, error, rule.ids(row, event, error)))
     hashes = hashes_of(work, {text for *_, ids in of_row for text in ids})
     items: list[Item] = []
     for row, event, error, ids in of_row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
@@ -17,7 +17,8 @@ from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
-from pgevents.subscriptions.lanes import Item, is_dropped, parted, whole
+from pgevents.subscriptions.items import Item, event_and_error, is_dropped, unless_split
+from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.whose import Rule
 
 __all__ = [
@@ -25,13 +26,13 @@ __all__ = [
     "earlier_events",
     "has_snapshot_hooks",
     "held_views",
-    "in_order",
+    "dirty_in_order",
     "read_rows",
     "rows_above",
     "short_lock_wait",
     "write",
     "write_locked",
-    "writing",
+    "write_statement",
 ]
 
 SNAPSHOT_HOOKS = {"pgevents_before_snapshot", "pgevents_after_snapshot"}
@@ -67,7 +68,7 @@ class Held:
 
     Attributes:
         id: Its id, as text.
-        made: Its projection.
+        projection: Its projection.
         view: The view as of `latest`; None before any event.
         initial: The view before any event, if no reducer can change anything in it.
         saved_at: When the stored row that it began with was saved; None if there was none.
@@ -78,7 +79,7 @@ class Held:
     """
 
     id: str
-    made: Any
+    projection: Any
     view: Any = None
     initial: Any = None
     saved_at: datetime | None = None
@@ -92,8 +93,8 @@ class Held:
         """Whether the stored row is behind."""
         return self.latest > self.stored
 
-    def stand_at(self, view: Any, latest: int, saved_at: datetime) -> None:
-        """Begin with a stored row."""
+    def begin_with(self, view: Any, latest: int, saved_at: datetime) -> None:
+        """Take the view of a stored row."""
         self.view, self.saved_at = view, saved_at
         self.latest = self.stored = latest
 
@@ -102,8 +103,8 @@ class Held:
         if not events:
             return
         if self.view is not None and self.initial is None:
-            self.initial = self.made.fixed_initial_view()
-        self.view = self.made.folded_on(self.view, events, self.initial)
+            self.initial = self.projection.fixed_initial_view()
+        self.view = self.projection.folded_on(self.view, events, self.initial)
         self.latest = events[-1].id
         if has_hooks:
             self.events += events
@@ -114,11 +115,24 @@ def has_snapshot_hooks(client: EventClient) -> bool:
     return bool(SNAPSHOT_HOOKS & client.plugins.implemented)
 
 
-def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
-    """The views of these ids as they are stored; those of another shape are as if they were not."""
-    found = {text: Held(text, rule.made(text)) for text in ids}
-    read_rows(rule, found)
-    return found
+def held_views(rule: Rule, ids: Sequence[str]) -> tuple[dict[str, Held], dict[str, Exception]]:
+    """The views of these ids as they are stored; those of another shape are as if they were not.
+
+    Returns:
+        The views; and of texts that are no ids of the projection, why not.
+    """
+    found: dict[str, Held] = {}
+    refused: dict[str, Exception] = {}
+    for text in ids:
+        try:
+            found[text] = Held(text, rule.projection_of(text))
+        except Exception as error:  # of the application's class, or a text that is none of its ids
+            if is_transient(error):
+                raise
+            refused[text] = error
+    if found:
+        read_rows(rule, found)
+    return found, refused
 
 
 def read_rows(rule: Rule, views: Mapping[str, Held]) -> None:
@@ -128,9 +142,9 @@ def read_rows(rule: Rule, views: Mapping[str, Held]) -> None:
     rows = client.session.execute(sql, [cls.projection_type, cls.version, list(views)]).fetchall()
     for text, data, latest, shape, saved_at in rows:
         held = views[text]
-        key = held.key = held.made.snapshot_key()
+        key = held.key = held.projection.snapshot_key()
         if shape == key.shape:
-            held.stand_at(client.snapshots.view_of(data, key.view_class, key.type), latest, saved_at)
+            held.begin_with(client.snapshots.view_of(data, key.view_class, key.type), latest, saved_at)
 
 
 def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[str, list[Item]]:
@@ -145,8 +159,8 @@ def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[st
     for (text, *_), event in zip(rows, decoded, strict=True):
         if is_dropped(event):
             continue
-        either = event.data.error if event.data.__class__ is UndecodedData else whole(event)
-        found.setdefault(text, []).append(Item(event.id, *parted(either), text, 0, 0))
+        either = event.data.error if event.data.__class__ is UndecodedData else unless_split(event)
+        found.setdefault(text, []).append(Item(event.id, *event_and_error(either), text, 0, 0))
     return found
 
 
@@ -160,7 +174,7 @@ def rows_above(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
     else:
         client = rule.client
         for held, to in wanted:
-            streams = client.identifiers.check(held.made.get_streams())
+            streams = client.identifiers.check(held.projection.get_streams())
             select, params = client.reader.select(streams, held.latest, to)
             rows += [(held.id, *row) for row in client.session.execute(select, params).fetchall()]
     rows.sort(key=itemgetter(1))
@@ -175,10 +189,10 @@ def _rows_by_field(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> list[Any]:
         [held.latest for held, _ in wanted],
         [to for _, to in wanted],
     ]
-    for one, field in zip(rule.streams, rule.fields, strict=True):
-        condition = where_sql(shape_of(one), spec)
+    for stream, field in zip(rule.streams, rule.fields, strict=True):
+        condition = where_sql(shape_of(stream), spec)
         conditions = [f"{text_sql(field)} = w.vid", "id > w.after", "id <= w.upto", condition]
-        params += where_params(one)
+        params += where_params(stream)
         parts.append(f"(SELECT {COLUMNS} FROM {spec.qualified()} WHERE {' AND '.join(conditions)})")
     every = " UNION ".join(parts)
     sql = (
@@ -199,7 +213,7 @@ def write(rule: Rule, views: Sequence[Held], redactions: str) -> int:
     Returns:
         How many characters of JSON a row has on average; 0 if that is not known.
     """
-    dirty = in_order(views)
+    dirty = dirty_in_order(views)
     if not dirty:
         return 0
     client, length = rule.client, 0
@@ -213,7 +227,7 @@ def write(rule: Rule, views: Sequence[Held], redactions: str) -> int:
     return length
 
 
-def in_order(views: Iterable[Held]) -> list[Held]:
+def dirty_in_order(views: Iterable[Held]) -> list[Held]:
     """Those views that are ahead of their rows, in the order in which rows are locked."""
     return sorted((held for held in views if held.is_dirty), key=lambda held: held.id)
 
@@ -221,28 +235,29 @@ def in_order(views: Iterable[Held]) -> list[Held]:
 @contextmanager
 def short_lock_wait(client: EventClient) -> Generator[None, None, None]:
     """In a transaction: wait for a row that a caller has locked for a short time only."""
-    (own,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
+    (former,) = client.session.execute("SELECT current_setting('lock_timeout')").fetchone()
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_WAIT])
     yield  # after an error the transaction is rolled back, and the setting with it
-    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [own])
+    client.session.execute("SELECT set_config('lock_timeout', %s, true)", [former])
 
 
-def write_locked(rule: Rule, views: Sequence[Held]) -> None:
+def write_locked(rule: Rule, views: Sequence[Held], write: Callable[[str, Any], object]) -> None:
     """Write views in the caller's transaction, which has locked what they are folded from."""
     if has_snapshot_hooks(rule.client):
         _write_with_hooks(rule, views, None)
     elif views:
-        _write(rule, views)
+        sql, values, _ = write_statement(rule, views)
+        write(sql, values)
 
 
 def _write(rule: Rule, dirty: Sequence[Held]) -> int:
-    sql, values, length = writing(rule, dirty)
+    sql, values, length = write_statement(rule, dirty)
     rule.client.session.execute(sql, values)
     return length // len(dirty)
 
 
-def writing(rule: Rule, dirty: Sequence[Held]) -> tuple[str, Any, int]:
-    """The statement that writes views, its parameters, and how many characters of JSON that are.
+def write_statement(rule: Rule, dirty: Sequence[Held]) -> tuple[str, Any, int]:
+    """The statement that writes views, its parameters, and how many characters of JSON the views have.
 
     Each view is proven to come back as it is.
 
@@ -254,8 +269,8 @@ def writing(rule: Rule, dirty: Sequence[Held]) -> tuple[str, Any, int]:
     length = sum(len(row[1]) for row in rows)
     if len(rows) == 1:
         id_, data, exact, latest, shape = rows[0]
-        one = cls.projection_type, id_, data, exact, latest, cls.version, shape
-        return client.snapshots.sql(WRITE_ONE_SQL), one, length
+        params = cls.projection_type, id_, data, exact, latest, cls.version, shape
+        return client.snapshots.sql(WRITE_ONE_SQL), params, length
     columns = zip(("ids", "data", "exact", "latest", "shapes"), zip(*rows, strict=True), strict=True)
     values = {"type": cls.projection_type, "version": cls.version}
     return client.snapshots.sql(WRITE_SQL), values | {name: list(column) for name, column in columns}, length
@@ -263,7 +278,7 @@ def writing(rule: Rule, dirty: Sequence[Held]) -> tuple[str, Any, int]:
 
 def _row(client: EventClient, held: Held) -> tuple[str, str, str | None, int, str | None]:
     """A view's id, data, the same if they are to be kept as they are written, last event, and shape."""
-    key = held.key = held.key or held.made.snapshot_key()
+    key = held.key = held.key or held.projection.snapshot_key()
     encoded = client.serializer.encode(held.view, f"the view of {key.type} {held.id!r}")
     snapshot = Snapshot(key.type, held.id, encoded, held.view, held.latest, key.version, (), None)
     text, as_written = client.snapshots.proven(snapshot, key)
@@ -274,4 +289,4 @@ def _write_with_hooks(rule: Rule, dirty: Sequence[Held], noted: Noted[Any] | Non
     """One by one, for plugins may change each, or write beside it; the views in memory are then of no use."""
     save = rule.client.save_snapshot
     for held in dirty:
-        save(held.made, held.view, held.latest, held.events, held.saved_at, noted=noted)
+        save(held.projection, held.view, held.latest, held.events, held.saved_at, noted=noted)

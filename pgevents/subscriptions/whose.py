@@ -11,23 +11,27 @@ from uuid import UUID
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
 from pgevents.streams import Stream, refuse_for_reads, stream
+from pgevents.subscriptions.transient import is_transient
 
-__all__ = ["Rule", "rule_of"]
+__all__ = ["Rule", "UnknownViewsError", "rule_of"]
 
 KEPT = "whose view an event changes is found out by single values of identifiers"
 """Why a projection of a range is not kept."""
 PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 + 12345)))
 """Ids that a projection is asked about; their parts show whether a field carries the whole id as it is."""
 
-
 _load = json.JSONDecoder(parse_float=Decimal).decode  # json.loads makes one each time
 Template = tuple[tuple[Stream[Any], ...], tuple[str, ...]]
 """Streams without an id, and for each of them the field that carries it."""
+
+
+class UnknownViewsError(PgEventsError):
+    """Whose views an event changes cannot be told, so nothing above it can be folded."""
 
 
 @attrs.frozen
@@ -65,59 +69,87 @@ class Rule:
             return None
         return tuple(sorted({name for stream in self.streams for name in stream.types or ()}))
 
-    def made(self, text: str) -> Any:
-        """The projection of an id.
+    def projection_of(self, text: str) -> Any:
+        """The projection of one id.
 
         Raises:
             ConfigurationError: Its streams are others than those of other ids.
         """
-        made = self.projection(id_of(text, self.id_class), self.client)
-        streams = made.get_streams()
+        projection = self.projection(id_of(text, self.id_class), self.client)
+        streams = projection.get_streams()
         refuse_for_reads(streams, KEPT)
         checked = self.client.identifiers.check(streams)
         if self.fields and _template(checked, text) != (self.streams, self.fields):
             raise ConfigurationError(
-                f"{self.projection.__name__}({text!r}) is folded from other streams than those of "
-                f"other ids, so "
-                "whose view an event changes cannot be told from its fields: say it by ids_of(event)"
+                f"{self.projection.__name__}({text!r}) is folded from other streams than those of other ids, "
+                "so whose view an event changes cannot be told from its fields: say it by ids_of(event)"
             )
-        return made
+        return projection
 
-    def ids(self, row: Sequence[Any], event: Event[Any] | None) -> list[str]:
+    def ids(self, row: Sequence[Any], event: Event[Any] | None, error: Exception | None = None) -> list[str]:
         """The ids of the views that an event changes, as text and in order.
 
         Args:
             row: The event as it is stored: id, type, data and metadata as text, and more.
             event: The event, decoded; None if it cannot be.
+            error: Why not.
+
+        Raises:
+            UnknownViewsError: The program says whose they are, and cannot say it of this event.
         """
-        kind = row[1]
+        event_type = row[1]
         data: dict[str, Any] = _load(row[2]) if row[2] else {}
         metadata: dict[str, Any] = _load(row[3]) if row[3] else {}
         if self.ids_of is None:
             pairs = zip(self.streams, self.fields, strict=True)
             found = [
-                texts_in(field, data, metadata) for one, field in pairs if matches(one, kind, data, metadata)
+                texts_in(field, data, metadata)
+                for stream, field in pairs
+                if matches(stream, event_type, data, metadata)
             ]
             return sorted({text for texts in found for text in texts})
-        if event is None:
-            return []
-        given: Any = self.ids_of(event)
-        if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
-            raise ConfigurationError(
-                f"{self.projection.__name__}.ids_of(event) returns a set of ids, not {given!r}"
-            )
         return sorted(
             text
-            for text in {id_text(given_id) for given_id in given}
-            if any(matches(one, kind, data, metadata) for one in _streams_of(self.made(text), self.client))
+            for text in self._ids_said(int(row[0]), event, error)
+            if any(matches(stream, event_type, data, metadata) for stream in self._streams_of(text))
         )
 
+    def _ids_said(self, event_id: int, event: Event[Any] | None, error: Exception | None) -> set[str]:
+        """What `ids_of` says. An event that it cannot be asked about may change any view."""
+        found: Any = None
+        if event is not None and self.ids_of is not None:
+            try:
+                found = self.ids_of(event)
+            except Exception as raised:  # of the application
+                if is_transient(raised):
+                    raise
+                error = raised
+        if error is not None or event is None:
+            raise UnknownViewsError(
+                f"event {event_id}: {self.projection.__name__}.ids_of cannot say whose views it changes: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
+            raise UnknownViewsError(
+                f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {found!r}"
+            )
+        return {id_text(given) for given in found}
 
-def matches(one: Stream[Any], kind: str, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    def _streams_of(self, text: str) -> Sequence[Stream[Any]]:
+        """The streams of an id's view; of what is no id all streams, so that it is set aside by its name."""
+        try:
+            return _streams_of(self.projection_of(text), self.client)
+        except ConfigurationError:
+            return (stream(),)
+
+
+def matches(
+    wanted: Stream[Any], event_type: str, data: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> bool:
     """Whether a stored event belongs to a stream."""
-    if one.types is not None and kind not in one.types:
+    if wanted.types is not None and event_type not in wanted.types:
         return False
-    return all(set(texts_in(field, data, metadata)) & set(values) for field, values in one.match)
+    return all(set(texts_in(field, data, metadata)) & set(values) for field, values in wanted.match)
 
 
 def rule_of(projection: Any, client: EventClient) -> Rule:
@@ -131,26 +163,25 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         raise ConfigurationError(f"{projection.__name__} folds nothing, so there is nothing to keep")
     id_class = declared.id_class
     ids_of = getattr(projection, "ids_of", None)
-    found: list[tuple[str, Any]] = []
+    probes: dict[str, Any] = {}
     for text in PROBES:
         try:
-            found.append((text, projection(id_of(text, id_class), client)))
+            probes[text] = projection(id_of(text, id_class), client)
         except ConfigurationError:  # this text is no id of the class
             continue
-    for _, made in found:
-        refuse_for_reads(made.get_streams(), KEPT)
+    for probe in probes.values():
+        refuse_for_reads(probe.get_streams(), KEPT)
+    first: Any = next(iter(probes.values()), None)
     if ids_of is not None:
-        made = found[0][1] if found else None
-        streams = _streams_without_ids(made, declared.events if made is None else None)
-        return Rule(projection, client, id_class, streams, ids_of=ids_of)
-    templates = [_template(_streams_of(made, client), text) for text, made in found]
+        followed = [stream(declared.events)] if first is None else first.get_streams()
+        by_types: tuple[Stream[Any], ...] = tuple(Stream(each.types) for each in followed)
+        return Rule(projection, client, id_class, by_types, ids_of=ids_of)
+    templates = [_template(_streams_of(probe, client), text) for text, probe in probes.items()]
     if not templates or templates[0] is None or any(template != templates[0] for template in templates):
         raise ConfigurationError(
-            f"whose view an event changes cannot be told from the streams of {projection.__name__}: "
-            f"each has to "
-            "have exactly one field that is the id, and nothing else that depends on it. Say it in "
-            "the class: "
-            "@staticmethod def ids_of(event): return {event.data.cart_id}"
+            f"whose view an event changes cannot be told from the streams of {projection.__name__}: each has "
+            "to have exactly one field that is the id, and nothing else that depends on it. Say it in the "
+            "class: @staticmethod def ids_of(event): return {event.data.cart_id}"
         )
     streams, fields = templates[0]
     spec = client.events.pgevents_spec
@@ -168,7 +199,7 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
             f"{projection.__name__}: say which, in the class: "
             f"@staticmethod def ids_of(event): return set(event.data.{lists[0]})"
         )
-    now = frozenset(field for stream in found[0][1].get_streams() for field, _ in stream.match)
+    now = frozenset(field for stream in first.get_streams() for field, _ in stream.match)
     return Rule(projection, client, id_class, streams, fields, now & set(fields))
 
 
@@ -189,9 +220,3 @@ def _template(streams: Sequence[Stream[Any]], text: str) -> Template | None:
         pairs.append((Stream(each.types, rest), carrying[0]))
     pairs.sort(key=lambda pair: (pair[1], pair[0].types is not None, pair[0].types or (), pair[0].match))
     return tuple(each for each, _ in pairs), tuple(field for _, field in pairs)
-
-
-def _streams_without_ids(projection: Any, events: Any) -> tuple[Stream[Any], ...]:
-    if projection is None:
-        return (stream(events),)
-    return tuple(Stream(stream.types) for stream in projection.get_streams())

@@ -13,16 +13,8 @@ from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.handling import Hand, StopHereError, give_all
-from pgevents.subscriptions.lanes import (
-    UNCOUNTED,
-    Batch,
-    Item,
-    Lane,
-    QuestionChangedError,
-    claim,
-    move,
-    read,
-)
+from pgevents.subscriptions.items import Item
+from pgevents.subscriptions.lanes import UNCOUNTED, Batch, Lane, QuestionChangedError, claim, move, read
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.suspects import announce_retry, charge, forget_announced, note
 from pgevents.subscriptions.transient import is_deadlock, is_transient, let_go
@@ -141,9 +133,7 @@ def _handle_batch(
 ) -> Outcome:
     start = time.monotonic()
     items = batch.items
-    behind = blocked.behind(items)
-    aside = {item.id for item in behind} | blocked.parked
-    todo = [item for item in items if item.id not in aside] if aside else items
+    todo, behind = blocked.divided(items)
     try:
         done = give_all(work, todo, stop, hand) if todo else 0
     except StopHereError as failed:

@@ -23,7 +23,7 @@ from pgevents import (
 )
 from pgevents.embedded import embedded_database
 from pgevents.subscriptions import Runner, Subscription, subscription
-from pgevents.subscriptions.control import all_rows
+from pgevents.subscriptions.lane_rows import all_rows
 
 from . import processing_lags as lags
 from .processing_store import Added, fill, fresh

@@ -10,9 +10,10 @@ import attrs
 import peewee
 
 from pgevents import Event, EventClient, stream
-from pgevents.subscriptions import control, parked, retry, subscription, worker
+from pgevents.subscriptions import parked, retry, subscription, worker
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.lane_rows import all_rows
 from pgevents.subscriptions.pace import Pace
 from pgevents.subscriptions.subscription import work_of
 from pgevents.testing import drain
@@ -66,7 +67,7 @@ class Shop:
     def step(self, count: int = 1) -> list[int]:
         """Take so many steps; how many events each handled."""
         work, pace = self.work(self.client), Pace()
-        lanes = range(len(control.all_rows(self.client, "writer")))
+        lanes = range(len(all_rows(self.client, "writer")))
         return [worker.step(work, lanes, 99, pace).handled for _ in range(count)]
 
     def lanes(self, what: str) -> list[Any]:

@@ -17,6 +17,7 @@ from pgevents.subscriptions import (
     Runner,
     check,
     control,
+    lane_rows,
     overview,
     parked,
     pause,
@@ -28,6 +29,7 @@ from pgevents.subscriptions import (
     retry,
     subscription,
 )
+from pgevents.subscriptions.lane_rows import all_rows
 from pgevents.testing import check_effects, drain
 
 from ..conftest import database
@@ -64,7 +66,7 @@ def test_pause_returns_when_the_batch_in_hand_has_ended(shop: Shop) -> None:
 
 def test_a_command_does_not_wait_for_ever(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that does not end is an error that may be tried again; nothing is changed."""
-    monkeypatch.setattr(control, "PATIENCE", "50ms")
+    monkeypatch.setattr(lane_rows, "PATIENCE", "50ms")
     shop.save("c1")
     errors: list[Exception] = []
 
@@ -127,7 +129,7 @@ def test_a_resize_keeps_the_state_and_what_is_set_aside(shop: Shop) -> None:
     shop.drain()
     pause(shop.client, "writer")
     resize(shop.client, "writer", 9)
-    assert {row.state for row in control.all_rows(shop.client, "writer")} == {"paused"}
+    assert {row.state for row in all_rows(shop.client, "writer")} == {"paused"}
     resume(shop.client, "writer")
     shop.save("c1")
     shop.drain()

@@ -11,7 +11,18 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from pgevents import ConfigurationError, Event, EventClient, event, stream
-from pgevents.subscriptions import Runner, lanes, overview, parked, pause, resume, retry, subscription, worker
+from pgevents.subscriptions import (
+    Runner,
+    lanes,
+    overview,
+    parked,
+    pause,
+    polling,
+    resume,
+    retry,
+    subscription,
+    worker,
+)
 from pgevents.subscriptions import runner as runner_module
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.pace import Pace
@@ -180,7 +191,7 @@ def test_a_server_of_another_encoding_hashes_keys_otherwise(shop: Shop) -> None:
 
 def test_after_a_deadlock_batches_run_one_at_a_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Handlers that lock rows in different orders; nothing counts as an error, and it is shown."""
-    monkeypatch.setattr(runner_module, "SEEN_EVERY", 0.05)
+    monkeypatch.setattr(polling, "SEEN_EVERY", 0.05)
     client = shop.client
     client.db.execute_sql("CREATE TABLE totals (name text PRIMARY KEY, n int NOT NULL)")
     client.db.execute_sql("INSERT INTO totals VALUES ('a', 0), ('b', 0)")
@@ -288,7 +299,7 @@ def test_a_runner_polls_once_for_all_its_subscriptions(
             raise AssertionError("nothing of its type comes")
 
         given.append(idle)
-    monkeypatch.setattr(runner_module, "LOOK_AGAIN", 1000.0)
+    monkeypatch.setattr(polling, "LOOK_AGAIN", 1000.0)
     steps: list[int] = []
     step = worker.step
     monkeypatch.setattr(runner_module.worker, "step", lambda *args: steps.append(1) or step(*args))

@@ -19,8 +19,7 @@ import pytest
 
 from pgevents import ConfigurationError, Event, EventClient, diagnosis, stream
 from pgevents.diagnosis import diagnose
-from pgevents.subscriptions import Runner, overview, subscription
-from pgevents.subscriptions import runner as runner_module
+from pgevents.subscriptions import Runner, overview, polling, subscription
 
 from ..conftest import database, shop_client
 from ..consistency.servers import pgbouncer
@@ -163,7 +162,7 @@ def test_signals_need_the_main_thread(client: EventClient) -> None:
 
 def test_the_duration_of_a_batch_is_shown(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the report, and so in the gauges."""
-    monkeypatch.setattr(runner_module, "SEEN_EVERY", 0.05)
+    monkeypatch.setattr(polling, "SEEN_EVERY", 0.05)
 
     @subscription("slow", stream("CART_CREATED"))
     def slow(event: Event[Any]) -> None:

@@ -11,7 +11,7 @@ import attrs
 from pgevents.caches import forget
 from pgevents.store import processing
 from pgevents.subscriptions import lanes, parking, worker
-from pgevents.subscriptions.control import all_rows
+from pgevents.subscriptions.lane_rows import all_rows
 
 
 def change_statement(name: str, old: str, new: str) -> None:
@@ -36,8 +36,9 @@ def change_reads(pattern: str, new: str) -> None:
             assert count, pattern
             return self.session.execute(changed, params)
 
-    def broken(statements: Any, *arguments: Any) -> Any:
-        return read(attrs.evolve(statements, session=Changed(statements.session)), *arguments)
+    def broken(statements: Any, *arguments: Any, **keywords: Any) -> Any:
+        changed = attrs.evolve(statements, session=Changed(statements.session))
+        return read(changed, *arguments, **keywords)
 
     lanes.read_lanes = broken  # type: ignore[assignment]
 

@@ -329,7 +329,7 @@ BEGIN
                 CASE jsonb_typeof(_stream->'types') WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text(_stream->'types')) END,
                 nullif((_stream->'match')
                     - CASE jsonb_typeof(_stream->'match'->_field) WHEN 'array' THEN _field ELSE '' END, '{}'),
-                _base, _seen + 100);  -- so many more are told in a conflict
+                _base, _seen + 100);  -- a conflict names so many more
         END LOOP;
         IF jsonb_array_length(_condition->'streams') > 1 THEN
             _ids := ARRAY(SELECT DISTINCT unnest(_ids));
@@ -441,7 +441,7 @@ BEGIN
 END
 $pgevents$;
 
--- A digest of a set of ids; pgevents.store.positions computes the same.
+-- A digest of a set of ids; pgevents.store.ordering computes the same.
 CREATE OR REPLACE FUNCTION my_app.events_digest(_ids bigint[]) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $pgevents$
 BEGIN

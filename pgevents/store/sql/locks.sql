@@ -189,6 +189,7 @@ BEGIN
         IF (coalesce(current_setting('pgevents.my_app_events', true), '') = ''
             AND pg_try_advisory_xact_lock_shared(my_app.events_key('bulk', ''))
             AND pg_try_advisory_xact_lock(my_app.events_key('data ' || _field, _value))
+            AND pg_try_advisory_xact_lock_shared(my_app.events_key('redaction', ''))
             AND my_app.events_remember(NULL, '2|') IS NOT NULL) IS NOT TRUE
         THEN
             RAISE lock_not_available;  -- gives back those that were taken
@@ -196,7 +197,7 @@ BEGIN
     EXCEPTION WHEN lock_not_available THEN
         PERFORM my_app.events_lock(jsonb_build_array(
             jsonb_build_object('types', _types, 'match', jsonb_build_object(_field, ARRAY[_value]))));
+        PERFORM my_app.events_hold_redactions();
     END;
-    PERFORM my_app.events_hold_redactions();
 END
 $pgevents$;
