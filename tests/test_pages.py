@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from pgevents import (
     InvalidValueError,
     RetryableError,
     UndecodedData,
+    is_not,
     stream,
 )
 from pgevents.store import read as reading
 
-from .shop import CartCreated, CartProjection, ItemAddedToCart
+from .shop import CartCheckedOut, CartCreated, CartProjection, ItemAddedToCart, ItemRemovedFromCart
 from .test_undecodable import Counted, TimesNoted, insert
 
 Make = Callable[..., EventClient]
@@ -71,8 +73,47 @@ def test_a_part_of_the_log(
     assert ids(client.iter_event_streams(several, final=final, **options)) == expected
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+AFTER = {"CART_CREATED": 5, "ITEM_ADDED_TO_CART": 9}
+"""Where streams of these types go on."""
+
+
+def is_beyond(event: Any, after: int, *, reverse: bool) -> bool:
+    return event.id < after if reverse else event.id > after
+
+
+def test_a_few_events_of_some_types(client: EventClient) -> None:
+    """They are read along the index of types, and are those that a walk along the log gives."""
+    kinds: list[Any] = [
+        CartCreated("c", "u"),
+        ItemAddedToCart("c", "p", 1, 2),
+        CartCreated("c", "v"),
+        ItemRemovedFromCart("c", "p", 1),
+    ]
+    client.save_events([kinds[n * 5 % 7 % 4] for n in range(24)])
+    log = client.get_event_stream()
+    two = [stream(CartCreated, after=5), stream(ItemAddedToCart, after=9)]
+    questions: list[tuple[list[Any], Callable[[Any, bool], bool]]] = [
+        ([stream(CartCreated)], lambda e, reverse: e.type == "CART_CREATED"),
+        ([stream(CartCreated | ItemRemovedFromCart)], lambda e, reverse: e.type != "ITEM_ADDED_TO_CART"),
+        (two, lambda e, reverse: e.type in AFTER and is_beyond(e, AFTER[e.type], reverse=reverse)),
+        ([stream(CartCreated, user_id=is_not("v"))], lambda e, reverse: e.data == CartCreated("c", "u")),
+        ([stream(CartCheckedOut)], lambda e, reverse: False),
+    ]
+    for (streams, fits), reverse in itertools.product(questions, (False, True)):
+        fitting = [e for e in (reversed(log) if reverse else log) if fits(e, reverse)]
+        for after, as_of in itertools.product((0, 4, 11, 24), (None, 1, 3, 17, log[9].created_at)):
+            bound = as_of if isinstance(as_of, int) else 24
+            expected = [
+                e.id for e in fitting if e.id <= bound and (not after or is_beyond(e, after, reverse=reverse))
+            ]
+            for limit in (0, 1, 2, 5, 50):
+                options: dict[str, Any] = {"reverse": reverse, "after": after, "as_of": as_of, "limit": limit}
+                found = client.get_event_streams(streams, **options)
+                assert ids(found) == expected[:limit], (streams, options)
+
+
 @pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
 def test_pages_follow_each_other(client: EventClient, reverse: bool, final: bool) -> None:
     """`after` the last event of a page is where the next one goes on, in either direction."""
     fill(client)

@@ -97,8 +97,11 @@ def _ids(work: Work, rows: Sequence[Any]) -> list[list[str]]:
     """Of each event the ids of the views that it changes."""
     rule: Any = work.keeper.rule
     if rule.ids_of is not None:
-        events = [event_and_error(result)[0] for result in decoded(work, rows)]
-        return [rule.ids(row, event) for row, event in zip(rows, events, strict=True)]
+        pairs = [event_and_error(result) for result in decoded(work, rows)]
+        return [
+            [] if is_dropped(event) else rule.ids(row, event, error)
+            for row, (event, error) in zip(rows, pairs, strict=True)
+        ]
     found = [rule.ids(row, None) for row in rows]
     if rule.field is not None:
         bare = [row for row, ids in zip(rows, found, strict=True) if not ids]

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import attrs
+
 from pgevents.caches import remembered
 from pgevents.store.conditions import Shape, shape_of, where_params, where_sql
 from pgevents.store.layout import TableSpec
 from pgevents.streams import Stream
 
-__all__ = ["COLUMNS", "NO_EVENT", "keyed_select", "select_after_snapshot", "select_events"]
+__all__ = ["COLUMNS", "NO_EVENT", "keyed_select", "select_after_snapshot", "select_events", "select_of_types"]
 
 COLUMNS = """\
 id, type, data::text, nullif(metadata, '{}')::text AS metadata, created_at::text, \
@@ -24,6 +26,8 @@ NO_EVENT = ", NULL::text, NULL::text, NULL::text, NULL::text, NULL::text"
 # is a subquery, for to estimate a constant below all ids the planner would look up the least of them, each
 # time.
 FROM_THE_START = "id > (SELECT 0::bigint)"
+ABOVE_ALL = 2**63 - 1
+"""No event has this id."""
 
 
 def select_events(
@@ -74,6 +78,52 @@ def select_events(
             params.append(stream.after)
         branches.append((shape_of(stream), (*bounds, own_bound) if stream.after else bounds))
     return _select_sql(table, tuple(branches), tail), params
+
+
+def select_of_types(
+    table: TableSpec,
+    streams: Sequence[Stream[Any]],
+    after: int,
+    as_of: int | datetime | None,
+    limit: int,
+    *,
+    is_reverse: bool = False,
+) -> tuple[str, list[Any]]:
+    """The same for a few events of streams that name types alone: a branch for each type, along the index of
+    types, which the order and the bounds leave as the only one.
+
+    Left to choose, the planner takes each type to be spread evenly over the log and goes along the ids: for a
+    type that has ended, or has just begun, through all that came after or before it.
+    """
+    order = "type DESC, id DESC" if is_reverse else "type, id"
+    above, up_to = ("<", ">=") if is_reverse else (">", "<=")
+    params: list[Any] = []
+    branches: list[str] = []
+    for stream in streams:
+        start = _start(after, stream.after, as_of) if is_reverse else max(after, stream.after)
+        comparisons = where_sql(((), None, shape_of(stream)[2]), table)
+        for name in stream.types or ():
+            where = f"(type, id) {above} (%s, %s) AND type {up_to} %s AND {comparisons}"
+            params += [name, start, name, *where_params(attrs.evolve(stream, types=None))]
+            if as_of is not None:
+                where += " AND created_at <= %s" if isinstance(as_of, datetime) else " AND id <= %s"
+                params.append(as_of)
+            branches.append(
+                f"SELECT {COLUMNS} FROM {table.qualified()} WHERE {where} ORDER BY {order} LIMIT {limit:d}"
+            )
+    if len(branches) == 1:
+        return branches[0], params
+    every = "\nUNION ALL\n".join(f"({branch})" for branch in branches)
+    by_id = "id DESC" if is_reverse else "id"
+    return f"SELECT DISTINCT ON (id) * FROM (\n{every}\n) AS every ORDER BY {by_id} LIMIT {limit:d}", params
+
+
+def _start(after: int, own: int, as_of: int | datetime | None) -> int:
+    """The id that events in reverse order are below."""
+    bounds = [bound for bound in (after, own) if bound]
+    if isinstance(as_of, int):
+        bounds.append(as_of + 1)
+    return min(bounds, default=ABOVE_ALL)
 
 
 def select_after_snapshot(

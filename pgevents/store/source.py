@@ -15,7 +15,7 @@ from pgevents.merging import merge_streams, single_value, union_of_types
 from pgevents.store.layout import TableSpec
 from pgevents.store.options import AsOf, ReadOptions
 from pgevents.store.provenance import Log
-from pgevents.store.queries import select_events
+from pgevents.store.queries import select_events, select_of_types
 from pgevents.store.session import Session
 from pgevents.streams import Stream
 from pgevents.texts import array_text
@@ -23,6 +23,8 @@ from pgevents.texts import array_text
 __all__ = ["Source"]
 
 _UNOBSERVED = nullcontext(OperationRecord("read"))
+FEW = 1_000
+"""Events that a read along the index of types may fetch, of all types together."""
 
 
 @attrs.define
@@ -63,7 +65,19 @@ class Source:
 
     def select_part(self, streams: Sequence[Stream[Any]], options: ReadOptions) -> tuple[str, list[Any]]:
         """The same for a part of the streams; of a limited one there is one row more, if there are more."""
-        tail = options.order if options.limit is None else f"{options.order} LIMIT {options.limit + 1:d}"
+        if options.limit is None:
+            tail = options.order
+        elif _are_few(streams, options.limit):
+            return select_of_types(
+                self.spec,
+                streams,
+                options.after,
+                options.as_of,
+                options.limit + 1,
+                is_reverse=options.reverse,
+            )
+        else:
+            tail = f"{options.order} LIMIT {options.limit + 1:d}"
         return self.select(streams, options.after, options.as_of, tail=tail, is_reverse=options.reverse)
 
     def single_value(self, streams: Sequence[Stream[Any]]) -> tuple[str, str, str | None] | None:
@@ -113,3 +127,10 @@ class Source:
             if missing <= 0:
                 return events, is_cut
             after = int(rows[-1][0])
+
+
+def _are_few(streams: Sequence[Stream[Any]], limit: int) -> bool:
+    """Whether streams name types alone, and only a few events of each can be wanted."""
+    if not streams or any(stream.match or stream.types is None for stream in streams):
+        return False
+    return sum(len(stream.types or ()) for stream in streams) * limit <= FEW

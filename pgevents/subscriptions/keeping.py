@@ -24,7 +24,7 @@ from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, W
 from pgevents.subscriptions.far_folding import FarFold
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.view_folding import PAGE
-from pgevents.subscriptions.whose import Rule, rule_of
+from pgevents.subscriptions.whose import Rule, UnknownViewsError, rule_of
 
 __all__ = ["Keep", "Keeper", "keep"]
 
@@ -189,9 +189,18 @@ class Keeper:
             stop: Ends it after the events in hand.
             pace: Whether lanes where a worker died are next.
         """
+        try:
+            return self._step(work, numbers, share, stop, pace or Pace())
+        except UnknownViewsError as error:
+            control.stop(work.client, work.name, str(error))
+            return Outcome()
+
+    def _step(
+        self, work: Work, numbers: Sequence[int], share: int, stop: threading.Event, pace: Pace
+    ) -> Outcome:
         with work.client.session.atomic():
             batch = FarFold(self.rule, work, stop, self._reached)
-            outcome = batch.run(numbers, share, pace or Pace())
+            outcome = batch.run(numbers, share, pace)
         if batch.announced is not None:
             announced = batch.announced
             with work.client.session.atomic():

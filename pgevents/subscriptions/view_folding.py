@@ -223,12 +223,15 @@ class Fold:
         """Bring views into memory, with all their events up to the places of their lanes.
 
         Args:
-            first: By id, one of the view's events, which knows its lane.
+            first: By id, the first of the view's events in hand, which knows its lane. At this one the view
+                is set aside if the text is no id of the projection.
         """
         new = [text for text in first if text not in self.views]
         if not new:
             return
-        found = held_views(self.rule, new)
+        found, refused = held_views(self.rule, new)
+        for text, error in refused.items():
+            self._set_aside(first[text], (first[text].id, error), [])
         self.views.update(found)
         places = {lane.number: lane.position for lane in self.lanes}
         wanted = [(held, places[first[text].lane]) for text, held in found.items()]
@@ -265,7 +268,7 @@ class Fold:
 
         What is in memory may have been changed by a reducer before it failed.
         """
-        (fresh,) = held_views(self.rule, [held.id]).values()
+        fresh = held_views(self.rule, [held.id])[0][held.id]
         held.view, held.saved_at = fresh.view, fresh.saved_at
         held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
@@ -310,9 +313,9 @@ class Fold:
 
     def _retry(self, tried: parking.Due) -> None:
         work, key, to = self.work, tried.key, tried.lane.position
-        (held,) = held_views(self.rule, [key]).values()
-        failed = self._fold_singly(held, to)
-        self.views[key] = held
+        found, refused = held_views(self.rule, [key])
+        failed = (tried.event_id, refused[key]) if refused else self._fold_singly(found[key], to)
+        self.views.update(found)
         ids = [row[0] for row in work.statements.rows("behind", name=work.name, key=key, to=to)]
         if failed is None:
             parking.release(work, key, ids)
@@ -329,11 +332,14 @@ class Fold:
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 
     def _write(self) -> None:
-        length = write(self.rule, list(self.views.values()), self.redactions)
-        if length:
-            self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
+        self._write_views(list(self.views.values()))
         if self.has_hooks:  # plugins may have put other data in place of the views
             self.views.clear()
+
+    def _write_views(self, views: Sequence[Held]) -> None:
+        length = write(self.rule, views, self.redactions)
+        if length:
+            self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
 
 
 def _failure(item: Item) -> Failed:

@@ -76,6 +76,10 @@ class Run:
         """The events' ids."""
         return [int(text.partition(FIELD_END)[0]) for text in self.texts]
 
+    def first_id(self) -> int:
+        """The id of the first of them."""
+        return int(self.texts[0].partition(FIELD_END)[0])
+
     def rows(self) -> list[Any]:
         """The events as rows, for `items_of`."""
         return [
@@ -145,7 +149,7 @@ def dealt(rule: Rule, work: Work, claimed: Sequence[Lane], rows: Sequence[Any]) 
         event, error = event_and_error(event_or_error)
         if is_dropped(event):
             continue
-        of_row.append((row, event, error, rule.ids(row, event)))
+        of_row.append((row, event, error, rule.ids(row, event, error)))
     hashes = hashes_of(work, {text for *_, ids in of_row for text in ids})
     items: list[Item] = []
     for row, event, error, ids in of_row:

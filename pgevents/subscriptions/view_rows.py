@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from operator import itemgetter
@@ -18,6 +18,7 @@ from pgevents.snapshots import UPSERT_SQL, Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
 from pgevents.subscriptions.items import Item, event_and_error, is_dropped, unless_split
+from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.whose import Rule
 
 __all__ = [
@@ -109,11 +110,24 @@ def has_snapshot_hooks(client: EventClient) -> bool:
     return bool(SNAPSHOT_HOOKS & client.plugins.implemented)
 
 
-def held_views(rule: Rule, ids: Sequence[str]) -> dict[str, Held]:
-    """The views of these ids as they are stored; those of another shape are as if they were not."""
-    found = {text: Held(text, rule.projection_of(text)) for text in ids}
-    read_rows(rule, found)
-    return found
+def held_views(rule: Rule, ids: Sequence[str]) -> tuple[dict[str, Held], dict[str, Exception]]:
+    """The views of these ids as they are stored; those of another shape are as if they were not.
+
+    Returns:
+        The views; and of texts that are no ids of the projection, why not.
+    """
+    found: dict[str, Held] = {}
+    refused: dict[str, Exception] = {}
+    for text in ids:
+        try:
+            found[text] = Held(text, rule.projection_of(text))
+        except Exception as error:  # of the application's class, or a text that is none of its ids
+            if is_transient(error):
+                raise
+            refused[text] = error
+    if found:
+        read_rows(rule, found)
+    return found, refused
 
 
 def read_rows(rule: Rule, views: Mapping[str, Held]) -> None:
@@ -222,12 +236,13 @@ def short_lock_wait(client: EventClient) -> Generator[None, None, None]:
     client.session.execute("SELECT set_config('lock_timeout', %s, true)", [former])
 
 
-def write_locked(rule: Rule, views: Sequence[Held]) -> None:
+def write_locked(rule: Rule, views: Sequence[Held], write: Callable[[str, Any], object]) -> None:
     """Write views in the caller's transaction, which has locked what they are folded from."""
     if has_snapshot_hooks(rule.client):
         _write_with_hooks(rule, views, None)
     elif views:
-        _write(rule, views)
+        sql, values, _ = write_statement(rule, views)
+        write(sql, values)
 
 
 def _write(rule: Rule, dirty: Sequence[Held]) -> int:

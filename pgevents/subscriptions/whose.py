@@ -11,13 +11,14 @@ from uuid import UUID
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.events import Event
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
 from pgevents.streams import Stream, refuse_for_reads, stream
+from pgevents.subscriptions.transient import is_transient
 
-__all__ = ["Rule", "rule_of"]
+__all__ = ["Rule", "UnknownViewsError", "rule_of"]
 
 KEPT = "whose view an event changes is found out by single values of identifiers"
 """Why a projection of a range is not kept."""
@@ -27,6 +28,10 @@ PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 
 _load = json.JSONDecoder(parse_float=Decimal).decode  # json.loads makes one each time
 Template = tuple[tuple[Stream[Any], ...], tuple[str, ...]]
 """Streams without an id, and for each of them the field that carries it."""
+
+
+class UnknownViewsError(PgEventsError):
+    """Whose views an event changes cannot be told, so nothing above it can be folded."""
 
 
 @attrs.frozen
@@ -81,12 +86,16 @@ class Rule:
             )
         return projection
 
-    def ids(self, row: Sequence[Any], event: Event[Any] | None) -> list[str]:
+    def ids(self, row: Sequence[Any], event: Event[Any] | None, error: Exception | None = None) -> list[str]:
         """The ids of the views that an event changes, as text and in order.
 
         Args:
             row: The event as it is stored: id, type, data and metadata as text, and more.
             event: The event, decoded; None if it cannot be.
+            error: Why not.
+
+        Raises:
+            UnknownViewsError: The program says whose they are, and cannot say it of this event.
         """
         event_type = row[1]
         data: dict[str, Any] = _load(row[2]) if row[2] else {}
@@ -99,21 +108,39 @@ class Rule:
                 if matches(stream, event_type, data, metadata)
             ]
             return sorted({text for texts in found for text in texts})
-        if event is None:
-            return []
-        given: Any = self.ids_of(event)
-        if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
-            raise ConfigurationError(
-                f"{self.projection.__name__}.ids_of(event) returns a set of ids, not {given!r}"
-            )
         return sorted(
             text
-            for text in {id_text(given_id) for given_id in given}
-            if any(
-                matches(stream, event_type, data, metadata)
-                for stream in _streams_of(self.projection_of(text), self.client)
-            )
+            for text in self._ids_said(int(row[0]), event, error)
+            if any(matches(stream, event_type, data, metadata) for stream in self._streams_of(text))
         )
+
+    def _ids_said(self, event_id: int, event: Event[Any] | None, error: Exception | None) -> set[str]:
+        """What `ids_of` says. An event that it cannot be asked about may change any view."""
+        found: Any = None
+        if event is not None and self.ids_of is not None:
+            try:
+                found = self.ids_of(event)
+            except Exception as raised:  # of the application
+                if is_transient(raised):
+                    raise
+                error = raised
+        if error is not None or event is None:
+            raise UnknownViewsError(
+                f"event {event_id}: {self.projection.__name__}.ids_of cannot say whose views it changes: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
+            raise UnknownViewsError(
+                f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {found!r}"
+            )
+        return {id_text(given) for given in found}
+
+    def _streams_of(self, text: str) -> Sequence[Stream[Any]]:
+        """The streams of an id's view; of what is no id all streams, so that it is set aside by its name."""
+        try:
+            return _streams_of(self.projection_of(text), self.client)
+        except ConfigurationError:
+            return (stream(),)
 
 
 def matches(
