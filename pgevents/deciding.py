@@ -174,9 +174,8 @@ class Decider:
         conflict = cast(ConcurrencyError, error)
         names = self.hooks.plugins_of("pgevents_validation_conflict")
         return ConcurrencyError(
-            f"{conflict}; given up after {attempts} tries, of which pgevents_validation_conflict of "
-            f"{names} asked "
-            f"for {PLUGIN_TRIES}: does the decider save to the streams that it decides on?",
+            f"{conflict}; given up after {attempts} tries, of which pgevents_validation_conflict of {names} "
+            f"asked for {PLUGIN_TRIES}: does the decider save to the streams that it decides on?",
             conflicting_ids=conflict.conflicting_ids,
             expected=conflict.expected,
             attempts=attempts,
