@@ -44,9 +44,11 @@ class FarFold(Fold):
             return False
         return True
 
-    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
+    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome | None:
         """Fold a stretch of the log. Who has to end it early writes the views that are done, and leaves the
         places: these views are passed over the next time."""
+        if not self._is_far(batch, pace):
+            return None
         claimed = self.lanes
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from pgevents.subscriptions.definition import Question, Work, gate_of
 from pgevents.subscriptions.items import Layer
 from pgevents.subscriptions.lanes import layers_of, question_of
 
-__all__ = ["Row", "all_rows", "every_lane", "refuse_stuck", "statements_of"]
+__all__ = ["Row", "all_rows", "every_lane", "refuse_stuck", "state_of", "statements_of"]
 
 PATIENCE = "10s"
 """For how long a command waits for batches in hand."""
@@ -62,6 +62,12 @@ def _row(row: Any) -> Row:
     places = (*row[:2], question_of(row[2]), row[3], layers_of(row[4]))
     lane: Row = make(*places, *row[5:12], error, row[13], bool(row[14]), *row[15:], stack)
     return lane
+
+
+def state_of(rows: Sequence[Row]) -> str:
+    """The state of a subscription: "stopped" or "paused" if any of its lanes is, else "active"."""
+    states = {row.state for row in rows}
+    return next(state for state in ("stopped", "paused", "active") if state in states)
 
 
 @contextmanager
