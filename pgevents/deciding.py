@@ -114,7 +114,7 @@ class Decider:
         return saved
 
     def _premises_of(self, given: Any) -> Sequence[Projection[Any]]:
-        """What a decision rests on, with each `latest(...)` made what can be read."""
+        """What a decision rests on, with each `latest(...)` as something that can be read."""
         named = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else (given,))
         premises = [self._newest(item) if isinstance(item, LatestEvent) else item for item in named]
         projections = projections_of(premises)
@@ -184,7 +184,7 @@ class Decider:
 
 
 def kind_of(streams: Sequence[Stream[Any]]) -> Kind:
-    """Of what types and fields streams are, whatever their values."""
+    """The types and fields of streams, without their values."""
     return tuple([(stream.types, tuple([field for field, _ in stream.match])) for stream in streams])
 
 

@@ -91,7 +91,7 @@ class Saver:
         session: The database.
         appender: Calls the append function.
         reader: Reads what an idempotency key saved before.
-        encoder: Makes of events what is stored.
+        encoder: Encodes events.
         hooks: The client's plugins.
         after_commit: Reports saves that are durable.
         check_installed: Raises if tables or functions are missing.

@@ -108,7 +108,7 @@ class SavedViews(list[SavedProjection[V]], Generic[V]):
 
 @attrs.frozen
 class SaveResult(Generic[V_co]):
-    """What came of saving a projection.
+    """The result of saving a projection.
 
     Attributes:
         status: "created", "updated" or "skipped".
@@ -127,7 +127,7 @@ class SnapshotKey:
         type: The projection's type.
         id: Its id, as text.
         version: Its version.
-        shape: The shape of its view; None: of none, so nothing is found.
+        shape: The shape of its view; None matches no snapshot.
         view_class: The view's class.
         id_class: The id's type, or Any.
     """
@@ -298,7 +298,7 @@ class Snapshots:
                 now on.
 
         Returns:
-            What came of it; None if what was noted has changed since: then fold again.
+            The result; None if what was noted has changed since: then fold again.
 
         Raises:
             EventEncodeError: Reading the snapshot would give another view.

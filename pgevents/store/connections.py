@@ -93,7 +93,7 @@ def _is_misread(parts: Mapping[str, str]) -> bool:
 
 
 def check_kind(connection: Any) -> None:
-    """That pgevents can work with a connection.
+    """Check that pgevents can work with a connection.
 
     Raises:
         ConfigurationError: Says what to change.

@@ -244,7 +244,7 @@ class Session:
         return transaction
 
     def check_alive(self) -> None:
-        """Inside a transaction: that it was not lost to an SQL error which somebody swallowed.
+        """Inside a transaction, check that it was not lost to an SQL error which somebody swallowed.
 
         PostgreSQL answers the COMMIT of such a transaction with a silent ROLLBACK.
 
