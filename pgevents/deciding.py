@@ -61,10 +61,6 @@ Kind = tuple[tuple[tuple[str, ...] | None, tuple[str, ...]], ...]
 """The types and the fields of each stream that a decision rests on."""
 
 
-def _no_kinds() -> Cache[Kind, tuple[float, float]]:
-    return Cache("busy kinds of streams")
-
-
 @attrs.define
 class Decider:
     """Decides for one client; see `EventClient.decide`.
@@ -86,7 +82,9 @@ class Decider:
     hooks: HookCalls
     check_installed: Callable[[], None]
     views: KeptViews = attrs.field(init=False, factory=KeptViews)
-    busy: Cache[Kind, tuple[float, float]] = attrs.field(init=False, factory=_no_kinds)
+    busy: Cache[Kind, tuple[float, float]] = attrs.field(
+        init=False, factory=lambda: Cache("busy kinds of streams")
+    )
 
     def decide(
         self,

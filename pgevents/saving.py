@@ -17,13 +17,16 @@ from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import Conflict, OperationRecord
 from pgevents.hooks.durability import AfterCommit
 from pgevents.save_options import PLAIN, SaveOptions, refuse_other_log
-from pgevents.store.append import Answer, Appender, EventColumns, Row, ViewBeside
+from pgevents.store.append import Answer, Appender, EventColumns, Row, Run, ViewBeside
 from pgevents.store.ordering import Position
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
+from pgevents.store.work import Work
 
 __all__ = ["Saver"]
 
+Write = Callable[[str, Any], object]
+"""Runs a statement whose result nobody needs, perhaps only with the COMMIT."""
 LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
 
@@ -49,11 +52,11 @@ class InlineFolder(Protocol):
         """How the append can lock and read a view; None if it cannot."""
         ...
 
-    def lock(self, views: Sequence[Any]) -> None:
+    def lock(self, views: Sequence[Any], run: Run) -> None:
         """Lock views for an append that does not do it."""
         ...
 
-    def fold(self, views: Sequence[Any], found: str) -> None:
+    def fold(self, views: Sequence[Any], found: str, write: Write) -> None:
         """Fold into each view all that is above its row; `found` is what the append has read of it, if
         anything."""
         ...
@@ -73,11 +76,11 @@ class ChangedViews:
     beside: ViewBeside | None = None
     found: str = ""
 
-    def fold(self) -> None:
+    def fold(self, write: Write) -> None:
         """Fold what was saved into the views."""
         for folder, changed in self.of:
             if changed:
-                folder.fold(changed, self.found)
+                folder.fold(changed, self.found, write)
 
 
 @attrs.define
@@ -174,20 +177,22 @@ class Saver:
         self, encoded: Encoded, options: SaveOptions, operation: OperationRecord | None
     ) -> tuple[bool, list[Event[Any]]]:
         """Append, and let plugins write more in the same transaction."""
-        with self.session.atomic():
-            is_reported = "pgevents_after_commit" in self.hooks.implemented
-            report = self.after_commit.expect() if is_reported else None  # before those of what hooks save
-            changes = self._changed_views(encoded.columns.rows())
-            is_new, saved = self._append(encoded, options, operation, changes)
-            if is_new and report is not None:
-                report(saved)
-            changes.fold()  # also after a repeat: the views may be behind
-            if is_new and "pgevents_after_save" in self.hooks.implemented:
+        hooks = self.hooks.implemented
+        with Work(self.session) as work:
+            changes = self._changed_views(encoded.columns.rows(), work.execute)
+            is_new, saved = self._append(encoded, options, operation, changes, work.execute)
+            if is_new and "pgevents_after_commit" in hooks:
+                self.after_commit.expect()(saved)  # before those of what hooks save
+            is_followed = "pgevents_after_save" in hooks  # by hooks that may look at the views
+            changes.fold(
+                work.execute if is_followed else work.finish
+            )  # also after a repeat: they may be behind
+            if is_new and is_followed:
                 self.hooks.after_save(saved)
             self.session.check_alive()
         return is_new, saved
 
-    def _changed_views(self, rows: Sequence[Row]) -> ChangedViews:
+    def _changed_views(self, rows: Sequence[Row], run: Run) -> ChangedViews:
         """The views that events will change, locked; but one that stands alone is locked and read by the
         append itself."""
         changes = ChangedViews([(folder, folder.changed(rows)) for folder in self.inline])
@@ -197,7 +202,7 @@ class Saver:
             changes.beside = folder.beside(view)
         if changes.beside is None:
             for folder, changed in changes.of:
-                folder.lock(changed)
+                folder.lock(changed, run)
         return changes
 
     def append_encoded(self, events: EventColumns, keys: Sequence[str]) -> Sequence[int]:
@@ -207,22 +212,22 @@ class Saver:
         if not hooks:
             return self._answer(events, options, is_timed=False).ids
         types = tuple(dict.fromkeys(events.types))
-        with self.hooks.observed(OperationRecord("save", (), types)) as operation, self.session.atomic():
-            report = self.after_commit.expect() if "pgevents_after_commit" in hooks else None
-            changes = self._changed_views(events.rows())
-            answer = self._answer(events, options, is_timed="pgevents_observe" in hooks, view=changes.beside)
+        with self.hooks.observed(OperationRecord("save", (), types)) as operation, Work(self.session) as work:
+            changes = self._changed_views(events.rows(), work.execute)
+            is_timed = "pgevents_observe" in hooks
+            answer = self._answer(events, options, is_timed=is_timed, view=changes.beside, run=work.execute)
             operation.status, operation.lock_wait, operation.events = (
                 answer.status,
                 answer.lock_wait,
                 len(events.types),
             )
-            is_followed = bool(report or "pgevents_after_save" in hooks)
-            saved = self.reader.by_ids(answer.ids) if is_followed else []
-            if report is not None:
-                report(saved)
+            is_reported, is_followed = "pgevents_after_commit" in hooks, "pgevents_after_save" in hooks
+            saved = self.reader.by_ids(answer.ids) if is_reported or is_followed else []
+            if is_reported:
+                self.after_commit.expect()(saved)
             changes.found = answer.view
-            changes.fold()
-            if "pgevents_after_save" in hooks:
+            changes.fold(work.execute if is_followed else work.finish)
+            if is_followed:
                 self.hooks.after_save(saved)
             self.session.check_alive()
         return answer.ids
@@ -254,12 +259,13 @@ class Saver:
         options: SaveOptions,
         operation: OperationRecord | None = None,
         changes: ChangedViews | None = None,
+        run: Run | None = None,
     ) -> tuple[bool, list[Event[Any]]]:
         """Whether anything was written, and the saved events; or the error that the answer means."""
         count = len(encoded.types)
         times = None if options.created_at is None else options.times_of(count)
         view = None if changes is None else changes.beside
-        answer = self._answer(encoded.columns, options, is_timed=operation is not None, view=view)
+        answer = self._answer(encoded.columns, options, is_timed=operation is not None, view=view, run=run)
         if changes is not None:
             changes.found = answer.view
         if operation is not None:
@@ -278,6 +284,7 @@ class Saver:
         *,
         is_timed: bool,
         view: ViewBeside | None = None,
+        run: Run | None = None,
     ) -> Answer:
         positions = options.positions
         if positions is not None:
@@ -288,7 +295,7 @@ class Saver:
                 position if position.count <= LONG_TAIL else self._shortened(position)
                 for position in positions
             ]
-        call = events, positions, options.key, options.created_at, options.keys, is_timed, view
+        call = events, positions, options.key, options.created_at, options.keys, is_timed, view, run
         try:
             return self.appender.append(*call)
         except IdempotencyError:  # an import brought this key along, while this save was on its way

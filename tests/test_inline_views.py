@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from pgevents import ConfigurationError, Event, EventClient, ProjectionBase, RetryableError, pipeline
+from pgevents import (
+    ConfigurationError,
+    ConnectionLostError,
+    Event,
+    EventClient,
+    EventEncodeError,
+    ProjectionBase,
+    RetryableError,
+    pipeline,
+)
 from pgevents.subscriptions import Inline, inline, keep
 from pgevents.testing import drain
 
@@ -97,8 +106,8 @@ def test_a_save_waits_for_an_open_one_of_the_same_view(
     """Else its view would lack, for ever, what commits late with a smaller id."""
     if broken == "by the bulk lock alone":
 
-        def by_bulk(self: Any, views: Any) -> None:
-            self.client.session.execute("SELECT pg_advisory_xact_lock(my_app.events_key('bulk', ''))")
+        def by_bulk(self: Any, views: Any, run: Any) -> None:
+            run("SELECT pg_advisory_xact_lock(my_app.events_key('bulk', ''))")
 
         monkeypatch.setattr(inline._Folder, "beside", lambda self, view: None)
         monkeypatch.setattr(inline._Folder, "lock", by_bulk)
@@ -164,6 +173,63 @@ def test_maintenance_and_a_save_that_folds_keep_each_other_out(
     with other.maintenance("erasure"):
         other.db.execute_sql("DELETE FROM my_app.events WHERE data->>'cart_id' = 'c9'")
         assert is_refused(lambda: folding.save_event(added("c1"))) != is_broken
+
+
+def test_a_view_that_cannot_be_written_undoes_the_save(folding: EventClient, make_client: Make) -> None:
+    """Its statement shares a message with COMMIT, which is then not reached."""
+    folding.save_event(CartCreated("c1", "u1"))
+    folding.db.execute_sql("ALTER TABLE my_app.views ADD CONSTRAINT small CHECK (length(data::text) < 200)")
+    many = [added("c1", f"p{n}") for n in range(20)]
+    for _ in range(2):
+        with pytest.raises(EventEncodeError, match="small"):
+            folding.save_events(many)
+        assert not folding.session.in_transaction() and not folding.db.in_transaction()
+    folding.save_event(CartCreated("c1", "u2"))
+    assert len(make_client().get_event_stream()) == 2
+    check(make_client(), ids=["c1"])
+
+
+def test_a_connection_that_breaks(folding: EventClient, make_client: Make) -> None:
+    """Before the first message another one is used; at the last one nobody knows what came of the save."""
+    other = make_client()
+    kill = "SELECT pg_terminate_backend(%s)"
+    folding.save_event(CartCreated("c1", "u1"))
+    other.db.execute_sql(kill, [folding.session.connection().info.backend_pid])
+    folding.save_event(added("c1"))
+    check(other, ids=["c1"])
+
+    class Killing(CartProjection):
+        reducers = pipeline(total=lambda total, event: kill_and(total))
+
+    def kill_and(total: int) -> int:
+        other.db.execute_sql(kill, [client.session.connection().info.backend_pid])
+        return total
+
+    client = make_client(plugins=[Inline(Killing)])
+    with pytest.raises(ConnectionLostError, match="may or may not have been committed"):
+        client.save_event(added("c1"))
+    assert len(other.get_event_stream()) == 2
+    assert len(client.get_event_stream()) == 2
+
+
+def test_an_interrupt_leaves_no_transaction_behind(
+    folding: EventClient, make_client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the first message has been answered, and Peewee does not know of the transaction yet."""
+    folding.save_event(CartCreated("c1", "u1"))
+    run = folding.db.execute_sql
+
+    def interrupted(sql: str, params: Any = None) -> Any:
+        run(sql, params)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folding.db, "execute_sql", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folding.save_event(added("c1"))
+    monkeypatch.undo()
+    folding.save_event(added("c1", "p2"))
+    assert len(make_client().get_event_stream()) == 2
+    check(make_client(), ids=["c1"])
 
 
 def test_writers_side_by_side_leave_exact_views(folding: EventClient, make_client: Make) -> None:

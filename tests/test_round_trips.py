@@ -12,6 +12,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pgevents import ConcurrencyError, EventClient, hookimpl, stream
+from pgevents.subscriptions import Inline
 
 from .conftest import database, shop_client
 from .shop import CartCreated, CartEvent, CartProjection, ItemAddedToCart
@@ -180,6 +181,29 @@ def test_a_locked_decision_is_four_messages(
     assert len(tries) == 4
     wired.decider.busy.clear()
     assert wire.count(lambda: wired.decide(cart, decider)) == "QQ"
+
+
+def test_a_save_in_a_transaction_of_its_own_is_two_messages(wire: Wire) -> None:
+    """BEGIN goes with the append, and what folds a view goes with COMMIT; in the caller's transaction each
+    is one message."""
+
+    class Follower:
+        @hookimpl
+        def pgevents_after_save(self, events: Any) -> None:
+            pass
+
+    event = CartCreated("c1", "u1")
+    for plugins, own_transaction, callers in (
+        ([Inline(CartProjection)], "QQ", "QQQQ"),
+        ([Follower()], "QQ", "QQQ"),
+        ([Inline(CartProjection), Follower()], "QQQ", "QQQQ"),
+    ):
+        own = shop_client(database(wire.url), plugins=plugins)
+        own.save_event(event)
+        assert wire.count(lambda own=own: own.save_event(event)) == own_transaction
+        with own.db.atomic():
+            assert wire.count(lambda own=own: own.save_event(event)) == callers
+        own.db.close()
 
 
 def test_the_first_use_check_is_made_once(wire: Wire) -> None:

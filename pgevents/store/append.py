@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from pgevents.store.ordering import Position
 from pgevents.store.session import Session
 from pgevents.texts import array_text
 
-__all__ = ["Answer", "Appender", "EventColumns", "Row", "Times", "ViewBeside"]
+__all__ = ["Answer", "Appender", "EventColumns", "Row", "Run", "Times", "ViewBeside"]
 
 Row = tuple[str, str, str]
 """Type, data and metadata of an event to be stored; the last two are JSON text."""
@@ -50,6 +50,9 @@ class EventColumns:
 
 Times = datetime | Sequence[datetime] | None
 """When events happened: all of them, or each of them; None: now."""
+
+Run = Callable[[str, Any], Any]
+"""Runs a statement with its parameters, and returns a cursor."""
 
 # Arguments that are not needed are NULL in the statement, because PostgreSQL would parse a stored default.
 ONE_SQL = "SELECT {append_one}(%s, %s, %s, %s, %s, %s, %s)"
@@ -115,6 +118,7 @@ class Appender:
         keys: Sequence[str | None] | None = None,
         is_timed: bool = False,
         view: ViewBeside | None = None,
+        run: Run | None = None,
     ) -> Answer:
         """Append events in one round trip, by the function for one event where that can do it.
 
@@ -126,14 +130,16 @@ class Appender:
             keys: Instead of `key` the stored key of each event, which must be new.
             is_timed: Whether to tell how long the locks were waited for.
             view: A view to lock and read, too; in a transaction.
+            run: Runs the statement, if it is the first of a transaction; by default `Session.execute`.
         """
+        run = run or self._session.execute
         sql, arguments = self.call_for(events, positions, key, created_at, keys)
         if view is not None:
             sql = VIEW_SQL.format(**self._names, append=sql.removeprefix("SELECT "))
             arguments = (*view.question, *arguments, view.table, *view.key, *view.question)
         if not is_timed:
-            return answer_of(self._session.execute(sql, arguments).fetchone()[0])
-        text, arrived = self._session.execute(f"{sql}, statement_timestamp()", arguments).fetchone()
+            return answer_of(run(sql, arguments).fetchone()[0])
+        text, arrived = run(f"{sql}, statement_timestamp()", arguments).fetchone()
         answer = answer_of(text)
         if answer.created_at is not None and created_at is None:
             answer.lock_wait = max((answer.created_at - arrived).total_seconds(), 0.0)

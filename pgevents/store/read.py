@@ -200,12 +200,10 @@ class Reader(FinalReads):
         redactions, text = self._execute_after_lock(merged, sql, [*question, after]).fetchone()
         return redactions, None if text is None else self.decoder.events(rows_of(text))
 
-    def lock(self, streams: Sequence[Stream[Any]]) -> None:
-        """Lock streams for a save, and keep maintenance out until the commit."""
+    def lock_statement(self, streams: Sequence[Stream[Any]]) -> tuple[str, list[Any]]:
+        """What locks streams for a save, and keeps maintenance out until the commit."""
         names = {name: self.spec.qualified(f"_{name}") for name in ("lock", "hold_redactions")}
-        self.session.execute(
-            "SELECT {lock}(%s), {hold_redactions}()".format(**names), [streams_json(streams)]
-        )
+        return "SELECT {lock}(%s), {hold_redactions}()".format(**names), [streams_json(streams)]
 
     def _load(
         self,

@@ -28,6 +28,7 @@ from pgevents.errors import (
 )
 from pgevents.store import joined
 from pgevents.store.connections import check_kind, is_lost, setting_that_breaks
+from pgevents.store.envelopes import Envelope
 from pgevents.store.refusals import RETRYABLE, SWALLOWED, error_of
 
 if TYPE_CHECKING:  # playhouse has no types
@@ -189,15 +190,18 @@ class Session:
         return status
 
     @contextmanager
-    def atomic(self) -> Generator[Any, None, None]:
+    def atomic(self, envelope: Envelope | None = None) -> Generator[Any, None, None]:
         """A transaction; inside one, whoever began it, a savepoint.
+
+        Args:
+            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/work.py`.
 
         Raises:
             ConnectionLostError: The connection broke at the end. If it broke while it was idle before the
                 transaction, a new one is used.
             UnsupportedTransactionError: Inside `db.manual_commit()` without a transaction.
         """
-        transaction = self._begin()
+        transaction = self._begin(envelope)
         try:
             yield transaction
         except BaseException as error:
@@ -213,7 +217,7 @@ class Session:
         except peewee.PeeweeException as fault:
             self._translate(fault)
 
-    def _begin(self) -> Any:
+    def _begin(self, envelope: Envelope | None) -> Any:
         db: Any = self.db
         status = self._status()
         if status == TRANSACTION_STATUS_IDLE and db.in_transaction():
@@ -223,7 +227,8 @@ class Session:
                 "nobody would know its end. Nothing was written: use db.atomic()"
             )
         is_outermost = status == TRANSACTION_STATUS_IDLE
-        transaction = db.atomic() if is_outermost else db.savepoint()
+        outermost = db.atomic if envelope is None else envelope.transaction
+        transaction = outermost() if is_outermost else db.savepoint()
         try:
             transaction.__enter__()
         except peewee.PeeweeException as error:
@@ -233,7 +238,7 @@ class Session:
                 self._translate(error)
             self._drop()
             self.connection()
-            transaction = db.atomic()
+            transaction = outermost()
             try:
                 transaction.__enter__()
             except peewee.PeeweeException as again:

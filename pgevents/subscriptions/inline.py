@@ -12,7 +12,8 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event, parts_of
 from pgevents.hooks.specs import hookimpl
 from pgevents.merging import merge_streams
-from pgevents.store.append import Row, ViewBeside
+from pgevents.saving import Write
+from pgevents.store.append import Row, Run, ViewBeside
 from pgevents.streams import Stream
 from pgevents.subscriptions.view_rows import (
     Held,
@@ -101,28 +102,29 @@ class _Folder:
         table = client.projections.pgevents_spec.qualified()
         return ViewBeside(table, (key.type, key.id, key.version, key.shape), question)
 
-    def lock(self, views: Sequence[Held]) -> None:
+    def lock(self, views: Sequence[Held], run: Run) -> None:
         """Until the commit nobody else saves to the views' streams, and nobody changes the log."""
         if views:
-            self.client.reader.lock(self._streams(views))
+            run(*self.client.reader.lock_statement(self._streams(views)))
 
     def _streams(self, views: Sequence[Held]) -> tuple[Stream[Any], ...]:
         streams = [stream for view in views for stream in view.projection.get_streams()]
         return merge_streams(self.client.identifiers.check(streams))
 
-    def fold(self, views: Sequence[Held], found: str) -> None:
+    def fold(self, views: Sequence[Held], found: str, write: Write) -> None:
         """Fold all that is above the rows of these views into them, what was saved just now included.
 
         Args:
             views: What `changed` gave; they are locked.
             found: What the append has read of the only one.
+            write: Runs the statement that writes them.
         """
         events = self._read_beside(views[0], found) if found else self._read(views)
         has_hooks = has_snapshot_hooks(self.client)
         folded = [view for view in views if events.get(view.id)]
         for view in folded:
             view.fold(events[view.id], has_hooks=has_hooks)
-        write_locked(self.rule, folded)
+        write_locked(self.rule, folded, write)
 
     def _read_beside(self, view: Held, found: str) -> Mapping[str, Sequence[Event[Any]]]:
         """The events of the one view, whose row and events the append has read."""

@@ -332,11 +332,14 @@ class Fold:
         self._set_aside(Item(event_id, None, None, key, hashed, tried.lane.number), failed, later)
 
     def _write(self) -> None:
-        length = write(self.rule, list(self.views.values()), self.redactions)
-        if length:
-            self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
+        self._write_views(list(self.views.values()))
         if self.has_hooks:  # plugins may have put other data in place of the views
             self.views.clear()
+
+    def _write_views(self, views: Sequence[Held]) -> None:
+        length = write(self.rule, views, self.redactions)
+        if length:
+            self.most_views = min(MOST_TEXT // length, MOST_VIEWS[1])
 
 
 def _failure(item: Item) -> Failed:
