@@ -52,7 +52,7 @@ class FarFold(Fold):
         claimed = self.lanes
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
-        shorter = max(pace.stretch // 2, FAR)
+        shorter = max((to - low) // 2, FAR)
         try:
             with short_lock_wait(self.work.client):
                 count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
