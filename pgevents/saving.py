@@ -33,11 +33,12 @@ LONG_TAIL = 1_000
 
 def _in_answer(delivery: Delivery, options: SaveOptions) -> SaveOptions:
     """What a handler saves carries its cause; what the save itself says goes before."""
-    if options.attempt == 1:
-        delivery.saves += 1
+    delivery.saves += 1
     metadata = {**delivery.metadata(), **(options.metadata or {})}
-    key = options.key or delivery.key()
-    is_command = options.key_names_command or options.key is None
+    if options.key_names_command:  # of a decision, which has taken its key when it began
+        return attrs.evolve(options, metadata=metadata)
+    automatic = delivery.next_key()
+    key, is_command = (automatic, True) if options.key is None else (options.key, False)
     return attrs.evolve(options, metadata=metadata, key=key, key_names_command=is_command)
 
 
@@ -91,7 +92,7 @@ class Saver:
         session: The database.
         appender: Calls the append function.
         reader: Reads what an idempotency key saved before.
-        encoder: Makes of events what is stored.
+        encoder: Encodes events.
         hooks: The client's plugins.
         after_commit: Reports saves that are durable.
         check_installed: Raises if tables or functions are missing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,26 @@ from typing import Any
 import attrs
 import pytest
 
-from pgevents import ConfigurationError, Event, EventClient, MultiStreamProjectionBase, pipeline, stream
+from pgevents import (
+    ConfigurationError,
+    Event,
+    EventClient,
+    MultiStreamProjectionBase,
+    RetryableError,
+    hookimpl,
+    pipeline,
+    stream,
+)
 from pgevents.clusters import Dask, sources
 from pgevents.clusters.dealing import clear, to_deal
 from pgevents.clusters.ranges import Plan, begin, finish
 from pgevents.clusters.recipe import recipe_of
 from pgevents.clusters.sources import Standby, wait_for_replay
-from pgevents.clusters.worker import Outcome, Task, deal_file, fold_range
+from pgevents.clusters.worker import Outcome, RangeFold, Task, deal_file, fold_range
 from pgevents.errors import PgEventsError
 from pgevents.exchange import export_parquet
 from pgevents.exchange.parquet import exported
+from pgevents.hooks.details import Snapshot
 from pgevents.subscriptions import Inline, Work, keep, kept_views, park, parked, pause, rebuild
 from pgevents.subscriptions.engines import fold_by
 from pgevents.testing import drain
@@ -141,6 +152,122 @@ def test_ranges_give_the_same_views_as_one_fold(
     client.save_events(shopping("c1", "new"))
     drain(client, [keep(CartProjection), keep(BoughtProjection)])
     assert not differing(client, ids=[*IDS, "new"])
+
+
+@pytest.mark.parametrize("has_plugin", [False, True])
+def test_each_view_is_written_once(
+    client: EventClient,
+    make_client: Callable[..., EventClient],
+    monkeypatch: pytest.MonkeyPatch,
+    has_plugin: bool,
+) -> None:
+    """When its last event has come, though its events stand on several pages; plugins see all of them."""
+    monkeypatch.setattr("pgevents.subscriptions.view_folding.PAGE", 3)
+    for _ in range(4):
+        client.save_events(shopping(*IDS))
+    seen: dict[Any, int] = {}
+
+    class Seeing:
+        @hookimpl
+        def pgevents_after_snapshot(self, snapshot: Snapshot) -> None:
+            seen[snapshot.id] = seen.get(snapshot.id, 0) + len(snapshot.events)
+
+    worker = make_client(plugins=[Seeing()]) if has_plugin else client
+    plan = begin(work_of(client), RANGES)
+    for number in plan.todo:
+        RangeFold(work_of(worker), plan, number).read_views(work_of(make_client()))
+    assert finish(work_of(client), plan)
+    assert not differing(client)
+    assert seen == (dict.fromkeys(IDS, 8) if has_plugin else {})
+    changed = "SELECT count(*) FROM my_app.views WHERE updated_at - created_at > interval '50 us'"
+    assert client.db.execute_sql(changed).fetchone() == (0,)
+
+
+def between_pages(monkeypatch: pytest.MonkeyPatch, call: Callable[[RangeFold], object]) -> None:
+    """Pages of four events; after each of them something happens."""
+    monkeypatch.setattr("pgevents.subscriptions.view_folding.PAGE", 4)
+    plain = RangeFold._take_runs
+
+    def taking(self: RangeFold, *arguments: Any) -> None:
+        plain(self, *arguments)
+        call(self)
+
+    monkeypatch.setattr(RangeFold, "_take_runs", taking)
+
+
+def test_maintenance_waits_for_no_range(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the events of a range are read, one is erased; nothing of what was read before is written."""
+    client.save_events(shopping(*IDS))
+    work, local, erased = work_of(client), Local(), list[str]()
+
+    def erase(fold: RangeFold) -> None:
+        if not erased and fold.views:
+            erased.extend(fold.views)
+            with client.maintenance("asked for"):
+                sql = "DELETE FROM my_app.events WHERE data->>'cart_id' = ANY (%s)"
+                client.db.execute_sql(sql, [erased])
+
+    between_pages(monkeypatch, erase)
+    local.run(client, work, begin(work, RANGES))
+    assert erased and {one.kind for one in local.outcomes} == {"changed"}
+    written = client.db.execute_sql("SELECT count(*) FROM my_app.views WHERE id = ANY (%s)", [erased])
+    assert written.fetchone() == (0,)
+    plan = begin(work, RANGES)
+    local.run(client, work, plan)
+    assert finish(work, plan)
+    assert not differing(client, ids=[id for id in IDS if id not in erased])
+
+
+def test_what_was_rolled_back_is_written_again(client: EventClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the last statement of a range's transaction fails."""
+    client.save_events(shopping(*IDS))
+    plain, failed = RangeFold._note_done, list[int]()
+
+    def failing(self: RangeFold) -> None:
+        if self.lane.number not in failed:
+            failed.append(self.lane.number)
+            raise RetryableError("not now")
+        plain(self)
+
+    monkeypatch.setattr(RangeFold, "_note_done", failing)
+    monkeypatch.setattr("pgevents.clusters.worker.PAUSE", 0.01)
+    rebuild(client, CartProjection, engine=Local())
+    assert sorted(failed) == list(range(RANGES)) and not differing(client)
+
+
+def test_a_long_page_does_not_end_the_reading(
+    client: EventClient, monkeypatch: pytest.MonkeyPatch, pgevents_url: str
+) -> None:
+    """Though the server ends transactions that are idle."""
+    mark = "&" if "?" in pgevents_url else "?"
+    options = "options=-c%20idle_in_transaction_session_timeout%3D50ms"
+    monkeypatch.setenv(URL, f"{pgevents_url}{mark}{options}")
+    client.save_events(shopping(*IDS))
+    between_pages(monkeypatch, lambda fold: time.sleep(0.1))
+    work, local = work_of(client), Local()
+    local.run(client, work, begin(work, RANGES), [0])
+    assert local.outcomes[0].events > 4
+
+
+def test_an_event_that_cannot_be_read_parks_its_view(client: EventClient) -> None:
+    """The others are complete, that with an empty id too; mended, it is folded."""
+    client.save_events([*shopping(*IDS), *shopping("", "odd"), *shopping("odd", "c1")])
+    first = next(event.id for event in client.get_event_stream(ItemAddedToCart, cart_id="odd"))
+
+    def set_quantity(value: str) -> None:
+        with client.maintenance("an odd value"):
+            sql = "UPDATE my_app.events SET data = jsonb_set(data, '{quantity}', %s) WHERE id = %s"
+            client.db.execute_sql(sql, [value, first])
+
+    set_quantity("[]")
+    with pytest.raises(PgEventsError, match="parked list"):
+        rebuild(client, CartProjection, engine=Local(), every=0.05, on_error=park())
+    (event,) = parked(client, "view SHOPPING_CART 1 in views")
+    assert (event.key, event.event_id) == ("odd", first)
+    assert not differing(client, ids=[*IDS, ""])
+    set_quantity("1")
+    rebuild(client, CartProjection)
+    assert not differing(client, ids=[*IDS, "", "odd"])
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -28,7 +28,7 @@ __all__ = ["Dask"]
 
 log = logging.getLogger("pgevents")
 
-RANGES_A_THREAD = 4
+RANGES_A_THREAD = 2
 MOST_RANGES = 1024
 WORKERS_WAIT = 30.0
 ATTEMPTS = 15
@@ -44,7 +44,7 @@ class Dask:
     done. So a killed worker's range is folded by another one; after the death of the scheduler, or of the
     process that called `rebuild`, calling it again goes on. Live keeping, and a second `rebuild`, do no harm.
 
-    Workers are told names alone: of the projection's class, and of an environment variable of theirs that
+    Workers get names alone: of the projection's class, and of an environment variable of theirs that
     holds the database's URL. They need the program's modules, in the same version.
     """
 
@@ -68,9 +68,9 @@ class Dask:
             standby: The name of a variable with the URL of a physical standby, to read the log from.
             parquet: A folder of `export_parquet`, to read the log from: under the same path for all workers
                 and this process, and writable. It is read once, rather than once for each range.
-            ranges: Into how many ranges a new fold divides the ids; by default four for each thread of the
-                workers. Each is a task that reads the log once, and its views fit into a worker's memory at
-                best.
+            ranges: Into how many ranges a new fold divides the ids; by default two for each thread of the
+                workers. Each is a task for which the log is gone through once. From an export, or with
+                `ids_of`, the views of a range fit into a worker's memory at best.
 
         Raises:
             ConfigurationError: An address or a name of another form.

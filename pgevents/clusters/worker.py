@@ -6,7 +6,7 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,16 +18,22 @@ from pgevents.clusters.ranges import Plan
 from pgevents.clusters.recipe import Recipe, check_log, client_of, projection_of
 from pgevents.clusters.sources import Standby, pages, wait_for_replay
 from pgevents.errors import PgEventsError, RetryableError
-from pgevents.subscriptions import parking
+from pgevents.store.background import Background
+from pgevents.store.processing import NEXT_BY_KEY
+from pgevents.subscriptions import parking, view_folding
 from pgevents.subscriptions.definition import Work
+from pgevents.subscriptions.far_folding import FarFold
 from pgevents.subscriptions.items import Item
 from pgevents.subscriptions.keeping import keep
 from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.transient import is_transient
-from pgevents.subscriptions.view_folding import MOST_EVENTS, Fold
+from pgevents.subscriptions.view_folding import MOST_EVENTS
+from pgevents.subscriptions.view_reading import Run, begin_runs, runs_of
+from pgevents.subscriptions.view_rows import Held
 
 __all__ = ["Outcome", "RangeFold", "Task", "deal_file", "fold_range"]
 
+NEVER_IDLE = "SELECT set_config('idle_in_transaction_session_timeout', '0', true)"
 ATTEMPTS = 40
 """How often rows are written again, where a caller has locked one of them."""
 PAUSE = 0.25
@@ -54,7 +60,7 @@ class Task:
 
 @attrs.frozen
 class Outcome:
-    """What came of it.
+    """The result of a task.
 
     Attributes:
         kind: "done"; "again": the same may succeed later; "changed": the fold begins anew, or is over;
@@ -118,23 +124,29 @@ def _fold(opened: list[EventClient], task: Task) -> int:
     work, plan = _work(opened, task), task.plan
     fold = RangeFold(work, plan, task.number)
     if task.parquet is not None:
-        found = dealt_pages(work, fold.lane, task.parquet, plan)
-    elif task.standby is not None:
-        standby = client_of(task.recipe, task.standby.credentials)
-        opened.append(standby)
-        wait_for_replay(work.client, standby, task.standby.position)
-        found = pages(attrs.evolve(work, client=standby), fold.lane, plan.bound)
+        fold.take_pages(dealt_pages(work, fold.lane, task.parquet, plan))
     else:
-        found = pages(work, fold.lane, plan.bound)
-    for batch in found:
-        fold.take(batch)
-    fold.finish(plan.bound)
+        reading = _reading(opened, task, work)
+        if work.keeper.rule.field is not None:
+            fold.read_views(reading)
+        else:
+            fold.take_pages(pages(reading, fold.lane, plan.bound))
     return fold.count
 
 
-class RangeFold(Fold):
-    """The views of one range in memory. It reads from the start of the log, so a view without a row has all
-    of its events before it, until views were written to make room."""
+def _reading(opened: list[EventClient], task: Task, work: Work) -> Work:
+    """The kept view, with a client that reads the log, on a connection of its own."""
+    source = task.recipe.credentials if task.standby is None else task.standby.credentials
+    reader = client_of(task.recipe, source)
+    opened.append(reader)
+    if task.standby is not None:
+        wait_for_replay(work.client, reader, task.standby.position)
+    return attrs.evolve(work, client=reader)
+
+
+class RangeFold(FarFold):
+    """The views of one range. All of their events are read from the start of the log, so a view without a row
+    has none before them, but for those that were written to make room."""
 
     def __init__(self, work: Work, plan: Plan, number: int) -> None:
         super().__init__(work.keeper.rule, work, threading.Event(), lambda _: None)
@@ -145,7 +157,42 @@ class RangeFold(Fold):
         self.has_written = False
         self.failed: dict[str, tuple[Item, str]] = {}
 
-    def take(self, batch: Batch) -> None:
+    def read_views(self, reading: Work) -> None:
+        """Fold view by view, and write those of a page while the server prepares the next one.
+
+        Args:
+            reading: The kept view, with a client that reads on another connection than the one that writes.
+                So rows are locked for a short time only, and maintenance does not wait for the range.
+        """
+        session, bound = reading.client.session, self.plan.bound
+        every, background = Batch((), bound, bound, False, False), Background(session)
+        following = NEXT_BY_KEY, [view_folding.PAGE]
+        with session.atomic():
+            session.execute(NEVER_IDLE)
+            begin_runs(reading, self.lanes, bound)
+            background.start(following)
+            while rows := background.wait():
+                background.start(following)
+                try:
+                    self._take_runs(runs_of(rows, self.plan.ranges), every)
+                finally:
+                    background.join()
+        self._finish()
+
+    def _take_runs(self, found: Sequence[Run], every: Batch) -> None:
+        self.count += sum(len(run.texts) for run in found)
+        left = self._fold_runs(found, self._bring(found, every))
+        self._take_left(left, every.to, every)
+        self._flush(self._take_done(found))
+
+    def take_pages(self, batches: Iterable[Batch]) -> None:
+        """Fold pages in the order of the log."""
+        for batch in batches:
+            self._take(batch)
+        self._fold_pending(self.plan.bound)
+        self._finish()
+
+    def _take(self, batch: Batch) -> None:
         """Fold a page of events, soon or now."""
         items = [item for item in batch.items if item.key not in self.failed]
         self._take_page(attrs.evolve(batch, items=items))
@@ -154,33 +201,36 @@ class RangeFold(Fold):
             self._fold_pending(batch.to)
         if len(self.views) > self.most_views:
             self._fold_pending(batch.to)
-            self._flush()
+            self._flush(self.views.values())
             self.views.clear()
             self.has_written = True
         if self.has_written:  # a view that is not in memory has its events before here in its row, or the log
             self.lanes = [attrs.evolve(self.lane, position=batch.to)]
 
-    def finish(self, bound: int) -> None:
+    def _finish(self) -> None:
         """Write what is left, and note that the range is done, in one transaction."""
-        self._fold_pending(bound)
-        self._flush(is_last=True)
+        self._flush(self.views.values(), is_last=True)
 
-    def _flush(self, is_last: bool = False) -> None:
+    def _flush(self, done: Iterable[Held], is_last: bool = False) -> None:
+        views = list(done)
+        stored = [held.stored for held in views]
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self.work.client.session.atomic():
                     self._check_log()
-                    self._write()
+                    self._write_views(views)
                     if is_last:
                         self._note_done()
                 return
             except RetryableError:  # a row that a caller has locked, or maintenance; nothing was written
                 if attempt == ATTEMPTS:
                     raise
+                for held, latest in zip(views, stored, strict=True):
+                    held.stored = latest
                 time.sleep(PAUSE)
 
     def _check_log(self) -> None:
-        """That what was folded still stands in the log, and will until the rows are committed."""
+        """Check that what was folded still stands in the log, and will until the rows are committed."""
         self.redactions = self.work.statements.value("hold_redactions")
         if self.redactions != self.plan.redactions:
             raise ChangedError("the log was changed under maintenance since the fold began")

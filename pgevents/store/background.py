@@ -41,18 +41,23 @@ class Background:
             PgEventsError: As `Session.execute`.
         """
         if self._thread is not None:
-            try:
-                self._thread.join()
-            except BaseException:  # an interrupt: the thread must not go on when the transaction has ended
-                self._is_left = True
-                self._thread.join()
-                raise
+            self.join()
             self._thread = None
             error, self._error = self._error, None
             if error is not None:
                 self._session.raise_for(error)
         rows, self._rows = self._rows, []
         return rows
+
+    def join(self) -> None:
+        """Wait until they have ended, with or without an error: from then on the connection is free."""
+        if self._thread is not None:
+            try:
+                self._thread.join()
+            except BaseException:  # an interrupt: the thread must not go on when the transaction has ended
+                self._is_left = True
+                self._thread.join()
+                raise
 
     def _run(self, connection: Any, statements: tuple[tuple[str, Any], ...]) -> None:
         try:

@@ -7,7 +7,7 @@ reads and writes while this process folds.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import attrs
@@ -22,7 +22,7 @@ from pgevents.subscriptions.pace import Outcome, Pace
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import Fold
 from pgevents.subscriptions.view_reading import Run, begin_runs, decode, having_ids, runs_of
-from pgevents.subscriptions.view_rows import dirty_in_order, short_lock_wait, write_statement
+from pgevents.subscriptions.view_rows import Held, dirty_in_order, short_lock_wait, write_statement
 
 __all__ = ["FAR", "STRETCH", "FarFold"]
 
@@ -44,13 +44,15 @@ class FarFold(Fold):
             return False
         return True
 
-    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
+    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome | None:
         """Fold a stretch of the log. Who has to end it early writes the views that are done, and leaves the
         places: these views are passed over the next time."""
+        if not self._is_far(batch, pace):
+            return None
         claimed = self.lanes
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
-        shorter = max(pace.stretch // 2, FAR)
+        shorter = max((to - low) // 2, FAR)
         try:
             with short_lock_wait(self.work.client):
                 count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)
@@ -84,10 +86,14 @@ class FarFold(Fold):
             blocked = self._bring(found, batch)
             background.start(*statements, following)
             try:
-                left, statements = self._fold_runs(found, blocked)
+                left = self._fold_runs(found, blocked)
+                statements = self._writing(found, left)
             finally:
                 rows = background.wait()
-            self._take_left(left, to, batch)
+            self._take_left(left, to, attrs.evolve(batch, has_parked=True))
+            if left or self.has_hooks:
+                self._write()
+                self.views.clear()
             self.reached(low + int((to - low) * (found[-1].hash + 2**63) / 2**64))
             if self._has_to_end(end, pace):
                 break
@@ -115,24 +121,27 @@ class FarFold(Fold):
         self._load(first)
         return blocked | self.blocked
 
-    def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> tuple[list[Run], list[Statement]]:
-        """Fold what can be folded, without asking the server.
-
-        Returns:
-            The other runs; and the statements that write the views, but for those that may have events on the
-            next page, for they come in the order of the hash.
-        """
+    def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> list[Run]:
+        """Fold what can be folded, without asking the server; the other runs."""
         decode(self.work, found)
-        left = [run for run in found if run.key in blocked or not self._folds(run)]
+        return [run for run in found if run.key in blocked or not self._folds(run)]
+
+    def _writing(self, found: Sequence[Run], left: Sequence[Run]) -> list[Statement]:
+        """The statements that write the views that are done, which are then no longer in memory."""
         if self.has_hooks:
-            return left, []
-        unfinished = {run.key for run in found if run.hash == found[-1].hash}
-        unfinished.update(run.key for run in left)
+            return []
+        changed = dirty_in_order(self._take_done(found, but={run.key for run in left}))
+        return [write_statement(self.rule, changed)[:2]] if changed else []
+
+    def _take_done(self, found: Sequence[Run], but: Collection[str | None] = ()) -> list[Held]:
+        """Take the views out of memory that have no events on the next page: they come in the order of the
+        hash."""
+        last = found[-1].hash
+        unfinished = {run.key for run in found if run.hash == last}.union(but)
         done = [held for held in self.views.values() if held.id not in unfinished]
         for held in done:
             del self.views[held.id]
-        changed = dirty_in_order(done)
-        return left, [write_statement(self.rule, changed)[:2]] if changed else []
+        return done
 
     def _folds(self, run: Run) -> bool:
         """Fold the events of a run that are above its view; whether that was possible."""
@@ -161,8 +170,5 @@ class FarFold(Fold):
         if queued:
             rows = [row for run in queued for row in run.rows()]
             items = items_of(self.work, rows, self.lanes[0].lanes, {})
-            self._take_page(attrs.evolve(batch, items=having_ids(self.rule, items), has_parked=True))
+            self._take_page(attrs.evolve(batch, items=having_ids(self.rule, items)))
             self._fold_pending(to)
-        if left or self.has_hooks:
-            self._write()
-            self.views.clear()

@@ -35,6 +35,7 @@ class Pace:
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
         has_careful: Whether there may be lanes that give their events one by one.
+        interruptions: Of kept views: how many steps in a row ended by an error of the database.
     """
 
     workers: int = 1
@@ -46,6 +47,7 @@ class Pace:
     stretch: int = 1_000_000
     was_careful: bool = False
     has_careful: bool = True
+    interruptions: int = 0
 
     def share_of(self, lanes: int) -> int:
         """How many lanes one worker takes at once, so that there is one for each."""
