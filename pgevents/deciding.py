@@ -12,6 +12,7 @@ import attrs
 
 from pgevents.busy_views import KeptViews, keep_view
 from pgevents.caches import Cache
+from pgevents.deliveries import current_delivery
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
@@ -99,14 +100,16 @@ class Decider:
         _check_decider(decider)
         if type(retries) is not int or retries < 0:
             raise ConfigurationError(f"retries is a whole number, 0 or more, not {shown(retries)}")
-        options = SaveOptions(metadata, key, key_names_command=True)
+        delivery = current_delivery()
+        automatic = None if delivery is None else delivery.next_key()
+        options = SaveOptions(metadata, automatic if key is None else key, key_names_command=True)
         if key is not None:
             self.check_installed()
             earlier = self.saver.reader.by_key(key)
             if earlier is not None:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
-        decision = _Decision(self, chosen, decider, options)
+        decision = _Decision(self, chosen, decider, options, key)
         refuse_for_reads(decision.streams, CONDITION)
         with self.hooks.observed(OperationRecord("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
@@ -196,6 +199,8 @@ class _Decision:
     projections: Sequence[Projection[Any]]
     decider: Callable[..., Any]
     options: SaveOptions
+    key: str | None
+    """That of the command, which is recorded also if there is nothing to save."""
 
     @property
     def streams(self) -> tuple[Stream[Any], ...]:
@@ -254,7 +259,7 @@ class _Decision:
     def _save(self, attempt: int) -> list[Event[Any]]:
         decided = _events_of(self.decider(*[projection.view for projection in self.projections]))
         if not decided:
-            return self.owner.saver.settle(self.options.key)[1]
+            return self.owner.saver.settle(self.key)[1]
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
         if any(isinstance(item, (Later, Cancel)) for item in decided):
@@ -271,7 +276,7 @@ class _Decision:
         timers, saver = self.owner.timers, self.owner.saver
         events = [item for item in decided if not isinstance(item, (Later, Cancel))]
         with self.owner.session.atomic():
-            is_new, saved = saver.append(events, options) if events else saver.settle(options.key)
+            is_new, saved = saver.append(events, options) if events else saver.settle(self.key)
             if not is_new:
                 return saved
             if not events:

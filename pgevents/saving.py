@@ -33,11 +33,12 @@ LONG_TAIL = 1_000
 
 def _caused_by(delivery: Delivery, options: SaveOptions) -> SaveOptions:
     """The options of a save in a handler: they name its cause, unless the save itself says otherwise."""
-    if options.attempt == 1:
-        delivery.saves += 1
+    delivery.saves += 1
     metadata = {**delivery.metadata(), **(options.metadata or {})}
-    key = options.key or delivery.key()
-    is_command = options.key_names_command or options.key is None
+    if options.key_names_command:  # of a decision, which has taken its key when it began
+        return attrs.evolve(options, metadata=metadata)
+    automatic = delivery.next_key()
+    key, is_command = (automatic, True) if options.key is None else (options.key, False)
     return attrs.evolve(options, metadata=metadata, key=key, key_names_command=is_command)
 
 
