@@ -123,6 +123,7 @@ class Runner:
         ]
         timer_context = self._context if self._timers else None
         poller = Poller(client, board, self._poll, workers, timer_context)
+        self._insist(poller.come)  # before they take lanes
         for thread in threads:
             thread.start()
         try:
@@ -219,6 +220,7 @@ class Runner:
         try:
             if work.keeper is not None:
                 outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop, task.pace)
+                task.pace.has_begun |= bool(outcome.claimed)
                 return outcome
             if work.effects == "outside":
                 return outside.step(work, lanes, task.pace, self._stop)
