@@ -148,7 +148,7 @@ class Keeper:
     def _register(self, work: Work) -> None:
         rule, cls = self.rule, self.rule.projection
         spec = work.client.projections.pgevents_spec
-        stored = {
+        stored: dict[str, Any] = {
             "name": work.name,
             "fields": sorted(set(rule.fields)) or None,
             "projections": spec.qualified(),
