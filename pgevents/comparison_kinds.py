@@ -1,4 +1,4 @@
-"""As what values and types are compared: kinds that have an order, and kinds that are only equal or not."""
+"""How values and types are compared: kinds that have an order, and kinds that are only equal or not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ORDERED = ("number", "time", "day", "text")
 
 
 def kind_of_value(value: object, word: str) -> str:
-    """As what a given value is compared: "number", "time", "day", "text", "name" or "truth".
+    """The kind by which a value is compared: "number", "time", "day", "text", "name" or "truth".
 
     Args:
         value: The value.
@@ -97,7 +97,7 @@ def single_types(declared: Any) -> list[Any]:
 
 
 def kind_of_type(declared: Any) -> str | None:
-    """As what the values of a declared type are compared; None if that is not known."""
+    """The kind by which values of a declared type are compared; None if that is not known."""
     if not isinstance(declared, type):
         return None
     return next((kind for cls, kind in KINDS_OF_TYPES if issubclass(declared, cls)), None)

@@ -194,7 +194,7 @@ def _value_of(kind: str, value: Any) -> Any:
 
 
 def check_kind(comparison: Comparison, field: str, declared: Iterable[Any]) -> None:
-    """That a field of these types can be compared so.
+    """Check that a field of these types can be compared so.
 
     Args:
         comparison: The comparison.

@@ -12,6 +12,7 @@ import attrs
 
 from pgevents.busy_views import KeptViews, keep_view
 from pgevents.caches import Cache
+from pgevents.deliveries import current_delivery
 from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, shown
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
@@ -61,10 +62,6 @@ Kind = tuple[tuple[tuple[str, ...] | None, tuple[str, ...]], ...]
 """The types and the fields of each stream that a decision rests on."""
 
 
-def _no_kinds() -> Cache[Kind, tuple[float, float]]:
-    return Cache("busy kinds of streams")
-
-
 @attrs.define
 class Decider:
     """Decides for one client; see `EventClient.decide`.
@@ -86,7 +83,9 @@ class Decider:
     hooks: HookCalls
     check_installed: Callable[[], None]
     views: KeptViews = attrs.field(init=False, factory=KeptViews)
-    busy: Cache[Kind, tuple[float, float]] = attrs.field(init=False, factory=_no_kinds)
+    busy: Cache[Kind, tuple[float, float]] = attrs.field(
+        init=False, factory=lambda: Cache("busy kinds of streams")
+    )
 
     def decide(
         self,
@@ -101,14 +100,16 @@ class Decider:
         _check_decider(decider)
         if type(retries) is not int or retries < 0:
             raise ConfigurationError(f"retries is a whole number, 0 or more, not {shown(retries)}")
-        options = SaveOptions(metadata, key, key_names_command=True)
+        delivery = current_delivery()
+        automatic = None if delivery is None else delivery.next_key()
+        options = SaveOptions(metadata, automatic if key is None else key, key_names_command=True)
         if key is not None:
             self.check_installed()
             earlier = self.saver.reader.by_key(key)
             if earlier is not None:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
-        decision = _Decision(self, chosen, decider, options)
+        decision = _Decision(self, chosen, decider, options, key)
         refuse_for_reads(decision.streams, CONDITION)
         with self.hooks.observed(OperationRecord("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
@@ -116,7 +117,7 @@ class Decider:
         return saved
 
     def _premises_of(self, given: Any) -> Sequence[Projection[Any]]:
-        """What a decision rests on, with each `latest(...)` made what can be read."""
+        """What a decision rests on, with each `latest(...)` as something that can be read."""
         named = cast("Sequence[Any]", given if isinstance(given, (list, tuple)) else (given,))
         premises = [self._newest(item) if isinstance(item, LatestEvent) else item for item in named]
         projections = projections_of(premises)
@@ -176,9 +177,8 @@ class Decider:
         conflict = cast(ConcurrencyError, error)
         names = self.hooks.plugins_of("pgevents_validation_conflict")
         return ConcurrencyError(
-            f"{conflict}; given up after {attempts} tries, of which pgevents_validation_conflict of "
-            f"{names} asked "
-            f"for {PLUGIN_TRIES}: does the decider save to the streams that it decides on?",
+            f"{conflict}; given up after {attempts} tries, of which pgevents_validation_conflict of {names} "
+            f"asked for {PLUGIN_TRIES}: does the decider save to the streams that it decides on?",
             conflicting_ids=conflict.conflicting_ids,
             expected=conflict.expected,
             attempts=attempts,
@@ -187,7 +187,7 @@ class Decider:
 
 
 def kind_of(streams: Sequence[Stream[Any]]) -> Kind:
-    """Of what types and fields streams are, whatever their values."""
+    """The types and fields of streams, without their values."""
     return tuple([(stream.types, tuple([field for field, _ in stream.match])) for stream in streams])
 
 
@@ -199,6 +199,8 @@ class _Decision:
     projections: Sequence[Projection[Any]]
     decider: Callable[..., Any]
     options: SaveOptions
+    key: str | None
+    """That of the command, which is recorded also if there is nothing to save."""
 
     @property
     def streams(self) -> tuple[Stream[Any], ...]:
@@ -257,7 +259,7 @@ class _Decision:
     def _save(self, attempt: int) -> list[Event[Any]]:
         decided = _events_of(self.decider(*[projection.view for projection in self.projections]))
         if not decided:
-            return self.owner.saver.settle(self.options.key)[1]
+            return self.owner.saver.settle(self.key)[1]
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
         if any(isinstance(item, (Later, Cancel)) for item in decided):
@@ -274,7 +276,7 @@ class _Decision:
         timers, saver = self.owner.timers, self.owner.saver
         events = [item for item in decided if not isinstance(item, (Later, Cancel))]
         with self.owner.session.atomic():
-            is_new, saved = saver.append(events, options) if events else saver.settle(options.key)
+            is_new, saved = saver.append(events, options) if events else saver.settle(self.key)
             if not is_new:
                 return saved
             if not events:

@@ -22,7 +22,9 @@ class Delivery:
         event: The event; None for a batch.
         generation: With effects outside, a fence for receivers: it grows whenever another worker takes the
             event's lane. 0 with effects inside.
-        saves: How many times the handler has saved so far.
+        saves: How many times the handler has tried to save so far.
+        commands: How many saves and decisions it has begun so far. A decision that saves nothing counts, too:
+            when the event comes again it may save something, and those after it keep their keys.
         timers: How many timers without a key it has scheduled so far.
     """
 
@@ -30,6 +32,7 @@ class Delivery:
     event: Event[Any] | None
     generation: int = 0
     saves: int = 0
+    commands: int = 0
     timers: int = 0
 
     def metadata(self) -> dict[str, Any]:
@@ -39,11 +42,13 @@ class Delivery:
         correlation = self.event.metadata.get("correlation_id", str(self.event.id))
         return {"causation_id": self.event.id, "correlation_id": correlation}
 
-    def key(self) -> str | None:
-        """The idempotency key of the current save; None inside a transaction, which needs none."""
+    def next_key(self) -> str | None:
+        """The idempotency key of a save or a decision that begins; None inside a transaction, which needs
+        none."""
+        self.commands += 1
         if self.event is None or not self.generation:
             return None
-        return f"{self.name}/{self.event.id}/{self.saves}"
+        return f"{self.name}/{self.event.id}/{self.commands}"
 
     def timer_key(self) -> str | None:
         """The key of a timer without one; None inside a transaction, with which it is rolled back."""

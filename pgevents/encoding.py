@@ -41,7 +41,7 @@ class EventEncoder:
     """Encodes the events of one client.
 
     Attributes:
-        serializer: Makes JSON of events.
+        serializer: Writes events as JSON.
         decoder: Knows what plugins change in stored events.
         types: The event classes; replaced when plugins bring others.
     """
@@ -69,7 +69,7 @@ class EventEncoder:
         return attrs.evolve(new, metadata={**metadata, **new.metadata}) if metadata else new
 
     def encode(self, given: Sequence[Any], metadata: Mapping[str, Any] | None = None) -> Encoded:
-        """What is stored of events.
+        """Encode events.
 
         Args:
             given: Instances, dicts, or events that `new_event` has made.
@@ -141,7 +141,7 @@ class EventEncoder:
             self.serializer.dump(old.data, old.data.__class__, old.type)
 
     def _undone(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
-        """What a read makes of events, after plugins have changed the data back."""
+        """The events as a read gives them, after plugins have changed the data back."""
         undone: list[StoredEvent] = []
         for event in events:
             event_type, data = self.types.find(event.type), cast(Any, event.data)

@@ -226,7 +226,7 @@ class LogFolding(Folding[V, E, I]):
         )
 
     def fold_on(self, row: tuple[Any, ...] | None, events: Sequence[Event[Any]], position: Position) -> V:
-        """The view of a stored snapshot (None: of none) and these events. What this projection has read
+        """The view of a stored snapshot (or None) and these events. What this projection has read
         itself may be more or less, and is left alone."""
         fold = copy.copy(self)
         fold._forget()

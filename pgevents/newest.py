@@ -76,7 +76,7 @@ def latest(
 
 @attrs.define
 class NewestOfStream(Generic[D_co]):
-    """A `LatestEvent` that is read: what `decide` needs of it is what it needs of a projection."""
+    """A `LatestEvent` that is read; to `decide` it is a projection."""
 
     latest: LatestEvent[D_co]
     reader: Reader

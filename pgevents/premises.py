@@ -64,7 +64,7 @@ class Keepable(Projection[Any], Protocol):
     """A projection whose view a client may keep between its decisions."""
 
     def keeping_key(self) -> Hashable | None:
-        """Under what; None if it must not."""
+        """The key under which it is kept; None if it must not be."""
         ...
 
     def go_on_from(self, view: Any, events: Sequence[Event[Any]], position: Position) -> None:

@@ -38,10 +38,6 @@ class _Whole:
     reducer: Reducer
 
 
-def _no_classes() -> Cache[type[Any], bool]:
-    return Cache("classes that fit a pipeline")
-
-
 @attrs.frozen
 class Pipeline:
     """Reducers in order, then derivations; made by `pipeline()` and `derive()`, composed with `|`.
@@ -57,7 +53,9 @@ class Pipeline:
     stages: tuple[_Fields | _Whole, ...] = ()
     derived: tuple[tuple[str, Derivation], ...] = ()
     _merged: tuple[_Fields | _Whole, ...] = attrs.field(init=False, eq=False, repr=False)
-    _fitting: Cache[type[Any], bool] = attrs.field(init=False, eq=False, repr=False, factory=_no_classes)
+    _fitting: Cache[type[Any], bool] = attrs.field(
+        init=False, eq=False, repr=False, factory=lambda: Cache("classes that fit a pipeline")
+    )
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_merged", _merge(self.stages))

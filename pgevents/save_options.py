@@ -1,4 +1,4 @@
-"""What a caller says of a save beside its events: options, and what a validated save rests on."""
+"""The options of a save, and what a validated save rests on."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _check_created_at(given: Any) -> None:
 
 @attrs.frozen
 class SaveOptions:
-    """What a caller says of a save beside its events.
+    """The options of a save.
 
     Attributes:
         metadata: For each of the events.
@@ -202,7 +202,7 @@ class SaveOptions:
 
 
 PLAIN = SaveOptions()
-"""Nothing is said beside the events."""
+"""The options of a save without any."""
 
 
 def plain_options(metadata: Mapping[str, Any] | None, key: str | None, created_at: Times) -> SaveOptions:

@@ -23,28 +23,31 @@ from pgevents.store.tables import ProjectionsModel
 from pgevents.type_registry import EventTypes
 from pgevents.views import digest, first_difference, is_alike, is_dict_class, jsonb_text
 
-__all__ = ["Noted", "SaveResult", "SavedProjection", "SavedViews", "SnapshotKey", "Snapshots"]
+__all__ = ["UPSERT_SQL", "Noted", "SaveResult", "SavedProjection", "SavedViews", "SnapshotKey", "Snapshots"]
 
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
 COLUMNS = "type, id, coalesce(exact, data::text) AS data, latest_event_id, version, created_at, updated_at"
 
-# Each version has a row of its own. Of the same shape only the later fold wins, or, of one that was folded
-# anew from the start, other data. Nothing is written if the log was changed under maintenance
-# since the fold began, or if the snapshot that it began with was removed: what was erased must not come back.
-SAVE_SQL = """\
-WITH base AS (SELECT FROM {table} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s
-    AND version = %(version)s FOR UPDATE)
-INSERT INTO {table} AS stands (type, id, data, exact, latest_event_id, version, shape)
-SELECT %(type)s, %(id)s, %(data)s::jsonb, %(exact)s, %(latest)s, %(version)s, %(shape)s
-WHERE {hold_redactions}() = coalesce(%(noted)s, {redactions}()) AND (NOT %(has_base)s OR EXISTS (SELECT FROM
-base))
+UPSERT_SQL = """\
 ON CONFLICT (type, id, version) DO UPDATE SET data = excluded.data, exact = excluded.exact,
     latest_event_id = excluded.latest_event_id, shape = excluded.shape, updated_at = clock_timestamp()
-WHERE excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
+WHERE excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id"""
+"""Each version has a row of its own, and of the same shape only the later fold wins."""
+# Of one that was folded anew from the start, other data win, too. Nothing is written if the log was changed
+# under maintenance since the fold began, or if the snapshot that it began with was removed: what was erased
+# must not come back.
+SAVE_SQL = f"""\
+WITH base AS (SELECT FROM {{table}} WHERE %(has_base)s AND type = %(type)s AND id = %(id)s
+    AND version = %(version)s FOR UPDATE)
+INSERT INTO {{table}} AS stands (type, id, data, exact, latest_event_id, version, shape)
+SELECT %(type)s, %(id)s, %(data)s::jsonb, %(exact)s, %(latest)s, %(version)s, %(shape)s
+WHERE {{hold_redactions}}() = coalesce(%(noted)s, {{redactions}}())
+    AND (NOT %(has_base)s OR EXISTS (SELECT FROM base))
+{UPSERT_SQL}
     OR %(anew)s AND excluded.latest_event_id = stands.latest_event_id AND excluded.data <> stands.data
-RETURNING {columns}, xmax = 0
+RETURNING {{columns}}, xmax = 0
 """
 STANDS_SQL = """\
 SELECT {columns}, shape FROM {table}
@@ -105,7 +108,7 @@ class SavedViews(list[SavedProjection[V]], Generic[V]):
 
 @attrs.frozen
 class SaveResult(Generic[V_co]):
-    """What came of saving a projection.
+    """The result of saving a projection.
 
     Attributes:
         status: "created", "updated" or "skipped".
@@ -124,7 +127,7 @@ class SnapshotKey:
         type: The projection's type.
         id: Its id, as text.
         version: Its version.
-        shape: The shape of its view; None: of none, so nothing is found.
+        shape: The shape of its view; None matches no snapshot.
         view_class: The view's class.
         id_class: The id's type, or Any.
     """
@@ -152,18 +155,6 @@ class Noted(Generic[V_co]):
     saved: SavedProjection[V_co] | None
 
 
-def _uniform() -> Cache[tuple[str, int | None, str], bool]:
-    return Cache("views of one shape")
-
-
-def _kinds() -> Cache[Any, Any]:
-    return Cache("kinds of views")
-
-
-def _kept() -> TimedCache[tuple[str, int | None], Any]:
-    return TimedCache("kept views")
-
-
 @attrs.frozen
 class Snapshots:
     """Reads and writes one projections table.
@@ -183,9 +174,11 @@ class Snapshots:
     model: type[ProjectionsModel]
     serializer: Serializer
     events: TableSpec
-    kinds: Cache[Any, Any] = attrs.field(factory=_kinds)
-    uniform: Cache[tuple[str, int | None, str], bool] = attrs.field(factory=_uniform)
-    kept: TimedCache[tuple[str, int | None], Any] = attrs.field(factory=_kept)
+    kinds: Cache[Any, Any] = attrs.field(factory=lambda: Cache("kinds of views"))
+    uniform: Cache[tuple[str, int | None, str], bool] = attrs.field(
+        factory=lambda: Cache("views of one shape")
+    )
+    kept: TimedCache[tuple[str, int | None], Any] = attrs.field(factory=lambda: TimedCache("kept views"))
     _claims: dict[tuple[str, int], tuple[Any, ...]] = attrs.field(factory=dict[tuple[str, int], Any])
     _stored_shapes: Cache[str, str] = attrs.field(init=False)
 
@@ -305,7 +298,7 @@ class Snapshots:
                 now on.
 
         Returns:
-            What came of it; None if what was noted has changed since: then fold again.
+            The result; None if what was noted has changed since: then fold again.
 
         Raises:
             EventEncodeError: Reading the snapshot would give another view.

@@ -81,9 +81,8 @@ class EventTypes:
         """The type registered under a stored name, or None."""
         if name in self._ambiguous:
             raise ConfigurationError(
-                f"several classes claim the event type {name!r}: {', '.join(self._ambiguous[name])}; "
-                "name the ones this client shall use: create_event_client(db, events, projections, "
-                "event_types)"
+                f"several classes claim the event type {name!r}: {', '.join(self._ambiguous[name])}; name "
+                "the ones this client shall use: create_event_client(db, events, projections, event_types)"
             )
         return self._by_name.get(name)
 

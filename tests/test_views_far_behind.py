@@ -275,7 +275,10 @@ def test_an_error_of_the_database_makes_the_next_stretch_shorter(client: EventCl
         with pytest.raises(RetryableError):
             work.keeper.step(work, range(work.lanes), work.lanes, pace=pace)
     other.db.close()
-    assert pace.stretch == Pace().stretch // 2
+    assert pace.stretch == 35  # half of the 70 events
+    assert client.db.execute_sql("SELECT max(careful) FROM my_app.events_checkpoints").fetchone() == (0,)
+    outcome = work.keeper.step(work, range(work.lanes), work.lanes, pace=pace)
+    assert (outcome.handled, pace.interruptions) == (35, 0)  # not suspected of having died
     drain(client, [keep(CartProjection)])
     check(client)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from attrs import define
 
 from pgevents.client import EventClient
 from pgevents.codec.serialization import VERSION_KEY
@@ -55,13 +54,6 @@ FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS given (key, t
 JOIN {events} AS stored ON stored.idempotency_key = given.key
 """
 NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page = %s"
-
-
-@define
-class _Imported:
-    events: int = 0
-    repeated: int = 0
-    skipped: int = 0
 
 
 @click.command(
@@ -128,39 +120,22 @@ def _import_file(
     source = Path(file).name if key is None else key
     if not 0 < len(source) <= 500:
         raise click.UsageError("--key is a text of 1 to 500 characters")
-    reader = store.open()
-    reader.check_installed()
-    start, done = time.perf_counter(), _Imported()
-    stops: list[str] = []
-
-    def refuse(number: int, reason: object) -> bool:
-        if not skip:
-            stops.append(f"{file}, line {number}: {reason}; the events before it are saved")
-            return True
-        done.skipped += 1
-        click.echo(f"skipped line {number}: {printable(str(reason))}", err=True)
-        return False
-
+    done = _Import(store, store.open(), source, file, "line", skip)
     with (
         open_file(file) as (raw, text),
         progress("Import", os.fstat(raw.fileno()).st_size if file != "-" else 0) as advance,
     ):
-        pages = _Pages(reader, store.writer(reader), source, refuse)
         position = 0
-        lines = csv_lines(text, type_name, refuse) if form == "csv" else json_lines(text, refuse)
+        lines = csv_lines(text, type_name, done.refuse) if form == "csv" else json_lines(text, done.refuse)
         for page, some in _ahead(
             (page, list(some)) for page, some in groupby(lines, lambda line: line.number // PAGE)
         ):
-            repeated, new = pages.save(page, some)
-            done.events, done.repeated = done.events + new, done.repeated + repeated
-            if pages.has_stopped:
+            if not done.save(page, some):
                 break
             if file != "-":
                 position, before = raw.tell(), position
                 advance(position - before)
-    if stops:
-        fail(stops[0])
-    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
+    done.report()
     if done.skipped:
         sys.exit(1)
 
@@ -168,31 +143,15 @@ def _import_file(
 def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
     """Import another store's events, and compare the totals."""
     reader = store.open()
-    reader.check_installed()
-    start, done = time.perf_counter(), _Imported()
-    stops: list[str] = []
-
-    def refuse(position: int, reason: object) -> bool:
-        if not skip:
-            stops.append(f"{table.source}, event {position}: {reason}; the events before it are saved")
-            return True
-        done.skipped += 1
-        click.echo(f"skipped event {position}: {printable(str(reason))}", err=True)
-        return False
-
+    done = _Import(store, reader, table.source, table.source, "event", skip)
     with closing(table):
-        pages = _Pages(reader, store.writer(reader), table.source, refuse)
-        for page, some in groupby(table.lines(refuse), lambda line: line.number // PAGE):
-            repeated, new = pages.save(page, list(some))
-            done.events, done.repeated = done.events + new, done.repeated + repeated
-            if pages.has_stopped:
+        for page, some in groupby(table.lines(done.refuse), lambda line: line.number // PAGE):
+            if not done.save(page, list(some)):
                 break
         theirs = table.totals()
-    if stops:
-        fail(stops[0])
+    done.report()
     totals_sql = TOTALS_SQL.format(events=reader.events.pgevents_spec.qualified())
     ours = tuple(map(int, reader.session.execute(totals_sql, [table.source]).fetchone()))
-    report(store, "imported", start, events=done.events, repeated=done.repeated, skipped=done.skipped)
     if ours != theirs:
         names = ("events", "streams", "sum of versions")
         pairs = [f"{n} {a}, there {b}" for n, a, b in zip(names, ours, theirs, strict=True) if a != b]
@@ -208,6 +167,48 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := following.result()) is not None:
             following = pool.submit(next, items, None)
             yield item
+
+
+class _Import:
+    """What an import has done so far.
+
+    Attributes:
+        skipped: How many lines were refused, and left out.
+    """
+
+    def __init__(
+        self, store: Store, reader: EventClient, source: str, place: str, unit: str, skip: bool
+    ) -> None:
+        reader.check_installed()
+        self._store = store
+        self._pages = _Pages(reader, store.writer(reader), source, self.refuse)
+        self._place, self._unit, self._skip = place, unit, skip
+        self._start = time.perf_counter()
+        self._events = self._repeated = self.skipped = 0
+        self._stop = ""
+
+    def refuse(self, number: int, reason: object) -> bool:
+        """Report a line that cannot be saved; whether the import ends at it."""
+        if not self._skip:
+            stop = f"{self._place}, {self._unit} {number}: {reason}; the events before it are saved"
+            self._stop = self._stop or stop
+            return True
+        self.skipped += 1
+        click.echo(f"skipped {self._unit} {number}: {printable(str(reason))}", err=True)
+        return False
+
+    def save(self, page: int, lines: Sequence[Line]) -> bool:
+        """Save the lines of a page; whether the import goes on."""
+        repeated, new = self._pages.save(page, lines)
+        self._events, self._repeated = self._events + new, self._repeated + repeated
+        return not self._pages.has_stopped
+
+    def report(self) -> None:
+        """Say what was imported; or fail with the line at which it ended."""
+        if self._stop:
+            fail(self._stop)
+        counts = {"events": self._events, "repeated": self._repeated, "skipped": self.skipped}
+        report(self._store, "imported", self._start, **counts)
 
 
 class _Pages:

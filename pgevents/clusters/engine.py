@@ -44,7 +44,7 @@ class Dask:
     done. So a killed worker's range is folded by another one; after the death of the scheduler, or of the
     process that called `rebuild`, calling it again goes on. Live keeping, and a second `rebuild`, do no harm.
 
-    Workers are told names alone: of the projection's class, and of an environment variable of theirs that
+    Workers get names alone: of the projection's class, and of an environment variable of theirs that
     holds the database's URL. They need the program's modules, in the same version.
     """
 

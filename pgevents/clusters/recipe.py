@@ -53,7 +53,7 @@ class Recipe:
 
 
 def recipe_of(client: EventClient, projection: Any, credentials: str, maker: str | None) -> Recipe:
-    """What the workers are to be told.
+    """What the workers need to know.
 
     Raises:
         ConfigurationError: The projection or an event class is not in a module that a worker can import; or
@@ -61,7 +61,7 @@ def recipe_of(client: EventClient, projection: Any, credentials: str, maker: str
     """
     if maker is None and client.plugins.implemented:
         raise ConfigurationError(
-            "the client has plugins, which workers cannot be told: name a function that takes a URL and "
+            "the client has plugins, which cannot be sent to workers: name a function that takes a URL and "
             'makes the client, with its plugins: Dask(..., maker="shop:make_client")'
         )
     kinds = [] if maker is not None else client.types.all()

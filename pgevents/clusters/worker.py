@@ -60,7 +60,7 @@ class Task:
 
 @attrs.frozen
 class Outcome:
-    """What came of it.
+    """The result of a task.
 
     Attributes:
         kind: "done"; "again": the same may succeed later; "changed": the fold begins anew, or is over;
@@ -230,7 +230,7 @@ class RangeFold(FarFold):
                 time.sleep(PAUSE)
 
     def _check_log(self) -> None:
-        """That what was folded still stands in the log, and will until the rows are committed."""
+        """Check that what was folded still stands in the log, and will until the rows are committed."""
         self.redactions = self.work.statements.value("hold_redactions")
         if self.redactions != self.plan.redactions:
             raise ChangedError("the log was changed under maintenance since the fold began")

@@ -39,7 +39,7 @@ class EventColumns:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Row]) -> EventColumns:
-        """The same of rows, at least one."""
+        """The columns of these rows, at least one."""
         types, data, metadata = zip(*rows, strict=True)
         return cls(types, data, None if set(metadata) == {"{}"} else metadata)
 
@@ -79,7 +79,7 @@ class ViewBeside:
 
 @attrs.define
 class Answer:
-    """What a call of an append function came to.
+    """The answer of an append function.
 
     Attributes:
         status: "saved", "repeated", "conflict", "reused" or "future"; only "saved" has written anything.
@@ -128,7 +128,7 @@ class Appender:
             key: The idempotency key of all of them.
             created_at: When all of them happened, or each of them; None: now.
             keys: Instead of `key` the stored key of each event, which must be new.
-            is_timed: Whether to tell how long the locks were waited for.
+            is_timed: Whether to measure the wait for the locks.
             view: A view to lock and read, too; in a transaction.
             run: Runs the statement, if it is the first of a transaction; by default `Session.execute`.
         """

@@ -50,7 +50,7 @@ class Background:
         return rows
 
     def join(self) -> None:
-        """Wait until they have ended, whatever came of it: from then on the connection is free."""
+        """Wait until they have ended, with or without an error: from then on the connection is free."""
         if self._thread is not None:
             try:
                 self._thread.join()

@@ -231,9 +231,8 @@ def sequence_fault(execute: Any, spec: TableSpec) -> str | None:
     if greatest is None or greatest <= last:
         return None
     return (
-        f"the sequence {sequence} is at {last}, behind the last event {greatest} "
-        "(a RESTART, or a restore without its sequence); "
-        f"set it: SELECT setval('{sequence}', {greatest})"
+        f"the sequence {sequence} is at {last}, behind the last event {greatest} (a RESTART, or a restore "
+        f"without its sequence); set it: SELECT setval('{sequence}', {greatest})"
     )
 
 
@@ -244,17 +243,15 @@ def troubles(installed: Installed, spec: TableSpec) -> list[str]:
     if installed.is_replicated:
         faults.append(
             f"{name} is a copy: a subscription of logical replication writes to it, bypassing locks and "
-            "sequence. "
-            "Read it with SQL, and save to the original; to move the log here, drop the subscription first "
-            "and set the sequence to the greatest id"
+            "sequence. Read it with SQL, and save to the original; to move the log here, drop the "
+            "subscription first and set the sequence to the greatest id"
         )
     if installed.changing_triggers:
         triggers = ", ".join(installed.changing_triggers)
         faults.append(
-            f"{name} has a row trigger before INSERT that is not pgevents', {triggers}: "
-            "it could change or drop events after their locks were taken. "
-            f"DROP TRIGGER {installed.changing_triggers[0]} ON {name}, and do its work in a plugin or before "
-            "the save"
+            f"{name} has a row trigger before INSERT that is not pgevents', {triggers}: it could change or "
+            f"drop events after their locks were taken. DROP TRIGGER {installed.changing_triggers[0]} ON "
+            f"{name}, and do its work in a plugin or before the save"
         )
     if installed.rules:
         faults.append(

@@ -93,7 +93,7 @@ def _is_misread(parts: Mapping[str, str]) -> bool:
 
 
 def check_kind(connection: Any) -> None:
-    """That pgevents can work with a connection.
+    """Check that pgevents can work with a connection.
 
     Raises:
         ConfigurationError: Says what to change.
@@ -105,9 +105,8 @@ def check_kind(connection: Any) -> None:
         )
     if isinstance(connection.cursor(), (RealDictCursor, NamedTupleCursor)):
         raise ConfigurationError(
-            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make "
-            "the database "
-            "without that cursor_factory or connection_factory"
+            "rows by name (RealDictCursor, NamedTupleCursor) cannot hold columns without one: make the "
+            "database without that cursor_factory or connection_factory"
         )
     for whose, name in (
         ("database", connection.get_parameter_status("server_encoding")),

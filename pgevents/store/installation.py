@@ -106,9 +106,9 @@ def install(session: Session, events: type[EventsModel], projections: type[Proje
             refuse_leftovers(session.execute, spec, views)
         _make(session, spec, {**spec.tables(), **table_statements(spec)})
         _make(session, views, views.tables())
-        _Table(session, spec, events, is_new).update(_functions_and_guards(spec, found, is_new))
+        _Table(session, spec, events).update(_functions_and_guards(spec, found, is_new))
         has_old_key = session.execute(KEY_SQL, [views.qualified()]).fetchone()
-        _Table(session, views, projections, is_new).update(
+        _Table(session, views, projections).update(
             [
                 *_mark(session, spec, views),
                 *_key_of_versions(views, has_old_key),
@@ -271,7 +271,6 @@ class _Table:
     session: Session
     spec: TableSpec
     model: type[EventsModel] | type[ProjectionsModel]
-    is_new: bool
 
     def update(self, statements: Sequence[str], *, alone: bool = False) -> None:
         """Add the columns and make the indexes that are missing, and run these statements; without anything

@@ -1,4 +1,4 @@
-"""What a caller says of a read, checked."""
+"""The options of a read, checked."""
 
 from __future__ import annotations
 

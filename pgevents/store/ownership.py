@@ -82,9 +82,8 @@ def log_of_snapshots(execute: Any, events: TableSpec, projections: TableSpec) ->
     other = other if '"."' in other else projections.beside(other)
     if execute("SELECT to_regclass(%s)", [other]).fetchone()[0] is not None:
         raise ConfigurationError(
-            f"{projections.qualified()} holds the snapshots of another log, {other}: "
-            f"an id in them means another event than in {events.qualified()}. "
-            "Give each log its own projections table"
+            f"{projections.qualified()} holds the snapshots of another log, {other}: an id in them means "
+            f"another event than in {events.qualified()}. Give each log its own projections table"
         )
     return None
 

@@ -79,17 +79,15 @@ def _too_large(message: str) -> PgEventsError:
     """A limit of PostgreSQL's."""
     if "string buffer" in message:
         return ConfigurationError(
-            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one "
-            "piece: save fewer "
-            "events at once, or read fewer, with after= or a snapshot, or one after the other with "
-            "iter_event_stream()"
+            "this is more than a gigabyte of text, which PostgreSQL neither takes nor gives in one piece: "
+            "save fewer events at once, or read fewer, with after= or a snapshot, or one after the other "
+            "with iter_event_stream()"
         )
     if "index row" in message:
         return EventEncodeError(
             f"{message}: the value of a data index may have some 2,700 bytes; nothing was written"
         )
     return EventEncodeError(
-        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; "
-        f"nothing was written. "
-        "Keep large values elsewhere and save a reference to them"
+        f"{message}: a value in an event's data may have at most 256 MB, and some thousand levels; nothing "
+        "was written. Keep large values elsewhere and save a reference to them"
     )

@@ -162,9 +162,8 @@ class Session:
         is_inherited = not db.is_closed() and db.connection() in inherited
         if is_inherited and db.in_transaction():
             raise UnsupportedTransactionError(
-                "this process was forked inside a transaction of its parent, whose connection it "
-                "must not use: "
-                "fork outside db.atomic()"
+                "this process was forked inside a transaction of its parent, whose connection it must not "
+                "use: fork outside db.atomic()"
             )
         if is_inherited or db.is_closed():  # a closed pool may hold idle ones of the parent
             db.dispose()
@@ -194,7 +193,7 @@ class Session:
         """A transaction; inside one, whoever began it, a savepoint.
 
         Args:
-            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/work.py`.
+            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/transactions.py`.
 
         Raises:
             ConnectionLostError: The connection broke at the end. If it broke while it was idle before the
@@ -223,8 +222,7 @@ class Session:
         if status == TRANSACTION_STATUS_IDLE and db.in_transaction():
             raise UnsupportedTransactionError(
                 "this is inside db.manual_commit() or a transaction that was ended by SQL, and no "
-                "transaction is open: "
-                "nobody would know its end. Nothing was written: use db.atomic()"
+                "transaction is open: nobody would know its end. Nothing was written: use db.atomic()"
             )
         is_outermost = status == TRANSACTION_STATUS_IDLE
         outermost = db.atomic if envelope is None else envelope.transaction
@@ -246,7 +244,7 @@ class Session:
         return transaction
 
     def check_alive(self) -> None:
-        """Inside a transaction: that it was not lost to an SQL error which somebody swallowed.
+        """Inside a transaction, check that it was not lost to an SQL error which somebody swallowed.
 
         PostgreSQL answers the COMMIT of such a transaction with a silent ROLLBACK.
 

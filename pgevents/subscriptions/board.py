@@ -39,7 +39,6 @@ class Task:
         is_held: Whether it is paused or has stopped.
         changed_at: When somebody last did something to it, by the server's clock.
         pace: How fast it goes.
-        has_setup: Whether its setup was called.
     """
 
     work: Work
@@ -54,7 +53,6 @@ class Task:
     is_held: bool = False
     changed_at: str = ""
     pace: Pace = attrs.field(factory=Pace)
-    has_setup: bool = False
 
     def due(self) -> list[int]:
         """The lanes that may have something to do, beginning with the one whose turn it is."""

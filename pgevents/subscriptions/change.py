@@ -70,8 +70,7 @@ def check_key(work: Work) -> None:
             if fields and work.question.key[0] not in fields:
                 raise ConfigurationError(
                     f"subscription {work.name!r}: {found.cls.__qualname__} has no field "
-                    f"{work.question.key[0]!r} to go "
-                    f"by; it has {fields}"
+                    f"{work.question.key[0]!r} to go by; it has {fields}"
                 )
 
 

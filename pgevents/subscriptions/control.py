@@ -18,7 +18,7 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.store.options import check_id
 from pgevents.subscriptions.definition import Question, check_lanes, check_name
-from pgevents.subscriptions.lane_rows import Row, all_rows, every_lane, statements_of
+from pgevents.subscriptions.lane_rows import Row, all_rows, every_lane, state_of, statements_of
 from pgevents.subscriptions.notes import forget_old_notes
 
 __all__ = [
@@ -161,8 +161,6 @@ def resize(client: EventClient, name: str, lanes: int) -> None:
     with every_lane(client, name) as rows:
         if not rows[0].question.key:
             raise ConfigurationError(f"subscription {name!r} has no key, so it has one lane")
-        states = {row.state for row in rows}
-        state = next(name for name in ("stopped", "paused", "active") if name in states)
         key_hash, _, generation = statements.rows("key_hash", name=name)[0]
         kept: list[list[Any]] = [[count, list(places)] for count, places in _kept_layers(rows)]
         kept.append([len(rows), [row.position for row in rows]])
@@ -177,7 +175,7 @@ def resize(client: EventClient, name: str, lanes: int) -> None:
             position=min(row.position for row in rows),
             layers=json.dumps(kept),
             generation=generation + 1,
-            state=state,
+            state=state_of(rows),
         )
 
 

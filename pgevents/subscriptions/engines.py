@@ -10,9 +10,9 @@ from pgevents.errors import ConfigurationError, UnsupportedTransactionError
 from pgevents.store.kept import kept_reports
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.lane_rows import all_rows
+from pgevents.subscriptions.lane_rows import refuse_stuck
 
-__all__ = ["Engine", "fold_by", "refuse_stuck"]
+__all__ = ["Engine", "fold_by"]
 
 
 class Engine(Protocol):
@@ -51,15 +51,3 @@ def fold_by(engine: Engine, work: Work, progress: Callable[[int, int], object]) 
     (report,) = kept_reports(client.session, work.statements.spec, work.name)
     if report.complete_at is None:
         engine.fold(client, work, progress)
-
-
-def refuse_stuck(work: Work) -> None:
-    """Refuse views that nobody may keep at present.
-
-    Raises:
-        ConfigurationError: Keeping them is paused or stopped.
-    """
-    for row in all_rows(work.client, work.name):
-        if row.state != "active":
-            why = f": {row.error}" if row.error else ""
-            raise ConfigurationError(f"{work.name!r} is {row.state}{why}; resume it, then call rebuild again")

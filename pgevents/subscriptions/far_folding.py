@@ -44,15 +44,17 @@ class FarFold(Fold):
             return False
         return True
 
-    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
+    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome | None:
         """Fold a stretch of the log. Who has to end it early writes the views that are done, and leaves the
         places: these views are passed over the next time."""
+        if not self._is_far(batch, pace):
+            return None
         claimed = self.lanes
         if self._has_too_many(pace):  # before the server sorts for lanes that others are to have
             return Outcome(claimed=len(claimed), is_more=True)
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
-        shorter = max(pace.stretch // 2, FAR)
+        shorter = max((to - low) // 2, FAR)
         try:
             with short_lock_wait(self.work.client):
                 count, touched, is_whole = self._fold_stretch(batch, low, to, end, pace)

@@ -15,7 +15,7 @@ from pgevents.store.processing import ONLY_TIMES, read_lanes, split_error
 from pgevents.subscriptions.control import parked_rows
 from pgevents.subscriptions.definition import VIEW_KEY
 from pgevents.subscriptions.items import Layer, is_passed
-from pgevents.subscriptions.lane_rows import Row, all_rows, statements_of
+from pgevents.subscriptions.lane_rows import Row, all_rows, state_of, statements_of
 from pgevents.subscriptions.timer_report import timer_problems
 
 __all__ = ["LaneReport", "ParkedEvent", "SubscriptionReport", "check", "overview", "parked"]
@@ -240,7 +240,6 @@ def _report(
         LaneReport(row.lane, row.position, _state(row), row.error, row.attempts, row.interruptions, row.stack)
         for row in rows
     )
-    state = next((name for name in ("stopped", "paused") if any(row.state == name for row in rows)), "active")
     mine = [row for row in at_work if name in row[4]]
     here = [row for row in mine if row[7] <= GONE_AFTER]
     notes = tuple(
@@ -249,7 +248,7 @@ def _report(
     moved = min(row.seconds_since_moved for row in rows if row.position == min(r.position for r in rows))
     report = SubscriptionReport(
         name,
-        state,
+        state_of(rows),
         lag,
         seconds,
         moved,

@@ -52,7 +52,7 @@ class Item:
 def items_of(
     work: Work, rows: Sequence[Any], count: int, layers: Mapping[int, tuple[Layer, ...]]
 ) -> list[Item]:
-    """Rows of events with their keys and hashes as what is to be handled.
+    """Events to be handled, from rows with their keys and hashes.
 
     Args:
         work: The subscription.

@@ -22,7 +22,9 @@ from pgevents.store.ordering import last_issued
 from pgevents.subscriptions import control
 from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, Work
 from pgevents.subscriptions.far_folding import FarFold
+from pgevents.subscriptions.lanes import Lane, claim
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
+from pgevents.subscriptions.transient import is_transient, let_go
 from pgevents.subscriptions.view_folding import PAGE
 from pgevents.subscriptions.whose import Rule, UnknownViewsError, rule_of
 
@@ -30,6 +32,9 @@ __all__ = ["Keep", "Keeper", "keep"]
 
 LANES = 8
 LOOK_EVERY = 1.0
+MOST_INTERRUPTIONS = 10
+"""After so many errors of the database in a row, lanes are taken for those of a keeper that died: small pages
+may get on where large ones do not."""
 PATIENCE = 10.0
 """Seconds to wait for maintenance when keeping begins."""
 
@@ -198,9 +203,16 @@ class Keeper:
     def _step(
         self, work: Work, numbers: Sequence[int], share: int, stop: threading.Event, pace: Pace
     ) -> Outcome:
-        with work.client.session.atomic():
-            batch = FarFold(self.rule, work, stop, self._reached)
-            outcome = batch.run(numbers, share, pace)
+        batch = FarFold(self.rule, work, stop, self._reached)
+        try:
+            with work.client.session.atomic():
+                outcome = batch.run(numbers, share, pace)
+        except Exception as error:
+            if is_transient(error) and pace.interruptions < MOST_INTERRUPTIONS:
+                pace.interruptions += 1
+                _show_alive(work, batch.lanes)
+            raise
+        pace.interruptions = 0
         if batch.announced is not None:
             announced = batch.announced
             with work.client.session.atomic():
@@ -214,3 +226,20 @@ class Keeper:
             self.is_complete = bool(reports and reports[0][5])
             self.look_at = time.monotonic() + LOOK_EVERY if self.is_complete else 0.0
         return outcome
+
+
+def _show_alive(work: Work, lanes: Sequence[Lane]) -> None:
+    """After an error of the database: commit a lock of these lanes.
+
+    As the aborted transaction left them, they would look as if a reducer had ended the process, and their
+    events would be read in small pages.
+    """
+    let_go(work.client)
+    if not lanes or any(lane.careful for lane in lanes):
+        return
+    try:
+        with work.client.session.atomic():
+            claim(work, [lane.number for lane in lanes], len(lanes))
+    except Exception as error:
+        if not is_transient(error):
+            raise

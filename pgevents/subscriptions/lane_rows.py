@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -12,11 +12,11 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError
 from pgevents.store.processing import Statements, split_error
-from pgevents.subscriptions.definition import Question, gate_of
+from pgevents.subscriptions.definition import Question, Work, gate_of
 from pgevents.subscriptions.items import Layer
 from pgevents.subscriptions.lanes import layers_of, question_of
 
-__all__ = ["Row", "all_rows", "every_lane", "statements_of"]
+__all__ = ["Row", "all_rows", "every_lane", "refuse_stuck", "state_of", "statements_of"]
 
 PATIENCE = "10s"
 """For how long a command waits for batches in hand."""
@@ -64,6 +64,12 @@ def _row(row: Any) -> Row:
     return lane
 
 
+def state_of(rows: Sequence[Row]) -> str:
+    """The state of a subscription: "stopped" or "paused" if any of its lanes is, else "active"."""
+    states = {row.state for row in rows}
+    return next(state for state in ("stopped", "paused", "active") if state in states)
+
+
 @contextmanager
 def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, None]:
     """A transaction that has all lanes of a subscription, and keeps workers out.
@@ -88,3 +94,15 @@ def every_lane(client: EventClient, name: str) -> Generator[list[Row], None, Non
     if refused is not None:
         # After the commit: an aborted transaction would look as if a worker had died with its lanes.
         raise refused
+
+
+def refuse_stuck(work: Work) -> None:
+    """Refuse a subscription that nobody may work on at present.
+
+    Raises:
+        ConfigurationError: It is paused or stopped.
+    """
+    for row in all_rows(work.client, work.name):
+        if row.state != "active":
+            why = f": {row.error}" if row.error else ""
+            raise ConfigurationError(f"{work.name!r} is {row.state}{why}; resume it, then try again")

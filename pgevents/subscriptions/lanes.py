@@ -102,7 +102,7 @@ class Batch:
         to: With these, everything of the lanes is read up to this id.
         bound: Everything of the streams is final up to this id.
         is_full: Whether there may be more below the bound.
-        has_parked: Whether anything of the subscription is parked. (Looked at with the lanes in hand: the
+        has_parked: Whether anything of the subscription is parked. (Looked up once the lanes are locked: the
             claim's snapshot may be older than the lanes that it got.)
     """
 

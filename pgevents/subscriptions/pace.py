@@ -31,11 +31,12 @@ class Pace:
         alone_seconds: For how long they do after the next deadlock.
         has_retried: Whether the last step was a retry: the next one is for new events, if there are any.
         batch_seconds: How long a batch takes; the last ones count most.
-        has_begun: Whether lanes of a kept view were taken before.
+        has_begun: Whether lanes were taken before.
         stretch: Of kept views that are far behind: how many ids the next step covers.
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
         has_careful: Whether there may be lanes that give their events one by one.
+        interruptions: Of kept views: how many steps in a row ended by an error of the database.
     """
 
     workers: int = 1
@@ -48,6 +49,7 @@ class Pace:
     stretch: int = 1_000_000
     was_careful: bool = False
     has_careful: bool = True
+    interruptions: int = 0
 
     def share_of(self, lanes: int) -> int:
         """How many lanes one worker takes at once, so that there is one for each."""

@@ -109,7 +109,7 @@ class Poller:
         return max(0.0, self.next_timer - time.monotonic())
 
     def leave(self) -> None:
-        """Say that this runner is gone, if the database can be told."""
+        """Note that this runner is gone, if the database can be reached."""
         try:
             self.statements.run("gone", id=self.identity["id"])
         except Exception as error:

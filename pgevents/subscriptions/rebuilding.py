@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -14,10 +15,10 @@ from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError
 from pgevents.store.kept import KeptReport, kept_name, kept_reports
 from pgevents.subscriptions.control import replay
-from pgevents.subscriptions.definition import ErrorPolicy
-from pgevents.subscriptions.engines import Engine, fold_by, refuse_stuck
+from pgevents.subscriptions.definition import ErrorPolicy, Work
+from pgevents.subscriptions.engines import Engine, fold_by
 from pgevents.subscriptions.keeping import Keeper, keep
-from pgevents.subscriptions.lane_rows import every_lane, statements_of
+from pgevents.subscriptions.lane_rows import every_lane, refuse_stuck, statements_of
 from pgevents.subscriptions.runner import Runner
 
 __all__ = ["RebuildProgress", "drop_old_versions", "kept_views", "rebuild"]
@@ -111,40 +112,11 @@ def rebuild(
     runner = Runner(client, [keep(projection, on_error=on_error)])
     work = runner.works[0]
     _try_parked_again(client, work.name)
+    tell = progress or _say_nothing
     if engine is not None:
-        fold_by(engine, work, _reporter(progress))
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            runner.run(workers)
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            if not client.db.is_closed():
-                client.db.close()
-
-    thread = threading.Thread(target=run, name="pgevents-rebuild", daemon=True)
-    thread.start()
-    start: tuple[float, int] | None = None
-    try:
-        while not failed:
-            report = next(iter(kept_reports(client.session, work.statements.spec, work.name)), None)
-            if report is not None:
-                at = max(report.position, work.keeper.reading_at)
-                start = start or (time.monotonic(), at)
-                if progress is not None:
-                    progress(_progress(at, report.target, start, report.waiting))
-                is_trying = work.statements.value("is_trying", name=work.name)
-                if report.complete_at is not None and not is_trying:
-                    break
-                refuse_stuck(work)
-            _pause(thread, work.keeper, every if report is not None else 0.02)
-    finally:
-        runner.stop()
-        thread.join()
-    if failed:
-        raise failed[0]
+        fold_by(engine, work, _reporter(tell))
+    with _running(runner, workers) as thread:
+        _await_complete(work, thread, tell, every)
     (report,) = kept_reports(client.session, work.statements.spec, work.name)
     if report.waiting:
         raise PgEventsError(
@@ -154,6 +126,49 @@ def rebuild(
     if drop_old:
         drop_old_versions(client, projection)
     return report
+
+
+@contextmanager
+def _running(runner: Runner, workers: int) -> Generator[threading.Thread, None, None]:
+    """A block beside which a runner works, in a thread of its own; its error is raised at the end."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            runner.run(workers)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            if not runner.client.db.is_closed():
+                runner.client.db.close()
+
+    thread = threading.Thread(target=run, name="pgevents-rebuild", daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        runner.stop()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _await_complete(
+    work: Work, thread: threading.Thread, tell: Callable[[RebuildProgress], object], every: float
+) -> None:
+    """Look at the views until they are complete, or their runner has ended."""
+    start: tuple[float, int] | None = None
+    while thread.is_alive():
+        report = next(iter(kept_reports(work.client.session, work.statements.spec, work.name)), None)
+        if report is not None:
+            at = max(report.position, work.keeper.reading_at)
+            start = start or (time.monotonic(), at)
+            tell(_progress(at, report.target, start, report.waiting))
+            is_trying = work.statements.value("is_trying", name=work.name)
+            if report.complete_at is not None and not is_trying:
+                return
+            refuse_stuck(work)
+        _pause(thread, work.keeper, every if report is not None else 0.02)
 
 
 def _pause(thread: threading.Thread, keeper: Keeper, seconds: float) -> None:
@@ -181,15 +196,18 @@ def _progress(at: int, target: int, start: tuple[float, int], waiting: int) -> R
     return RebuildProgress(at, target, rate, left / rate if rate > 0 else None, waiting)
 
 
-def _reporter(progress: Callable[[RebuildProgress], object] | None) -> Callable[[int, int], object]:
+def _say_nothing(_: RebuildProgress) -> None:
+    """In place of a caller's function."""
+
+
+def _reporter(tell: Callable[[RebuildProgress], object]) -> Callable[[int, int], object]:
     """What an engine calls to say how far it is."""
     start: tuple[float, int] | None = None
 
     def report(at: int, target: int) -> None:
         nonlocal start
         start = start or (time.monotonic(), at)
-        if progress is not None:
-            progress(_progress(at, target, start, 0))
+        tell(_progress(at, target, start, 0))
 
     return report
 

@@ -20,12 +20,12 @@ from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.lane_rows import all_rows
 from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
-from pgevents.subscriptions.pace import Outcome, Pace
+from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.polling import Poller
 from pgevents.subscriptions.subscription import work_of
 from pgevents.subscriptions.transient import is_transient, let_go
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "step_of"]
 
 log = logging.getLogger("pgevents")
 
@@ -216,15 +216,20 @@ class Runner:
                 self.client.db.close()
 
     def _step(self, task: Task, lanes: list[int]) -> Outcome:
-        work = task.work
         try:
-            if work.keeper is not None:
-                outcome: Outcome = work.keeper.step(work, lanes, task.share, self._stop, task.pace)
-                task.pace.has_begun |= bool(outcome.claimed)
-                return outcome
-            if work.effects == "outside":
-                return outside.step(work, lanes, task.pace, self._stop)
-            return worker.step(work, lanes, task.share, task.pace, self._stop)
+            outcome = step_of(task.work, lanes, task.share, task.pace, self._stop)
         except QuestionChangedError:
-            settle(work)
+            settle(task.work)
             return Outcome(is_more=True)
+        task.pace.has_begun |= bool(outcome.claimed)
+        return outcome
+
+
+def step_of(work: Work, lanes: list[int], share: int, pace: Pace, stop: threading.Event = NEVER) -> Outcome:
+    """One step of a worker, as its work asks for it: by a keeper, without a transaction, or in one."""
+    if work.keeper is not None:
+        outcome: Outcome = work.keeper.step(work, lanes, share, stop, pace)
+        return outcome
+    if work.effects == "outside":
+        return outside.step(work, lanes, pace, stop)
+    return worker.step(work, lanes, share, pace, stop)

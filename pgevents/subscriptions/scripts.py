@@ -17,7 +17,7 @@ from pgevents.subscriptions import control, parking
 from pgevents.subscriptions.change import settle
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.items import Item
-from pgevents.subscriptions.lane_rows import all_rows
+from pgevents.subscriptions.lane_rows import all_rows, refuse_stuck
 from pgevents.subscriptions.lanes import Lane, all_lanes, claim, ensure, move, read
 from pgevents.subscriptions.transient import check_ours, is_transient, let_go
 
@@ -101,11 +101,7 @@ def _begin(work: Work) -> None:
         )
     work.client.check_installed()
     settle(work)
-    states = {row.state: row.error for row in all_rows(work.client, work.name)}
-    for state in ("paused", "stopped"):
-        if state in states:
-            why = f": {states[state]}" if states[state] else ""
-            raise ConfigurationError(f"subscription {work.name!r} is {state}{why}; resume it first")
+    refuse_stuck(work)
 
 
 @attrs.frozen

@@ -140,8 +140,9 @@ class Fold:
                 if self.announced is not None:
                     self._write()
                     return Outcome(handled=retried, claimed=len(claimed), is_more=True)
-            if not count and seconds and self._is_far(batch, pace):
-                return self._run_far(batch, end, pace)
+            outcome = self._run_far(batch, end, pace) if not count and seconds else None
+            if outcome is not None:
+                return outcome
             self._take_page(batch)
             count += len(batch.items)
             self.reached(batch.to)
@@ -165,13 +166,9 @@ class Fold:
         reached = {lane.number: lane.position for lane in self.lanes}
         return Outcome(count + retried, len(claimed), reached, batch.is_full or retried >= MOST_RETRIES)
 
-    def _is_far(self, batch: Batch, pace: Pace) -> bool:
-        """Whether there is so much that `_run_far` is the faster way."""
-        return False
-
-    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome:
-        """Fold much; see `FarFold`."""
-        raise NotImplementedError  # never called here: for this class nothing is far
+    def _run_far(self, batch: Batch, end: float, pace: Pace) -> Outcome | None:
+        """Fold view by view where there is much to fold; None if there is not. See `FarFold`."""
+        return None
 
     # -- events of a page -----------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from pgevents.client import EventClient
 from pgevents.events import Event, UndecodedData
 from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
-from pgevents.snapshots import Noted, SnapshotKey
+from pgevents.snapshots import UPSERT_SQL, Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
 from pgevents.subscriptions.items import Item, event_and_error, is_dropped, unless_split
@@ -41,11 +41,6 @@ LOCK_WAIT = "200ms"
 READ_SQL = """\
 SELECT id, coalesce(exact, data::text), latest_event_id, shape, updated_at
 FROM {table} WHERE type = %s AND version = %s AND id = ANY (%s)
-"""
-UPSERT_SQL = """\
-ON CONFLICT (type, id, version) DO UPDATE SET data = excluded.data, exact = excluded.exact,
-    latest_event_id = excluded.latest_event_id, shape = excluded.shape, updated_at = clock_timestamp()
-WHERE excluded.shape IS DISTINCT FROM stands.shape OR excluded.latest_event_id > stands.latest_event_id
 """
 # In the order of ids, so that two who write the same rows do not lock each other out.
 WRITE_SQL = f"""\

@@ -38,16 +38,15 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         ```
     """
     from pgevents.errors import ConfigurationError
-    from pgevents.subscriptions import firing, outside, worker
+    from pgevents.subscriptions import firing
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.lanes import all_lanes
     from pgevents.subscriptions.pace import Pace
+    from pgevents.subscriptions.runner import step_of
     from pgevents.subscriptions.subscription import declared, work_of
 
-    works = [
-        work_of(client, subscription)
-        for subscription in (declared.values() if subscriptions is None else subscriptions)
-    ]
+    chosen = declared.values() if subscriptions is None else subscriptions
+    works = [work_of(client, subscription) for subscription in chosen]
     client.check_installed()
     for work in works:
         settle(work)
@@ -59,12 +58,7 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
         is_more = firing.fire(client)
         for work, pace in zip(works, paces, strict=True):
             for lane in all_lanes(work):
-                if work.keeper is not None:
-                    outcome = work.keeper.step(work, [lane], 1)
-                elif work.effects == "outside":
-                    outcome = outside.step(work, [lane], pace)
-                else:
-                    outcome = worker.step(work, [lane], 1, pace)
+                outcome = step_of(work, [lane], 1, pace)
                 total += outcome.handled
                 is_more = is_more or outcome.is_more
         if total == before and not is_more:

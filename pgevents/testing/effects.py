@@ -54,10 +54,8 @@ def check_effects(
     from pgevents.subscriptions.change import settle
     from pgevents.subscriptions.subscription import declared, work_of
 
-    works = [
-        work_of(client, subscription)
-        for subscription in (declared.values() if subscriptions is None else subscriptions)
-    ]
+    chosen = declared.values() if subscriptions is None else subscriptions
+    works = [work_of(client, subscription) for subscription in chosen]
     client.check_installed()
     count = 0
     for work in works:

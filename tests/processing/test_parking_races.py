@@ -47,7 +47,7 @@ def test_a_retry_does_not_outlive_a_resize(shop: Shop, monkeypatch: pytest.Monke
     shop.client.db.execute_sql(
         "UPDATE my_app.events_checkpoints SET careful = 9, announced = 0, position = 1"
     )
-    retry_announced = worker._retry_announced
+    retry_announced = worker.Step._retry_announced
 
     def resize_between(*arguments: Any) -> Any:
         resize(shop.other, "writer", 3)
@@ -59,7 +59,7 @@ def test_a_retry_does_not_outlive_a_resize(shop: Shop, monkeypatch: pytest.Monke
             lanes_module.move(theirs, held, batch.to, batch.items)
             return retry_announced(*arguments)
 
-    monkeypatch.setattr(worker, "_retry_announced", resize_between)
+    monkeypatch.setattr(worker.Step, "_retry_announced", resize_between)
     worker.step(work, range(4), 4, worker.Pace())
     monkeypatch.undo()
     shop.drain()

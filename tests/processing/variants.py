@@ -75,9 +75,10 @@ def key_null() -> None:
 
 def replay_unlocked() -> None:
     """Whoever finds a retry due takes it, whether or not he has the lane."""
-    step = worker._step
+    begin = worker.Step._begin
 
-    def broken(work: Any, numbers: Any, share: Any, pace: Any, stop: Any, hand: Any) -> Any:
+    def broken(step: Any, numbers: Any, share: Any) -> Any:
+        work = step.work
         rows = all_rows(work.client, work.name)
         seen = [
             lanes.Lane(
@@ -88,10 +89,10 @@ def replay_unlocked() -> None:
         ]
         tried = parking.due(work, seen)
         if tried is not None:
-            return worker._retry(work, tried, pace, stop, hand)
-        return step(work, numbers, share, pace, stop, hand)
+            return step._retry(tried)
+        return begin(step, numbers, share)
 
-    worker._step = broken
+    worker.Step._begin = broken  # type: ignore[method-assign]
 
 
 BROKEN: Mapping[str, Callable[[], None]] = {
