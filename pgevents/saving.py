@@ -21,7 +21,7 @@ from pgevents.store.append import Answer, Appender, EventColumns, Row, Run, View
 from pgevents.store.ordering import Position
 from pgevents.store.read import Reader
 from pgevents.store.session import Session
-from pgevents.store.work import Work
+from pgevents.store.transactions import ShortTransaction
 
 __all__ = ["Saver"]
 
@@ -31,8 +31,8 @@ LONG_TAIL = 1_000
 """How many events a validated save counts under its locks, before it counts what is final beforehand."""
 
 
-def _in_answer(delivery: Delivery, options: SaveOptions) -> SaveOptions:
-    """What a handler saves carries its cause; what the save itself says goes before."""
+def _caused_by(delivery: Delivery, options: SaveOptions) -> SaveOptions:
+    """The options of a save in a handler: they name its cause, unless the save itself says otherwise."""
     delivery.saves += 1
     metadata = {**delivery.metadata(), **(options.metadata or {})}
     if options.key_names_command:  # of a decision, which has taken its key when it began
@@ -68,18 +68,18 @@ class ChangedViews:
     """The views that a save folds.
 
     Attributes:
-        of: Each folder, and its views.
+        by_folder: Each folder, and its views.
         beside: What the append locks and reads, if there is but one view.
         found: What it has read.
     """
 
-    of: Sequence[tuple[InlineFolder, Sequence[Any]]] = ()
+    by_folder: Sequence[tuple[InlineFolder, Sequence[Any]]] = ()
     beside: ViewBeside | None = None
     found: str = ""
 
     def fold(self, write: Write) -> None:
         """Fold what was saved into the views."""
-        for folder, changed in self.of:
+        for folder, changed in self.by_folder:
             if changed:
                 folder.fold(changed, self.found, write)
 
@@ -120,7 +120,7 @@ class Saver:
             return False, []
         delivery = current_delivery()
         if delivery is not None:
-            options = _in_answer(delivery, options)
+            options = _caused_by(delivery, options)
         if self.hooks.implemented:
             events = [self.encoder.new_event(event, options.metadata) for event in given]
             return self._save_with_hooks(events, options)
@@ -155,9 +155,9 @@ class Saver:
         hooks = self.hooks.implemented
         self.hooks.check_nesting()
         self.check_installed()
-        is_followed = "pgevents_after_save" in hooks
-        is_long = is_followed or bool(self.inline)
-        report = self.after_commit.expect() if "pgevents_after_commit" in hooks and not is_long else None
+        has_more_to_write = "pgevents_after_save" in hooks or bool(self.inline)
+        is_reported = "pgevents_after_commit" in hooks and not has_more_to_write
+        report = self.after_commit.expect() if is_reported else None
         types = tuple(dict.fromkeys(new.type for new in events))
         name = "save" if options.positions is None else "validate"
         with self.hooks.observed(
@@ -167,7 +167,7 @@ class Saver:
                 events = self._replaced_by_hooks(events)
             encoded = self.encoder.encode(events)
             observed = operation if "pgevents_observe" in hooks else None
-            if is_long:
+            if has_more_to_write:
                 return self._append_and_follow(encoded, options, observed)
             is_new, saved = self._append(encoded, options, observed)
         if is_new and report is not None:
@@ -178,31 +178,36 @@ class Saver:
         self, encoded: Encoded, options: SaveOptions, operation: OperationRecord | None
     ) -> tuple[bool, list[Event[Any]]]:
         """Append, and let plugins write more in the same transaction."""
-        hooks = self.hooks.implemented
-        with Work(self.session) as work:
-            changes = self._changed_views(encoded.columns.rows(), work.execute)
-            is_new, saved = self._append(encoded, options, operation, changes, work.execute)
-            if is_new and "pgevents_after_commit" in hooks:
-                self.after_commit.expect()(saved)  # before those of what hooks save
-            is_followed = "pgevents_after_save" in hooks  # by hooks that may look at the views
-            changes.fold(
-                work.execute if is_followed else work.finish
-            )  # also after a repeat: they may be behind
-            if is_new and is_followed:
-                self.hooks.after_save(saved)
-            self.session.check_alive()
+        with ShortTransaction(self.session) as transaction:
+            changes = self._changed_views(encoded.columns.rows(), transaction.execute)
+            is_new, saved = self._append(encoded, options, operation, changes, transaction.execute)
+            self._follow(transaction, changes, saved if is_new else None)
         return is_new, saved
+
+    def _follow(
+        self, transaction: ShortTransaction, changes: ChangedViews, saved: Sequence[Event[Any]] | None
+    ) -> None:
+        """After the append, in its transaction: expect the commit, fold the views, and let plugins write."""
+        hooks = self.hooks.implemented
+        if saved is not None and "pgevents_after_commit" in hooks:
+            self.after_commit.expect()(saved)  # before those of what hooks save
+        is_followed = "pgevents_after_save" in hooks  # by hooks that may look at the views
+        # Also after a repeat, which saves nothing: the views may be behind.
+        changes.fold(transaction.execute if is_followed else transaction.finish)
+        if saved is not None and is_followed:
+            self.hooks.after_save(saved)
+        self.session.check_alive()
 
     def _changed_views(self, rows: Sequence[Row], run: Run) -> ChangedViews:
         """The views that events will change, locked; but one that stands alone is locked and read by the
         append itself."""
         changes = ChangedViews([(folder, folder.changed(rows)) for folder in self.inline])
-        views = [(folder, view) for folder, changed in changes.of for view in changed]
+        views = [(folder, view) for folder, changed in changes.by_folder for view in changed]
         if len(views) == 1:
             folder, view = views[0]
             changes.beside = folder.beside(view)
         if changes.beside is None:
-            for folder, changed in changes.of:
+            for folder, changed in changes.by_folder:
                 folder.lock(changed, run)
         return changes
 
@@ -213,24 +218,19 @@ class Saver:
         if not hooks:
             return self._answer(events, options, is_timed=False).ids
         types = tuple(dict.fromkeys(events.types))
-        with self.hooks.observed(OperationRecord("save", (), types)) as operation, Work(self.session) as work:
-            changes = self._changed_views(events.rows(), work.execute)
+        with (
+            self.hooks.observed(OperationRecord("save", (), types)) as operation,
+            ShortTransaction(self.session) as transaction,
+        ):
+            run = transaction.execute
+            changes = self._changed_views(events.rows(), run)
             is_timed = "pgevents_observe" in hooks
-            answer = self._answer(events, options, is_timed=is_timed, view=changes.beside, run=work.execute)
-            operation.status, operation.lock_wait, operation.events = (
-                answer.status,
-                answer.lock_wait,
-                len(events.types),
-            )
-            is_reported, is_followed = "pgevents_after_commit" in hooks, "pgevents_after_save" in hooks
-            saved = self.reader.by_ids(answer.ids) if is_reported or is_followed else []
-            if is_reported:
-                self.after_commit.expect()(saved)
+            answer = self._answer(events, options, is_timed=is_timed, view=changes.beside, run=run)
+            operation.status, operation.lock_wait = answer.status, answer.lock_wait
+            operation.events = len(events.types)
             changes.found = answer.view
-            changes.fold(work.execute if is_followed else work.finish)
-            if is_followed:
-                self.hooks.after_save(saved)
-            self.session.check_alive()
+            is_seen = "pgevents_after_commit" in hooks or "pgevents_after_save" in hooks
+            self._follow(transaction, changes, self.reader.by_ids(answer.ids) if is_seen else ())
         return answer.ids
 
     def encoded(self, given: Any, options: SaveOptions) -> Encoded:

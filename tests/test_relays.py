@@ -80,6 +80,8 @@ def test_a_webhook_carries_the_event_signed(client: EventClient, receiver: Recei
             verify_webhook({**headers, **change}, body, secret=SECRET)
     with pytest.raises(ValueError, match="signature"):
         verify_webhook(headers, body + b" ", secret=SECRET)
+    with pytest.raises(ValueError, match="too old"):
+        verify_webhook(headers, body, secret=SECRET, tolerance=-1)
 
 
 def test_repeats_carry_the_id_and_keep_the_order(client: EventClient, receiver: Receiver) -> None:

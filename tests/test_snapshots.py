@@ -275,6 +275,13 @@ def test_a_check_finds_reducers_that_snapshots_do_not_hold(client: EventClient) 
     with pytest.raises(AssertionError, match=r"Hiding\('c1'\), n: folded from the start it is 2, and 4 with"):
         check_projection(Hiding("c1", client))
     assert client.get_projection_ids("HIDING") == []
+    client.save_events([added() for _ in range(10)])
+    places: list[str] = []
+    for seed in (1, 1, 2):  # one place each, which follows from the seed
+        with pytest.raises(AssertionError) as found:
+            check_projection(Hiding("c1", client), splits=1, seed=seed)
+        places.append(str(found.value).rpartition("number ")[2])
+    assert places[0] == places[1] != places[2]
     with pytest.raises(ConfigurationError, match="no events"):
         check_projection(CartProjection("none", client))
     with pytest.raises(ConfigurationError, match="needs a client"):

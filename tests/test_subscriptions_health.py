@@ -259,7 +259,7 @@ def create_app():
         PGEVENTS_DATA_INDEXES=["cart_id", "product_id"], PGEVENTS_PROJECTION_INDEXES=["id", "user_id"],
     )
     PgEvents(app)
-    app.register_blueprint(health_blueprint())
+    app.register_blueprint(health_blueprint(names=["writer"], max_lag=60, url="/ready"))
     return app
 
 @subscription("writer", "CART_CREATED", key="cart_id")
@@ -286,9 +286,7 @@ def test_flask_runs_subscriptions_and_answers_probes(client: EventClient, url: s
     finally:
         process.kill()
         process.wait()
-    probe = (
-        "import health_app; r = health_app.create_app().test_client().get('/health'); print(r.status_code)"
-    )
+    probe = "import health_app; r = health_app.create_app().test_client().get('/ready'); print(r.status_code)"
     for expected in ("200", "503"):
         done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr

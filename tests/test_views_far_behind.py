@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -66,6 +67,62 @@ def keeper_of(client: EventClient, cls: Any = CartProjection) -> Any:
     settle(work)
     work.setup()
     return work
+
+
+class Halting(CartProjection):
+    """Whose first fold takes as long as the test wants."""
+
+    projection_type = "HALTING"
+    has_begun, goes_on = threading.Event(), threading.Event()
+    reducers = pipeline(total=lambda total, event: Halting.halt(total + 1))
+
+    @staticmethod
+    def halt(total: int) -> int:
+        if not Halting.has_begun.is_set():
+            Halting.has_begun.set()
+            assert Halting.goes_on.wait(30)
+        return total
+
+
+def test_who_comes_later_gets_lanes_at_once(client: EventClient, make_client: Any) -> None:
+    """Though the first one is in the middle of a long stretch: it begins with a quarter of the lanes, and
+    nobody waits for its batch."""
+    save(client)
+    Halting.has_begun.clear()
+    Halting.goes_on.clear()
+    runners = [Runner(make_client(), [keep(Halting)]) for _ in range(2)]
+    threads = [threading.Thread(target=runner.run, daemon=True) for runner in runners]
+    threads[0].start()
+    try:
+        assert Halting.has_begun.wait(10)
+        threads[1].start()
+        end = time.monotonic() + 5
+        while not states(client) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert states(client)
+        Halting.goes_on.set()
+        client.wait(Halting, 35, timeout=20)
+    finally:
+        Halting.goes_on.set()
+        for runner in runners:
+            runner.stop()
+        for thread in filter(threading.Thread.is_alive, threads):
+            thread.join()
+    check(client, Halting)
+
+
+def test_nothing_is_sorted_for_lanes_that_others_are_to_have(client: EventClient) -> None:
+    """Other workers have come since the lanes were taken: the next stretch is for fewer, and as long."""
+    save(client)
+    work, pace = keeper_of(client), Pace()
+    work.statements.run(
+        "here", id="others", host="", pid=0, workers=4, names=[work.name], notes="{}", batch_seconds="{}"
+    )
+    outcome = work.keeper.step(work, range(work.lanes), work.lanes, pace=pace)
+    assert (outcome.is_more, outcome.handled, states(client)) == (True, 0, {})
+    assert (pace.share_of(work.lanes), pace.stretch) == (2, Pace().stretch)
+    outcome = work.keeper.step(work, range(work.lanes), pace.share_of(work.lanes), pace=pace)
+    assert outcome.claimed == 2 and outcome.reached
 
 
 def test_each_view_is_written_once(client: EventClient) -> None:
@@ -177,7 +234,8 @@ def test_events_are_decoded_a_page_at_a_time(client: EventClient, monkeypatch: p
     monkeypatch.setattr(far_folding, "decode", counted)
     places: list[int] = []
     report = rebuild(client, CartProjection, progress=lambda now: places.append(now.position), every=0.01)
-    assert report.position == 35 and sizes == [4] * 8 + [3]
+    assert report.position == sum(sizes) == 35
+    assert max(sizes) == 4 and sizes.count(4) >= 7  # the first step has fewer lanes
     assert places == sorted(places)
     check(client)
 

@@ -45,23 +45,13 @@ def identifier_page(
     events = [row_json(row) for row in reversed(rows)]
     count = count_of(client, Filter(where=((field, value),)))
     views = _views(client, field, value, classes)
-    chosen = next(
-        (candidate for candidate in views if candidate["type"] == view and candidate["is_foldable"]), None
-    )
-    if chosen is None and view is None:
-        chosen = next((candidate for candidate in views if candidate["is_foldable"]), None)
+    foldable = [candidate for candidate in views if candidate["is_foldable"]]
+    chosen = next((candidate for candidate in foldable if view in (None, candidate["type"])), None)
     place = _place(events, at)
     travel = None
     if chosen is not None and events:
-        travel = travel_of(
-            client,
-            classes[chosen["type"]],
-            value,
-            events,
-            place,
-            saved=chosen["saved"],
-            is_patient=is_patient,
-        )
+        cls, saved = classes[chosen["type"]], chosen["saved"]
+        travel = travel_of(client, cls, value, events, place, saved=saved, is_patient=is_patient)
     return {
         "field": field,
         "value": value,

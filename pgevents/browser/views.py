@@ -97,7 +97,7 @@ def query_page(
     """
     table = client.projections.pgevents_spec.qualified()
     is_down, field = order.startswith("-"), order.removeprefix("-")
-    key, placeholder = ("id", "%s") if field == "id" else (_field_sql(field), "%s::jsonb")
+    keys = {"id": "%s"} if field == "id" else {_field_sql(field): "%s::jsonb", "id": "%s"}
     newest = f"version = (SELECT max(n.version) FROM {table} AS n WHERE n.type = p.type AND n.id = p.id)"
     conditions, params = ["type = %s", newest], list[Any]([name])
     for condition, wanted in where:
@@ -113,13 +113,9 @@ def query_page(
     sign, direction = ("<", "DESC") if is_down else (">", "ASC")
     if after:
         key_value, last = _place_of(after)
-        if field == "id":
-            conditions.append(f"id {sign} %s")
-            params.append(last)
-        else:
-            conditions.append(f"({key}, id) {sign} ({placeholder}, %s)")
-            params += [json.dumps(key_value), last]
-    ordered = f"id {direction}" if field == "id" else f"{key} {direction}, id {direction}"
+        conditions.append(f"({', '.join(keys)}) {sign} ({', '.join(keys.values())})")
+        params += [last] if field == "id" else [json.dumps(key_value), last]
+    ordered = ", ".join(f"{key} {direction}" for key in keys)
     where_sql = " AND ".join(conditions)
     sql = f"SELECT {COLUMNS} FROM {table} AS p WHERE {where_sql} ORDER BY {ordered} LIMIT {PAGE + 1}"
     rows = client.session.execute(sql, params).fetchall()

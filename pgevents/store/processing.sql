@@ -516,6 +516,10 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid 
 ON CONFLICT (name) DO UPDATE SET fields = excluded.fields
 WHERE k.fields IS DISTINCT FROM excluded.fields AND k.projections = excluded.projections;
 
+-- [is_kept_so]
+SELECT EXISTS (SELECT FROM {{kept}} WHERE name = %(name)s AND fields IS NOT DISTINCT FROM %(fields)s::text[]
+    AND to_regclass(projections) IS NOT DISTINCT FROM %(projections)s::regclass);
+
 -- [is_kept_there]
 SELECT to_regclass(projections) IS NOT DISTINCT FROM %(projections)s::regclass FROM {{kept}} WHERE name = %(name)s;
 

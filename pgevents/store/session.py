@@ -193,7 +193,7 @@ class Session:
         """A transaction; inside one, whoever began it, a savepoint.
 
         Args:
-            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/work.py`.
+            envelope: Sends BEGIN and COMMIT, if they are to be sent; see `store/transactions.py`.
 
         Raises:
             ConnectionLostError: The connection broke at the end. If it broke while it was idle before the

@@ -62,7 +62,11 @@ class Task:
     @property
     def share(self) -> int:
         """How many lanes one worker takes at once, so that there is one for each."""
-        return self.pace.share_of(self.lanes)
+        share = self.pace.share_of(self.lanes)
+        if self.work.keeper is None or self.pace.has_begun:
+            return share
+        # A keeper may have them for long, and others that are started with it come a moment later.
+        return min(share, -(-self.lanes // 4))
 
     def forget(self) -> None:
         """Look at all lanes again."""

@@ -50,6 +50,8 @@ class FarFold(Fold):
         if not self._is_far(batch, pace):
             return None
         claimed = self.lanes
+        if self._has_too_many(pace):  # before the server sorts for lanes that others are to have
+            return Outcome(claimed=len(claimed), is_more=True)
         low = min(lane.position for lane in claimed)
         to = min(batch.bound, low + pace.stretch)
         shorter = max((to - low) // 2, FAR)
@@ -60,9 +62,10 @@ class FarFold(Fold):
             pace.stretch = shorter
             raise
         if not is_whole:
-            pace.stretch = shorter
+            if len(claimed) <= pace.share_of(claimed[0].lanes):  # else the next one is for fewer lanes
+                pace.stretch = shorter
             return Outcome(count, len(claimed), is_more=True)
-        if count < STRETCH // 2:
+        if count < STRETCH // 2 and pace.has_begun:  # the first step has few lanes
             pace.stretch *= 2
         move(self.work, [attrs.evolve(lane, is_stale=True) for lane in claimed], to, touched)
         reached = {lane.number: max(to, lane.position) for lane in claimed}

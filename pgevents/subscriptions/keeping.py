@@ -153,18 +153,18 @@ class Keeper:
     def _register(self, work: Work) -> None:
         rule, cls = self.rule, self.rule.projection
         spec = work.client.projections.pgevents_spec
+        stored: dict[str, Any] = {
+            "name": work.name,
+            "fields": sorted(set(rule.fields)) or None,
+            "projections": spec.qualified(),
+        }
+        if work.statements.value("is_kept_so", **stored):  # the gate waits for the batch of every keeper
+            return
         target = last_issued(work.client.session.execute, work.client.events.pgevents_spec)
         work.statements.run("gate", gate=work.gate)
         is_new = not work.statements.rows("kept", name=work.name)
-        work.statements.run(
-            "keep",
-            name=work.name,
-            type=cls.projection_type,
-            version=cls.version,
-            fields=sorted(set(rule.fields)) or None,
-            target=target,
-            projections=spec.qualified(),
-        )
+        kind = {"type": cls.projection_type, "version": cls.version}
+        work.statements.run("keep", target=target, **kind, **stored)
         if not work.statements.value("is_kept_there", name=work.name, projections=spec.qualified()):
             raise ConfigurationError(
                 f"{work.name!r} is kept in another table of this name; give one of the two tables "

@@ -31,6 +31,7 @@ class Pace:
         alone_seconds: For how long they do after the next deadlock.
         has_retried: Whether the last step was a retry: the next one is for new events, if there are any.
         batch_seconds: How long a batch takes; the last ones count most.
+        has_begun: Whether lanes were taken before.
         stretch: Of kept views that are far behind: how many ids the next step covers.
         was_careful: Whether the last step gave one event alone: the next one is for other lanes, if there are
             any.
@@ -44,6 +45,7 @@ class Pace:
     alone_seconds: float = ALONE_SECONDS
     has_retried: bool = False
     batch_seconds: float = 0.0
+    has_begun: bool = False
     stretch: int = 1_000_000
     was_careful: bool = False
     has_careful: bool = True

@@ -73,6 +73,22 @@ class Poller:
         self.next_timer = math.inf
         self.timer_context = timer_context
 
+    def come(self) -> None:
+        """Say that the runner's workers are there, and see how many there are with those of others."""
+        notes = {task.work.name: task.standing_by for task in self.board.tasks if task.standing_by}
+        notes |= {
+            task.work.name: "one batch at a time, after a deadlock"
+            for task in self.board.tasks
+            if task.pace.is_alone
+        }
+        batches = {task.work.name: task.pace.batch_seconds for task in self.board.tasks}
+        self.statements.run(
+            "here", **self.identity, notes=json.dumps(notes), batch_seconds=json.dumps(batches)
+        )
+        counts = dict(self.statements.rows("workers", names=self.names))
+        for task in self.board.tasks:
+            task.pace.workers = max(1, counts.get(task.work.name, 1))
+
     def run(self, stop: threading.Event) -> None:
         """Look again and again until it is to stop."""
         while not stop.is_set():
@@ -165,19 +181,7 @@ class Poller:
                 self.board.look_again([name], self.last)
 
     def _seen(self, last: int) -> None:
-        notes = {task.work.name: task.standing_by for task in self.board.tasks if task.standing_by}
-        notes |= {
-            task.work.name: "one batch at a time, after a deadlock"
-            for task in self.board.tasks
-            if task.pace.is_alone
-        }
-        batches = {task.work.name: task.pace.batch_seconds for task in self.board.tasks}
-        self.statements.run(
-            "here", **self.identity, notes=json.dumps(notes), batch_seconds=json.dumps(batches)
-        )
+        self.come()
         self.statements.run("saw", last=last)
         self.statements.run("forget_seen", last=last)
         self.statements.run("long_gone")
-        counts = dict(self.statements.rows("workers", names=self.names))
-        for task in self.board.tasks:
-            task.pace.workers = max(1, counts.get(task.work.name, 1))

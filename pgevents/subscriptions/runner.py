@@ -123,6 +123,7 @@ class Runner:
         ]
         timer_context = self._context if self._timers else None
         poller = Poller(client, board, self._poll, workers, timer_context)
+        self._insist(poller.come)  # before they take lanes
         for thread in threads:
             thread.start()
         try:
@@ -216,10 +217,12 @@ class Runner:
 
     def _step(self, task: Task, lanes: list[int]) -> Outcome:
         try:
-            return step_of(task.work, lanes, task.share, task.pace, self._stop)
+            outcome = step_of(task.work, lanes, task.share, task.pace, self._stop)
         except QuestionChangedError:
             settle(task.work)
             return Outcome(is_more=True)
+        task.pace.has_begun |= bool(outcome.claimed)
+        return outcome
 
 
 def step_of(work: Work, lanes: list[int], share: int, pace: Pace, stop: threading.Event = NEVER) -> Outcome:

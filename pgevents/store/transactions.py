@@ -9,19 +9,19 @@ from typing import Any
 from pgevents.store.envelopes import Envelope
 from pgevents.store.session import Session
 
-__all__ = ["Work"]
+__all__ = ["ShortTransaction"]
 
 
-class Work:
+class ShortTransaction:
     """A block in one transaction, which begins with the first statement.
 
     In a transaction that is open already, it is a savepoint, and each statement is a message of its own.
 
     Example:
         ```python
-        with Work(session) as work:
-            (seen,) = work.execute("SELECT seen FROM carts WHERE id = %s FOR UPDATE", ["c1"]).fetchone()
-            work.finish("UPDATE carts SET seen = %s WHERE id = %s", [seen + 1, "c1"])
+        with ShortTransaction(session) as transaction:
+            (seen,) = transaction.execute("SELECT seen FROM carts WHERE id = 'c1' FOR UPDATE").fetchone()
+            transaction.finish("UPDATE carts SET seen = %s WHERE id = 'c1'", [seen + 1])
         ```
     """
 
@@ -30,7 +30,7 @@ class Work:
         self._envelope: Envelope | None = None
         self._block = ExitStack()
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> ShortTransaction:
         return self
 
     def __exit__(
