@@ -227,6 +227,7 @@ class Step:
         careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
         announced = batch.items[0].id if batch.items else 0 if careful else None
         note(self.work, lane, careful=careful, announced=announced)
+        self.pace.has_careful = True
         if announced:
             self.hand.event_now = attrs.evolve(lane, announced=announced)
 
