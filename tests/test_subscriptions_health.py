@@ -317,8 +317,7 @@ with app.app_context():
 
 
 def test_a_runner_of_a_flask_app_keeps_views(client: EventClient, url: str, tmp_path: Path) -> None:
-    """`pgevents run app:runner` works in the context that the runner was given; `flask pgevents run` names that
-    command."""
+    """`pgevents run app:runner` works in the runner's context; `flask pgevents run` names that command."""
     client.db.execute_sql("CREATE TABLE handled (event_id bigint PRIMARY KEY)")
     (tmp_path / "runner_app.py").write_text(FLASK_RUNNER.replace("URL=URL", f"URL={pg_url(url)!r}"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
