@@ -33,8 +33,9 @@ def run(names: tuple[str, ...], workers: int) -> None:
     if unknown or not declared:
         available = ", ".join(declared) or "none"
         what = f"no subscription {unknown[0]!r}" if unknown else "no subscription"
-        runner = f"; a Runner is run by: pgevents run {unknown[0]}" if unknown and ":" in unknown[0] else ""
-        raise click.UsageError(f"the app has imported {what}; there are: {available}{runner}")
+        is_runner = bool(unknown) and ":" in unknown[0]
+        hint = f"; a Runner is run by: pgevents run {unknown[0]}" if is_runner else ""
+        raise click.UsageError(f"the app has imported {what}; there are: {available}{hint}")
     app = cast(Any, current_app)._get_current_object()  # worker threads have no current app
     chosen = [declared[name] for name in names or declared]
     runner = Runner(active_store().client, chosen, context=app.app_context)
