@@ -115,7 +115,7 @@ class FarFold(Fold):
         blocked: set[str | None] = {None, "", *self.blocked}
         if batch.has_parked:
             keys = [run.key for run in found]
-            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
+            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, of=[], ids=[])
             blocked.update(key for key, *_ in rows)
         first: dict[str, Item] = {}
         for run in found:

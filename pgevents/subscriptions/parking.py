@@ -63,17 +63,18 @@ class Blocked:
 
     Attributes:
         first: Each blocked key's first event.
-        parked: Those events of the batch that are parked already.
+        parked: Key and id of those events of the batch that are parked already. An event may be of several
+            keys, as of several kept views, and be parked of one alone.
         is_keyed: Whether events queue behind others.
     """
 
     first: Mapping[str, int]
-    parked: frozenset[int]
+    parked: frozenset[tuple[str, int]]
     is_keyed: bool
 
     def is_parked(self, item: Item) -> bool:
         """Whether the event is not to be handled in its turn, for it is parked."""
-        return item.id in self.parked
+        return (item.key, item.id) in self.parked
 
     def is_behind(self, item: Item) -> bool:
         """Whether an earlier event of its key is parked."""
@@ -97,10 +98,11 @@ def blocked(work: Work, batch: Batch) -> Blocked:
     if not items or not batch.has_parked:
         return NOTHING
     keys = list({item.key for item in items})
-    rows = work.statements.rows("blocked", name=work.name, keys=keys, ids=[item.id for item in items])
+    of, ids = [item.key for item in items], [item.id for item in items]
+    rows = work.statements.rows("blocked", name=work.name, keys=keys, of=of, ids=ids)
     return Blocked(
         {key: first for key, first, _ in rows},
-        frozenset(event_id for _, _, ids in rows for event_id in ids or ()),
+        frozenset((key, event_id) for key, _, ids in rows for event_id in ids or ()),
         bool(work.question.key),
     )
 
