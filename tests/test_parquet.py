@@ -15,6 +15,7 @@ import pytest
 
 from pgevents import ConfigurationError, EventClient, event, hookimpl
 from pgevents.exchange import export_parquet
+from pgevents.type_registry import EventTypes
 
 pq: Any = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed")
 
@@ -107,6 +108,36 @@ def test_each_type_has_its_columns(client: EventClient, tmp_path: Path) -> None:
         ConfigurationError, match="'count' of 'Measured' holds an integer of more than 64 bits"
     ):
         export_parquet(client, tmp_path, by_type=True)
+
+
+def test_former_names_stand_with_their_class(
+    make_client: Callable[..., EventClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event of a class's former name and version goes into the folder of the class, upcast."""
+    monkeypatch.setattr(EventTypes, "everything", EventTypes())
+
+    @event("PRICE_SET")
+    class PriceSet:
+        cart_id: str
+        pounds: int
+
+    def to_pence(data: dict[str, Any]) -> dict[str, Any]:
+        return {"cart_id": data["cart_id"], "pence": data["pounds"] * 100}
+
+    @event("PRICE_CHANGED", version=2, upcasters={1: to_pence}, formerly=["PRICE_SET"])
+    class PriceChanged:
+        cart_id: str
+        pence: int
+
+    old = make_client(event_types=[PriceSet])
+    old.create_tables()
+    old.save_event(PriceSet("c1", 4))
+    client = make_client(event_types=[PriceChanged])
+    client.save_event(PriceChanged("c1", 450))
+    export_parquet(client, tmp_path, by_type=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["PRICE_CHANGED"]
+    found = pq.read_table(tmp_path / "PRICE_CHANGED").to_pylist()
+    assert [(row["event_id"], row["pence"]) for row in found] == [(1, 400), (2, 450)]
 
 
 def test_what_is_something_else_is_refused(

@@ -68,7 +68,8 @@ def export_parquet(
     right, also after a crash. Of each event there are `id`, `type`, `data` and `metadata` (JSON as text),
     `idempotency_key`, `created_at` and `updated_at` (UTC, microseconds). With `by_type`, each event class
     gets a folder of its own, named like its type, with a column for each field, in the present version of
-    the class: what is nested, and a Decimal, is text.
+    the class: what is nested, and a Decimal, is text. Events of former names of a class (`formerly=`) stand
+    with its own.
 
     Args:
         client: The client; for `by_type` one that knows the classes.
@@ -251,7 +252,8 @@ class _Folder:
         decoded = self._client.decoder.events([row[:-1] for row in rows])
         for event, row in zip(decoded, rows, strict=True):
             for part in parts_of([event]):  # an upcaster may have split or dropped it
-                events.setdefault(part.type, []).append((part, row))
+                name_today = self._client.types.current_name(part.type)
+                events.setdefault(name_today, []).append((part, row))
         written: list[Path] = []
         for event_type, found in events.items():
             columns = self._columns.get(event_type)

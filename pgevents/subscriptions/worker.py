@@ -48,19 +48,13 @@ def step(
 
 @attrs.define
 class Step:
-    """One step of a worker, of one or two transactions.
-
-    Attributes:
-        work: The subscription.
-        pace: How fast it goes.
-        stop: Ends the batch after the event in hand.
-        hand: What has to be noted, should it fail.
-    """
+    """One step of a worker, of one or two transactions; attributes as the arguments of `step`."""
 
     work: Work
     pace: Pace
     stop: threading.Event
     hand: Hand = attrs.field(factory=Hand)
+    """What has to be noted, should it fail."""
 
     def run(self, numbers: Sequence[int], share: int) -> Outcome:
         """Take some lanes; then, in a transaction of its own, what was announced there."""
@@ -227,6 +221,7 @@ class Step:
         careful = max(lane.careful, len(batch.items) + (SUSPECT_RETRIES if batch.has_parked else 0))
         announced = batch.items[0].id if batch.items else 0 if careful else None
         note(self.work, lane, careful=careful, announced=announced)
+        self.pace.has_careful = True
         if announced:
             self.hand.event_now = attrs.evolve(lane, announced=announced)
 
