@@ -210,7 +210,8 @@ def _current(stored: StoredFields, event_type: EventType, fields: Sequence[str])
 
 
 def _all_names(event_type: EventType, field: str) -> set[str]:
-    return {name for names in stored_names(event_type, field) or () for name in names}
+    found = stored_names(event_type, field)
+    return set() if isinstance(found, str) else set[str]().union(*found)
 
 
 def _older(
@@ -225,17 +226,19 @@ def _older(
     versions: list[list[set[str]]] = []
     for field in fields:
         names = stored_names(event_type, field) if event_type.version > 1 else [{field}]
-        reason = None
-        if names is None:
-            reason = "its upcasters make that field, and streams search what is stored"
-        elif any(stored.has(event_type.cls, name) for name in set[str]().union(*names) - {field}):
-            reason = "older versions use that name for another field, whose events would be found, too"
-        if reason is not None and must_be_known:
-            raise ConfigurationError(
-                f"{field!r} does not find all events of {event_type.cls.__qualname__}: {reason}. Identify "
-                "events by a field that all versions store; older events get it when they are imported again"
-            )
-        versions.append([{field}] * event_type.version if names is None or reason is not None else names)
+        if not isinstance(names, str) and any(
+            stored.has(event_type.cls, name) for name in set[str]().union(*names) - {field}
+        ):
+            names = "older versions use that name for another field, whose events would be found, too"
+        if isinstance(names, str):
+            if must_be_known:
+                raise ConfigurationError(
+                    f"{field!r} does not find all events of {event_type.cls.__qualname__}: {names}. Identify "
+                    "events by a field that all versions store; older events get it when they are imported "
+                    "again"
+                )
+            names = [{field}] * event_type.version
+        versions.append(names)
     for names_of_version in zip(*versions, strict=True):
         yield from itertools.product(*map(sorted, names_of_version))
 

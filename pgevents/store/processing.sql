@@ -257,9 +257,17 @@ UPDATE {{parked}} SET name = %(new)s WHERE name = %(name)s;
 UPDATE {{notes}} SET name = %(new)s WHERE name = %(name)s;
 
 -- [blocked]
--- Of these keys, those that are parked, and from which event on.
-SELECT key, min(event_id), array_agg(event_id ORDER BY event_id) FILTER (WHERE event_id = ANY (%(ids)s))
-FROM {{parked}} WHERE name = %(name)s AND key = ANY (%(keys)s) AND state <> 'discarded' GROUP BY key;
+-- Of these keys, those that are parked: from which event on, and which of these events, each of which has its key.
+SELECT k.key, first.event_id, mine.ids
+FROM (SELECT DISTINCT key FROM unnest(%(keys)s::text[]) AS u (key)) AS k
+CROSS JOIN LATERAL (
+    SELECT p.event_id FROM {{parked}} AS p
+    WHERE p.name = %(name)s AND p.key = k.key AND p.state <> 'discarded' ORDER BY p.event_id LIMIT 1) AS first
+LEFT JOIN (
+    SELECT i.key, array_agg(i.id ORDER BY i.id) AS ids
+    FROM unnest(%(of)s::text[], %(ids)s::bigint[]) AS i (key, id)
+    JOIN {{parked}} AS p ON p.name = %(name)s AND p.key = i.key AND p.event_id = i.id AND p.state <> 'discarded'
+    GROUP BY i.key) AS mine ON mine.key = k.key;
 
 -- [park]
 INSERT INTO {{parked}} AS p (name, key, event_id, hash, state, attempts, due_at, error, failed_at)

@@ -87,6 +87,8 @@ class FarFold(Fold):
             count += len(rows)
             touched.update({run.lane: run for run in found})
             blocked = self._bring(found, batch)
+            if self._has_plugins:  # they may use the connection, and roll back to a savepoint on it
+                decode(self.work, found)
             background.start(*statements, following)
             try:
                 left = self._fold_runs(found, blocked)
@@ -105,6 +107,11 @@ class FarFold(Fold):
         self._write()
         return count, [run.item() for run in touched.values()], not rows
 
+    @property
+    def _has_plugins(self) -> bool:
+        """Whether plugins decode events."""
+        return self.work.client.decoder.before_decode is not None
+
     def _has_to_end(self, end: float, pace: Pace) -> bool:
         if self.stop.is_set() or time.monotonic() >= end:
             return True
@@ -115,7 +122,7 @@ class FarFold(Fold):
         blocked: set[str | None] = {None, "", *self.blocked}
         if batch.has_parked:
             keys = [run.key for run in found]
-            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, ids=[])
+            rows = self.work.statements.rows("blocked", name=self.work.name, keys=keys, of=[], ids=[])
             blocked.update(key for key, *_ in rows)
         first: dict[str, Item] = {}
         for run in found:
@@ -126,7 +133,8 @@ class FarFold(Fold):
 
     def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> list[Run]:
         """Fold what can be folded, without asking the server; the other runs."""
-        decode(self.work, found)
+        if not self._has_plugins:
+            decode(self.work, found)
         return [run for run in found if run.key in blocked or not self._folds(run)]
 
     def _writing(self, found: Sequence[Run], left: Sequence[Run]) -> list[Statement]:

@@ -18,7 +18,7 @@ from pgevents.events import Event
 from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.items import Item
-from pgevents.subscriptions.lanes import Batch, Lane
+from pgevents.subscriptions.lanes import Batch, Lane, places_of
 
 __all__ = [
     "DIED",
@@ -63,17 +63,18 @@ class Blocked:
 
     Attributes:
         first: Each blocked key's first event.
-        parked: Those events of the batch that are parked already.
+        parked: Key and id of those events of the batch that are parked already. An event may be of several
+            keys, as of several kept views, and be parked of one alone.
         is_keyed: Whether events queue behind others.
     """
 
     first: Mapping[str, int]
-    parked: frozenset[int]
+    parked: frozenset[tuple[str, int]]
     is_keyed: bool
 
     def is_parked(self, item: Item) -> bool:
         """Whether the event is not to be handled in its turn, for it is parked."""
-        return item.id in self.parked
+        return (item.key, item.id) in self.parked
 
     def is_behind(self, item: Item) -> bool:
         """Whether an earlier event of its key is parked."""
@@ -97,10 +98,11 @@ def blocked(work: Work, batch: Batch) -> Blocked:
     if not items or not batch.has_parked:
         return NOTHING
     keys = list({item.key for item in items})
-    rows = work.statements.rows("blocked", name=work.name, keys=keys, ids=[item.id for item in items])
+    of, ids = [item.key for item in items], [item.id for item in items]
+    rows = work.statements.rows("blocked", name=work.name, keys=keys, of=of, ids=ids)
     return Blocked(
         {key: first for key, first, _ in rows},
-        frozenset(event_id for _, _, ids in rows for event_id in ids or ()),
+        frozenset((key, event_id) for key, _, ids in rows for event_id in ids or ()),
         bool(work.question.key),
     )
 
@@ -159,16 +161,7 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
 
 
 def set_aside(work: Work, item: Item, state: str, attempts: int, delay: float, error: str) -> None:
-    """Set an event aside.
-
-    Args:
-        work: The subscription.
-        item: The event, its key and the key's hash.
-        state: "retrying" or "parked".
-        attempts: How many times it has failed.
-        delay: Seconds until it is tried again.
-        error: Why.
-    """
+    """Set an event aside that has failed so many times: "retrying" after some seconds, or "parked"."""
     work.statements.run(
         "park",
         name=work.name,
@@ -216,10 +209,7 @@ class Due:
 def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
     """The retry that is due for longest in these lanes."""
     count = lanes[0].lanes
-    positions = ["NULL"] * count
-    for lane in lanes:
-        positions[lane.number] = str(lane.position)
-    text = "{" + ",".join(positions) + "}"
+    text = "{" + ",".join("NULL" if place is None else str(place) for place in places_of(lanes)) + "}"
     is_keyed = bool(work.question.key)
     rows = work.statements.rows(
         "due", name=work.name, positions=text, lanes=count, is_keyed=is_keyed, died=DIED

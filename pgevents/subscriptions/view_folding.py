@@ -10,10 +10,13 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
 import attrs
 
 from pgevents.errors import ConfigurationError
+from pgevents.events import Event
 from pgevents.subscriptions import parking
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.items import Item
@@ -182,7 +185,7 @@ class Fold:
         blocked, parked = self.blocked, found.parked
         for item in items:
             key = item.key
-            if parked and item.id in parked:
+            if parked and (key, item.id) in parked:
                 continue
             if blocked and key in blocked:
                 behind.append(item)
@@ -261,7 +264,7 @@ class Fold:
             self._set_aside(item, failed, [later.id for later in events if later.id > failed[0]])
 
     def _fold_singly(self, held: Held, to: int) -> Failed | None:
-        """Fold a view again from its row, event by event; the one that cannot be folded, and why.
+        """Fold a view again from its row, up to the event that cannot be folded; this one, and why.
 
         What is in memory may have been changed by a reducer before it failed.
         """
@@ -269,17 +272,28 @@ class Fold:
         held.view, held.saved_at = fresh.view, fresh.saved_at
         held.latest, held.stored = fresh.latest, fresh.stored
         held.events = []
-        for item in earlier_events(self.rule, [(held, to)]).get(held.id, []):
-            if item.event is None:
-                return _failure(item)
+        found = earlier_events(self.rule, [(held, to)]).get(held.id, [])
+        events = [item.event for item in takewhile(lambda item: item.event is not None, found) if item.event]
+        failed = self._fold_up_to_failure(held, events)
+        return failed or (None if len(events) == len(found) else _failure(found[len(events)]))
+
+    def _fold_up_to_failure(self, held: Held, events: Sequence[Event[Any]]) -> Failed | None:
+        """Fold some at a time; where that fails, half as many, down to the one that cannot be folded."""
+        start, size = 0, len(events)
+        while start < len(events):
+            part = events[start : start + size]
             before = copy.deepcopy(held.view)
             try:
-                held.fold([item.event], has_hooks=self.has_hooks)
-            except Exception as found:  # of the application's reducers: it is noted, and shown
-                if is_transient(found):
+                held.fold(part, has_hooks=self.has_hooks)
+            except Exception as error:  # of the application's reducers: it is noted, and shown
+                if is_transient(error):
                     raise
                 held.view = before
-                return item.id, found
+                if len(part) == 1:
+                    return part[0].id, error
+                size = len(part) // 2
+            else:
+                start += size
         return None
 
     def _set_aside(self, item: Item, failed: Failed, later: Sequence[int]) -> None:
