@@ -28,7 +28,7 @@ from pgevents.premises import Keepable, Projection, projections_of
 from pgevents.save_options import CONDITION, SaveOptions
 from pgevents.saving import Saver
 from pgevents.store.session import Session
-from pgevents.streams import Stream, refuse_for_reads
+from pgevents.streams import Stream, refuse_for_nothing, refuse_for_reads
 from pgevents.timers import Cancel, Later, Timers
 
 __all__ = [
@@ -117,7 +117,9 @@ class Decider:
                 return earlier
         types = ", ".join(dict.fromkeys(cast(Any, projection).projection_type for projection in chosen))
         decision = _Decision(self, chosen, decider, options, key)
-        refuse_for_reads(decision.streams, CONDITION)
+        streams = decision.streams
+        refuse_for_nothing(streams)
+        refuse_for_reads(streams, CONDITION)
         with self.hooks.observed(OperationRecord("decide", projection=types)) as operation:
             saved = self._run(decision, retries, operation)
             operation.events = len(saved)

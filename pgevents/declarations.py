@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -52,6 +52,7 @@ def make_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
                 f"{cls.__qualname__} cannot be an event class: attrs refuses it ({error})"
             ) from error
     _check_field_names(event_class)
+    _refuse_shared_defaults(event_class)
     _resolve_annotations(event_class, scope)
     return event_class
 
@@ -131,6 +132,18 @@ def _refuse_assignments(cls: type[Any]) -> None:
                     f"{cls.__qualname__}.{method} assigns to {step.argval!r}, but events are frozen; leave "
                     f"{method} out: {instead}"
                 )
+
+
+def _refuse_shared_defaults(cls: type[Any]) -> None:
+    """Refuse a default that all instances would share, and with it what one of them changes."""
+    for field in attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cast(Any, cls)):
+        default: object = field.default
+        kind = next((kind.__name__ for kind in (list, dict, set) if isinstance(default, kind)), None)
+        if kind is not None:
+            raise ConfigurationError(
+                f"{cls.__qualname__}.{field.name}: all events would share one {kind} as their default; use "
+                f"{field.name}: ... = attrs.field(factory={kind})"
+            )
 
 
 def _check_field_names(cls: type[Any]) -> None:

@@ -29,7 +29,7 @@ from pgevents.subscriptions import (
 from pgevents.testing import drain
 
 from .processing.lab import in_thread
-from .shop import CartCreated
+from .shop import CartCreated, CartProjection
 from .test_subscriptions_cli import pg_url
 from .test_subscriptions_runner import until
 
@@ -292,3 +292,51 @@ def test_flask_runs_subscriptions_and_answers_probes(client: EventClient, url: s
         assert done.stdout.strip() == expected, done.stderr
         client.save_event(CartCreated("c1", "u1"))
         pause(client, "writer")
+
+
+FLASK_RUNNER = """
+from flask import Flask
+from tests.shop import CartCreated, CartProjection
+from pgevents.flask import PgEvents, current_events
+from pgevents.subscriptions import Runner, keep, subscription
+
+app = Flask(__name__)
+app.config.update(
+    PGEVENTS_DATABASE_URL=URL, PGEVENTS_SCHEMA="my_app", PGEVENTS_PROJECTIONS_TABLE="views",
+    PGEVENTS_DATA_INDEXES=["cart_id", "product_id"], PGEVENTS_PROJECTION_INDEXES=["id", "user_id"],
+)
+PgEvents(app)
+
+@subscription("writer", CartCreated)
+def write(event):
+    current_events.db.execute_sql("INSERT INTO handled VALUES (%s)", [event.id])
+
+with app.app_context():
+    runner = Runner(current_events, [write, keep(CartProjection)], context=app.app_context)
+"""
+
+
+def test_a_runner_of_a_flask_app_keeps_views(client: EventClient, url: str, tmp_path: Path) -> None:
+    """`pgevents run app:runner` works in the runner's context; `flask pgevents run` names that command."""
+    client.db.execute_sql("CREATE TABLE handled (event_id bigint PRIMARY KEY)")
+    (tmp_path / "runner_app.py").write_text(FLASK_RUNNER.replace("URL=URL", f"URL={pg_url(url)!r}"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    flask = [sys.executable, "-m", "flask", "--app", "runner_app", "pgevents", "run", "runner_app:runner"]
+    done = subprocess.run(flask, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "a Runner is run by: pgevents run runner_app:runner" in done.stderr
+    client.save_event(CartCreated("c1", "u1"))
+    start = [sys.executable, "-c", "from pgevents.cli import main; main()", "run", "runner_app:runner"]
+    process = subprocess.Popen(start, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 30
+        handled = "SELECT (SELECT count(*) FROM handled) + (SELECT count(*) FROM my_app.views)"
+        while client.db.execute_sql(handled).fetchone()[0] < 2:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert client.query_projections(CartProjection).is_whole

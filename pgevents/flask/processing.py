@@ -25,12 +25,17 @@ def run(names: tuple[str, ...], workers: int) -> None:
 
     It runs the subscriptions with these names, or all @subscription functions that the app has imported.
     Start it as often as you like: the processes share the work.
+
+    Kept views and Subscription classes need a Runner, which has context=app.app_context; it is run by:
+    pgevents run MODULE:RUNNER
     """
     unknown = [name for name in names if name not in declared]
     if unknown or not declared:
         available = ", ".join(declared) or "none"
         what = f"no subscription {unknown[0]!r}" if unknown else "no subscription"
-        raise click.UsageError(f"the app has imported {what}; there are: {available}")
+        is_runner = bool(unknown) and ":" in unknown[0]
+        hint = f"; a Runner is run by: pgevents run {unknown[0]}" if is_runner else ""
+        raise click.UsageError(f"the app has imported {what}; there are: {available}{hint}")
     app = cast(Any, current_app)._get_current_object()  # worker threads have no current app
     chosen = [declared[name] for name in names or declared]
     runner = Runner(active_store().client, chosen, context=app.app_context)

@@ -63,7 +63,7 @@ class Runner:
             poll: Seconds between looks when nothing comes; shorter while events come.
             other_databases: Allow handlers whose models are bound to another Peewee database of the same
                 server. What these write is in another transaction.
-            context: What each worker thread works in, such as Flask's `app.app_context`.
+            context: What `run` and each worker thread work in, such as Flask's `app.app_context`.
             timers: Whether it fires timers. Any number of runners may; one at a time does.
 
         Raises:
@@ -107,6 +107,10 @@ class Runner:
             ConfigurationError: A place that does not answer what its subscription asks, or that is ahead of
                 the log; a key that a class lacks; models of another database object; an open transaction.
         """
+        with self._context():
+            self._run(workers, signals)
+
+    def _run(self, workers: int, signals: bool) -> None:
         client = self.client
         self._check_call(workers, signals)
         if signals:
