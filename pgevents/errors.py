@@ -74,7 +74,15 @@ class UnknownEventTypeError(PgEventsError, LookupError):
 
 
 class EventEncodeError(PgEventsError, ValueError):
-    """An event, its metadata or a view cannot be stored as JSON in PostgreSQL."""
+    """An event, its metadata or a view cannot be stored as JSON in PostgreSQL.
+
+    Attributes:
+        field: The field at fault; None if the error does not come from a field.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class EventDecodeError(PgEventsError, ValueError):

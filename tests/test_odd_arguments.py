@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 import pytest
+from attrs import field, frozen
 
 from pgevents import (
     ConfigurationError,
     EventClient,
+    EventEncodeError,
     PgEventsError,
     UnknownEventTypeError,
     create_event_client,
@@ -139,7 +142,42 @@ def other_log(client: EventClient) -> EventClient:
     return create_event_client(client.db, events, client.projections)
 
 
+REFUSALS = (ConfigurationError, EventEncodeError, UnknownEventTypeError, AssertionError)
 Call: TypeAlias = Callable[[Any], Any]
+
+
+class Currency(Enum):
+    EURO = "eur"
+
+
+@frozen
+class Price:
+    pence: int
+    currency: Currency = Currency.EURO
+
+
+@event("ODDLY_PRICED")
+class Priced:
+    cart_id: str = "c1"
+    at: datetime = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    price: Price = Price(1)
+    rate: Decimal = Decimal(1)
+    by_number: dict[int, str] = field(factory=dict[int, str])
+    by_day: dict[date, list[Price]] = field(factory=dict[date, list[Price]])
+
+
+def knowing_prices(client: EventClient) -> EventClient:
+    return create_event_client(client.db, client.events, client.projections, [Priced])
+
+
+def priced(**values: Any) -> Call:
+    return lambda client: knowing_prices(client).save_event(Priced(**values))
+
+
+def priced_as_json(**values: Any) -> Call:
+    return lambda client: knowing_prices(client).save_event({"type": "ODDLY_PRICED", "data": values})
+
+
 SAYS: dict[str, tuple[Call, str]] = {
     "id and client swapped": (lambda c: CartProjection(c, "c1"), r"not 'c1': the id comes first, CartP"),
     "asyncio's client": (lambda c: CartProjection("c1", AsyncEventClient(c)), r"give its \.client"),
@@ -186,6 +224,22 @@ SAYS: dict[str, tuple[Call, str]] = {
         lambda c: Runner(c, [keep(projection_class(ids_of=lambda self, event: {"c1"}))]),
         r"Odd\.ids_of takes the event alone, not \(self, event\): @staticmethod",
     ),
+    "a text for a time": (priced(at="2024"), r"ODDLY_PRICED, field 'at' .*: expected datetime, got '2024'"),
+    "a date for a time": (priced(at=date(2024, 1, 1)), r"'at' .*: expected datetime, got datetime\.date\("),
+    "None for an object": (priced(price=None), r"field 'price' .*: expected Price, got None"),
+    "a text for an Enum inside": (
+        priced(by_day={date(2024, 1, 1): [Price(1, "eur")]}),  # type: ignore[arg-type]
+        r"'by_day\.2024-01-01\.0\.currency' cannot be stored: expected Currency, got 'eur'",
+    ),
+    "a text for a date in a key": (priced(by_day={"x": []}), r"'by_day.x' .*: expected date, got 'x'"),
+    "a number for a dict": (priced(by_day=5), r"field 'by_day' .*: expected dict\[.*\], got 5"),
+    "a word for a Decimal": (priced(rate="x"), r"field 'rate': 'x' is not a Decimal"),
+    "keys that are numbers": (priced(by_number={1: "a"}), r"keys of a JSON object are text.*dict\[str"),
+    "JSON without an object": (priced_as_json(price=5), r"field 'price': expected an object, got 5; it does"),
+    "JSON without an object inside": (
+        priced_as_json(by_day={"2024-01-01": ["x"]}),
+        r"field 'by_day\.2024-01-01\.0': expected an object, got 'x'",
+    ),
     "an event's __init__": (
         lambda c: event_class("__init__", "def __init__(self, a): self.a = a"),
         r"Odd\.__init__ assigns to 'a', but events are frozen; leave __init__ out",
@@ -201,6 +255,6 @@ SAYS: dict[str, tuple[Call, str]] = {
 def test_the_error_says_what_was_wrong_and_what_to_do(client: EventClient, what: str) -> None:
     """Not the error that Python raises somewhere further inside."""
     call, message = SAYS[what]
-    with pytest.raises((ConfigurationError, UnknownEventTypeError, AssertionError), match=message):
+    with pytest.raises(REFUSALS, match=message):
         call(client)
     assert client.get_event_stream() == []

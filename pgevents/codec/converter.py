@@ -80,10 +80,14 @@ def _named_tuple_from_list(kind: Any, converter: cattrs.Converter) -> Structure:
 
 def _from_text(kind: type[Any], from_text: Callable[[Any], Any]) -> Structure:
     takes_int = kind is Decimal
+    own_errors = (ArithmeticError, ValueError) if kind in (Decimal, UUID) else ()
 
     def structure(value: Any, _: Any) -> Any:
         if type(value) is str or (takes_int and type(value) is int):
-            return from_text(value)
+            try:
+                return from_text(value)
+            except own_errors as error:  # in words of the standard library
+                raise ValueError(f"{value!r} is not a {kind.__name__}") from error
         if type(value) is kind:
             return value
         raise TypeError(f"expected {kind.__name__} as text, got {value!r}")

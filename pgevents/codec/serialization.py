@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-import attrs
 import cattrs
 
 from pgevents.caches import Cache
 from pgevents.codec import fast
 from pgevents.codec.converter import make_event_converter
 from pgevents.codec.equality import Difference, difference
+from pgevents.codec.faults import Fault, fault_in_data, fault_in_value
 from pgevents.codec.jsontext import dump_and_load, dump_json, load_json
 from pgevents.codec.times import time_of
 from pgevents.declarations import upcast_results
@@ -164,9 +164,11 @@ class Serializer:
         except PgEventsError:
             raise
         except Exception as error:  # whatever a class, an annotation or a hook of the converter raises
-            place = self._place_of_fault(data, what)
-            reason, cause = self._reason(what, error, _reason_of(error, data.__class__))
-            raise EventEncodeError(f"{place} cannot be stored: {reason}") from cause
+            fault = fault_in_value(self.converter, data, error)
+            reason, cause = self._reason(what, error, fault.reason)
+            raise EventEncodeError(
+                f"{what}{fault.place} cannot be stored: {reason}", field=fault.field
+            ) from cause
         if not isinstance(plain, dict):
             name = type(data).__name__ if what in self.personal else shown(data)
             raise EventEncodeError(f"{what}: data is a JSON object (an attrs class or a dict), not {name}")
@@ -176,15 +178,6 @@ class Serializer:
                 name = type(key).__name__ if what in self.personal else shown(key)
                 raise EventEncodeError(f"{what}: JSON objects have text keys, not {name}")
         return document
-
-    def _place_of_fault(self, data: Any, what: str) -> str:
-        """How an error names data that cannot be encoded: with the first field whose value fails alone."""
-        for field in attrs.fields(data.__class__) if attrs.has(data.__class__) else ():
-            try:
-                self.converter.unstructure(getattr(data, field.name), unstructure_as=field.type)
-            except Exception:  # the field at fault; the caller raises the error
-                return f"{what}, field {field.name!r}"
-        return what
 
     # -- from JSON ------------------------------------------------------------
 
@@ -216,11 +209,11 @@ class Serializer:
             try:
                 return self.converter.structure(data, cls)
             except Exception as error:
-                field, reason = _first_fault(error, cls)
-                reason, cause = self._reason(event_type, error, reason)
-                at_field = f", field {field!r}" if field else ""
+                fault = fault_in_data(error, data, cls)
+                reason, cause = self._reason(event_type, error, fault.reason)
                 raise EventEncodeError(
-                    f"{event_type}{at_field}: {reason}; it does not fit {cls.__qualname__}"
+                    f"{event_type}{fault.place}: {reason}; it does not fit {cls.__qualname__}",
+                    field=fault.field,
                 ) from cause
 
     def _refuse_lost_keys(self, plain: dict[str, Any], read: Any, cls: type[Any], what: str) -> None:
@@ -256,16 +249,15 @@ class Serializer:
         try:
             return self.converter.structure(data, cls)
         except Exception as error:
-            field, reason = _first_fault(error, cls)
-            reason, cause = self._reason(event_type, error, reason)
+            fault = fault_in_data(error, data, cls)
+            reason, cause = self._reason(event_type, error, fault.reason)
             place = f"event {event_id}" if event_id is not None else "data"
-            at_field = f", field {field!r}" if field else ""
             raise EventDecodeError(
-                f"{place} of type {event_type!r}{at_field}: {reason}; it does not fit {cls.__qualname__}. "
+                f"{place} of type {event_type!r}{fault.place}: {reason}; it does not fit {cls.__qualname__}. "
                 "Give the field a default, or raise the event's version and add an upcaster",
                 event_id=event_id,
                 event_type=event_type,
-                field=field,
+                field=fault.field,
             ) from cause
 
     def _reason(self, what: str, error: Exception, reason: str) -> tuple[str, Exception | None]:
@@ -319,14 +311,16 @@ class Serializer:
 def _refuse_difference(mismatch: Difference | None, cls: type[Any], what: str) -> None:
     if mismatch is None:
         return
-    at_field = f", field {'.'.join(mismatch.path)!r}" if mismatch.path else ""
+    fault = Fault(".".join(mismatch.path) or None, str(mismatch))
     advice = (
         "a converter, validator or __attrs_post_init__ changes it each time that it is made"
         if type(mismatch.given) is type(mismatch.read) and not mismatch.reason
         else "give a value of the field's own type, or teach the converter the type"
     )
     raise EventEncodeError(
-        f"{what}{at_field}: {mismatch}. What is read must be what was saved ({cls.__qualname__}): {advice}"
+        f"{what}{fault.place}: {mismatch}. "
+        f"What is read must be what was saved ({cls.__qualname__}): {advice}",
+        field=fault.field,
     )
 
 
@@ -345,33 +339,3 @@ def _lost_key(given: Any, read: Any) -> tuple[str, ...] | None:
             if path is not None:
                 return (str(n), *path)
     return None
-
-
-def _reason_of(error: BaseException, cls: type[Any]) -> str:
-    """What an error means, in words for the author of the class."""
-    if isinstance(error, NameError):
-        return (
-            f"{error}, so an annotation of {cls.__qualname__} cannot be resolved; import the name where the "
-            "class is declared (not only for type checkers), and declare classes outside of functions"
-        )
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return str(error) or type(error).__name__
-
-
-def _first_fault(error: BaseException, cls: type[Any]) -> tuple[str | None, str]:
-    """The path of the first field at fault in cattrs' tree of errors, and the reason."""
-    path: list[str] = []
-    while True:
-        inner = getattr(error, "exceptions", None)
-        if not inner:
-            break
-        error = inner[0]
-        for note in getattr(error, "__notes__", ()):
-            if isinstance(note, cattrs.AttributeValidationNote):
-                path.append(note.name)
-            elif isinstance(note, cattrs.IterableValidationNote):
-                path.append(str(note.index))
-    if isinstance(error, KeyError):
-        return ".".join([*path, str(error.args[0])]) if not path else ".".join(path), "it is missing"
-    return ".".join(path) or None, _reason_of(error, cls)

@@ -74,14 +74,14 @@ def _away(error: DatabaseUnavailableError) -> Response:
 
 
 def _bad_value(error: InvalidValueError) -> Response:
-    current_app.logger.info("%s", error)
+    current_app.logger.warning("%s", error)
     return _respond(BadRequest("A value of this request cannot be used. Nothing was changed."), error)
 
 
 def _not_storable(error: EventEncodeError) -> Response:
-    current_app.logger.info("%s", error)
+    current_app.logger.warning("%s", error)
     text = "A value of this request cannot be stored. Nothing was changed."
-    return _respond(UnprocessableEntity(text), error)
+    return _respond(UnprocessableEntity(text), error, field=error.field)
 
 
 def _lost(error: ConnectionLostError) -> Response:
