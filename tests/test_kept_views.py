@@ -602,6 +602,53 @@ def test_a_version_that_was_just_dropped_is_not_empty(client: EventClient, make_
         old.query_projections(CartProjection)
 
 
+def test_views_of_other_fields_are_not_kept_on_as_if_they_were_complete(
+    client: EventClient, make_client: Make
+) -> None:
+    """A field was added, and the version not raised: rebuilds and runners refuse, and nothing is folded."""
+
+    @frozen
+    class Sum:
+        id: str
+        total: int = 0
+
+    @frozen
+    class SumAndCount:
+        id: str
+        total: int = 0
+        count: int = 0
+
+    def sums(view: Any, **reducers: Any) -> Any:
+        class Sums(ProjectionBase[view, ItemAddedToCart]):
+            projection_type = "SUMS"
+
+            def initial_view(self) -> Any:
+                return view(self.id)
+
+            def get_event_identifiers(self) -> dict[str, Any]:
+                return {"cart_id": self.id}
+
+        Sums.reducers = pipeline(total=lambda total, event: total + event.data.price_at_time, **reducers)
+        return Sums
+
+    client.save_events([added("c1"), added("c2")])
+    rebuild(client, sums(Sum))
+    client.save_event(added("c1"))
+    later, changed = make_client(), sums(SumAndCount, count=lambda count, _: count + 1)
+    for keeping in (
+        lambda: rebuild(later, changed),
+        lambda: Runner(later, [keep(changed)]).run(),
+        lambda: drain(later, [keep(changed)]),
+    ):
+        with pytest.raises(ConfigurationError, match="raise the version"):
+            keeping()
+    assert client.get_projection(sums(Sum), "c1").latest_event_id == 1  # type: ignore[union-attr]
+    later.refresh_projections(changed)
+    rebuild(later, changed)
+    found = later.query_projections(changed)
+    assert [(one.id, one.data.count) for one in found] == [("c1", 2), ("c2", 1)]
+
+
 # -- places ----------------------------------------------------------------------------------
 
 
