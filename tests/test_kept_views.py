@@ -24,6 +24,7 @@ from pgevents import (
     EventTypes,
     IncompleteViewsError,
     MultiStreamProjectionBase,
+    PgEventsError,
     ProjectionBase,
     RetryableError,
     create_event_client,
@@ -39,6 +40,7 @@ from pgevents.diagnosis import diagnose
 from pgevents.subscriptions import (
     RebuildProgress,
     Runner,
+    discard,
     drop_old_versions,
     keep,
     kept_views,
@@ -537,6 +539,49 @@ def test_a_rebuild_reports_and_drops_what_nobody_uses(client: EventClient, make_
     assert [one.version for one in kept_views(client)] == [2]
     assert client.db.execute_sql("SELECT DISTINCT version FROM my_app.views").fetchall() == [(2,)]
     check(client, CartTwo)
+
+
+def test_a_version_that_never_had_all_its_views_takes_no_query_of_the_type(
+    client: EventClient, make_client: Make
+) -> None:
+    """Its reducer fails for some; the complete version before it is served, until the rest is folded."""
+    faults = {"p2"}
+
+    class Fragile(CartProjection):
+        version = 2
+        reducers = CartTwo.reducers | pipeline(
+            items=lambda items, event: items if getattr(event.data, "product_id", "") not in faults else 1 / 0
+        )
+
+    start(client)
+    client.save_event(added("c1", "p2"))
+    drain(client, [keep(CartProjection)])
+    for _ in range(2):
+        with pytest.raises(PgEventsError, match="cannot be folded yet"):
+            rebuild(client, Fragile, on_error=retry(1))
+    assert [view.complete_at is not None for view in kept_views(client)] == [True, False]
+    found = make_client().query_projections("SHOPPING_CART")
+    assert ({one.version for one in found}, len(found)) == ({1}, 2)
+    with pytest.raises(IncompleteViewsError) as caught:
+        client.query_projections(Fragile)
+    assert caught.value.reason == "waiting"
+    faults.clear()
+    rebuild(client, Fragile)
+    assert {one.version for one in make_client().query_projections("SHOPPING_CART")} == {2}
+
+
+def test_a_version_is_complete_once_what_fails_is_given_up(client: EventClient) -> None:
+    """Nothing waits any more, so queries need not."""
+
+    class Failing(CartProjection):
+        reducers = pipeline(lambda view, event: view if event.id != 2 else 1 / 0)
+
+    client.save_events([CartCreated("c1", "u1"), added("c1"), CartCreated("c2", "u2")])
+    drain(client, [keep(Failing, on_error=retry(1))])
+    (aside,) = parked(client, NAME)
+    discard(client, NAME, aside.event_id, "a test")
+    assert [view.complete_at is not None for view in kept_views(client)] == [True]
+    assert client.query_projections(Failing).is_whole
 
 
 def test_a_query_can_wait_for_a_rebuild(client: EventClient, make_client: Make) -> None:

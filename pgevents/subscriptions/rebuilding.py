@@ -169,7 +169,7 @@ def _await_complete(
             start = start or (time.monotonic(), at)
             tell(_progress(at, report.target, start, report.waiting))
             is_trying = work.statements.value("is_trying", name=work.name)
-            if report.complete_at is not None and not is_trying:
+            if (report.complete_at is not None or report.is_reached) and not is_trying:
                 return
             refuse_stuck(work)
         _pause(thread, work.keeper, every if report is not None else 0.02)
