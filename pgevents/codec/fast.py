@@ -31,6 +31,7 @@ __all__ = [
     "dump_lines",
     "instance_decoder",
     "load",
+    "plain_names",
     "preparer",
     "reads_any_order",
     "writer",
@@ -85,6 +86,11 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
         return instance
 
     return decode_and_compare
+
+
+def plain_names(cls: type[Any]) -> frozenset[str]:
+    """The names of the fields of a plain class, which are the keys that a read looks at; else none."""
+    return frozenset(_plain_fields(cls) or ())
 
 
 def reads_any_order(cls: Any) -> bool:

@@ -76,6 +76,9 @@ class Serializer:
         self.reads_any_order: Cache[type[Any], bool] = Cache(
             "classes read in any order", fast.reads_any_order if is_ours else lambda cls: False
         )
+        self._plain_names: Cache[type[Any], frozenset[str]] = Cache(
+            "fields of plain classes", fast.plain_names if is_ours else lambda cls: frozenset[str]()
+        )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
             "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder
         )
@@ -204,6 +207,23 @@ class Serializer:
         self._refuse_lost_keys(plain, instance, cls, what)
         return instance
 
+    def check_text(self, text: str, cls: type[Any], what: str) -> None:
+        """Check JSON text as `from_dict` checks a dict; quick where keys and fields can be compared at once.
+
+        Raises:
+            EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
+        """
+        data: dict[str, Any] = load_json(text)
+        if data.keys() <= self._plain_names[cls] and not any(
+            isinstance(value, (dict, list)) for value in data.values()
+        ):
+            try:
+                self.from_text[cls](text)
+                return
+            except Exception:  # the slower form decides, and names the field at fault
+                pass
+        self.from_dict(data, cls, what)
+
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
         """Check that data can be read back before they are stored for ever; the instance that a read gives.
 
@@ -281,7 +301,7 @@ class Serializer:
         Raises:
             EventDecodeError: The version is not one, an upcaster fails, or the data do not fit the class.
         """
-        event = f"event {event_id} of type {event_type.name!r}"
+        event = f"{'data' if event_id is None else f'event {event_id}'} of type {event_type.name!r}"
 
         def fault(reason: str) -> EventDecodeError:
             return EventDecodeError(f"{event}: {reason}", event_id=event_id, event_type=event_type.name)
