@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from pgevents import EventClient, create_event_client, event, hookimpl
 from pgevents.cli.commands import cli
+from pgevents.codec.fast import key_check
 
 Import = Callable[..., Result]
 
@@ -175,3 +178,22 @@ def test_a_csv_of_unknown_columns_is_refused(run: Import, tmp_path: Path) -> Non
         (tmp_path / "odd.csv").write_text(f"{header}\nA,{{}},{{}}\n")
         done = CliRunner().invoke(cli, ["--app", "checked_app:client", "import", str(tmp_path / "odd.csv")])
         assert done.exit_code == 2 and words in done.output
+
+
+@attrs.frozen
+class Deep:
+    by_name: dict[str, Part]
+    one: Part | None = None
+    many: tuple[Part, ...] = ()
+    at: datetime | None = None
+
+
+def test_keys_of_plain_classes_are_known_at_any_depth() -> None:
+    """The quick check says yes only where the slow one does, and says yes to what an instance writes."""
+    known = key_check(Deep)
+    part, odd = {"name": "a"}, {"name": "a", "x": 1}
+    assert known({"by_name": {"x": part}, "one": part, "many": [part], "at": None})
+    assert known({"by_name": {}, "one": None})
+    for wrong in ({"by_name": {"x": odd}}, {"one": odd}, {"many": [part, odd]}, {"x": 1}):
+        assert not known({"by_name": {}, **wrong})
+    assert not key_check(Decimal)({})

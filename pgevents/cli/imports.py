@@ -68,7 +68,9 @@ NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page
     help="Save the events of FILE, plain or gzipped, as `pgevents export` writes them; - is the standard "
     "input.\n\n"
     'A line of JSON has "type", "data" and, if need be, "metadata", "created_at" and "idempotency_key"; in '
-    f"CSV these are columns. Each {PAGE:,} lines are one transaction, which also notes what it saved. So an "
+    "CSV these are columns. With --app the event classes of the program check each line, and its plugins are "
+    "called, as for a save.\n\n"
+    f"Each {PAGE:,} lines are one transaction, which also notes what it saved. So an "
     "import that broke off is simply run again, also when the file has grown since, or lines that were "
     "skipped have been mended: what is there already is not saved twice.",
     epilog=EXIT_CODES,

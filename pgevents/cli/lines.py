@@ -232,7 +232,7 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
         _created_at(members.get("created_at")),
         members.get("created_at") or "",
         _key(members.get(KEY_COLUMN)),
-        str(members.get("id")).isdecimal() and all(members.get(column) for column in COLUMNS[1:]),
+        str(members.get("id")).isdecimal() and "metadata" in members and bool(members.get("created_at")),
     )
 
 

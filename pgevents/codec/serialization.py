@@ -76,8 +76,8 @@ class Serializer:
         self.reads_any_order: Cache[type[Any], bool] = Cache(
             "classes read in any order", fast.reads_any_order if is_ours else lambda cls: False
         )
-        self._plain_names: Cache[type[Any], frozenset[str]] = Cache(
-            "fields of plain classes", fast.plain_names if is_ours else lambda cls: frozenset[str]()
+        self._has_known_keys: Cache[type[Any], Callable[[Any], bool]] = Cache(
+            "checks of keys", fast.key_check if is_ours else lambda cls: lambda data: False
         )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
             "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder
@@ -208,20 +208,18 @@ class Serializer:
         return instance
 
     def check_text(self, text: str, cls: type[Any], what: str) -> None:
-        """Check JSON text as `from_dict` checks a dict; quick where keys and fields can be compared at once.
+        """Check JSON text as `from_dict` checks a dict, without writing plain classes again.
 
         Raises:
             EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
         """
         data: dict[str, Any] = load_json(text)
-        if data.keys() <= self._plain_names[cls] and not any(
-            isinstance(value, (dict, list)) for value in data.values()
-        ):
-            try:
-                self.from_text[cls](text)
+        try:
+            self.from_text[cls](text)
+            if self._has_known_keys[cls](data):
                 return
-            except Exception:  # the slower form decides, and names the field at fault
-                pass
+        except Exception:  # the slower form decides, and names the field at fault
+            pass
         self.from_dict(data, cls, what)
 
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
