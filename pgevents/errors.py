@@ -205,9 +205,10 @@ class IncompleteViewsError(PgEventsError):
 
     Attributes:
         reason: "building" if the views have not reached the end that the log had when keeping began;
-            "waiting" if some views wait to be folded again, after an error, a redaction or a deletion.
-        position: The id up to which they are folded.
-        target: The id that they have to reach.
+            "waiting" if some views wait to be folded again, after an error, a redaction or a deletion;
+            "unkept" if no runner keeps this version yet, though one keeps another version.
+        position: The id up to which they are folded; 0 if they are unkept.
+        target: The id that they have to reach; 0 if they are unkept.
     """
 
     def __init__(self, message: str, *, reason: str, position: int, target: int) -> None:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
 
 from pgevents.errors import ConfigurationError, IncompleteViewsError, shown
-from pgevents.querying import Question
 from pgevents.snapshots import Snapshots
-from pgevents.store.kept import KeptQuestion, KeptStatus, is_kept, kept_name, kept_reports, status_of
+from pgevents.store.kept import (
+    Keeping,
+    KeptQuestion,
+    KeptStatus,
+    keeping_of,
+    kept_name,
+    kept_reports,
+    status_of,
+)
 from pgevents.store.options import check_seconds
 from pgevents.view_kinds import ViewKind
 
-__all__ = ["DEFAULT_TERMS", "Partial", "Terms", "incomplete", "kept_of", "status_of_kept", "terms_of"]
+__all__ = [
+    "DEFAULT_TERMS",
+    "Kept",
+    "Partial",
+    "Terms",
+    "incomplete",
+    "kept_of",
+    "one_version",
+    "status_of_kept",
+    "terms_of",
+    "unkept",
+]
 
 Partial = Literal["refuse", "wait", "allow"]
 MAX_LAG = 30.0
@@ -54,26 +73,68 @@ def terms_of(partial: Partial, max_lag: float) -> Terms:
     return Terms(partial, max_lag)
 
 
-def kept_of(snapshots: Snapshots, question: Question, terms: Terms) -> tuple[KeptQuestion | None, Question]:
-    """The kept views that a question is about, None if it is about none; and the question about versions that
-    are whole, where it names types alone."""
-    kinds, names = question.kinds, set[str]()
-    if any(kind.version is None for kind in kinds):
-        kinds = [_one_version(snapshots, kind) for kind in kinds]
-        question = attrs.evolve(question, kinds=kinds)
-    for kind in kinds:
-        name = _name_if_kept(snapshots, kind)
-        if name is not None:
-            names.add(name)
-    return (KeptQuestion(tuple(sorted(names)), None, terms.max_lag) if names else None), question
+@attrs.frozen
+class Kept:
+    """What is kept of the views that a query is about.
+
+    Attributes:
+        question: Which of them are kept; None if none are.
+        missing: Those of a version that nobody keeps, though another version is kept.
+        others: The versions that are kept instead of these.
+        is_all: Whether all are kept. Where no version is, nobody knows what may be missing.
+    """
+
+    question: KeptQuestion | None
+    missing: tuple[str, ...]
+    others: tuple[str, ...]
+    is_all: bool
 
 
-def status_of_kept(snapshots: Snapshots, kind: ViewKind) -> KeptStatus | None:
-    """How far a kept view is; None if it is not kept."""
-    name = _name_if_kept(snapshots, _one_version(snapshots, kind))
-    if name is None:
-        return None
-    return status_of(snapshots.session, snapshots.events, KeptQuestion((name,), None, MAX_LAG))
+def kept_of(snapshots: Snapshots, kinds: Sequence[ViewKind], terms: Terms) -> Kept:
+    """What is kept of these kinds of views, each of which says its version if a version is kept.
+
+    Raises:
+        ConfigurationError: The query is to wait for views that nobody keeps in any version.
+    """
+    found = [_keeping(snapshots, kind) for kind in kinds]
+    if terms.partial == "wait" and not all(each.is_kept or each.others for each in found):
+        snapshots.kept.forget()  # a runner may just have begun
+        found = [_keeping(snapshots, kind) for kind in kinds]
+        _refuse_to_wait(kinds, found)
+    missing = [each for each in found if each.others and not each.is_kept]
+    names = tuple(sorted({each.name for each in found if each.is_kept}))
+    return Kept(
+        KeptQuestion(names, None, terms.max_lag) if names else None,
+        tuple(sorted({each.name for each in missing})),
+        tuple(sorted({name for each in missing for name in each.others})),
+        all(each.is_kept for each in found),
+    )
+
+
+def _refuse_to_wait(kinds: Sequence[ViewKind], found: Sequence[Keeping]) -> None:
+    for kind, each in zip(kinds, found, strict=True):
+        if not each.is_kept and not each.others:
+            raise ConfigurationError(
+                f"no runner has kept the views of {kind.type!r}, so there is nothing to wait for: have a "
+                "runner keep them, keep(...), or leave out partial='wait'"
+            )
+
+
+def status_of_kept(snapshots: Snapshots, question: KeptQuestion) -> KeptStatus | None:
+    """How far kept views are; None if one of them is not kept any more."""
+    return status_of(snapshots.session, snapshots.events, question)
+
+
+def unkept(kept: Kept) -> IncompleteViewsError:
+    """The error of a query of a version that nobody keeps yet."""
+    return IncompleteViewsError(
+        f"nobody keeps the views {', '.join(kept.missing)} yet, but {', '.join(kept.others)} are kept, so a "
+        "query would give only those that were saved by hand: have a runner keep this version, or call "
+        "rebuild; wait for that (partial='wait'), or accept it (partial='allow')",
+        reason="unkept",
+        position=0,
+        target=0,
+    )
 
 
 def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
@@ -92,21 +153,20 @@ def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
     )
 
 
-def _name_if_kept(snapshots: Snapshots, kind: ViewKind) -> str | None:
+def _keeping(snapshots: Snapshots, kind: ViewKind) -> Keeping:
     version = kind.version
-    if version is None:
-        return None
-    key = (kind.type, version)
-    name: str | None = snapshots.kept.get(key, lambda: _look_up_name(snapshots, *key))
-    return name
+    if version is None:  # no version of this type is kept, see `one_version`
+        return Keeping(kind.type, False, ())
+    found: Keeping = snapshots.kept.get(
+        (kind.type, version),
+        lambda: keeping_of(
+            snapshots.session, snapshots.events, snapshots.model.pgevents_spec, kind.type, version
+        ),
+    )
+    return found
 
 
-def _look_up_name(snapshots: Snapshots, type: str, version: int) -> str | None:
-    name = kept_name(type, version, snapshots.model.pgevents_spec)
-    return name if is_kept(snapshots.session, snapshots.events, name) else None
-
-
-def _one_version(snapshots: Snapshots, kind: ViewKind) -> ViewKind:
+def one_version(snapshots: Snapshots, kind: ViewKind) -> ViewKind:
     """A type that is kept, by its name alone, means its newest version that is complete."""
     if kind.version is not None:
         return kind

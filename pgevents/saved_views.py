@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pgevents.errors import ConfigurationError
+import attrs
+
+from pgevents.errors import ConfigurationError, IncompleteViewsError
 from pgevents.ids import id_of, id_text
 from pgevents.querying import Question
-from pgevents.saved_terms import DEFAULT_TERMS, Terms, incomplete, kept_of, status_of_kept
+from pgevents.saved_terms import (
+    DEFAULT_TERMS,
+    Kept,
+    Terms,
+    incomplete,
+    kept_of,
+    one_version,
+    status_of_kept,
+    unkept,
+)
 from pgevents.snapshots import SavedProjection, SavedViews, SnapshotKey, Snapshots
-from pgevents.store.kept import KeptQuestion, with_status
+from pgevents.store.kept import with_status
 from pgevents.type_registry import EventTypes
 from pgevents.view_kinds import ViewKind, view_kind
 
@@ -24,15 +35,24 @@ SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS
 
 def get(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) -> SavedProjection[Any] | None:
     """The snapshot of one projection."""
-    kind = view_kind(snapshots, types, projection)
+    kind = one_version(snapshots, view_kind(snapshots, types, projection))
     saved = _get(snapshots, kind, id)
     if saved is None:  # a view that is not folded yet would look as if there were none
-        status = status_of_kept(snapshots, kind)
-        if status is not None and not status.is_whole:
+        error = _why_missing(snapshots, kind)
+        if error is not None:
             saved = _get(snapshots, kind, id)
             if saved is None:
-                raise incomplete(status, kind.type)
+                raise error
     return saved
+
+
+def _why_missing(snapshots: Snapshots, kind: ViewKind) -> IncompleteViewsError | None:
+    """Why a view may be missing, though there are events for it; None if it cannot, or nobody knows."""
+    kept = kept_of(snapshots, [kind], DEFAULT_TERMS)
+    if kept.missing:
+        return unkept(kept)
+    status = status_of_kept(snapshots, kept.question) if kept.question is not None else None
+    return None if status is None or status.is_whole else incomplete(status, kind.type)
 
 
 def _get(snapshots: Snapshots, kind: ViewKind, id: Any) -> SavedProjection[Any] | None:
@@ -50,10 +70,7 @@ def delete(snapshots: Snapshots, types: EventTypes, projection: Any, id: Any) ->
 
 def query(snapshots: Snapshots, question: Question, terms: Terms = DEFAULT_TERMS) -> SavedViews[Any]:
     """The snapshots that a question is about."""
-    kept, question = kept_of(snapshots, question, terms)
-    _check_shapes(snapshots, question)
-    rows, found = _rows(snapshots, kept, terms, question.rows())
-    kinds = question.kinds
+    rows, kinds, found = _answer(snapshots, question, terms, Question.rows)
     if len(kinds) == 1:
         _decode(snapshots, kinds[0], rows, found)
     else:
@@ -76,30 +93,66 @@ def _kind_of(row: Sequence[Any], kinds: Sequence[ViewKind]) -> ViewKind:
 
 def count(snapshots: Snapshots, question: Question, terms: Terms = DEFAULT_TERMS) -> int:
     """How many they are."""
-    kept, question = kept_of(snapshots, question, terms)
-    _check_shapes(snapshots, question)
-    rows, _ = _rows(snapshots, kept, terms, question.count())
+    rows, _, _ = _answer(snapshots, question, terms, Question.count)
     return int(rows[0][0])
 
 
-def _rows(
-    snapshots: Snapshots, kept: KeptQuestion | None, terms: Terms, statement: tuple[str, list[Any]]
-) -> tuple[list[Any], SavedViews[Any]]:
-    """The rows of a statement, and an empty result that says as of when they stand."""
-    found: SavedViews[Any] = SavedViews()
-    if kept is None:
-        return snapshots.session.execute(*statement).fetchall(), found
+def _answer(
+    snapshots: Snapshots,
+    question: Question,
+    terms: Terms,
+    statement_of: Callable[[Question], tuple[str, list[Any]]],
+) -> tuple[list[Any], Sequence[ViewKind], SavedViews[Any]]:
+    """The rows of a statement about a question, their kinds, and an empty result that says as of when they
+    stand."""
     deadline = time.monotonic() + terms.timeout
     while True:
-        status, rows = with_status(snapshots.session, snapshots.events, kept, statement)
-        if status is None or status.is_whole or terms.partial == "allow":
-            break
+        asked = _of_one_version(snapshots, question)
+        statement = statement_of(asked)
+        kept = kept_of(snapshots, asked.kinds, terms)
+        error = unkept(kept) if kept.missing else None
+        if error is None or terms.partial == "allow":
+            _check_shapes(snapshots, asked)
+            looked = _look(snapshots, kept, statement, error)
+            if looked is None:  # dropped since the views were found to be kept
+                snapshots.kept.forget()
+                continue
+            rows, found, error = looked
+            if error is None or terms.partial == "allow":
+                return rows, asked.kinds, found
         if terms.partial == "refuse" or time.monotonic() > deadline:
-            raise incomplete(status, ", ".join(kept.names))
+            raise error
         time.sleep(0.05)
-    if status is not None:
-        found.position, found.is_whole, found.is_stale = status.position, status.is_whole, status.is_stale
-    return rows, found
+        if error.reason == "unkept":
+            snapshots.kept.forget()
+
+
+def _of_one_version(snapshots: Snapshots, question: Question) -> Question:
+    if all(kind.version is not None for kind in question.kinds):
+        return question
+    return attrs.evolve(question, kinds=[one_version(snapshots, kind) for kind in question.kinds])
+
+
+def _look(
+    snapshots: Snapshots,
+    kept: Kept,
+    statement: tuple[str, list[Any]],
+    error: IncompleteViewsError | None,
+) -> tuple[list[Any], SavedViews[Any], IncompleteViewsError | None] | None:
+    """The rows of a statement, an empty result that says as of when they stand, and why views are missing
+    (the given error if there is one); None if some are not kept any more."""
+    found: SavedViews[Any] = SavedViews()
+    if kept.question is None:
+        rows = snapshots.session.execute(*statement).fetchall()
+    else:
+        status, rows = with_status(snapshots.session, snapshots.events, kept.question, statement)
+        if status is None:
+            return None
+        found.position, found.is_stale = status.position, status.is_stale
+        if not status.is_whole:
+            error = error or incomplete(status, ", ".join(kept.question.names))
+    found.is_whole = False if error is not None else True if kept.is_all else None
+    return rows, found, error
 
 
 def ids(snapshots: Snapshots, question: Question) -> list[Any]:

@@ -96,13 +96,15 @@ class SavedViews(list[SavedProjection[V]], Generic[V]):
     Attributes:
         position: Of views that a runner keeps: they stand as of this id in the log. None for others, each of
             which stands as of its own `latest_event_id`.
-        is_whole: Whether no view is missing as of the position. False only with `partial="allow"`.
+        is_whole: Of views that a runner keeps: whether none is missing as of the position. False only with
+            `partial="allow"`. None if no runner keeps them, or not all of them: these are the snapshots that
+            were saved, and which views have none is not known.
         is_stale: Whether the position has not moved for longer than `max_lag`, though there are events for
             it.
     """
 
     position: int | None = None
-    is_whole: bool = True
+    is_whole: bool | None = None
     is_stale: bool = False
 
 
@@ -166,8 +168,8 @@ class Snapshots:
         events: The events table that the views are folded from.
         kinds: By class, which saved projections are meant, and of what that was found; see `view_kind`.
         uniform: Types, versions and shapes of which no snapshot has another shape.
-        kept: By type and version, the name under which a runner keeps the views; by type and None, the
-            version that is kept. None if none is. As it was found lately.
+        kept: By type and version, whether a runner keeps the views; by type and None, the version that
+            queries by the type's name read, None if none is kept. As it was found lately.
     """
 
     session: Session

@@ -494,7 +494,8 @@ def test_two_versions_never_see_each_other(client: EventClient, make_client: Mak
     start(client)
     client.save_events([added("c1", "p2"), added("c2")])
     old, new = make_client(), make_client()
-    assert new.query_projections(CartTwo) == []  # nobody keeps it yet
+    with pytest.raises(IncompleteViewsError, match="nobody keeps"):
+        new.query_projections(CartTwo)
     runner = Runner(new, [keep(CartTwo)])
     for work in runner.works:
         settle(work)
@@ -546,6 +547,59 @@ def test_a_query_can_wait_for_a_rebuild(client: EventClient, make_client: Make) 
         assert len(client.query_projections(CartProjection, partial="wait")) == 2
     with pytest.raises(ConfigurationError, match='"refuse", "wait" or "allow"'):
         client.query_projections(CartProjection, partial="maybe")  # type: ignore[call-overload]
+
+
+def test_a_version_that_nobody_keeps_yet_is_not_answered_as_if_it_were_empty(
+    client: EventClient, make_client: Make
+) -> None:
+    """Its program may be deployed before its runner; then queries are refused, or wait, or say so."""
+    start(client)
+    new = make_client()
+    for ask in (
+        lambda: new.query_projections(CartTwo),
+        lambda: new.count_projections(CartTwo),
+        lambda: new.get_projection(CartTwo, "c1"),
+        lambda: new.query_projections("SHOPPING_CART", version=2),
+    ):
+        with pytest.raises(
+            IncompleteViewsError, match=f"SHOPPING_CART 2 in views yet, but {NAME} are"
+        ) as caught:
+            ask()
+        assert caught.value.reason == "unkept"
+    allowed = new.query_projections(CartTwo, partial="allow")
+    assert (list(allowed), allowed.is_whole) == ([], False)
+    CartTwo("c1", new).save_projection()
+    assert [one.id for one in new.query_projections(CartTwo, partial="allow")] == ["c1"]
+    waiting = threading.Timer(0.2, lambda: drain(make_client(), [keep(CartTwo)]))
+    waiting.start()
+    waited = new.query_projections(CartTwo, partial="wait")
+    assert ([one.id for one in waited], waited.is_whole, waited.position) == (["c1", "c2"], True, 3)
+    waiting.join()
+
+
+def test_views_that_nobody_keeps_do_not_claim_to_be_whole(client: EventClient) -> None:
+    """Nobody knows what is missing, and there is nothing to wait for; beside kept ones neither."""
+    client.save_events([CartCreated("c1", "u1"), CartCreated("c2", "u2")])
+    CartProjection("c1", client).save_projection()
+    assert client.query_projections(CartProjection).is_whole is None
+    for named in (CartProjection, "SHOPPING_CART", "NOTHING"):
+        with pytest.raises(ConfigurationError, match="nothing to wait for"):
+            client.query_projections(named, partial="wait")  # type: ignore[arg-type]
+    drain(client, [keep(CartProjection)])
+    both = client.query_projections(["SHOPPING_CART", "NOTHING"])
+    assert ([one.id for one in both], both.is_whole) == (["c1", "c2"], None)
+
+
+def test_a_version_that_was_just_dropped_is_not_empty(client: EventClient, make_client: Make) -> None:
+    """A program of the old version that comes back later is refused, not told that there is nothing."""
+    start(client)
+    old = make_client()
+    assert len(old.query_projections(CartProjection)) == 2
+    rebuild(client, CartTwo)
+    client.db.execute_sql("UPDATE my_app.events_kept SET read_at = read_at - interval '1 h'")
+    drop_old_versions(client, CartTwo)
+    with pytest.raises(IncompleteViewsError, match="SHOPPING_CART 1 in views yet"):
+        old.query_projections(CartProjection)
 
 
 # -- places ----------------------------------------------------------------------------------

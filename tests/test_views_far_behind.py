@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pgevents import Event, EventClient, pipeline
+from pgevents import Event, EventClient, hookimpl, pipeline
 from pgevents.errors import EventEncodeError, RetryableError
 from pgevents.subscriptions import (
     Runner,
@@ -301,3 +302,22 @@ def test_views_that_are_up_to_date_do_not_stay_in_memory(
     work.keeper.step(work, range(work.lanes), work.lanes)
     check(client)
     assert max(sizes) <= 1
+
+
+def test_plugins_that_decode_have_the_connection_for_themselves(
+    client: EventClient, make_client: Callable[..., EventClient]
+) -> None:
+    """One may roll back to a savepoint, and with it what another thread writes meanwhile."""
+    save(client)
+    threads: set[int] = set()
+
+    class Looks:
+        @hookimpl
+        def pgevents_before_decode(self, client: EventClient, events: Any) -> None:
+            threads.add(threading.active_count())
+
+    looking, before = make_client(plugins=[Looks()]), threading.active_count()
+    work = keeper_of(looking)
+    work.keeper.step(work, range(work.lanes), work.lanes)
+    assert threads == {before}
+    check(client)

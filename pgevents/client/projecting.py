@@ -104,11 +104,12 @@ class ProjectionCalls(ClientParts):
 
         Args:
             projection: The projection's class; or its type's name: then the view is a dict, of the newest
-                version that is saved.
+                version that is saved. A type that is kept means its newest complete one.
             id: Its id.
 
         Raises:
-            IncompleteViewsError: There is none, and a runner that keeps the views has not folded all of them.
+            IncompleteViewsError: There is none, and a runner that keeps the views has not folded all of them,
+                or keeps another version only.
         """
         return self._shown(lambda source: saved_views.get(source.snapshots, self.types, projection, id))
 
@@ -212,9 +213,11 @@ class ProjectionCalls(ClientParts):
             `is_whole` and `is_stale` whether none is missing, and whether the position is old.
 
         Raises:
-            IncompleteViewsError: Only some of the kept views could be given.
-            ConfigurationError: A field that the view does not have, or a value that its field cannot have; or
-                snapshots of this class that were saved before its view had this shape.
+            IncompleteViewsError: Only some of the kept views could be given; or no runner keeps this version
+                yet, though one keeps another version.
+            ConfigurationError: `partial="wait"` for views that no runner keeps in any version; a
+                field that the view does not have, or a value that its field cannot have; or snapshots of this
+                class that were saved before its view had this shape.
 
         Example:
             ```python

@@ -16,7 +16,8 @@ __all__ = [
     "KeptQuestion",
     "KeptReport",
     "KeptStatus",
-    "is_kept",
+    "Keeping",
+    "keeping_of",
     "kept_name",
     "kept_reports",
     "status_of",
@@ -34,6 +35,10 @@ SELECT count(*), bool_and(k.complete_at IS NOT NULL), min(c.position), max(k.tar
 FROM {kept} AS k, LATERAL (
     SELECT min(position) AS position, min(moved_at) AS moved_at FROM {checkpoints} WHERE name = k.name) AS c
 WHERE k.name = ANY (%s)
+"""
+
+KEEPING_SQL = """\
+SELECT {view_asked}(%s), ARRAY(SELECT k.name FROM {kept} AS k WHERE k.type = %s ORDER BY k.version)
 """
 
 
@@ -107,10 +112,31 @@ def kept_name(projection_type: str, version: int, projections: TableSpec) -> str
     return name
 
 
-def is_kept(session: Session, events: TableSpec, name: str) -> bool:
-    """Whether a view is kept; notes that it is read."""
-    sql = f"SELECT {events.qualified('_view_asked')}(%s)"
-    return bool(session.execute(sql, [name]).fetchone()[0])
+@attrs.frozen
+class Keeping:
+    """Whether the views of a type and version are kept.
+
+    Attributes:
+        name: The name of their places.
+        is_kept: Whether they are.
+        others: The names of other versions of the type that are kept in the same table.
+    """
+
+    name: str
+    is_kept: bool
+    others: tuple[str, ...]
+
+
+def keeping_of(
+    session: Session, events: TableSpec, projections: TableSpec, projection_type: str, version: int
+) -> Keeping:
+    """Whether the views of a type and version are kept; notes that they are read."""
+    name = kept_name(projection_type, version, projections)
+    sql = KEEPING_SQL.format(view_asked=events.qualified("_view_asked"), kept=events.qualified("_kept"))
+    is_kept, names = session.execute(sql, [name, projection_type]).fetchone()
+    here = f" in {projections.name}"
+    others = tuple(other for other in names if other != name and other.endswith(here))
+    return Keeping(name, bool(is_kept), others)
 
 
 def kept_reports(session: Session, events: TableSpec, name: str | None = None) -> list[KeptReport]:

@@ -87,8 +87,12 @@ class FarFold(Fold):
             count += len(rows)
             touched.update({run.lane: run for run in found})
             blocked = self._bring(found, batch)
+            if self._has_plugins:  # they may use the connection, and roll back to a savepoint on it
+                decode(self.work, found)
             background.start(*statements, following)
             try:
+                if not self._has_plugins:
+                    decode(self.work, found)
                 left = self._fold_runs(found, blocked)
                 statements = self._writing(found, left)
             finally:
@@ -104,6 +108,11 @@ class FarFold(Fold):
             session.execute(*statement)
         self._write()
         return count, [run.item() for run in touched.values()], not rows
+
+    @property
+    def _has_plugins(self) -> bool:
+        """Whether plugins decode events."""
+        return self.work.client.decoder.before_decode is not None
 
     def _has_to_end(self, end: float, pace: Pace) -> bool:
         if self.stop.is_set() or time.monotonic() >= end:
@@ -125,8 +134,7 @@ class FarFold(Fold):
         return blocked | self.blocked
 
     def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> list[Run]:
-        """Fold what can be folded, without asking the server; the other runs."""
-        decode(self.work, found)
+        """Of decoded runs fold what can be folded, without asking the server; the other runs."""
         return [run for run in found if run.key in blocked or not self._folds(run)]
 
     def _writing(self, found: Sequence[Run], left: Sequence[Run]) -> list[Statement]:

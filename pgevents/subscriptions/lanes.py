@@ -10,7 +10,7 @@ import attrs
 
 from pgevents.caches import remembered
 from pgevents.errors import ConfigurationError, PgEventsError
-from pgevents.store.processing import read_lanes
+from pgevents.store.processing import Found, read_lanes
 from pgevents.subscriptions.definition import Question, Work
 from pgevents.subscriptions.holding import NAME_WORKER, holder_name
 from pgevents.subscriptions.items import Item, Layer, items_of
@@ -21,12 +21,14 @@ __all__ = [
     "QuestionChangedError",
     "UNCOUNTED",
     "all_lanes",
-    "check_ahead",
+    "batch_of",
     "claim",
     "drop_layers",
     "ensure",
+    "find",
     "layers_of",
     "move",
+    "places_of",
     "question_of",
     "read",
 ]
@@ -212,27 +214,45 @@ def read(work: Work, lanes: Sequence[Lane], limit: int, bound: int | None = None
     Raises:
         ConfigurationError: A lane stands ahead of the log, or the key is not a field of an event.
     """
-    count = lanes[0].lanes
-    places: list[int | None] = [None] * count
-    layers: dict[int, tuple[Layer, ...]] = {}
+    layers = {lane.number: lane.layers for lane in lanes}
+    found = find(work, lanes, work.question.key, places_of(lanes), limit, bound)
+    return batch_of(found, items_of(work, found.rows, lanes[0].lanes, layers), limit)
+
+
+def places_of(lanes: Sequence[Lane]) -> list[int | None]:
+    """The place of each lane of the subscription; None for those that are not among these."""
+    places: list[int | None] = [None] * lanes[0].lanes
     for lane in lanes:
         places[lane.number] = lane.position
-        layers[lane.number] = lane.layers
-    question = work.question
+    return places
+
+
+def find(
+    work: Work,
+    lanes: Sequence[Lane],
+    key: Sequence[str],
+    places: Sequence[int | None],
+    limit: int,
+    bound: int | None,
+) -> Found:
+    """The rows of the next events by this key above these places; arguments else as for `read`."""
     parked_of = work.name if bound is None else ""
-    found = read_lanes(
-        work.statements, question.streams, question.key, places, limit, parked_of=parked_of, bound=bound
-    )
+    streams = work.question.streams
+    found = read_lanes(work.statements, streams, key, places, limit, parked_of=parked_of, bound=bound)
     for lane in lanes:
         if lane.position > found.bound:
-            check_ahead(work, lane)
-    items = items_of(work, found.rows, count, layers)
+            _check_ahead(work, lane)
+    return found
+
+
+def batch_of(found: Found, items: Sequence[Item], limit: int) -> Batch:
+    """What was found, as items."""
     is_full = len(found.rows) == limit
     to = int(found.rows[-1][0]) if is_full else found.bound
     return Batch(items, to, found.bound, is_full, found.has_parked)
 
 
-def check_ahead(work: Work, lane: Lane) -> None:
+def _check_ahead(work: Work, lane: Lane) -> None:
     """Check that the log has not been set back behind a lane's place.
 
     Raises:

@@ -18,7 +18,7 @@ from pgevents.events import Event
 from pgevents.store.processing import STACK
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.items import Item
-from pgevents.subscriptions.lanes import Batch, Lane
+from pgevents.subscriptions.lanes import Batch, Lane, places_of
 
 __all__ = [
     "DIED",
@@ -161,16 +161,7 @@ def fail(work: Work, lane: Lane, item: Item, error: str, before: int, suspect: b
 
 
 def set_aside(work: Work, item: Item, state: str, attempts: int, delay: float, error: str) -> None:
-    """Set an event aside.
-
-    Args:
-        work: The subscription.
-        item: The event, its key and the key's hash.
-        state: "retrying" or "parked".
-        attempts: How many times it has failed.
-        delay: Seconds until it is tried again.
-        error: Why.
-    """
+    """Set an event aside that has failed so many times: "retrying" after some seconds, or "parked"."""
     work.statements.run(
         "park",
         name=work.name,
@@ -218,10 +209,7 @@ class Due:
 def due(work: Work, lanes: Sequence[Lane]) -> Due | None:
     """The retry that is due for longest in these lanes."""
     count = lanes[0].lanes
-    positions = ["NULL"] * count
-    for lane in lanes:
-        positions[lane.number] = str(lane.position)
-    text = "{" + ",".join(positions) + "}"
+    text = "{" + ",".join("NULL" if place is None else str(place) for place in places_of(lanes)) + "}"
     is_keyed = bool(work.question.key)
     rows = work.statements.rows(
         "due", name=work.name, positions=text, lanes=count, is_keyed=is_keyed, died=DIED

@@ -44,15 +44,7 @@ class Poller:
         workers: int,
         timer_context: Callable[[], AbstractContextManager[Any]] | None,
     ) -> None:
-        """Nothing is asked of the database yet.
-
-        Args:
-            client: Of the subscriptions.
-            board: Where it says what came.
-            poll: Seconds between looks when nothing comes.
-            workers: How many workers the runner has.
-            timer_context: What it fires timers in; None: it fires none.
-        """
+        """Nothing is asked of the database yet. Without a context for timers it fires none."""
         self.client = client
         self.board = board
         self.poll = poll

@@ -112,7 +112,7 @@ def rebuild(
     runner = Runner(client, [keep(projection, on_error=on_error)])
     work = runner.works[0]
     _try_parked_again(client, work.name)
-    tell = progress or _say_nothing
+    tell: Callable[[RebuildProgress], object] = progress or (lambda _: None)
     if engine is not None:
         fold_by(engine, work, _reporter(tell))
     with _running(runner, workers) as thread:
@@ -158,10 +158,11 @@ def _await_complete(
 ) -> None:
     """Look at the views until they are complete, or their runner has ended."""
     start: tuple[float, int] | None = None
+    at = 0
     while thread.is_alive():
         report = next(iter(kept_reports(work.client.session, work.statements.spec, work.name)), None)
         if report is not None:
-            at = max(report.position, work.keeper.reading_at)
+            at = max(at, report.position, work.keeper.reading_at)  # that one is an estimate, and may go back
             start = start or (time.monotonic(), at)
             tell(_progress(at, report.target, start, report.waiting))
             is_trying = work.statements.value("is_trying", name=work.name)
@@ -194,10 +195,6 @@ def _progress(at: int, target: int, start: tuple[float, int], waiting: int) -> R
     rate = (at - start[1]) / seconds if seconds > 0 else 0.0
     left = max(target - at, 0)
     return RebuildProgress(at, target, rate, left / rate if rate > 0 else None, waiting)
-
-
-def _say_nothing(_: RebuildProgress) -> None:
-    """In place of a caller's function."""
 
 
 def _reporter(tell: Callable[[RebuildProgress], object]) -> Callable[[int, int], object]:

@@ -11,7 +11,7 @@ from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.errors import EventDecodeError
 from pgevents.events import Event, Parts
 from pgevents.fields import path_of
-from pgevents.store.processing import declare_by_key, read_lanes
+from pgevents.store.processing import declare_by_key
 from pgevents.subscriptions import lanes
 from pgevents.subscriptions.definition import Work
 from pgevents.subscriptions.items import Item, decoded, event_and_error, is_dropped
@@ -37,17 +37,8 @@ def read(rule: Rule, work: Work, claimed: Sequence[Lane], limit: int, bound: int
         batch = lanes.read(work, [attrs.evolve(lane, layers=()) for lane in claimed], limit, bound)
         return attrs.evolve(batch, items=having_ids(rule, batch.items))
     low = min(lane.position for lane in claimed)
-    parked_of = work.name if bound is None else ""
-    found = read_lanes(
-        work.statements, work.question.streams, (), [low], limit, parked_of=parked_of, bound=bound
-    )
-    for lane in claimed:
-        if lane.position > found.bound:
-            lanes.check_ahead(work, lane)
-    items = dealt(rule, work, claimed, found.rows)
-    is_full = len(found.rows) == limit
-    to = int(found.rows[-1][0]) if is_full else found.bound
-    return Batch(items, to, found.bound, is_full, found.has_parked)
+    found = lanes.find(work, claimed, (), [low], limit, bound)
+    return lanes.batch_of(found, dealt(rule, work, claimed, found.rows), limit)
 
 
 @attrs.define(eq=False)
@@ -96,9 +87,7 @@ def begin_runs(work: Work, claimed: Sequence[Lane], to: int) -> None:
         claimed: The lanes.
         to: The last id.
     """
-    places: list[int | None] = [None] * claimed[0].lanes
-    for lane in claimed:
-        places[lane.number] = lane.position
+    places = lanes.places_of(claimed)
     declare_by_key(work.statements, work.question.streams, work.question.key, places, to)
 
 

@@ -48,19 +48,13 @@ def step(
 
 @attrs.define
 class Step:
-    """One step of a worker, of one or two transactions.
-
-    Attributes:
-        work: The subscription.
-        pace: How fast it goes.
-        stop: Ends the batch after the event in hand.
-        hand: What has to be noted, should it fail.
-    """
+    """One step of a worker, of one or two transactions; attributes as the arguments of `step`."""
 
     work: Work
     pace: Pace
     stop: threading.Event
     hand: Hand = attrs.field(factory=Hand)
+    """What has to be noted, should it fail."""
 
     def run(self, numbers: Sequence[int], share: int) -> Outcome:
         """Take some lanes; then, in a transaction of its own, what was announced there."""
