@@ -13,8 +13,8 @@ from pgevents.codec.serialization import Serializer
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.hooks.details import OperationRecord
-from pgevents.projection_classes import Declaration, declaration_of
-from pgevents.reducers import Pipeline
+from pgevents.projection_classes import Declaration, check_members, declaration_of
+from pgevents.reducers import Pipeline, check_function
 from pgevents.snapshots import SavedProjection
 from pgevents.views import field_types, is_dict_class, nearest, values_of
 
@@ -52,6 +52,10 @@ class Folding(Generic[V, E, I]):
             if cls.__parameters__[-1:] == (I,) and len(many) == len(cls.__parameters__) - 1:
                 many = (*many, Any)
             return super().__class_getitem__(many)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        check_members(cls)
 
     def __init__(self) -> None:
         self._staged: list[Event[Any]] = []
@@ -125,7 +129,11 @@ class Folding(Generic[V, E, I]):
         Args:
             reducer: `(state, event) -> state`.
             initial: The state to start from; often `from_projection_or_default(...)`.
+
+        Raises:
+            ConfigurationError: The reducer is async or a generator.
         """
+        check_function(reducer, type(self).__name__)
         state = initial
         for event in self.projection_events:
             state = reducer(state, event)
@@ -250,11 +258,11 @@ class Folding(Generic[V, E, I]):
         """Fold events over a view; with `initial` over one that was folded before."""
         client = self.client
         if client is None or "pgevents_observe" not in client.plugins.implemented:
-            return self.reducers.fold(events, view, initial)
+            return self.reducers.fold(events, view, initial, self.projection_type)
         with client.plugins.observed(
             OperationRecord("fold", projection=self.projection_type, events=len(events))
         ):
-            return self.reducers.fold(events, view, initial)
+            return self.reducers.fold(events, view, initial, self.projection_type)
 
     @property
     def has_staged_events(self) -> bool:

@@ -10,7 +10,7 @@ import peewee
 
 from pgevents.caches import remembered
 from pgevents.comparisons import Comparison
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, InvalidValueError
 from pgevents.store.tables import ProjectionsModel
 from pgevents.view_conditions import Slot, comparison_sql, equal_values, equality_sql
 from pgevents.view_fields import ViewFields
@@ -164,5 +164,5 @@ def _order(model: Any, fields: ViewFields, order: Any) -> Any:
 
 def _checked_count(name: str, count: object) -> int:
     if type(count) is not int or not 0 <= count < 2**63:
-        raise ConfigurationError(f"{name} is a whole number from 0 on, not {count!r}")
+        raise InvalidValueError(f"{name} is a whole number from 0 on, not {count!r}")
     return count

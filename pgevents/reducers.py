@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import groupby, islice
@@ -10,11 +11,11 @@ from typing import Any, TypeVar, cast
 import attrs
 
 from pgevents.caches import Cache
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event
-from pgevents.views import changed, field_types, nearest, value_of
+from pgevents.views import changed, field_types, has_fields, nearest, value_of
 
-__all__ = ["Pipeline", "derive", "pipeline"]
+__all__ = ["Pipeline", "check_function", "derive", "pipeline"]
 
 S = TypeVar("S")
 V = TypeVar("V")
@@ -101,7 +102,9 @@ class Pipeline:
             return Pipeline(self.stages + other.stages, self.derived + other.derived)
         return self | pipeline(other)
 
-    def fold(self, events: Iterable[Event[Any]], view: V, initial: V | None = None) -> V:
+    def fold(
+        self, events: Iterable[Event[Any]], view: V, initial: V | None = None, name: str = "the pipeline"
+    ) -> V:
         """Fold events over a view, all fields in one pass.
 
         Args:
@@ -110,13 +113,14 @@ class Pipeline:
                 reducers return new values.
             initial: The view before any event, if `view` was folded before: its derived fields get the values
                 that they have there.
+            name: What an error calls the fold: the type of the projection.
 
         Returns:
             The view after all events, derived fields included.
 
         Raises:
             ConfigurationError: The view has no such field, or is neither attrs class, dataclass nor dict; or
-                a reducer of the whole view changes a field that is derived.
+                a reducer of the whole view changes a field that is derived, or does not return a view.
 
         Example:
             ```python
@@ -145,10 +149,14 @@ class Pipeline:
         if len(stages) == 1 and isinstance(stages[0], _Fields):
             folded = _fold_fields(stages[0].reducers, events, view, reopening)
         elif stages:
+            kind = folded.__class__
             for event in events:
                 for stage in stages:
                     if isinstance(stage, _Whole):
                         folded = stage.reducer(folded, event)
+                        if folded.__class__ is not kind:
+                            _check_view(folded, kind, stage.reducer, event, name)
+                            kind = folded.__class__
                     else:
                         folded = _fold_fields(stage.reducers, (event,), folded, {})
         if before:
@@ -179,6 +187,17 @@ class Pipeline:
                 raise ConfigurationError(
                     f"{what} has no field {name!r} to fold into; {nearest(name, list(fields))}"
                 )
+
+
+def _check_view(folded: object, kind: type[Any], reducer: Reducer, event: Event[Any], name: str) -> None:
+    """Check that a reducer gave a view, where it got one of another class."""
+    if issubclass(folded.__class__, dict) if issubclass(kind, dict) else has_fields(folded.__class__):
+        return
+    hint = "; its return is missing" if folded is None else ""
+    raise ConfigurationError(
+        f"{name}: the reducer {_name_of(reducer)} returned {shown(cast(Any, folded))} for an event of type "
+        f"{event.type!r}, and not the view{hint}"
+    )
 
 
 def _check_derived(values: Mapping[str, Any], folded: Any) -> None:
@@ -275,6 +294,32 @@ def derive(**fields: Derivation) -> Pipeline:
 
 
 def _checked(function: Any, name: str) -> Any:
+    check_function(function, name)
+    return function
+
+
+def check_function(function: Any, name: str) -> None:
+    """Check that a reducer or derivation is a function whose result is there when it returns.
+
+    Args:
+        function: What was given.
+        name: What an error calls it.
+
+    Raises:
+        ConfigurationError: Not callable, async, or a generator.
+    """
     if not callable(function):
         raise ConfigurationError(f"{name}: a function is needed here, not {function!r}")
-    return function
+    for called in (function, cast(Any, type(cast(object, function))).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            raise ConfigurationError(
+                f"{name}: {_name_of(function)} is async, and nobody would await it: write a plain function"
+            )
+        if inspect.isgeneratorfunction(called):
+            raise ConfigurationError(
+                f"{name}: {_name_of(function)} yields, so a call gives a generator and no value: use return"
+            )
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or shown(function)

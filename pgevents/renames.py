@@ -57,12 +57,13 @@ def _origins(event_type: EventType, start: int, field: str) -> set[str | None]:
     name; `MARK` if nowhere; None if the run does not tell."""
     texts = _texts_in(event_type, start)
     presets = (frozenset[str](), frozenset([field]), texts - {field})
-    kinds = [*KINDS, *[_copies_of(text) for text in sorted(texts)]]
+    of_texts = [make(text) for text in sorted(texts) for make in (_copies_of, _beginning_with)]
+    kinds = [*KINDS, *of_texts]
     chance = random.Random(0)  # the same answer each time
     mixture = iter(lambda: chance.choice(kinds), None)
     found: set[str | None] = set()
     for preset in presets:
-        for kind in (_of_unknown_kind, *KINDS):
+        for kind in (_of_unknown_kind, *kinds):
             found |= _origin(event_type, start, field, preset, itertools.repeat(kind))
         for _ in range(0 if found else MIXTURES):
             found |= _origin(event_type, start, field, preset, mixture)
@@ -136,6 +137,10 @@ def _texts_in(event_type: EventType, start: int) -> frozenset[str]:
 
 def _copies_of(text: str) -> Kind:
     return lambda name, number: "".join([*text])
+
+
+def _beginning_with(text: str) -> Kind:
+    return lambda name, number: f"{text}{number}aB"
 
 
 def _of_unknown_kind(name: str, number: int) -> Any:

@@ -23,7 +23,7 @@ from pgevents.store.options import check_id
 from pgevents.store.ordering import Position
 from pgevents.store.provenance import Log
 from pgevents.store.results import EventStream
-from pgevents.streams import Stream, refuse_for_reads
+from pgevents.streams import Stream, refuse_for_nothing, refuse_for_reads
 from pgevents.texts import is_text
 
 __all__ = [
@@ -58,18 +58,16 @@ def position_of(latest: Latest, streams: Streams) -> Position:
     Raises:
         ConfigurationError: No streams, streams other than those read, or something that is no position.
     """
-    if streams is not None and not isinstance(streams, Stream) and not streams:
-        raise ConfigurationError(
-            "streams=[] would validate nothing; name the streams, or save without validation"
-        )
     given = None if streams is None else merge_streams([streams] if isinstance(streams, Stream) else streams)
     if given is not None:
+        refuse_for_nothing(given)
         refuse_for_reads(given, CONDITION)
     # EventStream is an abstract class, of which isinstance() takes long where it is false.
     is_plain = latest is None or isinstance(latest, (int, Event))
     if not is_plain and isinstance(latest, EventStream):
         latest = latest.position
     if not is_plain and isinstance(latest, Position):
+        refuse_for_nothing(latest.streams)
         refuse_for_reads(latest.streams, CONDITION)
         if given is not None and set(given) != set(latest.streams):
             raise ConfigurationError(

@@ -228,6 +228,19 @@ def _field_of(pair: tuple[str, Any]) -> str:
     return pair[0]
 
 
+def refuse_for_nothing(streams: Iterable[Stream[Any]]) -> None:
+    """Check that at least one event could match streams that a save is validated against.
+
+    Raises:
+        ConfigurationError: None can: there are no streams, or all have an empty list of types or values.
+    """
+    if all(stream.is_empty for stream in streams):
+        raise ConfigurationError(
+            "this would validate nothing, because no event can match the streams: there are none, or all of "
+            "them have an empty list of types or of values. Name the streams, or save without validation"
+        )
+
+
 def refuse_for_reads(streams: Iterable[Stream[Any]], purpose: str) -> None:
     """Check that streams name fields by equal values alone.
 

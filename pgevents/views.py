@@ -26,6 +26,7 @@ __all__ = [
     "digest",
     "field_types",
     "first_difference",
+    "has_fields",
     "is_alike",
     "is_dict_class",
     "jsonb_text",
@@ -62,7 +63,7 @@ def field_types(cls: Any) -> dict[str, Any] | None:
 @remembered("fields of views")
 def _field_types(cls: Any) -> dict[str, Any]:
     kind: Any = cls
-    if not isinstance(kind, type) or not _has_fields(cls):
+    if not isinstance(kind, type) or not has_fields(cls):
         shown = getattr(kind, "__qualname__", repr(kind))
         raise ConfigurationError(f"a view is an attrs class, a dataclass or a dict, not {shown}")
     try:
@@ -160,7 +161,7 @@ def _canonical(kind: Any, outer: tuple[Any, ...]) -> str:
     if origin is not None:
         inner = ",".join("..." if argument is ... else _canonical(argument, outer) for argument in arguments)
         return f"{_canonical(origin, outer)}[{inner}]"
-    if isinstance(kind, type) and kind not in outer and _has_fields(kind):
+    if isinstance(kind, type) and kind not in outer and has_fields(kind):
         inner = ",".join(
             f"{name}:{_canonical(field_type, (*outer, kind))}"
             for name, field_type in _field_types(kind).items()
@@ -169,7 +170,8 @@ def _canonical(kind: Any, outer: tuple[Any, ...]) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def _has_fields(kind: Any) -> bool:
+def has_fields(kind: Any) -> bool:
+    """Whether a class is an attrs class, a dataclass or a TypedDict."""
     return attrs.has(kind) or dataclasses.is_dataclass(kind) or typing.is_typeddict(kind)
 
 
@@ -227,7 +229,7 @@ def _form_of(kind: Any) -> tuple[str, tuple[str, ...]]:
         return "dict", ()
     if issubclass(kind, (list, tuple)):
         return "list", ()
-    if not issubclass(kind, (set, frozenset)) and _has_fields(kind):
+    if not issubclass(kind, (set, frozenset)) and has_fields(kind):
         return "fields", tuple(_field_types(kind))
     return "value", ()
 
@@ -249,7 +251,7 @@ def _difference(left: Any, right: Any, path: str) -> Difference | None:
     if issubclass(kind, (set, frozenset)):
         first, second = ({(_class_of(item), item) for item in some} for some in (left, right))
         return None if first == second else here
-    if _has_fields(kind):
+    if has_fields(kind):
         names = _field_types(kind)
         return _first((start + name, getattr(left, name), getattr(right, name)) for name in names)
     return None if _is_same(left, right) else here

@@ -387,6 +387,10 @@ class FieldOfDataclasses:
     x: list[int] = dataclasses.field(default_factory=list)
 
 
+class SharedDefault:
+    tags: list[str] = []  # noqa: RUF012
+
+
 class PostInit:
     x: int
 
@@ -428,6 +432,7 @@ def a_function() -> None:
             FieldOfDataclasses,
             r"FieldOfDataclasses\.x is given by dataclasses\.field; put @dataclass",
         ),
+        (SharedDefault, "SharedDefault.tags: all events would share one list as their default"),
         (PostInit, "attrs does not call __post_init__"),
         (NamedSelf, "a field cannot be named self"),
         (Mangled, "a field cannot be named '_Mangled__x'"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,6 +107,67 @@ def test_mistakes_are_named() -> None:
         pipeline(n=3)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="a function is needed"):
         pipeline("n")  # type: ignore[arg-type]
+
+
+def forgets_return(view: Any, event: Event[Any]) -> Any:
+    evolve(view) if isinstance(view, View) else view.update(n=1)
+
+
+@pytest.mark.parametrize("view", [View(), {"n": 0}])
+def test_a_forgotten_return_is_named(view: Any) -> None:
+    """What is no view never goes on as one: not to the next event, the next stage or the caller."""
+    for reducers in (pipeline(forgets_return), pipeline(forgets_return) | pipeline(n=count)):
+        for given in (events(1), events(1, 2)):
+            with pytest.raises(ConfigurationError, match="forgets_return returned None .* 'int'.*its return"):
+                reducers.fold(given, view)
+    with pytest.raises(ConfigurationError, match="returned 7 "):
+        pipeline(lambda view, event: 7).fold(events(1), view)
+    with pytest.raises(ConfigurationError, match="not the view"):
+        pipeline(lambda view, event: {} if isinstance(view, View) else View()).fold(events(1), view)
+
+
+def test_a_view_may_become_one_of_another_class() -> None:
+    """As an open account that becomes a closed one."""
+    assert pipeline(lambda view, event: Plain(1)).fold(events(1, 2), View()) == Plain(1)
+
+
+def test_the_error_names_the_projection() -> None:
+    """Wherever a projection is folded."""
+
+    class Forgetful(CartProjection):
+        reducers = pipeline(forgets_return)
+
+        def initial_view(self) -> Any:
+            return {}
+
+    with pytest.raises(ConfigurationError, match=f"^{CartProjection.projection_type}: the reducer"):
+        _ = Forgetful.from_history("c1", [CartCreated("c1", "u1")]).view
+
+
+def test_what_gives_no_value_is_refused_at_once() -> None:
+    """An async reducer, a generator, objects that are called as such, and derivations."""
+
+    async def later(n: Any, event: Any = None) -> Any:
+        return n
+
+    def each(n: Any, event: Any = None) -> Any:
+        yield n
+
+    class Later:
+        async def __call__(self, n: Any, event: Any = None) -> Any:
+            return n
+
+    for function, why in (
+        (later, "is async"),
+        (partial(later), "is async"),
+        (Later(), "async"),
+        (each, "yields"),
+    ):
+        for make in (pipeline, lambda given: pipeline(n=given), lambda given: derive(n=given)):
+            with pytest.raises(ConfigurationError, match=why):
+                make(function)
+        with pytest.raises(ConfigurationError, match=why):
+            CartProjection.from_history("c1", []).reduce_events(function, 0)
 
 
 def test_a_reducers_own_error_comes_through() -> None:

@@ -21,6 +21,7 @@ from pgevents import (
     create_event_client,
     create_events_table,
     create_projections_table,
+    latest,
     stream,
 )
 
@@ -71,9 +72,9 @@ def test_a_bare_id_says_nothing_stands_above(client: EventClient) -> None:
     """With an id, any event of the streams above it is a conflict; None means that there is none at all."""
     streams = [stream(CartEvent, cart_id="c1")]
     assert client.save_event_with_stream_validation(CartCreated("c1", "u1"), None, streams).id == 1
-    for latest in (None, 0):
+    for seen in (None, 0):
         with pytest.raises(ConcurrencyError) as caught:
-            client.save_event_with_stream_validation(added(), latest, streams)
+            client.save_event_with_stream_validation(added(), seen, streams)
         assert caught.value.conflicting_ids == (1,)
     assert client.save_event_with_stream_validation(added(), 1, streams).id == 2
     with pytest.raises(ConcurrencyError):
@@ -154,9 +155,9 @@ def test_streams_that_were_not_read_are_refused(client: EventClient) -> None:
 def test_an_id_without_streams_is_refused(client: EventClient) -> None:
     """An id alone says nothing of what was read."""
     saved = client.save_event(CartCreated("c1", "u1"))
-    for latest in (saved, 1, None):
+    for seen in (saved, 1, None):
         with pytest.raises(ConfigurationError, match="give streams="):
-            client.save_event_with_stream_validation(added(), latest)
+            client.save_event_with_stream_validation(added(), seen)
 
 
 @pytest.mark.parametrize("latest", ["1", True, 1.0, -1, 2**63, 10**30, b"1", [1]])
@@ -171,9 +172,9 @@ def test_what_is_no_id_is_refused(client: EventClient, latest: Any) -> None:
 def test_an_id_from_the_future_is_refused(client: EventClient) -> None:
     """An id above the last one issued comes from another log: refused, with nothing written."""
     client.save_event(CartCreated("c1", "u1"))
-    for latest in (2, 2**62):
+    for seen in (2, 2**62):
         with pytest.raises(ConfigurationError, match="above 1, the last id issued"):
-            client.save_event_with_stream_validation(added(), latest, [stream(cart_id="c1")])
+            client.save_event_with_stream_validation(added(), seen, [stream(cart_id="c1")])
     assert len(client.get_event_stream()) == 1
 
 
@@ -298,3 +299,14 @@ def test_a_position_of_another_log_is_refused(make_client: Callable[..., EventCl
         other_database.db.close()
         client.db.execute_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
     assert len(client.get_event_stream(cart_id="c1")) == 0
+
+
+def test_what_would_validate_nothing_is_refused(client: EventClient) -> None:
+    """A list of values that came out empty is no condition that always holds."""
+    nothing = [stream(CartCreated, cart_id=[]), stream([], cart_id="c1")]
+    for position, streams in [(None, []), (None, nothing), (client.get_event_streams(nothing), None)]:
+        with pytest.raises(ConfigurationError, match="would validate nothing"):
+            client.save_event_with_stream_validation(added(), position, streams)
+    with pytest.raises(ConfigurationError, match="would validate nothing"):
+        client.decide(latest(CartCreated, cart_id=[]), lambda last: added())
+    assert client.save_event_with_stream_validation(added(), None, [*nothing, stream(cart_id="c1")]).id == 1

@@ -41,15 +41,20 @@ def check_as_of(as_of: object) -> AsOf | None:
     """An `as_of` argument: an id, or a time with its zone.
 
     Raises:
-        ConfigurationError: Anything else.
+        InvalidValueError: Anything else.
     """
     if isinstance(as_of, datetime):
         if as_of.tzinfo is None:
-            raise ConfigurationError(
+            raise InvalidValueError(
                 f"as_of={shown(as_of)} has no time zone; use datetime.now(timezone.utc) or alike"
             )
         return as_of
-    return None if as_of is None else check_id(as_of, "as_of")
+    if as_of is not None and (type(as_of) is not int or not 0 <= as_of < 2**63):
+        raise InvalidValueError(
+            "as_of is the id of an event, a whole number from 0 on, or a datetime with a time zone, not "
+            f"{shown(as_of)}"
+        )
+    return as_of
 
 
 def check_on_undecodable(value: object) -> None:
@@ -66,12 +71,12 @@ def check_limit(value: object) -> int | None:
     """How many at most; None for no limit.
 
     Raises:
-        ConfigurationError: Not a whole number from 0 on.
+        InvalidValueError: Not a whole number from 0 on.
     """
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 2**62:
-        raise ConfigurationError(f"limit is a whole number from 0 on, not {shown(value)}")
+        raise InvalidValueError(f"limit is a whole number from 0 on, not {shown(value)}")
     return value
 
 

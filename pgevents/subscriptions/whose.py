@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -11,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError, PgEventsError
+from pgevents.errors import ConfigurationError, PgEventsError, shown
 from pgevents.events import Event, parts_of
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
@@ -20,6 +21,7 @@ from pgevents.subscriptions.transient import is_transient
 
 __all__ = ["Rule", "UnknownViewsError", "rule_of"]
 
+IDS_OF = "@staticmethod def ids_of(event): return {event.data.cart_id}"
 KEPT = "whose view an event changes is found out by single values of identifiers"
 """Why a projection of a range is not kept."""
 PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 + 12345)))
@@ -164,6 +166,8 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         raise ConfigurationError(f"{projection.__name__} folds nothing, so there is nothing to keep")
     id_class = declared.id_class
     ids_of = getattr(projection, "ids_of", None)
+    if ids_of is not None:
+        _check_ids_of(projection.__name__, ids_of)
     probes: dict[str, Any] = {}
     for text in PROBES:
         try:
@@ -182,7 +186,7 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         raise ConfigurationError(
             f"whose view an event changes cannot be told from the streams of {projection.__name__}: each has "
             "to have exactly one field that is the id, and nothing else that depends on it. Say it in the "
-            "class: @staticmethod def ids_of(event): return {event.data.cart_id}"
+            f"class: {IDS_OF}"
         )
     streams, fields = templates[0]
     spec = client.events.pgevents_spec
@@ -202,6 +206,19 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         )
     now = frozenset(field for stream in first.get_streams() for field, _ in stream.match)
     return Rule(projection, client, id_class, streams, fields, now & set(fields))
+
+
+def _check_ids_of(name: str, ids_of: Any) -> None:
+    try:
+        signature = inspect.signature(ids_of)
+    except (TypeError, ValueError) as error:
+        if not callable(ids_of):
+            raise ConfigurationError(f"{name}.ids_of is a function, not {shown(ids_of)}: {IDS_OF}") from error
+        return  # a function that does not tell its arguments
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ConfigurationError(f"{name}.ids_of takes the event alone, not {signature}: {IDS_OF}") from error
 
 
 def _streams_of(projection: Any, client: EventClient) -> Sequence[Stream[Any]]:
