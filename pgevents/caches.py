@@ -86,6 +86,7 @@ CACHES = {
     "preparers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "readers of JSON": Policy(10_000, Until.CONVERTER_CHANGED),
     "classes read in any order": Policy(10_000, Until.CONVERTER_CHANGED),
+    "checks of keys": Policy(10_000, Until.CONVERTER_CHANGED),
     "stored shapes": Policy(1024),
     "kinds of views": Policy(1024, Until.TYPES_CHANGED),
     "views of one shape": Policy(1024, Until.OWNER_GONE),

@@ -13,7 +13,13 @@ import attrs
 from pgevents.busy_views import KeptViews, keep_view
 from pgevents.caches import Cache
 from pgevents.deliveries import current_delivery
-from pgevents.errors import ConcurrencyError, ConfigurationError, RetryableError, shown
+from pgevents.errors import (
+    ConcurrencyError,
+    ConfigurationError,
+    RetryableError,
+    UnknownEventTypeError,
+    shown,
+)
 from pgevents.events import Event
 from pgevents.hooks.calls import HookCalls
 from pgevents.hooks.details import OperationRecord
@@ -30,6 +36,7 @@ __all__ = [
     "DecideOptions",
     "Decider",
     "Several",
+    "decided_wrongly",
     "kind_of",
 ]
 
@@ -264,10 +271,13 @@ class _Decision:
             return self.owner.saver.settle(self.key)[1]
         positions = [projection.position for projection in self.projections]
         options = attrs.evolve(self.options, positions=positions, expected=positions, attempt=attempt)
-        if any(isinstance(item, (Later, Cancel)) for item in decided):
-            saved = self._save_with_timers(decided, options)
-        else:
-            saved = self.owner.saver.save(decided, options)
+        try:
+            if any(isinstance(item, (Later, Cancel)) for item in decided):
+                saved = self._save_with_timers(decided, options)
+            else:
+                saved = self.owner.saver.save(decided, options)
+        except UnknownEventTypeError as error:
+            raise decided_wrongly(decided, error) from error
         for projection in self.projections:
             projection.refresh()
         return saved
@@ -323,3 +333,15 @@ def _events_of(decided: Any) -> Sequence[Any]:
             )
         return events
     return [decided]
+
+
+def decided_wrongly(decided: Sequence[Any], error: UnknownEventTypeError) -> UnknownEventTypeError:
+    """The same error, if it is about something that the decider returned; it says so."""
+    events = [item.event if isinstance(item, Later) else item for item in decided]
+    for event in events:
+        if error.event_type in (event if isinstance(event, type) else type(event), event):
+            return UnknownEventTypeError(
+                f"the decider returned {shown(event)}, not an event, a list of events, or None: {error}",
+                error.event_type,
+            )
+    return error

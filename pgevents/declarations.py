@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import dis
 import inspect
 import keyword
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, cast
 
 import attrs
@@ -42,6 +44,7 @@ def make_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
     event_class: type[Any] = cls
     if "__attrs_attrs__" not in vars(cls) and "__dataclass_fields__" not in vars(cls):
         _refuse_what_attrs_does_not_know(cls)
+        _refuse_assignments(cls)
         try:
             event_class = attrs.frozen(cls)
         except Exception as error:
@@ -106,6 +109,29 @@ def _refuse_what_attrs_does_not_know(cls: type[Any]) -> None:
         is_marker = annotation is dataclasses.KW_ONLY or isinstance(annotation, dataclasses.InitVar)
         if is_marker or re.match(r"(dataclasses\.)?(KW_ONLY$|InitVar\b)", text):
             raise ConfigurationError(f"{name}.{field}: KW_ONLY and InitVar belong to dataclasses; {instead}")
+
+
+def _refuse_assignments(cls: type[Any]) -> None:
+    """Refuse methods that could never run, because they assign to a field of an instance that is frozen."""
+    fields = {field for base in cls.__mro__ for field in inspect.get_annotations(base)}
+    for method in ("__init__", "__attrs_pre_init__", "__attrs_post_init__"):
+        function: Any = vars(cls).get(method)
+        if not isinstance(function, types.FunctionType):
+            continue
+        own = function.__code__.co_varnames[:1]
+        for owner, step in pairwise(dis.get_instructions(function)):
+            loaded: Any = owner.argval  # one name, or those of two that are loaded together
+            is_own = (loaded[-1:] if isinstance(loaded, tuple) else (loaded,)) == own  # pyright: ignore[reportUnknownVariableType]
+            if step.opname == "STORE_ATTR" and step.argval in fields and is_own:
+                instead = (
+                    "attrs makes it from the annotated fields"
+                    if method == "__init__"
+                    else "attrs.field(converter=...) changes a value, and attrs.field(default=...) gives one"
+                )
+                raise ConfigurationError(
+                    f"{cls.__qualname__}.{method} assigns to {step.argval!r}, but events are frozen; leave "
+                    f"{method} out: {instead}"
+                )
 
 
 def _refuse_shared_defaults(cls: type[Any]) -> None:

@@ -73,7 +73,9 @@ def event_type_of(cls: type[Any]) -> EventType:
     event_type: EventType | None = vars(cls).get(MARK) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     shown = getattr(cls, "__qualname__", repr(cls))
     if event_type is None:
-        raise UnknownEventTypeError(f"{shown} is not an event class: decorate it with @event", cls)
+        is_own = getattr(cls, "__module__", "") != "builtins"
+        hint = "decorate it with @event" if is_own else "an event is an instance of a class made by @event"
+        raise UnknownEventTypeError(f"{shown} is not an event class: {hint}", cls)
     if event_type.cls is not cls:
         raise UnknownEventTypeError(
             f"{shown} was replaced by another decorator above @event, so it is not the class of the events "

@@ -13,7 +13,7 @@ from pgevents.codec.serialization import Serializer
 from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.hooks.details import OperationRecord
-from pgevents.projection_classes import Declaration, declaration_of
+from pgevents.projection_classes import Declaration, check_members, declaration_of
 from pgevents.reducers import Pipeline, check_function
 from pgevents.snapshots import SavedProjection
 from pgevents.views import field_types, is_dict_class, nearest, values_of
@@ -52,6 +52,10 @@ class Folding(Generic[V, E, I]):
             if cls.__parameters__[-1:] == (I,) and len(many) == len(cls.__parameters__) - 1:
                 many = (*many, Any)
             return super().__class_getitem__(many)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        check_members(cls)
 
     def __init__(self) -> None:
         self._staged: list[Event[Any]] = []

@@ -10,7 +10,7 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.codec.serialization import dump_json, time_of
-from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError
+from pgevents.errors import ConfigurationError, RetryableError, StagedEventsError, shown
 from pgevents.events import Event
 from pgevents.folding import E, Folding, I, V
 from pgevents.ids import id_text
@@ -105,7 +105,8 @@ class LogFolding(Folding[V, E, I]):
             load_existing_projection: False: fold from the start, even if there is a snapshot.
 
         Raises:
-            ConfigurationError: The class has no `projection_type`, or an `as_of` that is neither id nor time.
+            ConfigurationError: The class has no `projection_type`, the client is not an `EventClient`, or
+                `as_of` is neither id nor time.
         """
         kind = getattr(type(self), "projection_type", None)
         if not isinstance(kind, str) or not kind:
@@ -114,11 +115,16 @@ class LogFolding(Folding[V, E, I]):
             )
         self.id = id
         self.client = client if client is not None else type(self).client
+        if self.client is not None and not isinstance(self.client, EventClient):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _not_a_client(type(self).__name__, id, self.client)
         self.as_of = check_as_of(as_of)
         self._uses_snapshot = load_existing_projection
         self._loaded: _Loaded | None = None
         self._position: Position | None = None
         super().__init__()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'id', '')!r})"
 
     def _forget(self) -> None:
         super()._forget()
@@ -337,3 +343,13 @@ class LogFolding(Folding[V, E, I]):
         if snapshots.claim(cls, types):
             check_event_classes(cls.__name__, (declared.events, cls.event_types), types)
         return declared
+
+
+def _not_a_client(name: str, id: Any, client: Any) -> ConfigurationError:
+    """The error for a projection whose client is something else; it names the probable mistake."""
+    text = f"the client of {name} is an EventClient, not {shown(client)}"
+    if isinstance(id, EventClient):
+        return ConfigurationError(f"{text}: the id comes first, {name}(id, client)")
+    if isinstance(getattr(client, "client", None), EventClient):  # of asyncio, or an extension of Flask
+        return ConfigurationError(f"{text}: give its .client, {name}(id, shop.client)")
+    return ConfigurationError(text)

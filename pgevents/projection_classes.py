@@ -18,7 +18,7 @@ from pgevents.reducers import Pipeline
 from pgevents.type_registry import EventTypes
 from pgevents.views import digest, is_dict_class, shape_text
 
-__all__ = ["Declaration", "check_event_classes", "declaration_of", "fold_alike"]
+__all__ = ["Declaration", "check_event_classes", "check_members", "declaration_of", "fold_alike"]
 
 
 @attrs.frozen
@@ -188,6 +188,25 @@ FOLDING = (
     "event_types",
 )
 """The attributes that say how a class folds."""
+
+
+def check_members(cls: Any) -> None:
+    """Check what a class of projections gives in place of reducers and methods.
+
+    Raises:
+        ConfigurationError: Reducers that `pipeline` has not made, or a method that is not a function.
+    """
+    if not isinstance(cls.reducers, Pipeline):
+        raise ConfigurationError(
+            f"{cls.__name__}.reducers are made by pipeline(...), not {shown(cls.reducers)}: "
+            "reducers = pipeline(total=to_total), or pipeline(reducer) for the whole view"
+        )
+    for name in FOLDING[1:-1]:
+        member: Any = getattr(cls, name, None)
+        if member is not None and not callable(member):
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} is a method, def {name}(self): ..., not {shown(member)}"
+            )
 
 
 def fold_alike(left: Any, right: Any) -> bool:

@@ -6,14 +6,27 @@ import math
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import pytest
 
-from pgevents import ConfigurationError, EventClient, PgEventsError, create_event_client, stream
+from pgevents import (
+    ConfigurationError,
+    EventClient,
+    PgEventsError,
+    UnknownEventTypeError,
+    create_event_client,
+    create_events_table,
+    event,
+    later,
+    stream,
+)
+from pgevents.aio import AsyncEventClient
+from pgevents.subscriptions import Runner, keep
+from pgevents.testing import drain, given
 
-from .shop import CartCreated, CartProjection
+from .shop import CartCreated, CartProjection, CartView
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -109,3 +122,85 @@ def test_a_flag_is_true_or_false(client: EventClient, value: Any) -> None:
     for call in (client.get_event_stream, client.get_latest_event):
         with pytest.raises(ConfigurationError, match="final is True or False"):
             call(final=value, cart_id="c1")
+
+
+def projection_class(**members: Any) -> Any:
+    return type("Odd", (CartProjection,), members)
+
+
+def event_class(method: str, source: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return event("ODD")(type("Odd", (), {"__annotations__": {"a": str}, method: names[method]}))
+
+
+def other_log(client: EventClient) -> EventClient:
+    events = create_events_table(name="other_log", data_indexes=["cart_id"])
+    return create_event_client(client.db, events, client.projections)
+
+
+Call: TypeAlias = Callable[[Any], Any]
+SAYS: dict[str, tuple[Call, str]] = {
+    "id and client swapped": (lambda c: CartProjection(c, "c1"), r"not 'c1': the id comes first, CartP"),
+    "asyncio's client": (lambda c: CartProjection("c1", AsyncEventClient(c)), r"give its \.client"),
+    "reducers in a dict": (
+        lambda c: projection_class(reducers={"n": nothing}),
+        r"by pipeline.*not {'n'",
+    ),
+    "a reducer alone": (lambda c: projection_class(reducers=nothing), r"Odd\.reducers are made by pipeline"),
+    "a view for a method": (
+        lambda c: projection_class(initial_view=CartView("c1")),
+        r"Odd\.initial_view is a method, def initial_view\(self\)",
+    ),
+    "deciding True": (
+        lambda c: c.decide(CartProjection("c1", c), lambda cart: True),
+        r"the decider returned True, not an event.*an event is an instance",
+    ),
+    "deciding the view": (
+        lambda c: c.decide(CartProjection("c1", c), lambda cart: [CREATED, cart]),
+        r"the decider returned CartView\(.*CartView is not an event class: decorate it",
+    ),
+    "deciding a text for later": (
+        lambda c: c.decide(CartProjection("c1", c), lambda cart: later("X", after=timedelta(1))),
+        r"the decider returned 'X', not an event",
+    ),
+    "deciding True in the test kit": (
+        lambda c: given(CartProjection("c1")).when(lambda cart: True).events,
+        r"the decider returned True, not an event",
+    ),
+    "another log": (
+        lambda c: c.decide(CartProjection("c1", other_log(c)), nothing),
+        r"^CartProjection\('c1'\) reads another log",
+    ),
+    "a runner of one": (
+        lambda c: Runner(c, keep(CartProjection)),
+        r"a list, such as \[keep\(",
+    ),
+    "draining one": (lambda c: drain(c, keep(CartProjection)), r"subscriptions are a list"),
+    "a runner without client": (lambda c: Runner([keep(CartProjection)], c), r"an EventClient, then a list"),
+    "a runner of a projection": (
+        lambda c: Runner(c, [CartProjection]),
+        r"keep\(.* of a projection",
+    ),
+    "ids_of with self": (
+        lambda c: Runner(c, [keep(projection_class(ids_of=lambda self, event: {"c1"}))]),
+        r"Odd\.ids_of takes the event alone, not \(self, event\): @staticmethod",
+    ),
+    "an event's __init__": (
+        lambda c: event_class("__init__", "def __init__(self, a): self.a = a"),
+        r"Odd\.__init__ assigns to 'a', but events are frozen; leave __init__ out",
+    ),
+    "an event changed after __init__": (
+        lambda c: event_class("__attrs_post_init__", "def __attrs_post_init__(self): self.a = 'x'"),
+        r"Odd\.__attrs_post_init__ assigns to 'a'.*attrs\.field\(converter=",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SAYS)
+def test_the_error_says_what_was_wrong_and_what_to_do(client: EventClient, what: str) -> None:
+    """Not the error that Python raises somewhere further inside."""
+    call, message = SAYS[what]
+    with pytest.raises((ConfigurationError, UnknownEventTypeError, AssertionError), match=message):
+        call(client)
+    assert client.get_event_stream() == []

@@ -14,6 +14,7 @@ from pgevents.errors import ConfigurationError
 from pgevents.events import Event
 from pgevents.subscriptions import ErrorPolicy, Runner
 from pgevents.subscriptions import subscription as plain_subscription
+from pgevents.subscriptions.subscription import listed
 
 __all__ = ["AsyncRunner", "subscription"]
 
@@ -116,7 +117,9 @@ class AsyncRunner:
     """
 
     def __init__(self, client: AsyncEventClient, subscriptions: Iterable[Any], *, poll: float = 0.05) -> None:
-        found = [_subscriptions.get(given, given) if callable(given) else given for given in subscriptions]
+        found = [
+            _subscriptions.get(given, given) if callable(given) else given for given in listed(subscriptions)
+        ]
         self._handlers = [
             function
             for declared in found

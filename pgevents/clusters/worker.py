@@ -28,7 +28,7 @@ from pgevents.subscriptions.keeping import keep
 from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.view_folding import MOST_EVENTS
-from pgevents.subscriptions.view_reading import Run, begin_runs, runs_of
+from pgevents.subscriptions.view_reading import Run, begin_runs, decode, runs_of
 from pgevents.subscriptions.view_rows import Held
 
 __all__ = ["Outcome", "RangeFold", "Task", "deal_file", "fold_range"]
@@ -181,6 +181,7 @@ class RangeFold(FarFold):
 
     def _take_runs(self, found: Sequence[Run], every: Batch) -> None:
         self.count += sum(len(run.texts) for run in found)
+        decode(self.work, found)
         left = self._fold_runs(found, self._bring(found, every))
         self._take_left(left, every.to, every)
         self._flush(self._take_done(found))

@@ -91,6 +91,8 @@ class FarFold(Fold):
                 decode(self.work, found)
             background.start(*statements, following)
             try:
+                if not self._has_plugins:
+                    decode(self.work, found)
                 left = self._fold_runs(found, blocked)
                 statements = self._writing(found, left)
             finally:
@@ -132,9 +134,7 @@ class FarFold(Fold):
         return blocked | self.blocked
 
     def _fold_runs(self, found: Sequence[Run], blocked: set[str | None]) -> list[Run]:
-        """Fold what can be folded, without asking the server; the other runs."""
-        if not self._has_plugins:
-            decode(self.work, found)
+        """Of decoded runs fold what can be folded, without asking the server; the other runs."""
         return [run for run in found if run.key in blocked or not self._folds(run)]
 
     def _writing(self, found: Sequence[Run], left: Sequence[Run]) -> list[Statement]:

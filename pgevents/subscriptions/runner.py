@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError, DatabaseUnavailableError
+from pgevents.errors import ConfigurationError, DatabaseUnavailableError, shown
 from pgevents.store.options import check_flag
 from pgevents.subscriptions import outside, worker
 from pgevents.subscriptions.board import Board, Task
@@ -22,7 +22,7 @@ from pgevents.subscriptions.lanes import QuestionChangedError
 from pgevents.subscriptions.models import check_models
 from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.polling import Poller
-from pgevents.subscriptions.subscription import work_of
+from pgevents.subscriptions.subscription import listed, work_of
 from pgevents.subscriptions.transient import is_transient, let_go
 
 __all__ = ["Runner", "step_of"]
@@ -69,8 +69,12 @@ class Runner:
         Raises:
             ConfigurationError: Nothing to run, two of one name, or something that is not a subscription.
         """
+        if not isinstance(client, EventClient):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"a runner takes an EventClient, then a list: Runner(client, [...]), not {shown(client)}"
+            )
         self.client = client
-        self.works = [work_of(client, subscription) for subscription in subscriptions]
+        self.works = [work_of(client, subscription) for subscription in listed(subscriptions)]
         names = [work.name for work in self.works]
         if not names:
             raise ConfigurationError("a runner needs at least one subscription")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError
+from pgevents.errors import ConfigurationError, shown
 from pgevents.events import Event
 from pgevents.streams import Stream, stream
 from pgevents.subscriptions import scripts
@@ -24,7 +24,7 @@ from pgevents.subscriptions.definition import (
 )
 from pgevents.subscriptions.keeping import Keep
 
-__all__ = ["FunctionSubscription", "Subscription", "declared", "subscription", "work_of"]
+__all__ = ["FunctionSubscription", "Subscription", "declared", "listed", "subscription", "work_of"]
 
 D = TypeVar("D")
 Handler = Callable[..., object]
@@ -263,6 +263,20 @@ def subscription(
     return decorate
 
 
+def listed(subscriptions: Any) -> list[Any]:
+    """The subscriptions that a call was given, as a list.
+
+    Raises:
+        ConfigurationError: Not a list; the message says so of a single subscription, too.
+    """
+    if isinstance(subscriptions, (str, bytes, Mapping)) or not isinstance(subscriptions, Iterable):
+        raise ConfigurationError(
+            f"subscriptions are a list, such as [keep(CartProjection), write_invoice], not "
+            f"{shown(cast(object, subscriptions))}"
+        )
+    return list(subscriptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
 def work_of(client: EventClient | None, given: Any) -> Work:
     """What a worker needs, from what a runner takes: an instance, a class, or a decorated function.
 
@@ -283,7 +297,8 @@ def work_of(client: EventClient | None, given: Any) -> Work:
         given = cast(Any, given)(client)
     if not isinstance(given, Subscription):
         raise ConfigurationError(
-            f"a runner takes functions made by @subscription and Subscription classes, not {given!r}"
+            "a runner takes functions made by @subscription, Subscription classes, and keep(...) of a "
+            f"projection's class, not {shown(given)}"
         )
     found: Subscription[Any] = cast(Any, given)
     its_client: EventClient | None = getattr(found, "client", None)

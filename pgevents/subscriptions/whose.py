@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -11,8 +12,8 @@ from uuid import UUID
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.errors import ConfigurationError, PgEventsError
-from pgevents.events import Event
+from pgevents.errors import ConfigurationError, PgEventsError, shown
+from pgevents.events import Event, parts_of
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
 from pgevents.streams import Stream, refuse_for_reads, stream
@@ -20,6 +21,7 @@ from pgevents.subscriptions.transient import is_transient
 
 __all__ = ["Rule", "UnknownViewsError", "rule_of"]
 
+IDS_OF = "@staticmethod def ids_of(event): return {event.data.cart_id}"
 KEPT = "whose view an event changes is found out by single values of identifiers"
 """Why a projection of a range is not kept."""
 PROBES = ("probe:one", "probe/two", "12345", "PROBE THREE", str(UUID(int=2**127 + 12345)))
@@ -116,10 +118,10 @@ class Rule:
 
     def _ids_said(self, event_id: int, event: Event[Any] | None, error: Exception | None) -> set[str]:
         """What `ids_of` says. An event that it cannot be asked about may change any view."""
-        found: Any = None
+        found: list[Any] = []
         if event is not None and self.ids_of is not None:
             try:
-                found = self.ids_of(event)
+                found = [self.ids_of(part) for part in parts_of([event])]
             except Exception as raised:  # of the application
                 if is_transient(raised):
                     raise
@@ -129,11 +131,12 @@ class Rule:
                 f"event {event_id}: {self.projection.__name__}.ids_of cannot say whose views it changes: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
-            raise UnknownViewsError(
-                f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {found!r}"
-            )
-        return {id_text(given) for given in found}
+        for ids in found:
+            if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+                raise UnknownViewsError(
+                    f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {ids!r}"
+                )
+        return {id_text(given) for ids in found for given in ids}
 
     def _streams_of(self, text: str) -> Sequence[Stream[Any]]:
         """The streams of an id's view; of what is no id all streams, so that it is set aside by its name."""
@@ -163,6 +166,8 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         raise ConfigurationError(f"{projection.__name__} folds nothing, so there is nothing to keep")
     id_class = declared.id_class
     ids_of = getattr(projection, "ids_of", None)
+    if ids_of is not None:
+        _check_ids_of(projection.__name__, ids_of)
     probes: dict[str, Any] = {}
     for text in PROBES:
         try:
@@ -181,7 +186,7 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         raise ConfigurationError(
             f"whose view an event changes cannot be told from the streams of {projection.__name__}: each has "
             "to have exactly one field that is the id, and nothing else that depends on it. Say it in the "
-            "class: @staticmethod def ids_of(event): return {event.data.cart_id}"
+            f"class: {IDS_OF}"
         )
     streams, fields = templates[0]
     spec = client.events.pgevents_spec
@@ -201,6 +206,19 @@ def rule_of(projection: Any, client: EventClient) -> Rule:
         )
     now = frozenset(field for stream in first.get_streams() for field, _ in stream.match)
     return Rule(projection, client, id_class, streams, fields, now & set(fields))
+
+
+def _check_ids_of(name: str, ids_of: Any) -> None:
+    try:
+        signature = inspect.signature(ids_of)
+    except (TypeError, ValueError) as error:
+        if not callable(ids_of):
+            raise ConfigurationError(f"{name}.ids_of is a function, not {shown(ids_of)}: {IDS_OF}") from error
+        return  # a function that does not tell its arguments
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ConfigurationError(f"{name}.ids_of takes the event alone, not {signature}: {IDS_OF}") from error
 
 
 def _streams_of(projection: Any, client: EventClient) -> Sequence[Stream[Any]]:

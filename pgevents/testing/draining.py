@@ -43,9 +43,9 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     from pgevents.subscriptions.lanes import all_lanes
     from pgevents.subscriptions.pace import Pace
     from pgevents.subscriptions.runner import step_of
-    from pgevents.subscriptions.subscription import declared, work_of
+    from pgevents.subscriptions.subscription import declared, listed, work_of
 
-    chosen = declared.values() if subscriptions is None else subscriptions
+    chosen = declared.values() if subscriptions is None else listed(subscriptions)
     works = [work_of(client, subscription) for subscription in chosen]
     client.check_installed()
     for work in works:

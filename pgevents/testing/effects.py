@@ -52,9 +52,9 @@ def check_effects(
     """
     from pgevents.errors import ConfigurationError
     from pgevents.subscriptions.change import settle
-    from pgevents.subscriptions.subscription import declared, work_of
+    from pgevents.subscriptions.subscription import declared, listed, work_of
 
-    chosen = declared.values() if subscriptions is None else subscriptions
+    chosen = declared.values() if subscriptions is None else listed(subscriptions)
     works = [work_of(client, subscription) for subscription in chosen]
     client.check_installed()
     count = 0

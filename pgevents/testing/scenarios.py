@@ -16,6 +16,7 @@ import attrs
 
 from pgevents.codec.jsontext import dump_json, load_json
 from pgevents.codec.previews import plain_serializer, preview
+from pgevents.deciding import decided_wrongly
 from pgevents.errors import ConfigurationError, EventDecodeError, EventEncodeError, UnknownEventTypeError
 from pgevents.event_types import event_type_of
 from pgevents.events import Event
@@ -228,9 +229,11 @@ def _as_events(decided: Any, serializer: Serializer) -> list[Event[Any]]:
         return []
     parts: Any = decided if isinstance(decided, (list, tuple)) else [decided]  # pyright: ignore[reportUnknownVariableType]
     now = datetime.now(timezone.utc)
-    return [
-        preview(part, now, serializer=serializer) for part in parts if not isinstance(part, (Later, Cancel))
-    ]
+    events = [part for part in parts if not isinstance(part, (Later, Cancel))]
+    try:
+        return [preview(event, now, serializer=serializer) for event in events]
+    except UnknownEventTypeError as error:
+        raise decided_wrongly(events, error) from error
 
 
 def _matches(event: Event[Any], stream: Stream[Any], serializer: Serializer) -> bool:
