@@ -35,7 +35,7 @@ def check_value(name: str, value: Any, field_type: Any) -> None:
     Raises:
         InvalidValueError: No view has this value there.
     """
-    if field_type is str and value.__class__ is str:  # most are
+    if value.__class__ is field_type and field_type in (str, int):  # most are
         return
     is_list = isinstance(value, (list, tuple))
     if _is_collection(field_type):
