@@ -122,9 +122,9 @@ def rebuild(
     (report,) = kept_reports(client.session, work.statements.spec, work.name)
     if report.waiting:
         raise PgEventsError(
-            f"{report.waiting} views of {report.type} {report.version} cannot be folded yet, so this version is "
-            f"not served in whole; see them by: pgevents parked list {report.name!r}. Correct the class and "
-            "call rebuild again, or give them up: pgevents parked discard"
+            f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them by: "
+            f"pgevents parked list {report.name!r}. Correct the class and call rebuild again, or give them up: "
+            "pgevents parked discard"
         )
     work.keeper.refuse_other_fields(work)  # they may have changed since it began
     if drop_old:
