@@ -60,6 +60,7 @@ CACHES = {
     "fields of views": Policy(1024),
     "types of fields": Policy(1024),
     "casts of fields": Policy(1024),
+    "values of Enums": Policy(1024),
     "types of imported lines": Policy(1024),
     "changers of views": Policy(1024),
     "forms of values": Policy(1024),
