@@ -123,7 +123,8 @@ def rebuild(
     if report.waiting:
         raise PgEventsError(
             f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them by: "
-            f"pgevents parked list {report.name!r}"
+            f"pgevents parked list {report.name!r}. Correct the class and call rebuild again, or give them "
+            "up: pgevents parked discard"
         )
     work.keeper.refuse_other_fields(work)  # they may have changed since it began
     if drop_old:
