@@ -139,7 +139,7 @@ def unkept(kept: Kept) -> IncompleteViewsError:
 
 def incomplete(status: KeptStatus, names: str) -> IncompleteViewsError:
     """The error of a query that could give only some of the views."""
-    if not status.is_complete:
+    if status.is_building:
         reason = "building"
         what = f"have come to event {status.position} of {status.target}"
     else:

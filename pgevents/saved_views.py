@@ -26,7 +26,7 @@ from pgevents.store.kept import with_status
 from pgevents.type_registry import EventTypes
 from pgevents.view_kinds import ViewKind, view_kind
 
-__all__ = ["count", "delete", "get", "ids", "query"]
+__all__ = ["count", "delete", "get", "ids", "query", "refuse_other_shapes"]
 
 OTHER_SHAPE_SQL = """\
 SELECT EXISTS (SELECT FROM {table} WHERE type = %s AND version = %s AND shape IS DISTINCT FROM %s)
@@ -167,11 +167,22 @@ def _check_shapes(snapshots: Snapshots, question: Question) -> None:
     for kind in question.kinds:
         if kind.shape is None or (kind.type, kind.version, kind.shape) in snapshots.uniform:
             continue
-        sql = snapshots.sql(OTHER_SHAPE_SQL)
-        (others,) = snapshots.session.execute(sql, [kind.type, kind.version, kind.shape]).fetchone()
-        if others:
-            raise _other_shape(kind)
+        refuse_other_shapes(snapshots, kind)
         snapshots.uniform[kind.type, kind.version, kind.shape] = True
+
+
+def refuse_other_shapes(snapshots: Snapshots, kind: ViewKind) -> None:
+    """Look for snapshots that were saved before the view had its present fields.
+
+    Raises:
+        ConfigurationError: There are some.
+    """
+    if kind.shape is None:
+        return
+    sql = snapshots.sql(OTHER_SHAPE_SQL)
+    (others,) = snapshots.session.execute(sql, [kind.type, kind.version, kind.shape]).fetchone()
+    if others:
+        raise _other_shape(kind)
 
 
 def _other_shape(kind: ViewKind) -> ConfigurationError:

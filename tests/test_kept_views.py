@@ -24,6 +24,7 @@ from pgevents import (
     EventTypes,
     IncompleteViewsError,
     MultiStreamProjectionBase,
+    PgEventsError,
     ProjectionBase,
     RetryableError,
     create_event_client,
@@ -39,6 +40,7 @@ from pgevents.diagnosis import diagnose
 from pgevents.subscriptions import (
     RebuildProgress,
     Runner,
+    discard,
     drop_old_versions,
     keep,
     kept_views,
@@ -539,6 +541,49 @@ def test_a_rebuild_reports_and_drops_what_nobody_uses(client: EventClient, make_
     check(client, CartTwo)
 
 
+def test_a_version_that_never_had_all_its_views_takes_no_query_of_the_type(
+    client: EventClient, make_client: Make
+) -> None:
+    """Its reducer fails for some; the complete version before it is served, until the rest is folded."""
+    faults = {"p2"}
+
+    class Fragile(CartProjection):
+        version = 2
+        reducers = CartTwo.reducers | pipeline(
+            items=lambda items, event: items if getattr(event.data, "product_id", "") not in faults else 1 / 0
+        )
+
+    start(client)
+    client.save_event(added("c1", "p2"))
+    drain(client, [keep(CartProjection)])
+    for _ in range(2):
+        with pytest.raises(PgEventsError, match="cannot be folded yet"):
+            rebuild(client, Fragile, on_error=retry(1))
+    assert [view.complete_at is not None for view in kept_views(client)] == [True, False]
+    found = make_client().query_projections("SHOPPING_CART")
+    assert ({one.version for one in found}, len(found)) == ({1}, 2)
+    with pytest.raises(IncompleteViewsError) as caught:
+        client.query_projections(Fragile)
+    assert caught.value.reason == "waiting"
+    faults.clear()
+    rebuild(client, Fragile)
+    assert {one.version for one in make_client().query_projections("SHOPPING_CART")} == {2}
+
+
+def test_a_version_is_complete_once_what_fails_is_given_up(client: EventClient) -> None:
+    """Nothing waits any more, so queries need not."""
+
+    class Failing(CartProjection):
+        reducers = pipeline(lambda view, event: view if event.id != 2 else 1 / 0)
+
+    client.save_events([CartCreated("c1", "u1"), added("c1"), CartCreated("c2", "u2")])
+    drain(client, [keep(Failing, on_error=retry(1))])
+    (aside,) = parked(client, NAME)
+    discard(client, NAME, aside.event_id, "a test")
+    assert [view.complete_at is not None for view in kept_views(client)] == [True]
+    assert client.query_projections(Failing).is_whole
+
+
 def test_a_query_can_wait_for_a_rebuild(client: EventClient, make_client: Make) -> None:
     """With `partial="wait"`; a wrong word is refused."""
     start(client)
@@ -600,6 +645,53 @@ def test_a_version_that_was_just_dropped_is_not_empty(client: EventClient, make_
     drop_old_versions(client, CartTwo)
     with pytest.raises(IncompleteViewsError, match="SHOPPING_CART 1 in views yet"):
         old.query_projections(CartProjection)
+
+
+def test_views_of_other_fields_are_not_kept_on_as_if_they_were_complete(
+    client: EventClient, make_client: Make
+) -> None:
+    """A field was added, and the version not raised: rebuilds and runners refuse, and nothing is folded."""
+
+    @frozen
+    class Sum:
+        id: str
+        total: int = 0
+
+    @frozen
+    class SumAndCount:
+        id: str
+        total: int = 0
+        count: int = 0
+
+    def sums(view: Any, **reducers: Any) -> Any:
+        class Sums(ProjectionBase[view, ItemAddedToCart]):
+            projection_type = "SUMS"
+
+            def initial_view(self) -> Any:
+                return view(self.id)
+
+            def get_event_identifiers(self) -> dict[str, Any]:
+                return {"cart_id": self.id}
+
+        Sums.reducers = pipeline(total=lambda total, event: total + event.data.price_at_time, **reducers)
+        return Sums
+
+    client.save_events([added("c1"), added("c2")])
+    rebuild(client, sums(Sum))
+    client.save_event(added("c1"))
+    later, changed = make_client(), sums(SumAndCount, count=lambda count, _: count + 1)
+    for keeping in (
+        lambda: rebuild(later, changed),
+        lambda: Runner(later, [keep(changed)]).run(),
+        lambda: drain(later, [keep(changed)]),
+    ):
+        with pytest.raises(ConfigurationError, match="raise the version"):
+            keeping()
+    assert client.get_projection(sums(Sum), "c1").latest_event_id == 1  # type: ignore[union-attr]
+    later.refresh_projections(changed)
+    rebuild(later, changed)
+    found = later.query_projections(changed)
+    assert [(one.id, one.data.count) for one in found] == [("c1", 2), ("c2", 1)]
 
 
 # -- places ----------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from pgevents import (
     pipeline,
 )
 from pgevents.store import read
-from pgevents.subscriptions import Subscription
+from pgevents.subscriptions import Subscription, far_folding, keep, parked, rebuild, retry
+from pgevents.testing import drain
 from pgevents.type_registry import EventTypes
 
 from .conftest import database
@@ -176,6 +177,45 @@ def test_a_subscription_passes_over_what_is_dropped_and_refuses_what_is_split(
     follower.reset(position=1)
     follower.process(lambda event: found.append(event.data.product))
     assert found == ["c", "d"]
+
+
+@pytest.mark.parametrize("how", ["by pages", "far behind", "by ids_of"])
+def test_kept_views_fold_each_part_once(
+    client: EventClient, item: type[Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """From the start, on from a row, after a deletion, and where a reducer fails at a part."""
+    if how == "far behind":
+        monkeypatch.setattr(far_folding, "FAR", 1)
+
+    class Kept(Carts):
+        projection_type = "KEPT"
+        faults: frozenset[str] = frozenset()
+
+    def to_products(products: tuple[str, ...], event: Any) -> tuple[str, ...]:
+        assert event.data.product not in Kept.faults
+        return (*products, event.data.product)
+
+    Kept.reducers = pipeline(products=to_products)
+    if how == "by ids_of":
+        Kept.ids_of = staticmethod(lambda event: {event.data.cart_id})  # type: ignore[attr-defined]
+    kept = keep(Kept, on_error=retry(1))
+    rebuild(client, Kept)
+    older = client_of(client.db)
+    older.save_events([old("e", "f"), old(), old("g", "h", cart="c2"), old("i", cart="")])
+    drain(client, [kept])
+    views = {"c1": ("a", "b", "c", "d", "e", "f"), "c2": ("g", "h")}
+    rows = {one.id: one for one in client.query_projections(Kept)}
+    assert {id: one.data.products for id, one in rows.items() if id} == views
+    assert [rows[id].latest_event_id for id in views] == [6, 8]
+    client.delete_projection(Kept, "c1")
+    Kept.faults = frozenset("y")
+    older.save_event(old("x", "y"))
+    drain(client, [kept])
+    assert [(one.key, one.event_id) for one in parked(client, "view KEPT 1 in projections")] == [("c1", 10)]
+    Kept.faults = frozenset()
+    rebuild(client, Kept)
+    (saved,) = client.query_projections(Kept, id="c1")
+    assert saved.data.products == (*views["c1"], "x", "y")
 
 
 def test_what_is_neither_is_refused(db: PostgresqlDatabase, item: type[Any]) -> None:

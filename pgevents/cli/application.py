@@ -17,9 +17,11 @@ from pgevents.client import EventClient
 from pgevents.errors import PgEventsError
 from pgevents.tenants import Tenants
 
-from .frame import fail
+__all__ = ["PluginRefusal", "add_plugins", "load_client", "load_tenants", "refusals_of_plugins"]
 
-__all__ = ["add_plugins", "load_client", "load_tenants", "refusals_of_plugins"]
+
+class PluginRefusal(click.ClickException):
+    """A plugin raised something, and so refused a save."""
 
 
 def load_client(place: str, tenant: str | None = None) -> EventClient:
@@ -90,7 +92,7 @@ def refusals_of_plugins(client: EventClient) -> Generator[None, None, None]:
     except Exception as error:
         if not client.plugins.implemented:
             raise
-        fail(f"a plugin refused it: {type(error).__name__}: {error}")
+        raise PluginRefusal(f"a plugin refused it: {type(error).__name__}: {error}") from error
 
 
 def _load(place: str, option: str) -> Any:

@@ -34,6 +34,7 @@ class LineTexts(NamedTuple):
     metadata: str
     created_at: str | None
     key: str | None
+    is_exported: bool
 
 
 if msgspec is not None:
@@ -70,7 +71,8 @@ def texts_of_line(line: str) -> LineTexts | None:
                 return None
     except Exception:  # the slower form says what is wrong
         return None
-    texts = LineTexts(found.type, data, metadata, found.created_at, found.idempotency_key)
+    has_all = found.id is not None and found.id >= 0 and bool(found.metadata) and bool(found.created_at)
+    texts = LineTexts(found.type, data, metadata, found.created_at, found.idempotency_key, has_all)
     return texts if _written(found, texts, line) else None
 
 

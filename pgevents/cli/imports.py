@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import click
 
 from pgevents.client import EventClient
-from pgevents.codec.serialization import VERSION_KEY
 from pgevents.errors import (
     ConfigurationError,
     DatabaseError,
@@ -28,9 +27,10 @@ from pgevents.save_options import SaveOptions
 from pgevents.store.append import EventColumns
 from pgevents.terminal import printable
 
-from .application import refusals_of_plugins
+from .application import PluginRefusal, refusals_of_plugins
 from .files import FORMAT, form_of, progress, report
 from .frame import EXIT_CODES, fail
+from .line_checks import LineChecks
 from .lines import Line, Refuse, csv_lines, json_lines, open_file
 from .peers import PEERS, TOTALS_SQL, PeerTable
 from .store import Store
@@ -41,7 +41,14 @@ T = TypeVar("T")
 PAGE = 1_000
 """How many lines are one transaction."""
 DIGEST = 8
-REFUSALS = (ConfigurationError, DatabaseError, EventEncodeError, IdempotencyError, UnknownEventTypeError)
+REFUSALS = (
+    ConfigurationError,
+    DatabaseError,
+    EventEncodeError,
+    IdempotencyError,
+    PluginRefusal,
+    UnknownEventTypeError,
+)
 """What a save raises if something is wrong with its events."""
 
 LOCK_SQL = """\
@@ -61,7 +68,9 @@ NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page
     help="Save the events of FILE, plain or gzipped, as `pgevents export` writes them; - is the standard "
     "input.\n\n"
     'A line of JSON has "type", "data" and, if need be, "metadata", "created_at" and "idempotency_key"; in '
-    f"CSV these are columns. Each {PAGE:,} lines are one transaction, which also notes what it saved. So an "
+    "CSV these are columns. With --app the event classes of the program check each line, and its plugins are "
+    "called, as for a save.\n\n"
+    f"Each {PAGE:,} lines are one transaction, which also notes what it saved. So an "
     "import that broke off is simply run again, also when the file has grown since, or lines that were "
     "skipped have been mended: what is there already is not saved twice.",
     epilog=EXIT_CODES,
@@ -86,6 +95,11 @@ NOTE_SQL = "UPDATE {notes} SET lines = %s, at = now() WHERE source = %s AND page
     metavar="TYPE",
     help="CSV of any form: each row is the data of an event of this type.",
 )
+@click.option(
+    "--as-is",
+    is_flag=True,
+    help="Take lines as they are, as without --app: neither its event classes nor its plugins check them.",
+)
 @click.option("--skip", is_flag=True, help="Leave out lines that are not events, and report them.")
 @FORMAT
 @Store.options
@@ -95,23 +109,26 @@ def import_command(
     table: str | None,
     key: str | None,
     type_name: str | None,
+    as_is: bool,
     skip: bool,
     form: str | None,
     **options: Any,
 ) -> None:
     store = Store(**options)
+    if as_is and store.plugins:
+        raise click.UsageError("with --as-is no plugin is called; leave out --plugin")
     if peer is not None:
         if key is not None or type_name is not None or form is not None:
             raise click.UsageError("--key, --type and --format are for files, not for --from")
-        _import_peer(store, PeerTable(peer, file, table), skip)
+        _import_peer(store, PeerTable(peer, file, table), skip, as_is)
         return
     if table is not None:
         raise click.UsageError("--table is for --from")
-    _import_file(store, file, key, type_name, form_of(file, form), skip)
+    _import_file(store, file, key, type_name, form_of(file, form), skip, as_is)
 
 
 def _import_file(
-    store: Store, file: str, key: str | None, type_name: str | None, form: str, skip: bool
+    store: Store, file: str, key: str | None, type_name: str | None, form: str, skip: bool, as_is: bool
 ) -> None:
     if file == "-" and key is None:
         raise click.UsageError("from the standard input the import needs a --key to be known by")
@@ -120,7 +137,7 @@ def _import_file(
     source = Path(file).name if key is None else key
     if not 0 < len(source) <= 500:
         raise click.UsageError("--key is a text of 1 to 500 characters")
-    done = _Import(store, store.open(), source, file, "line", skip)
+    done = _Import(store, store.open(), source, file, "line", skip, as_is)
     with (
         open_file(file) as (raw, text),
         progress("Import", os.fstat(raw.fileno()).st_size if file != "-" else 0) as advance,
@@ -140,10 +157,10 @@ def _import_file(
         sys.exit(1)
 
 
-def _import_peer(store: Store, table: PeerTable, skip: bool) -> None:
+def _import_peer(store: Store, table: PeerTable, skip: bool, as_is: bool) -> None:
     """Import another store's events, and compare the totals."""
     reader = store.open()
-    done = _Import(store, reader, table.source, table.source, "event", skip)
+    done = _Import(store, reader, table.source, table.source, "event", skip, as_is)
     with closing(table):
         for page, some in groupby(table.lines(done.refuse), lambda line: line.number // PAGE):
             if not done.save(page, list(some)):
@@ -177,11 +194,19 @@ class _Import:
     """
 
     def __init__(
-        self, store: Store, reader: EventClient, source: str, place: str, unit: str, skip: bool
+        self,
+        store: Store,
+        reader: EventClient,
+        source: str,
+        place: str,
+        unit: str,
+        skip: bool,
+        as_is: bool,
     ) -> None:
         reader.check_installed()
+        writer = reader if as_is else store.writer(reader)
         self._store = store
-        self._pages = _Pages(reader, store.writer(reader), source, self.refuse)
+        self._pages = _Pages(reader, writer, source, self.refuse)
         self._place, self._unit, self._skip = place, unit, skip
         self._start = time.perf_counter()
         self._events = self._repeated = self.skipped = 0
@@ -221,6 +246,7 @@ class _Pages:
     def __init__(self, reader: EventClient, writer: EventClient, source: str, refuse: Refuse) -> None:
         self._session = reader.session
         self._writer = writer
+        self._checks = LineChecks(writer)
         self._source = source
         self._refuse = refuse
         self.has_stopped = False
@@ -298,19 +324,14 @@ class _Pages:
         times = [line.created_at or now for line in lines] if any(line.created_at for line in lines) else None
         keys = [line.key for line in lines] if any(line.key for line in lines) else None
         if not self._writer.plugins.implemented:
-            # As they were stored elsewhere: the client would refuse the metadata that it keeps for itself.
-            rows = [(line.type, line.data_text, line.metadata_text) for line in lines]
+            # With the texts of the file, in which no number is rounded.
+            checked = map(self._checks.checked, lines)
+            rows = [(line.type, line.data_text, line.metadata_text) for line in checked]
             answer = self._writer.appender.append(EventColumns.of_rows(rows), created_at=times, keys=keys)
             if answer.status != "saved":
                 raise IdempotencyError("its idempotency key was saved by another transaction meanwhile")
             return
-        for line in lines:
-            if VERSION_KEY in line.metadata:
-                fail(
-                    f"line {line.number} holds data of another version, which plugins do not see: import "
-                    "without --app and --plugin"
-                )
-        events = [{"type": line.type, "data": line.data, "metadata": line.metadata} for line in lines]
+        events = [self._checks.as_given(line) for line in lines]
         with refusals_of_plugins(self._writer):
             self._writer.saver.save(events, SaveOptions(created_at=times, keys=keys))
 

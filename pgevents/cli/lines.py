@@ -23,14 +23,16 @@ from pgevents.codec.serialization import VERSION_KEY, dump_json
 from pgevents.errors import ConfigurationError, EventEncodeError
 from pgevents.event_types import check_type_name
 from pgevents.save_options import EARLIEST, LATEST
+from pgevents.views import nearest
 
 from .fast_lines import texts_of_line
-from .files import KEY_COLUMN
+from .files import COLUMNS, KEY_COLUMN
 from .frame import parse_time
 
 __all__ = ["BadLine", "Line", "check_type", "csv_lines", "json_lines", "open_file"]
 
 csv.field_size_limit(2**31 - 1)  # an event's data is one field
+MEMBERS = (*COLUMNS, KEY_COLUMN)
 KEY_LIMIT, VERSION_LIMIT = 600, 10_000
 _between = re.compile(r"[ \t\r\n]*[{,:}][ \t\r\n]*").match
 _value_at: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
@@ -52,6 +54,7 @@ class Line:
         created_at: When it happened; None: now.
         time_text: The same as the file has it; empty: none.
         key: The idempotency key as it is stored; None: none.
+        is_exported: Whether it has all that `pgevents export` writes, as a stored event.
     """
 
     number: int
@@ -61,6 +64,7 @@ class Line:
     created_at: datetime | None
     time_text: str
     key: str | None
+    is_exported: bool = False
 
     @property
     def data(self) -> dict[str, Any]:
@@ -107,9 +111,8 @@ def json_lines(text: IO[str], refuse: Refuse) -> Iterator[Line]:
                 else:
                     check_type(texts.type)
                     at, key = _created_at(texts.created_at), _key(texts.key)
-                    yield Line(
-                        number, texts.type, texts.data, texts.metadata, at, texts.created_at or "", key
-                    )
+                    is_exported, time = texts.is_exported, texts.created_at or ""
+                    yield Line(number, texts.type, texts.data, texts.metadata, at, time, key, is_exported)
             except (BadLine, EventEncodeError, ValueError, RecursionError) as reason:
                 if refuse(number, reason):
                     return
@@ -126,6 +129,15 @@ def csv_lines(text: IO[str], type_name: str | None, refuse: Refuse) -> Iterator[
     missing = [name for name in (() if type_name else ("type", "data")) if name not in names]
     if missing:
         raise click.UsageError(f"the CSV has no column {missing[0]!r}; for a CSV of another form give --type")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise click.UsageError(f"the CSV has two columns {twice[0]!r}")
+    unknown = [] if type_name else [name for name in names if name not in MEMBERS]
+    if unknown:
+        raise click.UsageError(
+            f"the CSV has a column {unknown[0]!r}; {nearest(unknown[0], MEMBERS)} For a CSV of another form "
+            "give --type"
+        )
     number = 1
     while True:
         number += 1
@@ -147,7 +159,7 @@ def _csv_members(row: dict[Any, Any], type_name: str | None) -> tuple[dict[str, 
     if type_name:
         return {"type": type_name, "data": dict(row)}, lambda: {"data": json.dumps(row, ensure_ascii=False)}
     found: dict[str, Any] = {
-        name: row[name] for name in ("type", "created_at", KEY_COLUMN) if row.get(name)
+        name: row[name] for name in ("id", "type", "created_at", KEY_COLUMN) if row.get(name)
     } | {name: json.loads(row[name]) for name in ("data", "metadata") if row.get(name)}
     return found, lambda: row
 
@@ -199,6 +211,9 @@ def _skip(text: str, at: int) -> int:
 
 
 def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
+    for member in members:
+        if member not in MEMBERS:
+            raise BadLine(f"an event has no {member!r:.80}; {nearest(member, MEMBERS)}")
     name, data = members.get("type"), members.get("data")
     metadata: Any = members.get("metadata") or {}
     if not isinstance(name, str) or not isinstance(data, dict):
@@ -217,6 +232,7 @@ def _line(number: int, members: Mapping[str, Any], texts: Texts) -> Line:
         _created_at(members.get("created_at")),
         members.get("created_at") or "",
         _key(members.get(KEY_COLUMN)),
+        str(members.get("id")).isdecimal() and "metadata" in members and bool(members.get("created_at")),
     )
 
 

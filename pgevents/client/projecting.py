@@ -206,7 +206,8 @@ class ProjectionCalls(ClientParts):
             data: Values by field name, for fields that cannot be written as keywords.
             **match: Field and value. A list means any of; a field that is an array matches it exactly. Or a
                 comparison: `total=at_least(100)`, `between`, `is_not` and their like.
-                Numbers, Decimals, dates, times and booleans are compared as what they are.
+                Numbers, Decimals, dates, times and booleans are compared as what they are. A text may stand
+                for what is stored as this text, as "7" for a number.
 
         Returns:
             A list of saved projections. Of kept views its `position` says as of which event they stand, and

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable
 from datetime import date, datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -30,6 +31,7 @@ __all__ = [
     "dump",
     "dump_lines",
     "instance_decoder",
+    "key_check",
     "load",
     "preparer",
     "reads_any_order",
@@ -85,6 +87,47 @@ def _time_decoder(decode: Callable[[str], Any], fields: list[str]) -> Callable[[
         return instance
 
     return decode_and_compare
+
+
+def key_check(cls: type[Any]) -> Callable[[Any], bool]:
+    """A function that says whether JSON that a read of the class takes has only keys of fields, at any depth.
+    Of classes that are not plain it says False."""
+    fields = _plain_fields(cls) or {"": object}
+    if not all(kind in TIMES or _is_read_alike(kind, frozenset({cls})) for kind in fields.values()):
+        return lambda data: False
+    return _key_check(cls) or bool
+
+
+def _key_check(kind: Any) -> Callable[[Any], bool] | None:
+    """The same of any type that is read alike; None if its JSON has no keys of fields."""
+    if kind in READ_ALIKE or kind in TIMES:
+        return None
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        members = [member for member in arguments if member is not types.NoneType]
+        check = _key_check(members[0])
+        return None if check is None else partial(_check_optional, check)
+    if origin is not None:
+        check = _key_check(arguments[1 if origin is dict else 0])
+        return None if check is None else partial(_check_values if origin is dict else _check_items, check)
+    fields = _plain_fields(kind) or {}
+    names = frozenset(fields)
+    checks = [(name, check) for name, field in fields.items() if (check := _key_check(field)) is not None]
+    return lambda data: (
+        data.keys() <= names and all(check(data[name]) for name, check in checks if name in data)
+    )
+
+
+def _check_optional(check: Callable[[Any], bool], value: Any) -> bool:
+    return value is None or check(value)
+
+
+def _check_values(check: Callable[[Any], bool], found: dict[str, Any]) -> bool:
+    return all(map(check, found.values()))
+
+
+def _check_items(check: Callable[[Any], bool], found: list[Any]) -> bool:
+    return all(map(check, found))
 
 
 def reads_any_order(cls: Any) -> bool:

@@ -76,6 +76,9 @@ class Serializer:
         self.reads_any_order: Cache[type[Any], bool] = Cache(
             "classes read in any order", fast.reads_any_order if is_ours else lambda cls: False
         )
+        self._has_known_keys: Cache[type[Any], Callable[[Any], bool]] = Cache(
+            "checks of keys", fast.key_check if is_ours else lambda cls: lambda data: False
+        )
         self.from_text: Cache[type[Any], Callable[[str], Any]] = Cache(
             "readers of JSON", self._text_decoder if is_ours else self._slow_text_decoder
         )
@@ -197,6 +200,21 @@ class Serializer:
         self._refuse_lost_keys(plain, instance, cls, what)
         return instance
 
+    def check_text(self, text: str, cls: type[Any], what: str) -> None:
+        """Check JSON text as `from_dict` checks a dict, without writing plain classes again.
+
+        Raises:
+            EventEncodeError: A value that does not fit its field, or a key that names no field, at any depth.
+        """
+        data: dict[str, Any] = load_json(text)
+        try:
+            self.from_text[cls](text)
+            if self._has_known_keys[cls](data):
+                return
+        except Exception:  # the slower form decides, and names the field at fault
+            pass
+        self.from_dict(data, cls, what)
+
     def check(self, data: dict[str, Any], cls: type[V], event_type: str) -> V:
         """Check that data can be read back before they are stored for ever; the instance that a read gives.
 
@@ -273,7 +291,7 @@ class Serializer:
         Raises:
             EventDecodeError: The version is not one, an upcaster fails, or the data do not fit the class.
         """
-        event = f"event {event_id} of type {event_type.name!r}"
+        event = f"{'data' if event_id is None else f'event {event_id}'} of type {event_type.name!r}"
 
         def fault(reason: str) -> EventDecodeError:
             return EventDecodeError(f"{event}: {reason}", event_id=event_id, event_type=event_type.name)

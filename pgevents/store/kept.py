@@ -47,9 +47,9 @@ class KeptStatus:
     """How far a kept view is, as a statement saw it.
 
     Attributes:
-        is_complete: Whether it once had all events that there were when keeping it began.
+        is_complete: Whether it once had all views as of the target.
         position: All of its events up to here are folded, apart from those of views that are folded anew.
-        target: The id that it has to reach to be complete.
+        target: The last id when keeping it began.
         has_parked: Whether views of it wait to be folded anew: after an error, a redaction or a deletion.
         is_stale: Whether it has not moved for longer than was allowed, though there are events for it.
     """
@@ -59,6 +59,11 @@ class KeptStatus:
     target: int
     has_parked: bool
     is_stale: bool
+
+    @property
+    def is_building(self) -> bool:
+        """Whether it has not come to the target yet."""
+        return not self.is_complete and not (self.has_parked and self.position >= self.target)
 
     @property
     def is_whole(self) -> bool:
@@ -76,7 +81,7 @@ class KeptReport:
         version: Its version.
         target: The id that it has to reach to be complete.
         began_at: When keeping it began.
-        complete_at: When it was complete; None if it is not yet.
+        complete_at: When it had all views up to the target; None if it never had.
         read_at: When it was last queried, to the minute; None for never.
         position: All of its events up to here are folded.
         waiting: How many views wait to be folded anew.
@@ -91,6 +96,11 @@ class KeptReport:
     read_at: datetime | None
     position: int
     waiting: int
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether it has come to the target, but some of its views wait to be folded anew."""
+        return self.waiting > 0 and self.position >= self.target
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""

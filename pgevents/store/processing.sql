@@ -526,7 +526,8 @@ SELECT to_regclass(projections) IS NOT DISTINCT FROM %(projections)s::regclass F
 -- [complete]
 UPDATE {{kept}} AS k SET complete_at = clock_timestamp()
 WHERE k.name = %(name)s AND k.complete_at IS NULL
-    AND k.target <= (SELECT min(c.position) FROM {{checkpoints}} AS c WHERE c.name = k.name);
+    AND k.target <= (SELECT min(c.position) FROM {{checkpoints}} AS c WHERE c.name = k.name)
+    AND NOT EXISTS (SELECT FROM {{parked}} AS p WHERE p.name = k.name AND p.state <> 'discarded');
 
 -- [kept]
 SELECT k.name, k.type, k.version, k.target, k.began_at, k.complete_at, k.read_at,

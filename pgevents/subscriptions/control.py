@@ -293,6 +293,7 @@ def discard(
         statements.run("discard", name=name, key=found[0][0], **given)
         forget_old_notes(statements_of(client), name)
         statements.run("promote", name=name, keys=[found[0][0]])
+        statements.run("complete", name=name)  # of kept views, if nothing else waits
 
 
 def parked_rows(

@@ -49,5 +49,5 @@ def fold_by(engine: Engine, work: Work, progress: Callable[[int, int], object]) 
     work.setup()
     refuse_stuck(work)
     (report,) = kept_reports(client.session, work.statements.spec, work.name)
-    if report.complete_at is None:
+    if report.complete_at is None and not report.is_reached:
         engine.fold(client, work, progress)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import attrs
 
 from pgevents.errors import ConfigurationError, EventDecodeError
-from pgevents.events import Event, Parts
+from pgevents.events import Event, Parts, parts_of
 from pgevents.subscriptions.definition import Work
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Layer",
     "decoded",
     "event_and_error",
+    "first_part",
     "is_dropped",
     "is_passed",
     "items_of",
@@ -94,29 +95,40 @@ def is_dropped(event: Event[Any] | None) -> bool:
     return event is not None and event.data.__class__ is Parts and not event.data.data
 
 
+def first_part(event: Event[Any]) -> Event[Any]:
+    """An event, or the first of its parts: all of them have the same identifiers."""
+    return parts_of([event])[0]
+
+
 def decoded(work: Work, rows: Sequence[Any]) -> Sequence[Event[Any] | Exception]:
-    """Each event, or why it cannot be handled: that is an error of the one event.
+    """Each event, or why it cannot be handled: that is an error of the one event. For kept views, one that is
+    split stays one, with its `Parts`.
 
     A rebuild goes through here with each event, and Python's garbage collection takes longer the more objects
     there are: so no object is made for an event but the event itself.
     """
     decode = work.client.decoder.events
+    checked = unless_split if work.keeper is None else _as_it_is  # a view folds all parts at once
     try:
         return [
-            event if event.data.__class__ is not Parts else unless_split(event)
+            event if event.data.__class__ is not Parts else checked(event)
             for event in decode(map(_event_columns, rows))
         ]
     except EventDecodeError:
         found: list[Event[Any] | Exception] = []
         for row in rows:
             try:
-                found.append(unless_split(decode([_event_columns(row)])[0]))
+                found.append(checked(decode([_event_columns(row)])[0]))
             except EventDecodeError as error:
                 found.append(error)
         return found
 
 
 _event_columns = itemgetter(0, 1, 2, 3, 4, 5)
+
+
+def _as_it_is(event: Event[Any]) -> Event[Any]:
+    return event
 
 
 def unless_split(event: Event[Any]) -> Event[Any] | Exception:
@@ -133,9 +145,9 @@ def unless_split(event: Event[Any]) -> Event[Any] | Exception:
 def key_error(work: Work, key: str | None, event: Event[Any] | None) -> Exception | None:
     """Why an event's stored key is not the one that its class has, if so."""
     field = work.question.key[0]
-    if event is None:
+    if event is None or is_dropped(event):
         return None
-    data: Any = event.data
+    data: Any = first_part(event).data
     value: object = cast(Any, data).get(field) if isinstance(data, dict) else getattr(data, field, None)
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         return ConfigurationError(

@@ -17,7 +17,8 @@ import attrs
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, RetryableError
 from pgevents.events import Event
-from pgevents.store.kept import kept_name
+from pgevents.saved_views import refuse_other_shapes
+from pgevents.store.kept import kept_name, kept_reports
 from pgevents.store.ordering import last_issued
 from pgevents.subscriptions import control
 from pgevents.subscriptions.definition import VIEW_KEY, ErrorPolicy, Question, Work
@@ -27,6 +28,7 @@ from pgevents.subscriptions.pace import NEVER, Outcome, Pace
 from pgevents.subscriptions.transient import is_transient, let_go
 from pgevents.subscriptions.view_folding import PAGE
 from pgevents.subscriptions.whose import Rule, UnknownViewsError, rule_of
+from pgevents.view_kinds import view_kind
 
 __all__ = ["Keep", "Keeper", "keep"]
 
@@ -137,8 +139,10 @@ class Keeper:
         """Note that the view is kept, and from where on it is complete.
 
         Raises:
-            ConfigurationError: A view of this name is kept in another table.
+            ConfigurationError: A view of this name is kept in another table; or the views are complete, and
+                were folded before the class had its present fields.
         """
+        self.refuse_other_fields(work)
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -149,6 +153,22 @@ class Keeper:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+
+    def refuse_other_fields(self, work: Work) -> None:
+        """Refuse complete views that were folded before the class had its present fields.
+
+        Keeping goes on above them, so those of which no event comes would never have these fields. Views that
+        are still being built are folded with the present fields.
+
+        Raises:
+            ConfigurationError: There are some; the message says what to do.
+        """
+        client = work.client
+        if any(
+            report.complete_at for report in kept_reports(client.session, work.statements.spec, work.name)
+        ):
+            kind = view_kind(client.snapshots, client.types, self.rule.projection)
+            refuse_other_shapes(client.snapshots, kind)
 
     def _register(self, work: Work) -> None:
         rule, cls = self.rule, self.rule.projection

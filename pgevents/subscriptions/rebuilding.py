@@ -98,7 +98,8 @@ def rebuild(
             process then folds what came since.
 
     Raises:
-        ConfigurationError: A class that cannot be kept; or one whose keeping is paused or stopped.
+        ConfigurationError: A class that cannot be kept; or one whose keeping is paused or stopped; or the
+            views were folded before the class had its present fields: raise its version.
         PgEventsError: Views that cannot be folded; the message names the command that shows them.
         RetryableError: Views are parked, and a batch of another process did not end within 10 seconds.
 
@@ -111,6 +112,7 @@ def rebuild(
     """
     runner = Runner(client, [keep(projection, on_error=on_error)])
     work = runner.works[0]
+    work.keeper.refuse_other_fields(work)
     _try_parked_again(client, work.name)
     tell: Callable[[RebuildProgress], object] = progress or (lambda _: None)
     if engine is not None:
@@ -121,8 +123,10 @@ def rebuild(
     if report.waiting:
         raise PgEventsError(
             f"{report.waiting} views of {report.type} {report.version} cannot be folded yet; see them by: "
-            f"pgevents parked list {report.name!r}"
+            f"pgevents parked list {report.name!r}. Correct the class and call rebuild again, or give them "
+            "up: pgevents parked discard"
         )
+    work.keeper.refuse_other_fields(work)  # they may have changed since it began
     if drop_old:
         drop_old_versions(client, projection)
     return report
@@ -166,7 +170,7 @@ def _await_complete(
             start = start or (time.monotonic(), at)
             tell(_progress(at, report.target, start, report.waiting))
             is_trying = work.statements.value("is_trying", name=work.name)
-            if report.complete_at is not None and not is_trying:
+            if (report.complete_at is not None or report.is_reached) and not is_trying:
                 return
             refuse_stuck(work)
         _pause(thread, work.keeper, every if report is not None else 0.02)

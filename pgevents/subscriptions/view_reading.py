@@ -9,12 +9,12 @@ import attrs
 
 from pgevents.codec.decoding import FIELD_END, rows_of
 from pgevents.errors import EventDecodeError
-from pgevents.events import Event, Parts
+from pgevents.events import Event
 from pgevents.fields import path_of
 from pgevents.store.processing import declare_by_key
 from pgevents.subscriptions import lanes
 from pgevents.subscriptions.definition import Work
-from pgevents.subscriptions.items import Item, decoded, event_and_error, is_dropped
+from pgevents.subscriptions.items import Item, decoded, event_and_error, first_part, is_dropped
 from pgevents.subscriptions.lanes import Batch, Lane
 from pgevents.subscriptions.whose import Rule
 
@@ -121,13 +121,7 @@ def decode(work: Work, found: Sequence[Run]) -> None:
         run.events = events[start:end]
         start = end
         if decoder.has_parts:
-            run.events = _whole(run.events)
-
-
-def _whole(events: Sequence[Event[Any]]) -> Sequence[Event[Any]] | None:
-    """Events without those that are dropped; None if one is split."""
-    kept = [event for event in events if not is_dropped(event)]
-    return None if any(event.data.__class__ is Parts for event in kept) else kept
+            run.events = [event for event in run.events if not is_dropped(event)]
 
 
 def dealt(rule: Rule, work: Work, claimed: Sequence[Lane], rows: Sequence[Any]) -> list[Item]:
@@ -160,7 +154,7 @@ def _is_there(item: Item, field: str) -> bool:
     if item.event is None:
         return False
     column, keys = path_of(field)
-    value: Any = getattr(item.event, column)
+    value: Any = getattr(first_part(item.event), column)
     for key in keys:
         value = cast(Any, value).get(key) if isinstance(value, dict) else getattr(value, key, None)
     return value is not None

@@ -11,13 +11,13 @@ from typing import Any
 import attrs
 
 from pgevents.client import EventClient
-from pgevents.events import Event, UndecodedData
+from pgevents.events import Event, UndecodedData, parts_of
 from pgevents.fields import text_sql
 from pgevents.hooks.details import Snapshot
 from pgevents.snapshots import UPSERT_SQL, Noted, SnapshotKey
 from pgevents.store.conditions import shape_of, where_params, where_sql
 from pgevents.store.queries import COLUMNS
-from pgevents.subscriptions.items import Item, event_and_error, is_dropped, unless_split
+from pgevents.subscriptions.items import Item, event_and_error, is_dropped
 from pgevents.subscriptions.transient import is_transient
 from pgevents.subscriptions.whose import Rule
 
@@ -94,7 +94,10 @@ class Held:
         self.latest = self.stored = latest
 
     def fold(self, events: Sequence[Event[Any]], *, has_hooks: bool) -> None:
-        """Fold some events into it, and note them if plugins are to see them."""
+        """Fold some events into it, all parts of those that are split, and note them if plugins are to see
+        them."""
+        if self.projection.client.decoder.has_parts:
+            events = parts_of(events)
         if not events:
             return
         if self.view is not None and self.initial is None:
@@ -154,7 +157,7 @@ def earlier_events(rule: Rule, wanted: Sequence[tuple[Held, int]]) -> Mapping[st
     for (text, *_), event in zip(rows, decoded, strict=True):
         if is_dropped(event):
             continue
-        either = event.data.error if event.data.__class__ is UndecodedData else unless_split(event)
+        either = event.data.error if event.data.__class__ is UndecodedData else event
         found.setdefault(text, []).append(Item(event.id, *event_and_error(either), text, 0, 0))
     return found
 

@@ -13,7 +13,7 @@ import attrs
 
 from pgevents.client import EventClient
 from pgevents.errors import ConfigurationError, PgEventsError, shown
-from pgevents.events import Event
+from pgevents.events import Event, parts_of
 from pgevents.fields import texts_in
 from pgevents.ids import id_of, id_text
 from pgevents.streams import Stream, refuse_for_reads, stream
@@ -118,10 +118,10 @@ class Rule:
 
     def _ids_said(self, event_id: int, event: Event[Any] | None, error: Exception | None) -> set[str]:
         """What `ids_of` says. An event that it cannot be asked about may change any view."""
-        found: Any = None
+        found: list[Any] = []
         if event is not None and self.ids_of is not None:
             try:
-                found = self.ids_of(event)
+                found = [self.ids_of(part) for part in parts_of([event])]
             except Exception as raised:  # of the application
                 if is_transient(raised):
                     raise
@@ -131,11 +131,12 @@ class Rule:
                 f"event {event_id}: {self.projection.__name__}.ids_of cannot say whose views it changes: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if isinstance(found, (str, bytes)) or not hasattr(found, "__iter__"):
-            raise UnknownViewsError(
-                f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {found!r}"
-            )
-        return {id_text(given) for given in found}
+        for ids in found:
+            if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+                raise UnknownViewsError(
+                    f"event {event_id}: {self.projection.__name__}.ids_of returns a set of ids, not {ids!r}"
+                )
+        return {id_text(given) for ids in found for given in ids}
 
     def _streams_of(self, text: str) -> Sequence[Stream[Any]]:
         """The streams of an id's view; of what is no id all streams, so that it is set aside by its name."""
