@@ -156,12 +156,18 @@ class Price:
     currency: Currency = Currency.EURO
 
 
+@frozen
+class Size:
+    centimetres: int = 1
+
+
 @event("ODDLY_PRICED")
 class Priced:
     cart_id: str = "c1"
     at: datetime = datetime(2024, 1, 1, tzinfo=timezone.utc)
     price: Price = Price(1)
     rate: Decimal = Decimal(1)
+    size: Size = Size()
     by_number: dict[int, str] = field(factory=dict[int, str])
     by_day: dict[date, list[Price]] = field(factory=dict[date, list[Price]])
 
@@ -239,6 +245,8 @@ SAYS: dict[str, tuple[Call, str]] = {
     "a number for a dict": (priced(by_day=5), r"field 'by_day' .*: expected dict\[.*\], got 5"),
     "a word for a Decimal": (priced(rate="x"), r"field 'rate': 'x' is not a Decimal"),
     "keys that are numbers": (priced(by_number={1: "a"}), r"keys of a JSON object are text.*dict\[str"),
+    "a text for an object of defaults": (priced_as_json(size="x"), r"field 'size': expected an object; it"),
+    "a list for an object of defaults": (priced_as_json(size=[]), r"field 'size': expected an object; it"),
     "JSON without an object": (priced_as_json(price=5), r"field 'price': expected an object, got 5; it does"),
     "JSON without an object inside": (
         priced_as_json(by_day={"2024-01-01": ["x"]}),

@@ -6,7 +6,7 @@ except where the classes of the values prove the two equal (`fast.preparer`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import cattrs
@@ -235,10 +235,15 @@ class Serializer:
                 ) from cause
 
     def _refuse_lost_keys(self, plain: dict[str, Any], read: Any, cls: type[Any], what: str) -> None:
-        lost = _lost_key(plain, self.encode(read, what))
-        if lost is not None:
-            inside = f" (in {'.'.join(lost[:-1])})" if lost[1:] else ""
-            raise EventEncodeError(f"{what}: {cls.__qualname__} has no field {lost[-1]!r}{inside}")
+        for path, is_left_out in _misread(plain, self.encode(read, what)):
+            field = ".".join(path)
+            if not is_left_out:
+                reason = f"expected an object; it does not fit {cls.__qualname__}"
+                raise EventEncodeError(f"{what}, field {field!r}: {reason}", field=field)
+            inside = f" (in {'.'.join(path[:-1])})" if path[1:] else ""
+            raise EventEncodeError(
+                f"{what}: {cls.__qualname__} has no field {path[-1]!r}{inside}", field=field
+            )
 
     def decode(self, data: dict[str, Any], cls: type[V], *, event_id: int | None, event_type: str) -> V:
         """An instance of `cls` from stored data.
@@ -342,18 +347,19 @@ def _refuse_difference(mismatch: Difference | None, cls: type[Any], what: str) -
     )
 
 
-def _lost_key(given: Any, read: Any) -> tuple[str, ...] | None:
-    """The path of the first key that the given JSON has and that of the instance lacks; None without one."""
+def _misread(given: Any, read: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """The places where a read of the given JSON leaves out a key, or makes up an object of defaults; with
+    whether it is a key that is left out."""
     if isinstance(given, dict) and isinstance(read, dict):
         before, after = cast("dict[str, Any]", given), cast("dict[str, Any]", read)
         for key, value in before.items():
-            path = (key,) if key not in after else _lost_key(value, after[key])
-            if path is not None:
-                return path if key not in after else (key, *path)
+            if key not in after:
+                yield (*path, key), True
+            else:
+                yield from _misread(value, after[key], (*path, key))
     elif isinstance(given, (list, tuple)) and isinstance(read, (list, tuple)):
         pairs = zip(cast("list[Any]", given), cast("list[Any]", read), strict=False)
         for n, (value, other) in enumerate(pairs):
-            path = _lost_key(value, other)
-            if path is not None:
-                return (str(n), *path)
-    return None
+            yield from _misread(value, other, (*path, str(n)))
+    elif isinstance(given, (str, list, tuple)) and isinstance(read, dict):
+        yield path, False
