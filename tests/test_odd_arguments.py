@@ -220,6 +220,10 @@ SAYS: dict[str, tuple[Call, str]] = {
         lambda c: Runner(c, [CartProjection]),
         r"keep\(.* of a projection",
     ),
+    "waiting for views that nobody keeps": (
+        lambda c: c.wait(CartProjection, 1, timeout=1),
+        r"^no runner has kept the view SHOPPING_CART 1 in \w+ yet: run Runner\(client, \[keep",
+    ),
     "ids_of with self": (
         lambda c: Runner(c, [keep(projection_class(ids_of=lambda self, event: {"c1"}))]),
         r"Odd\.ids_of takes the event alone, not \(self, event\): @staticmethod",

@@ -17,8 +17,8 @@ from pgevents.errors import PgEventsError
 __all__ = ["EXIT_CODES", "MAX_ID", "Commands", "fail", "parse_json", "parse_time", "run", "whole"]
 
 EXIT_CODES = """\
-Exit codes: 0 all is well; 1 something failed, or a check did not hold; 2 the command was not understood, or \
-a file is not what it should be; 130 interrupted.
+Exit codes: 0 all is well; 1 something failed, a line of a file was refused, or a check did not hold; 2 the \
+command, an option or the form of a file was not understood; 130 interrupted.
 """
 INTERRUPTED = 130
 MAX_ID = 2**63 - 1

@@ -162,7 +162,8 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 @click.command(
-    help="Look for what is wrong with tables, indexes and server, and say what to do about it.",
+    help="Look for what is wrong with tables, indexes and server, and say what to do about it. "
+    "Exit code 1 for faults (✗), 0 for notes (!). A probe of subscriptions is `pgevents health`.",
     epilog=EXIT_CODES,
 )
 @click.option(

@@ -116,8 +116,8 @@ class DecidingCalls(ClientParts):
         conflict.
 
         Two tries are optimistic. From the third on, and inside `db.atomic()` at once, the streams are locked
-        before they are read, so that the try succeeds. For a second afterwards, this client locks the
-        same streams at the first try.
+        before they are read, so that the try succeeds. For 1 to 16 seconds afterwards, this client locks
+        streams of the same types and fields at the first try: those of other carts, too.
 
         Args:
             projections: A projection, `latest(...)`, or several of them that the decision rests on.

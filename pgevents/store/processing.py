@@ -111,6 +111,10 @@ class Statements:
 
     def unknown(self, subscription: str) -> ConfigurationError:
         """The error for a name that no subscription has; it lists those that there are."""
+        if subscription.startswith("view "):
+            return ConfigurationError(
+                f"no runner has kept the {subscription} yet: run Runner(client, [keep(...)]) with its class"
+            )
         names = ", ".join(row[0] for row in self.rows("names")) or "none"
         return ConfigurationError(f"there is no subscription {subscription!r}; there are: {names}")
 
