@@ -25,6 +25,7 @@ from pgevents.event_types import EventType, event_type_of
 from pgevents.fields import path_of
 from pgevents.merging import merge_streams
 from pgevents.renames import stored_names
+from pgevents.stored_values import FieldTexts, field_texts
 from pgevents.streams import Stream
 from pgevents.type_registry import EventTypes
 
@@ -50,7 +51,7 @@ class Identifiers:
     def __init__(self, serializer: Serializer, types: EventTypes, lists: Sequence[str] | None = None) -> None:
         self._serializer = serializer
         self._lists = lists
-        self._answers: RevisedCache[Any, Sequence[Other]] = RevisedCache("older names of fields")
+        self._answers: RevisedCache[Any, _Answer] = RevisedCache("older names of fields")
         self.types = types
         self.hidden: Mapping[str, frozenset[str]] = {}
 
@@ -62,6 +63,7 @@ class Identifiers:
         """The streams as a sequence, checked, and with them those that find the same in older events.
 
         Raises:
+            InvalidValueError: A value that no event has there, by the types of the classes' fields.
             ConfigurationError: An identifier that none of the stream's classes has, one under which an older
                 version of a class is not found, or one that is stored in another form (encrypted).
         """
@@ -85,11 +87,14 @@ class Identifiers:
             if classes or versioned:
                 fields = tuple(map(FIELD, (*match, *compared) if compared else match))
                 question = classes, None if classes else stream.types, fields
-                others = answers.get(question)
-                if others is None:
-                    others = answers[question] = self._answer(*question)
-                if others:
-                    older += [_older_stream(stream, *other) for other in others]
+                answer = answers.get(question)
+                if answer is None:
+                    answer = answers[question] = self._answer(*question)
+                for place, texts in answer.texts:
+                    if place < len(match):
+                        texts.check(match[place][1])
+                if answer.others:
+                    older += [_older_stream(stream, *other) for other in answer.others]
         return [*streams, *older] if older else streams
 
     def _refuse_hidden(self, stream: Stream[Any]) -> None:
@@ -128,8 +133,8 @@ class Identifiers:
 
     def _answer(
         self, classes: tuple[type[Any], ...], names: tuple[str, ...] | None, fields: tuple[str, ...]
-    ) -> Sequence[Other]:
-        """Other names of these fields, and the types that they are for."""
+    ) -> _Answer:
+        """What is known of a question for these fields."""
         stored = StoredFields(self._serializer)
         if classes:
             able = [(event_type_of(cls), _current(stored, event_type_of(cls), fields)) for cls in classes]
@@ -150,10 +155,39 @@ class Identifiers:
                 for other in _older(stored, event_type, current, must_be_known=bool(classes)):
                     if other != fields:
                         others.setdefault(other, set()).update(event_type.names)
-        return [
-            (tuple(sorted(found if names is None else found & set(names))), other)
-            for other, found in others.items()
-        ]
+        return _Answer(
+            [
+                (tuple(sorted(found if names is None else found & set(names))), other)
+                for other, found in others.items()
+            ],
+            [
+                (place, texts)
+                for place, field in enumerate(fields)
+                if (texts := self._texts_of(classes, field, stored)) is not None
+            ],
+        )
+
+    def _texts_of(self, classes: Sequence[type[Any]], field: str, stored: StoredFields) -> FieldTexts | None:
+        types_of_each = [stored.types_of(cls, field) for cls in classes]
+        known = [types for cls, types in zip(classes, types_of_each, strict=True) if stored.has(cls, field)]
+        if not all(types_of_each) or len(known) < len(classes):
+            return None
+        return field_texts(
+            field, [each for types in known for each in types], self._serializer.unstructure_hook
+        )
+
+
+@attrs.frozen
+class _Answer:
+    """What is known of a question.
+
+    Attributes:
+        others: Other names of its fields, and the types that they are for.
+        texts: What some of its fields can have, by their places.
+    """
+
+    others: Sequence[Other]
+    texts: Sequence[tuple[int, FieldTexts]]
 
 
 def _older_stream(stream: Stream[Any], types: tuple[str, ...], names: Sequence[str]) -> Stream[Any]:

@@ -15,6 +15,7 @@ from pgevents.store.tables import ProjectionsModel
 from pgevents.view_conditions import Slot, comparison_sql, equal_values, equality_sql
 from pgevents.view_fields import ViewFields
 from pgevents.view_kinds import ViewKind
+from pgevents.view_values import check_value
 
 __all__ = [
     "Question",
@@ -56,12 +57,16 @@ class Question:
         conditions: list[tuple[str, str]] = []
         values: list[Any] = []
         where: Any = self.where
+        is_usual = all(kind.is_usual for kind in self.kinds)
         for name, value in self.match.items():
             if isinstance(value, Comparison):
                 condition = comparison_sql(self.model, name, value, fields.type_of(name))
                 where = condition if where is None else where & condition
                 continue
-            sql_type, equal = equal_values(name, value, fields.type_of(name))
+            field_type = fields.type_of(name)
+            if is_usual:
+                check_value(name, value, field_type)
+            sql_type, equal = equal_values(name, value, field_type)
             conditions.append((name, sql_type))
             values.append(equal)
         pages: list[str] = []

@@ -18,7 +18,6 @@ from pgevents.errors import ConfigurationError, shown
 from pgevents.fields import named_once
 from pgevents.texts import identifier_text
 from pgevents.view_fields import cast_of, number_of, text_of
-from pgevents.view_values import check_value
 
 __all__ = [
     "Slot",
@@ -107,7 +106,6 @@ def equal_values(name: str, value: Any, field_type: Any) -> tuple[str, Any]:
     Raises:
         ConfigurationError: A value that a field of this type cannot have.
     """
-    check_value(name, value, field_type)
     cast_to = cast_of(field_type)
     values = cast("Sequence[Any]", value if isinstance(value, (list, tuple)) else [value])
     if cast_to == "boolean" and any(type(item) is not bool for item in values):

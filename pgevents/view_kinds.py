@@ -30,6 +30,7 @@ class ViewKind:
         shape: The shape of the view; None for any.
         view_class: The view's class; `dict` without one.
         id_class: The id's type, or Any.
+        is_usual: Whether no plugin says how values of types are stored.
     """
 
     type: str
@@ -37,6 +38,7 @@ class ViewKind:
     shape: str | None = None
     view_class: Any = dict
     id_class: Any = Any
+    is_usual: bool = True
 
 
 def view_kind(snapshots: Snapshots, types: EventTypes, named: Any) -> ViewKind:
@@ -49,7 +51,8 @@ def view_kind(snapshots: Snapshots, types: EventTypes, named: Any) -> ViewKind:
     if isinstance(named, str) and named:
         return ViewKind(named)
     if isinstance(named, type) and hasattr(cls, "declared_for"):
-        facts = (types, types.revision, cls.projection_type, cls.version)
+        is_usual = snapshots.serializer.is_usual
+        facts = (types, types.revision, is_usual, cls.projection_type, cls.version)
         kept: tuple[Any, ViewKind] | None = snapshots.kinds.get(cls)
         if kept is None or kept[0] != facts:
             kept = snapshots.kinds[cls] = facts, _kind_of_class(snapshots, types, cls)
@@ -60,7 +63,14 @@ def view_kind(snapshots: Snapshots, types: EventTypes, named: Any) -> ViewKind:
 def _kind_of_class(snapshots: Snapshots, types: EventTypes, cls: Any) -> ViewKind:
     declared: Declaration = cls.declared_for(snapshots, types)
     shape = None if is_dict_class(declared.view_class) else snapshots.stored_shape(declared.shape)
-    return ViewKind(cls.projection_type, cls.version, shape, declared.view_class, declared.id_class)
+    return ViewKind(
+        cls.projection_type,
+        cls.version,
+        shape,
+        declared.view_class,
+        declared.id_class,
+        snapshots.serializer.is_usual,
+    )
 
 
 def view_kinds(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import attrs
 import pytest
@@ -14,6 +16,7 @@ from pgevents import (
     ConcurrencyError,
     ConfigurationError,
     EventClient,
+    InvalidValueError,
     MultiStreamProjectionBase,
     ProjectionBase,
     event,
@@ -388,3 +391,70 @@ def test_equal_questions_are_equal(client: EventClient) -> None:
         ItemAddedToCart("c1", "p1", 1, 5), seen, [stream(ItemAddedToCart, product_id="p1", cart_id="c1")]
     )
     assert len(client.get_event_streams([one, other]).position.streams) == 1
+
+
+class Currency(enum.Enum):
+    EUR = "eur"
+    GBP = "gbp"
+
+
+@event("TYPED")
+class Typed:
+    account: str
+    currency: Currency | None
+    count: int
+    is_open: bool
+    key: UUID
+
+
+KEY = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
+
+
+@pytest.mark.parametrize(
+    ("field", "fitting", "unfit", "what"),
+    [
+        ("currency", [Currency.EUR, "eur"], ["EUR", "nonsense", 5], "one of 'eur', 'gbp'"),
+        ("count", [7, "7"], ["one", "07", True, "1.5"], "a whole number"),
+        ("is_open", [True, "true"], [1, "yes"], "true or false"),
+        ("key", [KEY, str(KEY)], [str(KEY).upper(), "k1"], "a UUID"),
+        ("account", ["a", "7", 7], [], ""),
+    ],
+)
+def test_a_value_that_no_event_has_is_refused(
+    pgevents_tables: None,
+    make_client: Callable[..., EventClient],
+    field: str,
+    fitting: list[Any],
+    unfit: list[Any],
+    what: str,
+) -> None:
+    """It would find nothing, and a save that is validated against it would always succeed."""
+    client = make_client(event_types=Typed)
+    client.save_event(Typed("7" if 7 in fitting else "a", Currency.EUR, 7, is_open=True, key=KEY))
+    for value in fitting:
+        assert len(client.get_event_stream(Typed, **{field: value})) == (value != "a" or field != "account")
+    for value in unfit:
+        with pytest.raises(InvalidValueError, match=f"'{field}' is {what}.*so no event has"):
+            client.get_event_stream(Typed, **{field: ["gbp", value] if field == "currency" else value})
+        with pytest.raises(InvalidValueError, match="so no event has"):
+            client.save_event_with_stream_validation(
+                {"type": "TYPED"}, None, [stream(Typed, **{field: value})]
+            )
+
+
+def test_a_plugin_may_store_values_otherwise(
+    pgevents_tables: None, make_client: Callable[..., EventClient]
+) -> None:
+    """What an Enum's values are stored as, the converter says."""
+
+    class Names:
+        @hookimpl
+        def pgevents_configure_converter(self, converter: Any) -> None:
+            converter.register_unstructure_hook(Currency, lambda currency: currency.name)
+            converter.register_structure_hook(Currency, lambda name, _: Currency[name])
+
+    client = make_client(event_types=Typed, plugins=[Names()])
+    client.save_event(Typed("a", Currency.EUR, 7, is_open=True, key=KEY))
+    assert len(client.get_event_stream(Typed, currency="EUR")) == 1
+    with pytest.raises(InvalidValueError, match="one of 'EUR', 'GBP'"):
+        client.get_event_stream(Typed, currency=Currency.EUR)

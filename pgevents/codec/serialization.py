@@ -44,6 +44,7 @@ class Serializer:
 
     Attributes:
         converter: The converter.
+        is_usual: Whether it is pgevents' own: no plugin says how values of types are stored.
         from_text: By class, the function from stored JSON text to an instance. Its error does not name the
             field at fault.
         prepare: By class, the function from an instance to what is written so that a read gives an equal one;
@@ -62,6 +63,7 @@ class Serializer:
 
     def _take(self, converter: cattrs.Converter, *, is_ours: bool) -> None:
         self.converter = converter
+        self.is_usual = is_ours
         # Without detailed validation a decoder is fast, and its error does not name the field at fault.
         quick = converter.copy(detailed_validation=False)
         self._structure: Cache[type[Any], Callable[[Any, Any], Any]] = Cache(
