@@ -19,6 +19,9 @@ def drain(client: EventClient, subscriptions: Iterable[Any] | None = None) -> in
     What handlers save is handled, too, and so are the events of timers that are due. Timers and retries that
     are due later are left; `Clock` moves the clock of timers.
 
+    A handler's error is not raised here: its event is retried or parked, or the subscription stops, as its
+    `on_error` says. `overview(client)` has the errors, by lane.
+
     Args:
         client: The client.
         subscriptions: As for `Runner`; by default every function made by `@subscription`.
