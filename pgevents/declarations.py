@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import dis
 import inspect
 import keyword
 import re
@@ -12,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from itertools import count, pairwise
+from itertools import count
 from typing import Any, cast
 
 import attrs
@@ -44,7 +43,7 @@ def make_event_class(cls: Any, scope: Mapping[str, Any]) -> type[Any]:
     event_class: type[Any] = cls
     if "__attrs_attrs__" not in vars(cls) and "__dataclass_fields__" not in vars(cls):
         _refuse_what_attrs_does_not_know(cls)
-        _refuse_assignments(cls)
+        _refuse_assigning_init(cls)
         try:
             event_class = attrs.frozen(cls)
         except Exception as error:
@@ -111,27 +110,17 @@ def _refuse_what_attrs_does_not_know(cls: type[Any]) -> None:
             raise ConfigurationError(f"{name}.{field}: KW_ONLY and InitVar belong to dataclasses; {instead}")
 
 
-def _refuse_assignments(cls: type[Any]) -> None:
-    """Refuse methods that could never run, because they assign to a field of an instance that is frozen."""
-    fields = {field for base in cls.__mro__ for field in inspect.get_annotations(base)}
-    for method in ("__init__", "__attrs_pre_init__", "__attrs_post_init__"):
-        function: Any = vars(cls).get(method)
-        if not isinstance(function, types.FunctionType):
-            continue
-        own = function.__code__.co_varnames[:1]
-        for owner, step in pairwise(dis.get_instructions(function)):
-            loaded: Any = owner.argval  # one name, or those of two that are loaded together
-            is_own = (loaded[-1:] if isinstance(loaded, tuple) else (loaded,)) == own  # pyright: ignore[reportUnknownVariableType]
-            if step.opname == "STORE_ATTR" and step.argval in fields and is_own:
-                instead = (
-                    "attrs makes it from the annotated fields"
-                    if method == "__init__"
-                    else "attrs.field(converter=...) changes a value, and attrs.field(default=...) gives one"
-                )
-                raise ConfigurationError(
-                    f"{cls.__qualname__}.{method} assigns to {step.argval!r}, but events are frozen; leave "
-                    f"{method} out: {instead}"
-                )
+def _refuse_assigning_init(cls: type[Any]) -> None:
+    """Refuse an `__init__` that could never run, because it assigns to the fields of a frozen instance."""
+    init: Any = vars(cls).get("__init__")
+    if isinstance(init, types.FunctionType) and not {"__attrs_init__", "__setattr__"} & {
+        *init.__code__.co_names
+    }:
+        raise ConfigurationError(
+            f"{cls.__qualname__}.__init__ cannot assign to fields, because events are frozen; leave it out: "
+            "attrs makes it from the annotated fields. attrs.field(converter=...) changes a value, and "
+            "attrs.field(default=...) gives one"
+        )
 
 
 def _refuse_shared_defaults(cls: type[Any]) -> None:
