@@ -76,7 +76,7 @@ def _origin(
     event_type: EventType, start: int, field: str, preset: Iterable[str], kinds: Iterator[Kind]
 ) -> set[str | None]:
     """What one run shows, in which each field has a value of the next kind; empty if it failed."""
-    chosen = {name: next(kinds) for name in preset}
+    chosen = {name: next(kinds) for name in sorted(preset)}
     for _ in range(PROBES):
         data = {name: kind(name, number) for number, (name, kind) in enumerate(chosen.items(), 1)}
         try:
@@ -92,14 +92,16 @@ def _origin(
 
 
 def _name_of(found: Any, data: dict[str, Any]) -> str | None:
-    """The name of the field whose value this is; `MARK` if it is none's, None if there is no value."""
+    """The name of the field whose value this is; `MARK` if it is none's, None if there is no value, or if
+    several fields have it."""
     if found is None:
         return None
     text = str(found)
     if text.startswith(MARK):
         return text[1:]
-    same = [name for name, value in data.items() if value is found]
-    return next(iter(same or [name for name, value in data.items() if str(value) == text]), MARK)
+    names = [name for name, value in data.items() if value is found]
+    names = names or [name for name, value in data.items() if str(value) == text]
+    return MARK if not names else names[0] if len(names) == 1 else None
 
 
 def _upcast(event_type: EventType, start: int, data: dict[str, Any]) -> list[dict[str, Any]]:

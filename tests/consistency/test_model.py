@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgevents import ConcurrencyError, EventClient, IdempotencyError, stream
+from pgevents import ConcurrencyError, ConfigurationError, EventClient, IdempotencyError, stream
 from pgevents.store.results import EventStream
 
 from .lab import Tally, TallyProjection, lab_client, streams_of, streams_text, tally
@@ -43,6 +43,10 @@ STREAMS = st.sampled_from(
         [stream(k=[])],
     ]
 )
+
+
+NOTHING = STREAMS.filter(lambda streams: all(one.is_empty for one in streams))
+SOMETHING = STREAMS.filter(lambda streams: not all(one.is_empty for one in streams))
 
 
 @attrs.define
@@ -125,6 +129,9 @@ class Machine(RuleBasedStateMachine):
         """It succeeds if and only if the stream is what was read, however long ago, in whatever was rolled
         back."""
         read, streams, ids = known
+        if all(one.is_empty for one in streams):
+            self.refuse_to_validate(event, read, None)
+            return
         is_current = self.model.ids(streams) == ids
         try:
             saved = self.client.save_event_with_stream_validation(event, read)
@@ -134,7 +141,18 @@ class Machine(RuleBasedStateMachine):
             assert is_current
             self.note([saved], [event])
 
-    @rule(event=EVENT, streams=STREAMS, back=st.integers(0, 2))
+    def refuse_to_validate(self, event: dict[str, Any], latest: Any, streams: Any) -> None:
+        with pytest.raises(ConfigurationError, match="would validate nothing"):
+            self.client.save_event_with_stream_validation(event, latest, streams)
+
+    @rule(event=EVENT, streams=NOTHING)
+    def validate_nothing(self, event: dict[str, Any], streams: Any) -> None:
+        """Streams that no event can match are no condition, and no premise of a decision."""
+        self.refuse_to_validate(event, 0, streams)
+        with pytest.raises(ConfigurationError, match="would validate nothing"):
+            self.client.decide(TallyProjection(streams_text(streams), self.client), lambda view: event)
+
+    @rule(event=EVENT, streams=SOMETHING, back=st.integers(0, 2))
     def save_validated_by_id(self, event: dict[str, Any], streams: Any, back: int) -> None:
         """Given a bare id: if and only if nothing stands above it."""
         ids = self.model.ids(streams)
@@ -169,7 +187,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert [(event.id, event.type, event.data) for event in saved] == known
 
-    @rule(streams=STREAMS, event=EVENT)
+    @rule(streams=SOMETHING, event=EVENT)
     def decide(self, streams: Any, event: dict[str, Any]) -> None:
         before = self.model.ids(streams)
         views: list[Tally] = []
